@@ -1,0 +1,211 @@
+"""Every expected failure, one class per reason, grouped by what the caller does next.
+
+`Refused`: never repeat as it is. `Busy`: nothing was done, repeat the same transaction id after `retry_after_ms`.
+`Unknown`: it may have been done, repeat the same transaction id and the ledger will say. The classes know no gRPC;
+`core/api/errors.py` maps each one to a status once.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class UtrnError(Exception):
+    """Base of every expected failure."""
+
+    reason: ClassVar[str] = ""
+
+    def __init__(self, message: str, **facts: str | int) -> None:
+        """Keep `message`, for people, and `facts`, for programs; neither ever holds a UTRN or a secret."""
+        super().__init__(message)
+        self.message = message
+        self.facts: Mapping[str, str] = {name: str(value) for name, value in facts.items()}
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Cross a process boundary whole (an HSM worker raises these too)."""
+        return _rebuild, (type(self), self.message, dict(self.facts))
+
+
+def _rebuild(kind: type[UtrnError], message: str, facts: dict[str, str]) -> UtrnError:
+    return kind(message, **facts)
+
+
+class Refused(UtrnError):
+    """Never repeat as it is."""
+
+
+class Busy(UtrnError):
+    """Nothing was done; repeat the same transaction id after `retry_after_ms`."""
+
+    retry_after_ms: ClassVar[int] = 200
+
+
+class Unknown(UtrnError):
+    """It may have been done; repeat the same transaction id after `retry_after_ms`."""
+
+    retry_after_ms: ClassVar[int] = 200
+
+
+class BadField(Refused):
+    """A field is missing, malformed or out of bounds. Facts: field, and what is wrong with it."""
+
+    reason = "BAD_FIELD"
+
+    def __init__(self, message: str, *, field: str, **facts: str | int) -> None:
+        """Name the field as the caller wrote it."""
+        super().__init__(message, field=field, **facts)
+
+    @property
+    def field(self) -> str:
+        """The name of the offending field."""
+        return self.facts["field"]
+
+
+class AmountNotEncodable(BadField):
+    """No single code can carry the amount. Facts: nearest_below_pence and nearest_above_pence, where they exist."""
+
+    reason = "AMOUNT_NOT_ENCODABLE"
+
+
+class UnknownCaller(Refused):
+    """The caller's certificate names no participant."""
+
+    reason = "UNKNOWN_CALLER"
+
+
+class CallerSuspended(Refused):
+    """The participant exists and is suspended."""
+
+    reason = "CALLER_SUSPENDED"
+
+
+class NotAppointed(Refused):
+    """The meter's supplier has not appointed this caller, or the meter belongs to another supplier."""
+
+    reason = "NOT_APPOINTED"
+
+
+class PanUnknown(Refused):
+    """The PAN is not registered."""
+
+    reason = "PAN_UNKNOWN"
+
+
+class PanBlocked(Refused):
+    """The PAN is registered and blocked."""
+
+    reason = "PAN_BLOCKED"
+
+
+class MeterUnknown(Refused):
+    """The PAN stands for a meter that is not registered."""
+
+    reason = "METER_UNKNOWN"
+
+
+class VendUnknown(Refused):
+    """No vend of this participant has this transaction id."""
+
+    reason = "VEND_UNKNOWN"
+
+
+class TransactionIdReused(Refused):
+    """The transaction id belongs to a vend with other content. Facts: field, the first that differs."""
+
+    reason = "TRANSACTION_ID_REUSED"
+
+
+class TransactionIdTooOld(Refused):
+    """The transaction id was made longer ago than the hot window."""
+
+    reason = "TRANSACTION_ID_TOO_OLD"
+
+
+class TransactionIdFromFuture(Refused):
+    """The transaction id claims to be made in the future."""
+
+    reason = "TRANSACTION_ID_FROM_FUTURE"
+
+
+class TooManyUnapplied(Refused):
+    """One more unapplied code might lie outside the window in which the meter can rebuild its counter."""
+
+    reason = "TOO_MANY_UNAPPLIED"
+
+
+class CounterTaken(Refused):
+    """A code made elsewhere uses a counter that is taken by another code."""
+
+    reason = "COUNTER_TAKEN"
+
+
+class NotSupportedByMeter(Refused):
+    """The meter's model cannot do what was asked. Facts: scheme."""
+
+    reason = "NOT_SUPPORTED_BY_METER"
+
+
+class KeyMissing(Refused):
+    """The supplier's prepayment key is not in the HSM, or the key there is another one. Facts: key_id."""
+
+    reason = "KEY_MISSING"
+
+
+class Overloaded(Busy):
+    """The service has as much work as it can finish in time."""
+
+    reason = "OVERLOADED"
+
+
+class DeadlineTooShort(Busy):
+    """The request's deadline leaves no time to finish."""
+
+    reason = "DEADLINE_TOO_SHORT"
+
+
+class HsmUnavailable(Busy):
+    """No HSM can sign now."""
+
+    reason = "HSM_UNAVAILABLE"
+    retry_after_ms = 500
+
+
+class LedgerUnavailable(Busy):
+    """The ledger cannot be reached, and nothing was written."""
+
+    reason = "LEDGER_UNAVAILABLE"
+    retry_after_ms = 500
+
+
+class ShuttingDown(Busy):
+    """The node is leaving service; another node will answer."""
+
+    reason = "SHUTTING_DOWN"
+    retry_after_ms = 50
+
+
+class NotReady(Busy):
+    """The node has not finished reading the registry; another node will answer."""
+
+    reason = "NOT_READY"
+
+
+class OutcomeUnknown(Unknown):
+    """The ledger did not say whether the write happened."""
+
+    reason = "OUTCOME_UNKNOWN"
+
+
+class Deposed(Exception):
+    """A delivery write came from an owner whose epoch has ended. Never reaches a caller; the owner stops that shard."""
+
+
+class DeliveryChanged(Exception):
+    """A delivery write was based on an older state of its vend. Never reaches a caller; read again."""
+
+
+class HeadEndUnavailable(Exception):
+    """The head end did not say whether it took the message. Never reaches a caller; the same message is sent again."""
+
+
+class HeadEndRefused(Exception):
+    """The head end will never carry this message. Never reaches a caller; the delivery ends with this reason."""

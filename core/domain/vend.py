@@ -1,0 +1,98 @@
+"""Vend: one paid sale and its one code; what makes two requests the same vend."""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import IntEnum
+
+from core.domain.delivery import NOT_REQUESTED, Delivery
+from core.domain.errors import TransactionIdReused
+from core.domain.meter import MeterId, MeterKind, OriginatorId, Pan
+from core.domain.money import Pence
+from core.domain.party import ParticipantId
+from core.domain.token import Counter, Utrn
+from core.domain.transaction_id import TransactionId
+
+
+class Channel(IntEnum):
+    """Where the consumer paid. Stored by number, and the same numbers as in utrn.v1."""
+
+    COUNTER_CASH = 1
+    COUNTER_CARD = 2
+    ONLINE = 3
+    APP = 4
+    PHONE = 5
+    AUTOMATIC = 6
+
+
+class Operation(IntEnum):
+    """How a vend came to be. Stored by number."""
+
+    ISSUE = 1
+    TOP_UP = 2
+    MADE_ELSEWHERE = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaleReference:
+    """What the seller calls the sale; kept, never interpreted."""
+
+    outlet_id: str = ""
+    terminal_id: str = ""
+    receipt_id: str = ""
+
+
+NO_REFERENCE = SaleReference()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sale:
+    """What a caller asks for, bounds checked. `code` is the code made elsewhere, if that is what is asked for."""
+
+    participant_id: ParticipantId
+    transaction_id: TransactionId
+    operation: Operation
+    pan: Pan
+    amount: Pence
+    channel: Channel
+    reference: SaleReference = NO_REFERENCE
+    code: tuple[Utrn, Counter] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vend:
+    """A sale, what it was resolved to, and its code. A Vend outside the process is a committed one."""
+
+    sale: Sale
+    meter_id: MeterId
+    meter_kind: MeterKind
+    head_end: str
+    supplier_id: ParticipantId
+    originator_id: OriginatorId
+    utrn: Utrn
+    counter: Counter
+    issued_at: datetime
+    delivery: Delivery = NOT_REQUESTED
+
+    def with_delivery(self, delivery: Delivery) -> "Vend":
+        """Return this vend with its delivery at another state; nothing else of a vend ever changes."""
+        return replace(self, delivery=delivery)
+
+
+def check_same(sale: Sale, committed: Sale) -> None:
+    """Return if `sale` is the vend `committed` asked for again; the seller's references may differ.
+
+    Raises:
+        TransactionIdReused: facts name the first field that differs.
+    """
+    for field, asked, known in (
+        ("operation", sale.operation, committed.operation),
+        ("pan", sale.pan, committed.pan),
+        ("amount_pence", sale.amount, committed.amount),
+        ("channel", sale.channel, committed.channel),
+        ("made_elsewhere.utrn", sale.code, committed.code),
+    ):
+        if asked != known:
+            raise TransactionIdReused(
+                f"transaction_id belongs to a vend with another {field}; a new payment needs a new transaction_id",
+                field=field,
+            )

@@ -1,0 +1,118 @@
+"""HeadEnd: carries one code to one meter, and hears what became of it."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+from core.domain.meter import MeterId, MeterKind, OriginatorId
+from core.domain.token import Counter, Utrn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddCredit:
+    """One code for one meter. Same code, same `message_id`, on every attempt."""
+
+    message_id: str
+    meter_id: MeterId
+    meter_kind: MeterKind
+    originator_id: OriginatorId
+    counter: Counter
+    utrn: Utrn
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What the head end can do; see headend.v1.GetCapabilitiesResponse."""
+
+    name: str
+    dedupes_by_message_id: bool
+    status_by_message_id: bool
+    alerts_name_counter: bool
+    in_flight_max: int
+
+
+class AnswerKind(Enum):
+    """What a meter said of a code."""
+
+    APPLIED = auto()
+    DUPLICATE = auto()
+    MAX_CREDIT = auto()
+    MAX_BALANCE = auto()
+    NOT_AUTHENTIC = auto()
+    UNEXPLAINED = auto()
+    TEMPORARY_FAILURE = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A meter's answer to a message."""
+
+    message_id: str
+    kind: AnswerKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alert:
+    """A meter's alert. `counter` and `originator_id` are None where the head end cannot tell which code is meant."""
+
+    meter_id: MeterId
+    alert_code: int
+    originator_id: OriginatorId | None
+    counter: Counter | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GivenUp:
+    """The head end stopped trying. `maybe_applied`: the code was sent and no answer came."""
+
+    message_id: str
+    maybe_applied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRestored:
+    """The event stream was broken and works again; events may have been missed: ask for the status of what is open."""
+
+
+HeadEndEvent = Answer | Alert | GivenUp | StreamRestored
+
+
+class MessageState(Enum):
+    """Where a message stands when no answer is known."""
+
+    NOT_KNOWN = auto()
+    IN_FLIGHT = auto()
+
+
+class HeadEnd(Protocol):
+    """One head end. It may lose, repeat and reorder anything; it never invents an answer."""
+
+    async def capabilities(self) -> Capabilities:
+        """Return what it can do.
+
+        Raises:
+            HeadEndUnavailable: repeat.
+        """
+        ...
+
+    async def send(self, message: AddCredit) -> None:
+        """Hand over `message`; return once the head end has stored it.
+
+        Raises:
+            HeadEndUnavailable: it may or may not have been stored; send the same message again.
+            HeadEndRefused: it will never be carried.
+        """
+        ...
+
+    async def status(self, message_id: str) -> Answer | GivenUp | MessageState:
+        """Return where a message stands; only if the head end can be asked.
+
+        Raises:
+            HeadEndUnavailable: repeat.
+        """
+        ...
+
+    def events(self) -> AsyncIterator[HeadEndEvent]:
+        """Return answers and alerts as they come, for ever; a lost connection is resumed. For one reader."""
+        ...

@@ -1,0 +1,120 @@
+"""Ledger: the one commit that decides about money, and look-ups of what it decided."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from core.domain.errors import UtrnError
+from core.domain.meter import MeterId, OriginatorId
+from core.domain.party import ParticipantId
+from core.domain.token import Counter
+from core.domain.transaction_id import TransactionId
+from core.domain.vend import Vend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CounterState:
+    """The counter sequence of one (originator, meter), as last seen.
+
+    `last_issued` is the last counter spent by anyone, `last_issued_here` the last one spent by this service,
+    `highest_applied` the highest one known to be credited; 0 for none. `revision` is what the commit compares; 0 says
+    that no counter was ever spent.
+    """
+
+    last_issued: int = 0
+    last_issued_here: int = 0
+    highest_applied: int = 0
+    revision: int = 0
+
+    @property
+    def next(self) -> Counter:
+        """The counter of the next code."""
+        return Counter(self.last_issued + 1)
+
+    @property
+    def unapplied(self) -> int:
+        """How many issued codes lie above the highest one known to be applied."""
+        return self.last_issued - self.highest_applied
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredVend:
+    """A committed vend with the revision of its record, which a later write compares."""
+
+    vend: Vend
+    revision: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One vend to commit, and the counter sequence its counter was taken from."""
+
+    vend: Vend
+    seen: CounterState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """The vend is durable. `counter` is the sequence after it."""
+
+    stored: StoredVend
+    counter: CounterState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Present:
+    """The transaction id was committed before, by this caller, perhaps with other content. Nothing was written."""
+
+    stored: StoredVend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CounterMoved:
+    """The counter sequence is not where the entry saw it. Nothing was written; sign again under the next counter."""
+
+    counter: CounterState
+
+
+# UtrnError here is LedgerUnavailable (nothing was written), OutcomeUnknown or CounterTaken.
+CommitOutcome = Committed | Present | CounterMoved | UtrnError
+
+
+class Ledger(Protocol):
+    """The only place where money is decided. Every write compares what it was based on."""
+
+    async def commit(self, entries: Sequence[Entry]) -> Sequence[CommitOutcome]:
+        """Commit each entry for itself, all in one round trip; return one outcome per entry, in order.
+
+        A vend with an owed delivery is put into the outbox in the same transaction. At most one entry per
+        (originator, meter) and per (participant, transaction id); at most `batch_max` entries. An entry made
+        elsewhere takes its own counter and is refused (CounterTaken) if that is not above `last_issued_here` or
+        belongs to another code. Unknown outcomes are resolved here, by reading back, until the ledger's deadline.
+        """
+        ...
+
+    async def find(self, participant_id: ParticipantId, transaction_id: TransactionId) -> StoredVend | None:
+        """Return the committed vend, or None if there is none now. Linearizable.
+
+        Raises:
+            LedgerUnavailable: repeat.
+        """
+        ...
+
+    async def counter(self, originator_id: OriginatorId, meter_id: MeterId) -> CounterState:
+        """Return the counter sequence as it is now. Linearizable.
+
+        Raises:
+            LedgerUnavailable: repeat.
+        """
+        ...
+
+    async def request_delivery(self, stored: StoredVend, queued: Vend) -> StoredVend | None:
+        """Store `queued` in place of `stored` and put it into the outbox, in one transaction.
+
+        Returns None, and has written nothing, if the record is no longer at `stored.revision`: read it again.
+
+        Raises:
+            LedgerUnavailable: nothing was written.
+            OutcomeUnknown: repeat.
+        """
+        ...

@@ -1,0 +1,100 @@
+"""Outbox: the deliveries that are owed; every write to them is fenced by the owner's epoch."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from core.domain.delivery import Delivery
+from core.domain.errors import Deposed, DeliveryChanged, UtrnError
+from core.domain.meter import MeterId, OriginatorId
+from core.domain.party import ParticipantId
+from core.domain.token import Counter
+from core.domain.transaction_id import TransactionId
+from core.ports.ledger import StoredVend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owed:
+    """One owed delivery: where it stands in the outbox, and the vend it points at."""
+
+    shard: int
+    meter_id: MeterId
+    counter: Counter
+    participant_id: ParticipantId
+    transaction_id: TransactionId
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All that is owed now, in every shard. First event of a watch; repeated if changes may have been missed."""
+
+    owed: tuple[Owed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A delivery is owed from now on."""
+
+    owed: Owed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Removed:
+    """A delivery is no longer owed."""
+
+    shard: int
+    meter_id: MeterId
+    counter: Counter
+
+
+OutboxEvent = Listing | Added | Removed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryChange:
+    """The next state of one delivery, by the owner of its shard under `epoch`."""
+
+    shard: int
+    epoch: int
+    stored: StoredVend
+    delivery: Delivery
+
+
+# UtrnError here is LedgerUnavailable (nothing was written) or OutcomeUnknown.
+WriteOutcome = StoredVend | Deposed | DeliveryChanged | UtrnError
+
+
+class Outbox(Protocol):
+    """What is owed to meters. Written by the owner of a shard only, and only under its epoch."""
+
+    def watch(self) -> AsyncIterator[OutboxEvent]:
+        """Return a Listing, then every change, in order, for ever; a lost connection is resumed without a gap."""
+        ...
+
+    async def read(self, owed: Sequence[Owed]) -> Sequence[StoredVend | None]:
+        """Return the vend of each, in order; None where it is no longer owed. Linearizable.
+
+        Raises:
+            LedgerUnavailable: repeat.
+        """
+        ...
+
+    async def write(self, changes: Sequence[DeliveryChange]) -> Sequence[WriteOutcome]:
+        """Write each change for itself; return one outcome per change, in order.
+
+        A change is written only if its shard's key still has `epoch` as create_revision and its vend is still at
+        `stored.revision`. One that closes the delivery removes it from the outbox; one that ends applied also raises
+        the highest counter known to be applied. All of that is one transaction per change.
+        """
+        ...
+
+    async def note_applied(
+        self, *, shard: int, epoch: int, originator_id: OriginatorId, meter_id: MeterId, counter: Counter
+    ) -> None:
+        """Record that the meter has credited `counter` (it was told by an alert); never lowers what is known.
+
+        Raises:
+            Deposed: nothing was written; stop work on the shard.
+            LedgerUnavailable, OutcomeUnknown: the fact may be lost; a later one makes up for it.
+        """
+        ...
