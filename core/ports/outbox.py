@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from core.domain.delivery import Delivery
-from core.domain.errors import Deposed, DeliveryChanged, UtrnError
+from core.domain.errors import DeliveryChanged, Deposed, UtrnError
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
 from core.domain.token import Counter
