@@ -24,7 +24,8 @@ class Role(IntEnum):
 class SupplierKey:
     """Under which originator and with which HSM key a supplier's codes are made.
 
-    `originator_id` is an EUI-64 in 16 hex digits; `key_id` the CKA_ID in hex; `public_point` 65 bytes uncompressed P-256,
+    `originator_id` is an EUI-64 in 16 hex digits; `key_id` the CKA_ID in hex;
+    `public_point` is 65 bytes uncompressed P-256,
     against which the key found in the HSM is proven before its first use.
     """
 

@@ -1,0 +1,1 @@
+"""The `utrn` command, one file per group of sub-commands."""

@@ -1,0 +1,1 @@
+"""etcd: ledger, outbox, ownership, registry."""

@@ -1,0 +1,1 @@
+"""Keys and token algorithms, behind the TokenSigner port."""
