@@ -1,0 +1,102 @@
+"""FlowConfig: the numbers that govern the path of a vend."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from core.domain.meter import PanRule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowConfig:
+    """Limits of issuing.
+
+    Attributes:
+        hot_window_days: Days, 1 to 365. A transaction id older than this is never executed; closed vends stay in the
+            ledger at least as long.
+        ahead_max_s: Seconds, 0 to 3600. How far in the future a transaction id may claim to be made.
+        pan: What a PAN looks like. Unconfirmed for GB energy cards, so it is configuration.
+        unapplied_alarm: Codes, 1 to 511. Issued codes of one meter not known to be applied, from which an alarm is raised.
+        unapplied_refuse: Codes, 1 to 511. From here on issuing is refused: a meter rebuilds a keyed counter only if it is
+            less than 512 above the last one it applied (GBCS Table 27).
+        in_flight_max: Vends, 1 to 100000. Waiting or being committed at this node; more are refused as OVERLOADED.
+        batch_max: Vends, 1 to 64, that sign and commit together (etcd's limit on a nested Txn sets the ceiling).
+        commit_attempts_max: Times, 1 to 100, that one vend is signed again because another node moved its counter.
+        least_deadline_ms: Milliseconds, 0 to 60000. A request with less time left than this is refused at once.
+        counter_cache_max: Sequences, 1000 to 10000000, whose state is kept in memory; about 300 bytes each.
+    """
+
+    hot_window_days: int = 30
+    ahead_max_s: int = 300
+    pan: PanRule = field(default_factory=PanRule)
+    unapplied_alarm: int = 256
+    unapplied_refuse: int = 500
+    in_flight_max: int = 2000
+    batch_max: int = 64
+    commit_attempts_max: int = 20
+    least_deadline_ms: int = 20
+    counter_cache_max: int = 200_000
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        _within(self, "hot_window_days", 1, 365)
+        _within(self, "ahead_max_s", 0, 3600)
+        _within(self, "unapplied_alarm", 1, 511)
+        _within(self, "unapplied_refuse", 1, 511)
+        _within(self, "in_flight_max", 1, 100_000)
+        _within(self, "batch_max", 1, 64)
+        _within(self, "commit_attempts_max", 1, 100)
+        _within(self, "least_deadline_ms", 0, 60_000)
+        _within(self, "counter_cache_max", 1000, 10_000_000)
+        if self.unapplied_alarm > self.unapplied_refuse:
+            raise ValueError("unapplied_alarm: must not be above unapplied_refuse")
+
+    @property
+    def hot_window(self) -> timedelta:
+        """The hot window as a duration."""
+        return timedelta(days=self.hot_window_days)
+
+    @property
+    def ahead_max(self) -> timedelta:
+        """The tolerated lead of a caller's clock as a duration."""
+        return timedelta(seconds=self.ahead_max_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryConfig:
+    """Limits of delivering.
+
+    Attributes:
+        attempts_max: Sends, 1 to 1000, after which the consumer is left to enter the code by hand.
+        give_up_after_s: Seconds, 1 to 604800, since delivery was asked for, with the same end.
+        answer_wait_ms: Milliseconds, 50 to 86400000, that an answer may take before its outcome counts as unknown.
+        explain_wait_ms: Milliseconds, 0 to 600000, that the alert which explains an electricity meter's refusal may take.
+        back_off_first_ms: Milliseconds, 1 to 3600000, before the second send; doubled each time, with full jitter.
+        back_off_most_ms: Milliseconds, the cap of the above.
+        in_flight_max: Deliveries, 1 to 100000, under way at once at this node.
+        send_timeout_ms: Milliseconds, 50 to 60000, that the head end may take to store a message.
+    """
+
+    attempts_max: int = 12
+    give_up_after_s: int = 86_400
+    answer_wait_ms: int = 30_000
+    explain_wait_ms: int = 5_000
+    back_off_first_ms: int = 2_000
+    back_off_most_ms: int = 900_000
+    in_flight_max: int = 2000
+    send_timeout_ms: int = 3_000
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        _within(self, "attempts_max", 1, 1000)
+        _within(self, "give_up_after_s", 1, 604_800)
+        _within(self, "answer_wait_ms", 50, 86_400_000)
+        _within(self, "explain_wait_ms", 0, 600_000)
+        _within(self, "back_off_first_ms", 1, 3_600_000)
+        _within(self, "back_off_most_ms", self.back_off_first_ms, 86_400_000)
+        _within(self, "in_flight_max", 1, 100_000)
+        _within(self, "send_timeout_ms", 50, 60_000)
+
+
+def _within(config: object, key: str, least: int, most: int) -> None:
+    if not least <= getattr(config, key) <= most:
+        raise ValueError(f"{key}: must be {least} to {most}")

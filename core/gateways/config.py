@@ -1,0 +1,38 @@
+"""HeadEndConfig: where a head end is and how to reach it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadEndConfig:
+    """One head end that speaks headend.v1 over mTLS.
+
+    Attributes:
+        name: As meters name it in the registry.
+        target: host:port.
+        ca: PEM file of the authority of its server certificate.
+        cert: PEM file of this node's client certificate.
+        key: PEM file of its private key.
+        call_timeout_ms: Milliseconds, 50 to 60000, for one call.
+        silence_max_ms: Milliseconds, 500 to 600000, without a sign of life after which the event stream is opened anew.
+    """
+
+    name: str
+    target: str
+    ca: Path
+    cert: Path
+    key: Path
+    call_timeout_ms: int = 3_000
+    silence_max_ms: int = 5_000
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        if not self.name:
+            raise ValueError("name: must not be empty")
+        if ":" not in self.target:
+            raise ValueError("target: must be host:port")
+        if not 50 <= self.call_timeout_ms <= 60_000:
+            raise ValueError("call_timeout_ms: must be 50 to 60000")
+        if not 500 <= self.silence_max_ms <= 600_000:
+            raise ValueError("silence_max_ms: must be 500 to 600000")
