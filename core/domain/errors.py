@@ -53,11 +53,17 @@ class BadField(Refused):
     def __init__(self, message: str, *, field: str, **facts: str | int) -> None:
         """Name the field as the caller wrote it."""
         super().__init__(message, field=field, **facts)
+        self.others: tuple[BadField, ...] = ()
 
     @property
     def field(self) -> str:
         """The name of the offending field."""
         return self.facts["field"]
+
+    @property
+    def violations(self) -> tuple["BadField", ...]:
+        """This violation and the others found in the same request."""
+        return (self, *self.others)
 
 
 class AmountNotEncodable(BadField):

@@ -15,14 +15,18 @@ class FlowConfig:
             ledger at least as long.
         ahead_max_s: Seconds, 0 to 3600. How far in the future a transaction id may claim to be made.
         pan: What a PAN looks like. Unconfirmed for GB energy cards, so it is configuration.
-        unapplied_alarm: Codes, 1 to 511. Issued codes of one meter not known to be applied, from which an alarm is raised.
-        unapplied_refuse: Codes, 1 to 511. From here on issuing is refused: a meter rebuilds a keyed counter only if it is
-            less than 512 above the last one it applied (GBCS Table 27).
+        unapplied_alarm: Codes, 1 to 511. So many issued codes of one meter not known to be applied raise an alarm.
+        unapplied_refuse: Codes, 1 to 511. From here on issuing is refused: a meter rebuilds a keyed counter only if it
+            is less than 512 above the last one it applied (GBCS Table 27).
         in_flight_max: Vends, 1 to 100000. Waiting or being committed at this node; more are refused as OVERLOADED.
         batch_max: Vends, 1 to 64, that sign and commit together (etcd's limit on a nested Txn sets the ceiling).
         commit_attempts_max: Times, 1 to 100, that one vend is signed again because another node moved its counter.
         least_deadline_ms: Milliseconds, 0 to 60000. A request with less time left than this is refused at once.
         counter_cache_max: Sequences, 1000 to 10000000, whose state is kept in memory; about 300 bytes each.
+        counter_trust_s: Seconds, 0 to 86400, that a sequence in memory is taken as current before it is read again.
+            Another node may have moved it: the commit then fails its compare, and the vend is signed once more.
+        recent_answers_max: Vends, 0 to 10000000, whose answer is kept in memory and repeated without the ledger; about
+            1 KB each.
     """
 
     hot_window_days: int = 30
@@ -35,6 +39,8 @@ class FlowConfig:
     commit_attempts_max: int = 20
     least_deadline_ms: int = 20
     counter_cache_max: int = 200_000
+    counter_trust_s: float = 60.0
+    recent_answers_max: int = 50_000
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -47,6 +53,8 @@ class FlowConfig:
         _within(self, "commit_attempts_max", 1, 100)
         _within(self, "least_deadline_ms", 0, 60_000)
         _within(self, "counter_cache_max", 1000, 10_000_000)
+        _within(self, "counter_trust_s", 0, 86_400)
+        _within(self, "recent_answers_max", 0, 10_000_000)
         if self.unapplied_alarm > self.unapplied_refuse:
             raise ValueError("unapplied_alarm: must not be above unapplied_refuse")
 
@@ -69,11 +77,12 @@ class DeliveryConfig:
         attempts_max: Sends, 1 to 1000, after which the consumer is left to enter the code by hand.
         give_up_after_s: Seconds, 1 to 604800, since delivery was asked for, with the same end.
         answer_wait_ms: Milliseconds, 50 to 86400000, that an answer may take before its outcome counts as unknown.
-        explain_wait_ms: Milliseconds, 0 to 600000, that the alert which explains an electricity meter's refusal may take.
+        explain_wait_ms: Milliseconds, 0 to 600000, that the alert explaining an electricity meter's refusal may take.
         back_off_first_ms: Milliseconds, 1 to 3600000, before the second send; doubled each time, with full jitter.
         back_off_most_ms: Milliseconds, the cap of the above.
         in_flight_max: Deliveries, 1 to 100000, under way at once at this node.
-        send_timeout_ms: Milliseconds, 50 to 60000, that the head end may take to store a message.
+        trust_unnamed_alerts: Take an alert that does not name its code as speaking of the code in flight. What real
+            alerts name is unconfirmed; a keypad entry at the same moment can raise the same alert, so the default is no.
     """
 
     attempts_max: int = 12
@@ -83,7 +92,7 @@ class DeliveryConfig:
     back_off_first_ms: int = 2_000
     back_off_most_ms: int = 900_000
     in_flight_max: int = 2000
-    send_timeout_ms: int = 3_000
+    trust_unnamed_alerts: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -94,7 +103,6 @@ class DeliveryConfig:
         _within(self, "back_off_first_ms", 1, 3_600_000)
         _within(self, "back_off_most_ms", self.back_off_first_ms, 86_400_000)
         _within(self, "in_flight_max", 1, 100_000)
-        _within(self, "send_timeout_ms", 50, 60_000)
 
 
 def _within(config: object, key: str, least: int, most: int) -> None:

@@ -72,7 +72,7 @@ class GivenUp:
 
 @dataclass(frozen=True, slots=True)
 class StreamRestored:
-    """The event stream was broken and works again; events may have been missed: ask for the status of what is open."""
+    """The event stream works (again); events may have been missed: ask for the status of what is open."""
 
 
 HeadEndEvent = Answer | Alert | GivenUp | StreamRestored
@@ -87,6 +87,11 @@ class MessageState(Enum):
 
 class HeadEnd(Protocol):
     """One head end. It may lose, repeat and reorder anything; it never invents an answer."""
+
+    @property
+    def available(self) -> bool:
+        """True while its event stream works. Nothing is sent to a head end that could not answer."""
+        ...
 
     async def capabilities(self) -> Capabilities:
         """Return what it can do.

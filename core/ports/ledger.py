@@ -100,8 +100,8 @@ class Ledger(Protocol):
         """
         ...
 
-    async def counter(self, originator_id: OriginatorId, meter_id: MeterId) -> CounterState:
-        """Return the counter sequence as it is now. Linearizable.
+    async def counters(self, keys: Sequence[tuple[OriginatorId, MeterId]]) -> Sequence[CounterState]:
+        """Return the counter sequence of each (originator, meter) as it is now, in order. One linearizable read.
 
         Raises:
             LedgerUnavailable: repeat.

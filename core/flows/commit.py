@@ -1,0 +1,303 @@
+"""Steps 5 and 6: CommitLine signs waiting vends and commits them in groups; nothing leaves it before its commit.
+
+Signing is greedy, so that its time hides behind the commit under way; a commit takes all that is signed by then. The
+batch therefore sizes itself: alone, a vend goes at once; under load, up to `batch_max` go together. No timer.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from core.domain.code_value import CodeValue
+from core.domain.delivery import NOT_REQUESTED
+from core.domain.errors import LedgerUnavailable, Overloaded, Refused, ShuttingDown, UtrnError
+from core.domain.invariant import InvariantBroken, check
+from core.domain.meter import OriginatorId
+from core.domain.token import Counter, Utrn, truncated_counter
+from core.domain.vend import Operation, Sale, Vend
+from core.flows.authorise import Resolved
+from core.flows.counters import Counters, SequenceKey
+from core.flows.idempotency import Answers, Issued, replay
+from core.observe import Stage, StageTimes
+from core.ports.clock import Clock
+from core.ports.ledger import CommitOutcome, Committed, CounterMoved, CounterState, Entry, Ledger, Present
+from core.ports.signer import SignRequest, TokenSigner
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A vend but for its counter and its code. `value` is what the code will carry."""
+
+    sale: Sale
+    resolved: Resolved
+    value: CodeValue
+
+    @property
+    def sequence(self) -> SequenceKey:
+        """The counter sequence the code belongs to."""
+        return OriginatorId(self.resolved.key.originator_id), self.resolved.meter.meter_id
+
+
+@dataclass(slots=True)
+class _Job:
+    draft: Draft
+    answer: asyncio.Future[Issued]
+    since: float
+    attempts: int = 0
+
+
+class CommitLine:
+    """Owns every vend from its admission to its answer. A caller that goes away changes nothing here."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        signer: TokenSigner,
+        counters: Counters,
+        answers: Answers,
+        clock: Clock,
+        times: StageTimes,
+        batch_max: int,
+        in_flight_max: int,
+        attempts_max: int,
+    ) -> None:
+        self._ledger = ledger
+        self._signer = signer
+        self._counters = counters
+        self._answers = answers
+        self._clock = clock
+        self._times = times
+        self._batch_max = batch_max
+        self._in_flight_max = in_flight_max
+        self._attempts_max = attempts_max
+        self._in_flight = 0
+        self._closed = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        # A job is in exactly one of these: waiting to be signed (again), behind another of its meter, or signed.
+        self._waiting: deque[_Job] = deque()
+        self._again: deque[_Job] = deque()
+        self._behind: dict[SequenceKey, deque[_Job]] = {}
+        self._signed: deque[tuple[_Job, Entry]] = deque()
+        self._work = asyncio.Event()
+        self._signed_work = asyncio.Event()
+        self._room = asyncio.Event()
+
+    def submit(self, draft: Draft) -> asyncio.Future[Issued]:
+        """Take `draft` in and return its future answer; cancelling the future does not cancel the vend.
+
+        Raises:
+            Overloaded, ShuttingDown: nothing was done.
+        """
+        if self._closed:
+            raise ShuttingDown("this node is leaving service; another will answer")
+        if self._in_flight >= self._in_flight_max:
+            raise Overloaded("too many vends wait at this node; repeat the same transaction_id after the delay")
+        job = _Job(draft, asyncio.get_running_loop().create_future(), self._clock.monotonic())
+        self._in_flight += 1
+        self._idle.clear()
+        self._waiting.append(job)
+        self._work.set()
+        return job.answer
+
+    async def drain(self) -> None:
+        """Admit nothing more, and return when every admitted vend has its answer."""
+        self._closed = True
+        await self._idle.wait()
+
+    async def run(self) -> NoReturn:
+        """Sign and commit for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._sign_forever())
+            tasks.create_task(self._commit_forever())
+        raise InvariantBroken("the commit line never ends by itself")
+
+    async def _sign_forever(self) -> NoReturn:
+        while True:
+            await self._work.wait()
+            while len(self._signed) >= self._batch_max:
+                self._room.clear()
+                await self._room.wait()
+            jobs = self._take()
+            if jobs:
+                await self._sign(jobs)
+            else:
+                self._work.clear()
+
+    def _take(self) -> list[_Job]:
+        """Return the next jobs, at most one per counter sequence."""
+        jobs: list[_Job] = []
+        while self._again and len(jobs) < self._batch_max:
+            jobs.append(self._again.popleft())
+        while self._waiting and len(jobs) < self._batch_max:
+            job = self._waiting.popleft()
+            behind = self._behind.get(job.draft.sequence)
+            if behind is None:
+                self._behind[job.draft.sequence] = deque()
+                jobs.append(job)
+            else:
+                behind.append(job)
+        return jobs
+
+    async def _sign(self, jobs: list[_Job]) -> None:
+        started = self._clock.monotonic()
+        for job in jobs:
+            self._times.record(Stage.WAIT, started - job.since)
+        states = await self._states(jobs)
+        ready = [(job, state) for job, state in zip(jobs, states, strict=True) if self._admit(job, state)]
+        asked = [
+            (job, state, self._request(job.draft, state))
+            for job, state in ready
+            if job.draft.sale.code is None and state is not None
+        ]
+        codes = iter(await self._signer.sign([request for _, _, request in asked]) if asked else ())
+        for job, state in ready:
+            check(state is not None, "an admitted job has its counter sequence")
+            if state is None:
+                continue
+            code = job.draft.sale.code or self._proven(next(codes), state)
+            if isinstance(code, UtrnError):
+                self._fail(job, code)
+            else:
+                self._signed.append((job, Entry(vend=self._vend(job.draft, *code), seen=state)))
+        self._times.record(Stage.SIGN, self._clock.monotonic() - started)
+        if self._signed:
+            self._signed_work.set()
+
+    async def _states(self, jobs: list[_Job]) -> list[CounterState | None]:
+        """Return the counter sequence of each job; None where it could not be read, and the job has failed."""
+        states = [self._counters.get(job.draft.sequence) for job in jobs]
+        unread = [job for job, state in zip(jobs, states, strict=True) if state is None]
+        if not unread:
+            return list(states)
+        try:
+            read = iter(await self._ledger.counters([job.draft.sequence for job in unread]))
+        except LedgerUnavailable as error:
+            for job in unread:
+                self._fail(job, error)
+            return list(states)
+        return [state if state is not None else next(read) for state in states]
+
+    def _admit(self, job: _Job, state: CounterState | None) -> bool:
+        if state is None:
+            return False
+        try:
+            if self._counters.check_room(state):
+                log.warning(
+                    "many codes of a meter are not known to be used",
+                    extra={"meter_id": job.draft.resolved.meter.meter_id, "unapplied": state.unapplied + 1},
+                )
+        except Refused as refusal:
+            self._counters.put(job.draft.sequence, state)
+            self._fail(job, refusal)
+            return False
+        return True
+
+    @staticmethod
+    def _request(draft: Draft, state: CounterState) -> SignRequest:
+        return SignRequest(
+            scheme=draft.resolved.meter.scheme,
+            key=draft.resolved.key,
+            meter_id=draft.resolved.meter.meter_id,
+            meter_point=draft.resolved.meter.public_point,
+            counter=state.next,
+            value=draft.value,
+        )
+
+    @staticmethod
+    def _proven(code: Utrn | UtrnError, state: CounterState) -> tuple[Utrn, Counter] | UtrnError:
+        if isinstance(code, UtrnError):
+            return code
+        check(truncated_counter(code) == state.next % 1024, "a code carries the counter it was asked for")
+        return code, state.next
+
+    def _vend(self, draft: Draft, utrn: Utrn, counter: Counter) -> Vend:
+        now = self._clock.now()
+        meter = draft.resolved.meter
+        return Vend(
+            sale=draft.sale,
+            meter_id=meter.meter_id,
+            meter_kind=meter.kind,
+            head_end=meter.head_end,
+            supplier_id=meter.supplier_id,
+            originator_id=OriginatorId(draft.resolved.key.originator_id),
+            utrn=utrn,
+            counter=counter,
+            issued_at=now,
+            delivery=NOT_REQUESTED if draft.sale.operation is Operation.ISSUE else NOT_REQUESTED.queue(now),
+        )
+
+    async def _commit_forever(self) -> NoReturn:
+        while True:
+            await self._signed_work.wait()
+            batch = [self._signed.popleft() for _ in range(min(len(self._signed), self._batch_max))]
+            self._room.set()
+            if not self._signed:
+                self._signed_work.clear()
+            started = self._clock.monotonic()
+            outcomes = await self._ledger.commit([entry for _, entry in batch])
+            self._times.record(Stage.COMMIT, self._clock.monotonic() - started)
+            self._settle(batch, outcomes)
+
+    def _settle(self, batch: Sequence[tuple[_Job, Entry]], outcomes: Sequence[CommitOutcome]) -> None:
+        for (job, entry), outcome in zip(batch, outcomes, strict=True):
+            match outcome:
+                case Committed():
+                    check(outcome.stored.vend == entry.vend, "what was committed is what was signed")
+                    self._counters.put(job.draft.sequence, outcome.counter)
+                    self._answer(job, Issued(outcome.stored, replayed=False))
+                case Present():
+                    self._counters.forget(job.draft.sequence)
+                    self._answer_present(job, outcome)
+                case CounterMoved():
+                    self._counters.put(job.draft.sequence, outcome.counter)
+                    self._sign_again(job)
+                case UtrnError():
+                    self._counters.forget(job.draft.sequence)
+                    self._fail(job, outcome)
+
+    def _answer_present(self, job: _Job, outcome: Present) -> None:
+        try:
+            self._answer(job, replay(job.draft.sale, outcome.stored))
+        except Refused as refusal:
+            self._fail(job, refusal)
+
+    def _sign_again(self, job: _Job) -> None:
+        job.attempts += 1
+        if job.attempts >= self._attempts_max:
+            self._fail(job, Overloaded("other nodes keep issuing codes for this meter; repeat the same transaction_id"))
+            return
+        self._again.append(job)
+        self._work.set()
+
+    def _answer(self, job: _Job, issued: Issued) -> None:
+        self._answers.remember(issued.stored)
+        self._times.record(Stage.ISSUE, self._clock.monotonic() - job.since)
+        if not job.answer.done():
+            job.answer.set_result(issued)
+        self._release(job)
+
+    def _fail(self, job: _Job, error: UtrnError) -> None:
+        if not job.answer.done():
+            job.answer.set_exception(error)
+            # Mark it as seen: the caller may be gone, and the error has been told to nobody else.
+            job.answer.exception()
+        self._release(job)
+
+    def _release(self, job: _Job) -> None:
+        """Let the next vend of the same counter sequence go."""
+        behind = self._behind.get(job.draft.sequence)
+        if behind:
+            self._again.append(behind.popleft())
+            self._work.set()
+        else:
+            self._behind.pop(job.draft.sequence, None)
+        self._in_flight -= 1
+        if self._in_flight == 0:
+            self._idle.set()

@@ -1,0 +1,89 @@
+"""Step 8: what an answer, an alert or a silence says about one delivery. Pure decisions; `deliver.py` acts on them."""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from core.domain.delivery import DeliveryReason, DeliveryState
+from core.ports.headend import AddCredit, Alert, Answer, AnswerKind, GivenUp
+
+# GBCS alert codes that speak of one code. Source: GBCS, device alerts.
+CREDIT_ADDED_LOCALLY = 0x810E
+DUPLICATE_UTRN = 0x8F51
+NOT_AUTHENTIC = 0x8F63
+NOT_FOR_THIS_DEVICE = 0x8F64
+EXCEEDS_MAX_CREDIT = 0x8F5B
+EXCEEDS_MAX_BALANCE = 0x8F47
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The delivery ends so."""
+
+    state: DeliveryState
+    reason: DeliveryReason
+
+
+class Next(Enum):
+    """What to do when the delivery has not ended."""
+
+    WAIT = auto()
+    EXPLAIN = auto()
+    TRY_AGAIN = auto()
+
+
+Verdict = Ended | Next
+
+CREDITED = Ended(DeliveryState.APPLIED, DeliveryReason.CREDITED)
+ALREADY_CREDITED = Ended(DeliveryState.APPLIED, DeliveryReason.ALREADY_CREDITED)
+
+_ANSWERS: dict[AnswerKind, Verdict] = {
+    AnswerKind.APPLIED: CREDITED,
+    # The meter has credited this code before, over the air or by keypad: the consumer has the money.
+    AnswerKind.DUPLICATE: ALREADY_CREDITED,
+    AnswerKind.MAX_CREDIT: Ended(DeliveryState.REFUSED, DeliveryReason.MAX_CREDIT),
+    AnswerKind.MAX_BALANCE: Ended(DeliveryState.REFUSED, DeliveryReason.MAX_BALANCE),
+    AnswerKind.NOT_AUTHENTIC: Ended(DeliveryState.REFUSED, DeliveryReason.NOT_AUTHENTIC),
+    # An electricity meter never says why; it may have credited the code before. Only its alert can tell.
+    AnswerKind.UNEXPLAINED: Next.EXPLAIN,
+    AnswerKind.TEMPORARY_FAILURE: Next.TRY_AGAIN,
+}
+# What these alerts say is final whether or not an answer came with them: the code is credited.
+_CREDIT_ALERTS = frozenset({CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN})
+_REFUSAL_ALERTS: dict[int, Ended] = {
+    EXCEEDS_MAX_CREDIT: Ended(DeliveryState.REFUSED, DeliveryReason.MAX_CREDIT),
+    EXCEEDS_MAX_BALANCE: Ended(DeliveryState.REFUSED, DeliveryReason.MAX_BALANCE),
+    NOT_AUTHENTIC: Ended(DeliveryState.REFUSED, DeliveryReason.NOT_AUTHENTIC),
+    NOT_FOR_THIS_DEVICE: Ended(DeliveryState.REFUSED, DeliveryReason.NOT_AUTHENTIC),
+}
+
+
+def of_answer(answer: Answer) -> Verdict:
+    """Return what a meter's answer says."""
+    return _ANSWERS[answer.kind]
+
+
+def of_given_up(_: GivenUp) -> Verdict:
+    """Return what a message given up says: nothing about the meter, so the same code is sent again."""
+    return Next.TRY_AGAIN
+
+
+def of_alert(alert: Alert, message: AddCredit, *, unexplained: bool, trust_unnamed: bool) -> Verdict:
+    """Return what an alert of the message's meter says of the message's code.
+
+    Args:
+        alert: The alert.
+        message: The delivery in hand.
+        unexplained: The meter has refused this message without a reason. Only then does a refusal alert end the
+            delivery: a consumer's wrong keypad entry raises the same alerts.
+        trust_unnamed: Take an alert that names no code as speaking of this one, if `unexplained`.
+    """
+    if alert.counter is None:
+        if not (trust_unnamed and unexplained):
+            return Next.WAIT
+    elif (alert.originator_id, alert.counter) != (message.originator_id, message.counter):
+        return Next.WAIT
+    if alert.alert_code in _CREDIT_ALERTS:
+        return ALREADY_CREDITED
+    if unexplained:
+        return _REFUSAL_ALERTS.get(alert.alert_code, Next.WAIT)
+    return Next.WAIT

@@ -1,0 +1,68 @@
+"""Counters: the counter sequences this node has seen lately, so that most commits need no read before them."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from core.domain.errors import TooManyUnapplied
+from core.domain.meter import MeterId, OriginatorId
+from core.domain.token import COUNTER_MAX
+from core.ports.clock import Clock
+from core.ports.ledger import CounterState
+
+SequenceKey = tuple[OriginatorId, MeterId]
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    state: CounterState
+    at: float
+
+
+class Counters:
+    """A bounded memory of sequences. What it says may be old; the commit's compare finds out."""
+
+    def __init__(self, clock: Clock, *, trust_s: float, sequences_max: int, alarm: int, refuse: int) -> None:
+        self._clock = clock
+        self._trust_s = trust_s
+        self._sequences_max = sequences_max
+        self._alarm = alarm
+        self._refuse = refuse
+        self._seen: OrderedDict[SequenceKey, _Seen] = OrderedDict()
+
+    def get(self, key: SequenceKey) -> CounterState | None:
+        """Return the state of a sequence, or None if it must be read first.
+
+        A sequence that looks nearly full must be read too: what is known to be applied may have moved since.
+        """
+        seen = self._seen.get(key)
+        if seen is None or seen.state.unapplied >= self._alarm:
+            return None
+        return seen.state if self._clock.monotonic() - seen.at <= self._trust_s else None
+
+    def put(self, key: SequenceKey, state: CounterState) -> None:
+        """Remember a state that the ledger told just now."""
+        self._seen[key] = _Seen(state, self._clock.monotonic())
+        self._seen.move_to_end(key)
+        if len(self._seen) > self._sequences_max:
+            self._seen.popitem(last=False)
+
+    def forget(self, key: SequenceKey) -> None:
+        """Have the sequence read before it is used again."""
+        self._seen.pop(key, None)
+
+    def check_room(self, state: CounterState) -> bool:
+        """Return whether one more code should raise the alarm.
+
+        Raises:
+            TooManyUnapplied: the meter might not be able to rebuild the counter of one more code.
+
+        Source: GBCS Table 27 (counter rebuilt from 10 bits, right up to 511 ahead of the last one applied).
+        """
+        if state.unapplied >= self._refuse or state.last_issued >= COUNTER_MAX:
+            raise TooManyUnapplied(
+                f"{state.unapplied} codes of this meter are not known to be used, and the meter might not accept one "
+                "more; the consumer should enter the codes already issued, oldest first",
+                unapplied=state.unapplied,
+                unapplied_max=self._refuse,
+            )
+        return state.unapplied + 1 >= self._alarm

@@ -1,0 +1,273 @@
+"""Step 7: DeliveryWorker sends what its shards owe, the same code under the same message id on every attempt.
+
+Order is per meter, by counter, one in flight. Every state is written under the shard's epoch before it is acted on, so
+an owner that has been deposed without knowing it can start nothing that the ledger does not refuse.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from core.domain.errors import Deposed, LedgerUnavailable, UtrnError
+from core.domain.invariant import InvariantBroken
+from core.domain.meter import MeterId
+from core.flows.config import DeliveryConfig
+from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
+from core.flows.delivery_attempt import AttemptDelivery, Done, Later, Mailbox, Parked
+from core.flows.idempotency import Answers
+from core.ports.headend import Alert, Answer, GivenUp, HeadEnd, HeadEndEvent, StreamRestored
+from core.ports.ledger import StoredVend
+from core.ports.outbox import Added, Listing, Outbox, Owed, Removed
+from core.ports.ownership import Gained, Lost, Ownership
+
+log = logging.getLogger(__name__)
+
+_READ_AGAIN_AFTER_S = 0.5
+_READ_MAX = 64
+# Where no news comes to say that a head end is back (none is configured under that name), look again so often.
+_PARKED_AT_MOST_S = 30.0
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What one meter is owed. At most one of: a turn it waits for, a task at work, a timer it rests on."""
+
+    mailbox: Mailbox = field(default_factory=Mailbox)
+    owed: dict[int, Owed] = field(default_factory=dict)
+    waiting: bool = False
+    task: asyncio.Task[None] | None = None
+    resting: asyncio.TimerHandle | None = None
+
+    @property
+    def first(self) -> Owed:
+        """The delivery whose turn it is: the lowest counter."""
+        return self.owed[min(self.owed)]
+
+
+class DeliveryWorker:
+    """Mirrors the whole outbox, and works on the shards this node owns."""
+
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        ownership: Ownership,
+        head_ends: Mapping[str, HeadEnd],
+        answers: Answers,
+        attempt: AttemptDelivery,
+        config: DeliveryConfig,
+    ) -> None:
+        self._outbox = outbox
+        self._ownership = ownership
+        self._head_ends = head_ends
+        self._answers = answers
+        self._attempt = attempt
+        self._config = config
+        self._lanes: dict[MeterId, _Lane] = {}
+        self._turn: deque[MeterId] = deque()
+        self._work = asyncio.Event()
+        self._under_way = 0
+
+    async def run(self) -> NoReturn:
+        """Deliver for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._mirror_outbox())
+            tasks.create_task(self._follow_ownership())
+            for head_end in self._head_ends.values():
+                tasks.create_task(self._hear(head_end))
+            await self._dispatch(tasks)
+        raise InvariantBroken("the delivery worker never ends by itself")
+
+    async def _mirror_outbox(self) -> None:
+        async for event in self._outbox.watch():
+            match event:
+                case Listing(owed):
+                    self._take_listing(owed)
+                case Added(owed):
+                    self._lane(owed.meter_id).owed[owed.counter] = owed
+                    self._offer(owed.meter_id)
+                case Removed(meter_id=meter_id, counter=counter):
+                    self._remove(meter_id, counter)
+
+    def _take_listing(self, listed: tuple[Owed, ...]) -> None:
+        for lane in self._lanes.values():
+            lane.owed.clear()
+        for owed in listed:
+            self._lane(owed.meter_id).owed[owed.counter] = owed
+        for meter_id in list(self._lanes):
+            self._tidy(meter_id)
+            self._offer(meter_id)
+
+    async def _follow_ownership(self) -> None:
+        async for change in self._ownership.changes():
+            match change:
+                case Gained(shard):
+                    for meter_id in self._lanes_of(shard):
+                        self._wake(meter_id)
+                case Lost(shard):
+                    for meter_id in self._lanes_of(shard):
+                        self._stop(meter_id)
+
+    async def _hear(self, head_end: HeadEnd) -> None:
+        async for event in head_end.events():
+            for meter_id in self._addressed(event):
+                lane = self._lanes.get(meter_id)
+                if lane is not None:
+                    lane.mailbox.put(event)
+                    self._wake(meter_id)
+            if isinstance(event, Alert):
+                await self._note(event)
+
+    def _addressed(self, event: HeadEndEvent) -> list[MeterId]:
+        match event:
+            case Answer(message_id=message_id) | GivenUp(message_id=message_id):
+                return [MeterId(message_id.split(":")[1])]
+            case Alert(meter_id=meter_id):
+                return [meter_id]
+            case StreamRestored():
+                return list(self._lanes)
+
+    async def _note(self, alert: Alert) -> None:
+        """Remember how far the meter has come: it decides how many more codes may be issued for it."""
+        if alert.alert_code not in (CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN):
+            return
+        shard = self._ownership.shard_of(alert.meter_id)
+        epoch = self._ownership.epoch(shard)
+        if alert.counter is None or alert.originator_id is None or epoch is None:
+            return
+        try:
+            await self._outbox.note_applied(
+                shard=shard,
+                epoch=epoch,
+                originator_id=alert.originator_id,
+                meter_id=alert.meter_id,
+                counter=alert.counter,
+            )
+        except (Deposed, UtrnError) as error:
+            # Not needed for money: the next credit of this meter tells the same and more.
+            log.info("what an alert told was not recorded", extra={"meter_id": alert.meter_id, "error": str(error)})
+
+    async def _dispatch(self, tasks: asyncio.TaskGroup) -> NoReturn:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._turn and self._under_way < self._config.in_flight_max:
+                await self._start(tasks, self._next_turn())
+
+    def _next_turn(self) -> list[Owed]:
+        """Return the deliveries that start now; what is not ours stays in the mirror."""
+        firsts: list[Owed] = []
+        while self._turn and len(firsts) < _READ_MAX:
+            lane = self._lanes.get(self._turn.popleft())
+            if lane is None:
+                continue
+            lane.waiting = False
+            if lane.owed and lane.task is None and self._ownership.epoch(lane.first.shard) is not None:
+                firsts.append(lane.first)
+        return firsts
+
+    async def _start(self, tasks: asyncio.TaskGroup, firsts: list[Owed]) -> None:
+        try:
+            vends = await self._vends(firsts)
+        except LedgerUnavailable:
+            for owed in firsts:
+                self._rest(owed.meter_id, _READ_AGAIN_AFTER_S)
+            return
+        for owed, stored in zip(firsts, vends, strict=True):
+            lane = self._lanes.get(owed.meter_id)
+            epoch = self._ownership.epoch(owed.shard)
+            if lane is None or lane.task is not None or epoch is None:
+                continue
+            if stored is None or not stored.vend.delivery.owed:
+                self._remove(owed.meter_id, owed.counter)
+                self._offer(owed.meter_id)
+                continue
+            self._under_way += 1
+            lane.task = tasks.create_task(self._deliver(lane, owed, stored, epoch))
+
+    async def _vends(self, owed: list[Owed]) -> list[StoredVend | None]:
+        """Return the vend of each delivery; those committed here lately are known without asking the ledger.
+
+        If one from memory is older than it looks, the compare of the first write tells.
+        """
+        known = [self._answers.recent((one.participant_id, one.transaction_id)) for one in owed]
+        fresh = [stored if stored is not None and stored.vend.delivery.owed else None for stored in known]
+        missing = [one for one, stored in zip(owed, fresh, strict=True) if stored is None]
+        read = iter(await self._outbox.read(missing) if missing else ())
+        return [stored if stored is not None else next(read) for stored in fresh]
+
+    async def _deliver(self, lane: _Lane, owed: Owed, stored: StoredVend, epoch: int) -> None:
+        """Make one attempt, and see to what follows from it."""
+        key = (owed.participant_id, owed.transaction_id)
+        try:
+            end = await self._attempt(stored, shard=owed.shard, epoch=epoch, mailbox=lane.mailbox)
+        finally:
+            self._under_way -= 1
+            lane.task = None
+            self._answers.forget(key)
+        match end:
+            case Done(done):
+                self._answers.remember(done)
+                lane.owed.pop(owed.counter, None)
+                self._offer(owed.meter_id)
+            case Later(delay_s):
+                self._rest(owed.meter_id, 0.0 if lane.mailbox else delay_s)
+            case Parked():
+                self._rest(owed.meter_id, _PARKED_AT_MOST_S)
+            case None:
+                self._rest(owed.meter_id, _READ_AGAIN_AFTER_S)
+        self._tidy(owed.meter_id)
+        if self._turn:
+            self._work.set()
+
+    def _lane(self, meter_id: MeterId) -> _Lane:
+        return self._lanes.setdefault(meter_id, _Lane())
+
+    def _lanes_of(self, shard: int) -> list[MeterId]:
+        return [meter_id for meter_id in self._lanes if self._ownership.shard_of(meter_id) == shard]
+
+    def _offer(self, meter_id: MeterId) -> None:
+        """Give the meter a turn, if something is owed to it and it has none, nor works, nor rests."""
+        lane = self._lanes.get(meter_id)
+        if lane is None or not lane.owed or lane.waiting or lane.task is not None or lane.resting is not None:
+            return
+        lane.waiting = True
+        self._turn.append(meter_id)
+        self._work.set()
+
+    def _rest(self, meter_id: MeterId, delay_s: float) -> None:
+        """Give the meter a turn after `delay_s`."""
+        lane = self._lanes.get(meter_id)
+        if lane is not None and lane.resting is None:
+            lane.resting = asyncio.get_running_loop().call_later(delay_s, self._wake, meter_id)
+
+    def _wake(self, meter_id: MeterId) -> None:
+        """End the meter's rest."""
+        lane = self._lanes.get(meter_id)
+        if lane is not None and lane.resting is not None:
+            lane.resting.cancel()
+            lane.resting = None
+        self._offer(meter_id)
+
+    def _stop(self, meter_id: MeterId) -> None:
+        """Break off work on the meter: it is no longer ours."""
+        lane = self._lanes[meter_id]
+        if lane.task is not None:
+            lane.task.cancel()
+
+    def _remove(self, meter_id: MeterId, counter: int) -> None:
+        lane = self._lanes.get(meter_id)
+        if lane is not None:
+            lane.owed.pop(counter, None)
+            self._tidy(meter_id)
+
+    def _tidy(self, meter_id: MeterId) -> None:
+        lane = self._lanes.get(meter_id)
+        if lane is None or lane.owed or lane.task is not None:
+            return
+        if lane.resting is not None:
+            lane.resting.cancel()
+        del self._lanes[meter_id]

@@ -1,0 +1,301 @@
+"""One attempt to deliver one code: hear late news, ask, send, wait, and write down what is known. Keeps nothing."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
+from core.domain.errors import DeliveryChanged, Deposed, HeadEndRefused, HeadEndUnavailable, UtrnError
+from core.domain.vend import Vend
+from core.flows.config import DeliveryConfig
+from core.flows.confirm import Ended, Next, Verdict, of_alert, of_answer, of_given_up
+from core.observe import Stage, StageTimes
+from core.ports.clock import Clock
+from core.ports.headend import (
+    AddCredit,
+    Alert,
+    Answer,
+    Capabilities,
+    GivenUp,
+    HeadEnd,
+    HeadEndEvent,
+    MessageState,
+    StreamRestored,
+)
+from core.ports.ledger import StoredVend
+from core.ports.outbox import DeliveryChange, Outbox
+from core.ports.random import Random
+
+log = logging.getLogger(__name__)
+
+_NEWS_MAX = 64
+_COUNTER_SHIFT = 32
+_ENDED_HEAD_END_REFUSED = Ended(DeliveryState.REFUSED, DeliveryReason.HEAD_END_REFUSED)
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The delivery has ended, and the ledger says so."""
+
+    stored: StoredVend
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Try again after `delay_s`, or as soon as there is news."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """Try again when the head end is back."""
+
+
+AttemptEnd = Done | Later | Parked
+
+
+class Mailbox:
+    """News for one meter, oldest first; bounded, dropping the oldest: whatever is lost can be asked for or sent again."""
+
+    def __init__(self) -> None:
+        self._news: deque[HeadEndEvent] = deque(maxlen=_NEWS_MAX)
+        self._arrived = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        """Return whether there is news."""
+        return bool(self._news)
+
+    def put(self, event: HeadEndEvent) -> None:
+        """Add one event."""
+        self._news.append(event)
+        self._arrived.set()
+
+    async def get(self, timeout_s: float) -> HeadEndEvent | None:
+        """Return the next event, or None if none comes within `timeout_s`; 0 asks only for what is there."""
+        if not self._news and timeout_s > 0:
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return None
+        return self._news.popleft() if self._news else None
+
+
+class _NotOurs(Exception):
+    """The ledger refused a write: another owner is at work, or the vend has moved on."""
+
+
+@dataclass(slots=True)
+class _Hearing:
+    """What has been heard about one message during one attempt."""
+
+    message: AddCredit
+    trust_unnamed: bool
+    unexplained: bool = False
+    refusal: Ended | None = None
+    alerts: list[Alert] = field(default_factory=list)
+
+    def hear(self, event: HeadEndEvent) -> Verdict:
+        """Return what is known after `event`."""
+        match event:
+            case Answer(message_id=self.message.message_id):
+                verdict = of_answer(event)
+                self.unexplained = self.unexplained or verdict is Next.EXPLAIN
+                return self._explained() if verdict is Next.EXPLAIN else verdict
+            case GivenUp(message_id=self.message.message_id):
+                return of_given_up(event)
+            case Alert():
+                self.alerts.append(event)
+                return self._of(event)
+            case _:
+                return Next.WAIT
+
+    def _explained(self) -> Verdict:
+        """Return what the alerts that came before an unexplained refusal say of it."""
+        verdicts = (self._of(alert) for alert in self.alerts)
+        return next((verdict for verdict in verdicts if isinstance(verdict, Ended)), Next.EXPLAIN)
+
+    def _of(self, alert: Alert) -> Verdict:
+        return of_alert(alert, self.message, unexplained=self.unexplained, trust_unnamed=self.trust_unnamed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptDelivery:
+    """Makes one attempt. All its state is in the ledger, so any owner can make the next one."""
+
+    outbox: Outbox
+    head_ends: Mapping[str, HeadEnd]
+    clock: Clock
+    times: StageTimes
+    random: Random
+    config: DeliveryConfig
+
+    async def __call__(self, stored: StoredVend, *, shard: int, epoch: int, mailbox: Mailbox) -> AttemptEnd | None:
+        """Return how the attempt ended; None if the ledger says that it is not ours to make.
+
+        Args:
+            stored: The vend, with its delivery owed.
+            shard: The shard of its meter.
+            epoch: The epoch of this owner; every write is refused under another one.
+            mailbox: News of its meter.
+        """
+        head_end = self.head_ends.get(stored.vend.head_end)
+        if head_end is None or not head_end.available:
+            return Parked()
+        work = _Attempt(self, head_end, stored, shard, epoch, mailbox)
+        try:
+            return await work.run()
+        except _NotOurs:
+            return None
+        except HeadEndUnavailable as error:
+            log.info("the head end did not answer", extra={"head_end": stored.vend.head_end, "error": str(error)})
+            return Later(self._back_off_s(max(1, stored.vend.delivery.attempts)))
+        except UtrnError as error:
+            log.warning("the ledger did not take a delivery's state", extra={"error": error.message})
+            return Later(self._back_off_s(1))
+
+    def _back_off_s(self, attempts: int) -> float:
+        """Return the pause before the next attempt: doubled each time, capped, with jitter of half its length."""
+        most = min(self.config.back_off_first_ms * 2 ** min(attempts - 1, 30), self.config.back_off_most_ms)
+        return self.random.uniform(most / 2, most) / 1000
+
+
+class _Attempt:
+    """One attempt under way."""
+
+    def __init__(
+        self, by: AttemptDelivery, head_end: HeadEnd, stored: StoredVend, shard: int, epoch: int, mailbox: Mailbox
+    ) -> None:
+        self._by = by
+        self._config = by.config
+        self._head_end = head_end
+        self._stored = stored
+        self._shard = shard
+        self._epoch = epoch
+        self._mailbox = mailbox
+        self._message = message_of(stored.vend)
+        self._hearing = _Hearing(self._message, by.config.trust_unnamed_alerts)
+
+    @property
+    def _delivery(self) -> Delivery:
+        return self._stored.vend.delivery
+
+    async def run(self) -> AttemptEnd:
+        """Make the attempt."""
+        verdict = await self._late_news()
+        if not isinstance(verdict, Ended) and self._delivery.attempts > 0:
+            verdict = await self._ask(await self._head_end.capabilities())
+        if verdict is Next.WAIT:
+            verdict = await self._listen()
+        elif not isinstance(verdict, Ended):
+            if self._exhausted():
+                return await self._enter_by_hand()
+            verdict = await self._send_and_listen()
+        if isinstance(verdict, Ended):
+            return await self._close(verdict)
+        if self._exhausted():
+            return await self._enter_by_hand()
+        await self._write(self._delivery.lose_sight(self._epoch))
+        return Later(self._by._back_off_s(self._delivery.attempts))  # noqa: SLF001  # one class in two halves
+
+    async def _late_news(self) -> Verdict:
+        """Return what came in since the last attempt; TRY_AGAIN if nothing decides."""
+        while (event := await self._mailbox.get(0)) is not None:
+            verdict = self._hearing.hear(event)
+            if isinstance(verdict, Ended):
+                return verdict
+        return Next.TRY_AGAIN
+
+    async def _ask(self, capabilities: Capabilities) -> Verdict:
+        """Return what the head end knows of the earlier attempts; WAIT if the code is on its way."""
+        if not capabilities.status_by_message_id:
+            return Next.TRY_AGAIN
+        status = await self._head_end.status(self._message.message_id)
+        if isinstance(status, MessageState):
+            return Next.WAIT if status is MessageState.IN_FLIGHT else Next.TRY_AGAIN
+        verdict = self._hearing.hear(status)
+        # Asked, a head end repeats the old unexplained refusal for ever; only a new attempt can bring its alert again.
+        return Next.TRY_AGAIN if verdict is Next.EXPLAIN else verdict
+
+    async def _send_and_listen(self) -> Verdict:
+        await self._write(self._delivery.send(self._by.clock.now(), self._epoch))
+        started = self._by.clock.monotonic()
+        try:
+            await self._head_end.send(self._message)
+        except HeadEndRefused as refused:
+            log.warning("the head end will not carry a code", extra={"error": str(refused)})
+            return _ENDED_HEAD_END_REFUSED
+        self._by.times.record(Stage.SEND, self._by.clock.monotonic() - started)
+        verdict = await self._listen()
+        self._by.times.record(Stage.ANSWER, self._by.clock.monotonic() - started)
+        return verdict
+
+    async def _listen(self) -> Verdict:
+        """Return what is known when something decides, or when waiting longer is no use."""
+        until = self._by.clock.monotonic() + self._config.answer_wait_ms / 1000
+        refusal: Ended | None = None
+        while (left := until - self._by.clock.monotonic()) > 0:
+            event = await self._mailbox.get(left)
+            if event is None:
+                break
+            if isinstance(event, StreamRestored):
+                return Next.TRY_AGAIN
+            verdict = self._hearing.hear(event)
+            if verdict is Next.TRY_AGAIN:
+                return verdict
+            if isinstance(verdict, Ended):
+                if verdict.state is DeliveryState.APPLIED or self._delivery.attempts <= 1:
+                    return verdict
+                # After several sends a refusal may be the answer to an earlier one: leave the last one time to credit.
+                refusal = verdict
+            if verdict is Next.EXPLAIN or refusal is not None:
+                until = min(until, self._by.clock.monotonic() + self._config.explain_wait_ms / 1000)
+        return refusal or Next.TRY_AGAIN
+
+    def _exhausted(self) -> bool:
+        since = self._delivery.queued_at or self._by.clock.now()
+        return (
+            self._delivery.attempts >= self._config.attempts_max
+            or (self._by.clock.now() - since).total_seconds() >= self._config.give_up_after_s
+        )
+
+    async def _enter_by_hand(self) -> Done:
+        reason = DeliveryReason.UNEXPLAINED if self._hearing.unexplained else DeliveryReason.NO_ANSWER
+        return await self._close(Ended(DeliveryState.ENTER_BY_HAND, reason))
+
+    async def _close(self, ended: Ended) -> Done:
+        now = self._by.clock.now()
+        await self._write(self._delivery.close(ended.state, ended.reason, now, self._epoch))
+        if self._delivery.queued_at is not None:
+            self._by.times.record(Stage.DELIVER, (now - self._delivery.queued_at).total_seconds())
+        return Done(self._stored)
+
+    async def _write(self, delivery: Delivery) -> None:
+        """Write the delivery's next state under our epoch, or end the attempt."""
+        change = DeliveryChange(shard=self._shard, epoch=self._epoch, stored=self._stored, delivery=delivery)
+        (outcome,) = await self._by.outbox.write([change])
+        if isinstance(outcome, Deposed | DeliveryChanged):
+            raise _NotOurs from outcome
+        if isinstance(outcome, UtrnError):
+            raise outcome
+        self._stored = outcome
+
+
+def message_of(vend: Vend) -> AddCredit:
+    """Return the Add Credit of a vend; the same one for ever.
+
+    The message id is that of the DUIS request: originator, meter, and the 64-bit Originator Counter whose upper half is
+    the UTRN Counter. Source: DUIS RequestID; GBCS Originator Counter.
+    """
+    return AddCredit(
+        message_id=f"{vend.originator_id}:{vend.meter_id}:{vend.counter << _COUNTER_SHIFT}",
+        meter_id=vend.meter_id,
+        meter_kind=vend.meter_kind,
+        originator_id=vend.originator_id,
+        counter=vend.counter,
+        utrn=vend.utrn,
+    )

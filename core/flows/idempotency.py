@@ -1,0 +1,80 @@
+"""Step 4: same transaction id, same answer; repeats in flight wait for the first, recent answers come from memory."""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from core.domain.party import ParticipantId
+from core.domain.transaction_id import TransactionId
+from core.domain.vend import Sale, check_same
+from core.ports.ledger import StoredVend
+
+VendKey = tuple[ParticipantId, TransactionId]
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """The committed answer of a vend. `replayed`: it had been committed before this request."""
+
+    stored: StoredVend
+    replayed: bool
+
+
+def key_of(sale: Sale) -> VendKey:
+    """Return what names the vend of `sale`."""
+    return sale.participant_id, sale.transaction_id
+
+
+class Answers:
+    """What this node is committing now, and what it committed lately.
+
+    A vend's code can never change, so memory is as good as the ledger; a delivery kept here may be old, and whoever
+    writes on it compares its revision.
+    """
+
+    def __init__(self, *, recent_max: int) -> None:
+        self._recent_max = recent_max
+        self._recent: OrderedDict[VendKey, StoredVend] = OrderedDict()
+        self._in_flight: dict[VendKey, tuple[Sale, asyncio.Future[Issued]]] = {}
+
+    def recent(self, key: VendKey) -> StoredVend | None:
+        """Return a vend committed or read lately, or None if the ledger must be asked."""
+        return self._recent.get(key)
+
+    def remember(self, stored: StoredVend) -> None:
+        """Keep a committed vend for the next repeat of its id."""
+        self._recent[key_of(stored.vend.sale)] = stored
+        if len(self._recent) > self._recent_max:
+            self._recent.popitem(last=False)
+
+    def forget(self, key: VendKey) -> None:
+        """Have a vend read from the ledger before it is used again."""
+        self._recent.pop(key, None)
+
+    def in_flight(self, sale: Sale) -> asyncio.Future[Issued] | None:
+        """Return the answer that an earlier request for the same vend is waiting for, or None.
+
+        Raises:
+            TransactionIdReused: the earlier request has other content.
+        """
+        known = self._in_flight.get(key_of(sale))
+        if known is None:
+            return None
+        check_same(sale, known[0])
+        return known[1]
+
+    def begin(self, sale: Sale, answer: asyncio.Future[Issued]) -> None:
+        """Let repeats of `sale` wait for `answer` until it is there."""
+        key = key_of(sale)
+        self._in_flight[key] = (sale, answer)
+        answer.add_done_callback(lambda _: self._in_flight.pop(key, None))
+
+
+def replay(sale: Sale, stored: StoredVend) -> Issued:
+    """Return the answer that `sale` got when it was committed.
+
+    Raises:
+        TransactionIdReused: the committed vend has other content.
+    """
+    check_same(sale, stored.vend.sale)
+    return Issued(stored, replayed=True)

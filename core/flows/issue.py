@@ -1,0 +1,98 @@
+"""Steps 3 to 6 in order: authorise, find the earlier answer, sign, commit. The one way by which codes are issued."""
+
+import asyncio
+from dataclasses import dataclass
+
+from core.domain.code_value import CodeValue, code_value
+from core.domain.errors import DeadlineTooShort, LedgerUnavailable, Refused
+from core.domain.invariant import check
+from core.domain.party import Principal
+from core.domain.token import value_of
+from core.domain.transaction_id import check_window
+from core.domain.vend import Sale
+from core.flows.authorise import Authorise
+from core.flows.commit import CommitLine, Draft
+from core.flows.config import FlowConfig
+from core.flows.idempotency import Answers, Issued, key_of, replay
+from core.ports.clock import Clock
+from core.ports.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IssueVend:
+    """Issues the one code of one vend, or takes in the code made elsewhere."""
+
+    authorise: Authorise
+    answers: Answers
+    line: CommitLine
+    ledger: Ledger
+    clock: Clock
+    config: FlowConfig
+
+    async def __call__(self, principal: Principal, sale: Sale, *, time_left_s: float | None) -> Issued:
+        """Return the committed code of `sale`; the same one however often it is asked.
+
+        Args:
+            principal: Who asks; the sale is theirs.
+            sale: What is asked, bounds checked.
+            time_left_s: Seconds until the caller stops waiting; None for no limit.
+
+        Raises:
+            Refused: do not repeat; the class says why.
+            Busy: nothing was done; repeat the same transaction_id.
+            OutcomeUnknown: repeat the same transaction_id.
+        """
+        check(principal.participant_id == sale.participant_id, "a sale belongs to the caller")
+        recent = self.answers.recent(key_of(sale))
+        if recent is not None:
+            return replay(sale, recent)
+        answer = self.answers.in_flight(sale)
+        if answer is None:
+            if time_left_s is not None and time_left_s * 1000 < self.config.least_deadline_ms:
+                raise DeadlineTooShort(f"less than {self.config.least_deadline_ms} ms are left of the deadline")
+            try:
+                answer = self._begin(principal, sale)
+            except Refused as refusal:
+                return await self._earlier(sale, refusal)
+        try:
+            # Shielded: a caller that goes away must not take the answer from the others that wait for it.
+            return await asyncio.shield(answer)
+        except Refused as refusal:
+            return await self._earlier(sale, refusal)
+
+    def _begin(self, principal: Principal, sale: Sale) -> asyncio.Future[Issued]:
+        check_window(
+            sale.transaction_id,
+            now=self.clock.now(),
+            window=self.config.hot_window,
+            ahead=self.config.ahead_max,
+        )
+        resolved = self.authorise(principal, sale.pan)
+        draft = Draft(sale=sale, resolved=resolved, value=_value(sale))
+        answer = self.line.submit(draft)
+        self.answers.begin(sale, answer)
+        return answer
+
+    async def _earlier(self, sale: Sale, refusal: Refused) -> Issued:
+        """Return the answer this vend was given before; raise `refusal` if it never was.
+
+        What was committed once is answered the same for ever, even if the card has been blocked or the appointment
+        has ended since: the consumer's money was taken, and the till may be asking again after a lost reply.
+        """
+        try:
+            stored = await self.ledger.find(sale.participant_id, sale.transaction_id)
+        except LedgerUnavailable:
+            # Without the ledger nobody can say whether this is a repeat; a refusal could be wrong.
+            raise LedgerUnavailable("the ledger cannot be reached; repeat the same transaction_id") from refusal
+        if stored is None:
+            raise refusal
+        self.answers.remember(stored)
+        return replay(sale, stored)
+
+
+def _value(sale: Sale) -> CodeValue:
+    if sale.code is None:
+        return code_value(sale.amount)
+    value = value_of(sale.code[0])
+    check(value.amount == sale.amount, "the amount of a code made elsewhere is read from its digits")
+    return value

@@ -1,0 +1,68 @@
+"""Stage times: how long each stage of a vend takes, as histograms in memory; one list of names, used everywhere."""
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+_BUCKETS_PER_DOUBLING = 8
+_LEAST_S = 1e-6
+
+
+class Stage(StrEnum):
+    """A stage of a vend whose duration is recorded."""
+
+    WAIT = "wait"
+    SIGN = "sign"
+    COMMIT = "commit"
+    ISSUE = "issue"
+    SEND = "send"
+    ANSWER = "answer"
+    DELIVER = "deliver"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSummary:
+    """How long a stage took. Quantiles are within 5 % (the width of a bucket)."""
+
+    count: int
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+class StageTimes:
+    """Records durations; costs under a microsecond and a fixed amount of memory."""
+
+    def __init__(self) -> None:
+        self._buckets: dict[Stage, dict[int, int]] = {stage: {} for stage in Stage}
+        self._max_s: dict[Stage, float] = dict.fromkeys(Stage, 0.0)
+
+    def record(self, stage: Stage, seconds: float) -> None:
+        """Add one duration of `stage`."""
+        bucket = int(math.log2(max(seconds, _LEAST_S) / _LEAST_S) * _BUCKETS_PER_DOUBLING)
+        buckets = self._buckets[stage]
+        buckets[bucket] = buckets.get(bucket, 0) + 1
+        if seconds > self._max_s[stage]:
+            self._max_s[stage] = seconds
+
+    def summary(self) -> dict[Stage, StageSummary]:
+        """Return what was recorded, for the stages that have anything."""
+        return {stage: self._summary(stage) for stage in Stage if self._buckets[stage]}
+
+    def _summary(self, stage: Stage) -> StageSummary:
+        return StageSummary(
+            count=sum(self._buckets[stage].values()),
+            p50_ms=self._quantile_ms(stage, 0.50),
+            p99_ms=self._quantile_ms(stage, 0.99),
+            max_ms=round(self._max_s[stage] * 1000, 3),
+        )
+
+    def _quantile_ms(self, stage: Stage, share: float) -> float:
+        buckets = self._buckets[stage]
+        still = share * sum(buckets.values())
+        for bucket in sorted(buckets):
+            still -= buckets[bucket]
+            if still <= 0:
+                middle = (bucket + 0.5) / _BUCKETS_PER_DOUBLING
+                return round(_LEAST_S * float(2**middle) * 1000, 3)
+        return 0.0

@@ -1,0 +1,11 @@
+"""Random: chance, from a seed in tests."""
+
+from typing import Protocol
+
+
+class Random(Protocol):
+    """What the core needs of chance: random.Random fits."""
+
+    def uniform(self, a: float, b: float, /) -> float:
+        """Return a number between `a` and `b`."""
+        ...
