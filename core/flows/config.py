@@ -82,7 +82,7 @@ class DeliveryConfig:
         back_off_most_ms: Milliseconds, the cap of the above.
         in_flight_max: Deliveries, 1 to 100000, under way at once at this node.
         trust_unnamed_alerts: Take an alert that does not name its code as speaking of the code in flight. What real
-            alerts name is unconfirmed; a keypad entry at the same moment can raise the same alert, so the default is no.
+            alerts name is unconfirmed, and a keypad entry at the same moment raises the same ones: the default is no.
     """
 
     attempts_max: int = 12

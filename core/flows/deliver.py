@@ -117,14 +117,16 @@ class DeliveryWorker:
                 lane = self._lanes.get(meter_id)
                 if lane is not None:
                     lane.mailbox.put(event)
-                    self._wake(meter_id)
+                    if _decides(event):
+                        self._wake(meter_id)
             if isinstance(event, Alert):
                 await self._note(event)
 
     def _addressed(self, event: HeadEndEvent) -> list[MeterId]:
         match event:
             case Answer(message_id=message_id) | GivenUp(message_id=message_id):
-                return [MeterId(message_id.split(":")[1])]
+                parts = message_id.split(":")
+                return [MeterId(parts[1])] if len(parts) == 3 else []
             case Alert(meter_id=meter_id):
                 return [meter_id]
             case StreamRestored():
@@ -271,3 +273,14 @@ class DeliveryWorker:
         if lane.resting is not None:
             lane.resting.cancel()
         del self._lanes[meter_id]
+
+
+def _decides(event: HeadEndEvent) -> bool:
+    """Return whether a resting delivery should look at `event` at once; the rest can wait for its next attempt."""
+    match event:
+        case Alert(alert_code=code):
+            return code == CREDIT_ADDED_LOCALLY
+        case GivenUp():
+            return False
+        case _:
+            return True

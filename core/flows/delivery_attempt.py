@@ -58,7 +58,7 @@ AttemptEnd = Done | Later | Parked
 
 
 class Mailbox:
-    """News for one meter, oldest first; bounded, dropping the oldest: whatever is lost can be asked for or sent again."""
+    """News for one meter, oldest first; bounded, dropping the oldest: what is lost can be asked for or sent again."""
 
     def __init__(self) -> None:
         self._news: deque[HeadEndEvent] = deque(maxlen=_NEWS_MAX)

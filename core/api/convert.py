@@ -1,0 +1,204 @@
+"""Proto <-> domain: the only place where field names meet. Bounds of requests are checked here, all fields at once."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import TypeVar
+
+from google.protobuf import timestamp_pb2
+from utrn.v1 import top_up_service_pb2 as service_pb
+from utrn.v1 import types_pb2 as pb
+
+from core.domain.code_value import code_value
+from core.domain.delivery import Delivery
+from core.domain.errors import BadField
+from core.domain.invariant import InvariantBroken
+from core.domain.meter import PanRule, parse_pan
+from core.domain.money import Pence
+from core.domain.party import ParticipantId, Principal, parse_participant_id
+from core.domain.token import COUNTER_MAX, Counter, Utrn, parse_utrn, printed, truncated_counter, value_of
+from core.domain.transaction_id import TransactionId, parse_transaction_id
+from core.domain.vend import Channel, Operation, Sale, SaleReference, Vend
+
+_T = TypeVar("_T")
+_REFERENCE_MAX = 40
+_RECEIPT_MAX = 64
+
+
+class _Fields:
+    """Collects what is wrong with a request, so that a caller hears of all of it at once."""
+
+    def __init__(self) -> None:
+        self._wrong: list[BadField] = []
+
+    def take(self, parse: Callable[[], _T]) -> _T | None:
+        """Return what `parse` returns; None if it refuses."""
+        try:
+            return parse()
+        except BadField as error:
+            self._wrong.append(error)
+            return None
+
+    def refuse(self) -> None:
+        """Raise BadField, naming every field, if any was refused."""
+        if self._wrong:
+            first, *others = self._wrong
+            first.others = tuple(others)
+            raise first
+
+
+def sale_of(
+    request: service_pb.IssueUtrnRequest | service_pb.TopUpRequest,
+    operation: Operation,
+    principal: Principal,
+    pan_rule: PanRule,
+) -> Sale:
+    """Return what `request` asks for.
+
+    Raises:
+        BadField, AmountNotEncodable: never repeat as it is.
+    """
+    fields = _Fields()
+    transaction_id = fields.take(lambda: parse_transaction_id(request.transaction_id))
+    pan = fields.take(lambda: parse_pan(request.pan, pan_rule))
+    amount = fields.take(lambda: code_value(Pence(request.amount_pence)).amount)
+    channel = fields.take(lambda: _channel(request.channel, "channel"))
+    reference = fields.take(lambda: _reference(request.reference, "reference"))
+    fields.refuse()
+    if transaction_id is None or pan is None or amount is None or channel is None or reference is None:
+        raise InvariantBroken("every field was taken")
+    return Sale(
+        participant_id=principal.participant_id,
+        transaction_id=transaction_id,
+        operation=operation,
+        pan=pan,
+        amount=amount,
+        channel=channel,
+        reference=reference,
+    )
+
+
+def sale_made_elsewhere(request: service_pb.SendTopUpRequest, principal: Principal, pan_rule: PanRule) -> Sale:
+    """Return the delivery that `request` asks for, of a code made elsewhere. The amount is what its digits carry.
+
+    Raises:
+        BadField: never repeat as it is.
+    """
+    made = request.made_elsewhere
+    fields = _Fields()
+    transaction_id = fields.take(lambda: parse_transaction_id(request.transaction_id))
+    pan = fields.take(lambda: parse_pan(made.pan, pan_rule, field="made_elsewhere.pan"))
+    code = fields.take(lambda: _code(made))
+    channel = fields.take(lambda: _channel(made.channel, "made_elsewhere.channel"))
+    reference = fields.take(lambda: _reference(made.reference, "made_elsewhere.reference"))
+    fields.refuse()
+    if transaction_id is None or pan is None or code is None or channel is None or reference is None:
+        raise InvariantBroken("every field was taken")
+    return Sale(
+        participant_id=principal.participant_id,
+        transaction_id=transaction_id,
+        operation=Operation.MADE_ELSEWHERE,
+        pan=pan,
+        amount=value_of(code[0]).amount,
+        channel=channel,
+        reference=reference,
+        code=code,
+    )
+
+
+def vend_asked_for(request: service_pb.GetVendRequest, principal: Principal) -> tuple[ParticipantId, TransactionId]:
+    """Return whose vend, and which.
+
+    Raises:
+        BadField: never repeat as it is.
+    """
+    transaction_id = parse_transaction_id(request.transaction_id)
+    if not request.participant_id:
+        return principal.participant_id, transaction_id
+    return parse_participant_id(request.participant_id, field="participant_id"), transaction_id
+
+
+def issued_code(vend: Vend) -> pb.IssuedCode:
+    """Return the unchanging part of a vend: the same message, field for field, for ever."""
+    return pb.IssuedCode(
+        transaction_id=vend.sale.transaction_id,
+        utrn=vend.utrn,
+        utrn_printed=printed(vend.utrn),
+        amount_pence=vend.sale.amount,
+        issued_at=_timestamp(vend.issued_at),
+    )
+
+
+def delivery_message(delivery: Delivery) -> pb.Delivery:
+    """Return a delivery. States and reasons have the same numbers in both worlds; a test holds them to it."""
+    return pb.Delivery(
+        state=pb.DeliveryState.ValueType(delivery.state),
+        reason=pb.DeliveryReason.ValueType(delivery.reason),
+        attempts=delivery.attempts,
+        queued_at=_timestamp(delivery.queued_at),
+        first_sent_at=_timestamp(delivery.first_sent_at),
+        last_sent_at=_timestamp(delivery.last_sent_at),
+        closed_at=_timestamp(delivery.closed_at),
+    )
+
+
+def vend_message(vend: Vend) -> pb.Vend:
+    """Return all that is known of a vend."""
+    sale = vend.sale
+    return pb.Vend(
+        code=issued_code(vend),
+        participant_id=sale.participant_id,
+        pan=sale.pan,
+        meter_id=vend.meter_id,
+        supplier_id=vend.supplier_id,
+        originator_id=vend.originator_id,
+        utrn_counter=vend.counter,
+        channel=pb.Channel.ValueType(sale.channel),
+        reference=pb.SaleReference(
+            outlet_id=sale.reference.outlet_id,
+            terminal_id=sale.reference.terminal_id,
+            receipt_id=sale.reference.receipt_id,
+        ),
+        delivery=delivery_message(vend.delivery),
+        made_elsewhere=sale.operation is Operation.MADE_ELSEWHERE,
+    )
+
+
+def _code(made: service_pb.UtrnMadeElsewhere) -> tuple[Utrn, Counter]:
+    utrn = parse_utrn(made.utrn, field="made_elsewhere.utrn")
+    field = "made_elsewhere.utrn_counter"
+    if not 1 <= made.utrn_counter <= COUNTER_MAX:
+        raise BadField(f"{field}: 1 to {COUNTER_MAX} is needed", field=field)
+    if truncated_counter(utrn) != made.utrn_counter % 1024:
+        raise BadField(f"{field}: not the counter under which this code was made", field=field)
+    if value_of(utrn).value == 0:
+        raise BadField("made_elsewhere.utrn: the code carries no credit", field="made_elsewhere.utrn")
+    return utrn, Counter(made.utrn_counter)
+
+
+def _channel(number: int, field: str) -> Channel:
+    try:
+        return Channel(number)
+    except ValueError:
+        raise BadField(f"{field}: one of the named channels is needed", field=field) from None
+
+
+def _reference(reference: pb.SaleReference, field: str) -> SaleReference:
+    return SaleReference(
+        outlet_id=_label(reference.outlet_id, _REFERENCE_MAX, f"{field}.outlet_id"),
+        terminal_id=_label(reference.terminal_id, _REFERENCE_MAX, f"{field}.terminal_id"),
+        receipt_id=_label(reference.receipt_id, _RECEIPT_MAX, f"{field}.receipt_id"),
+    )
+
+
+def _label(text: str, most: int, field: str) -> str:
+    if len(text) > most or not (text.isascii() and text.isprintable()):
+        raise BadField(f"{field}: 0 to {most} printable ASCII characters are allowed", field=field)
+    return text
+
+
+def _timestamp(instant: datetime | None) -> timestamp_pb2.Timestamp | None:
+    if instant is None:
+        return None
+    timestamp = timestamp_pb2.Timestamp()
+    timestamp.FromDatetime(instant)
+    return timestamp

@@ -1,0 +1,121 @@
+"""Domain error -> google.rpc.Status, once for every error; and the net that lets no bug's text reach a caller."""
+
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from core.domain import errors as domain
+from core.domain.invariant import InvariantBroken
+
+log = logging.getLogger(__name__)
+
+DOMAIN: Final = "utrn.v1"
+
+STATUS: Mapping[type[domain.UtrnError], grpc.StatusCode] = {
+    domain.BadField: grpc.StatusCode.INVALID_ARGUMENT,
+    domain.AmountNotEncodable: grpc.StatusCode.INVALID_ARGUMENT,
+    domain.UnknownCaller: grpc.StatusCode.UNAUTHENTICATED,
+    domain.CallerSuspended: grpc.StatusCode.PERMISSION_DENIED,
+    domain.NotAppointed: grpc.StatusCode.PERMISSION_DENIED,
+    domain.PanUnknown: grpc.StatusCode.NOT_FOUND,
+    domain.MeterUnknown: grpc.StatusCode.NOT_FOUND,
+    domain.VendUnknown: grpc.StatusCode.NOT_FOUND,
+    domain.TransactionIdReused: grpc.StatusCode.ALREADY_EXISTS,
+    domain.CounterTaken: grpc.StatusCode.ALREADY_EXISTS,
+    domain.PanBlocked: grpc.StatusCode.FAILED_PRECONDITION,
+    domain.TransactionIdTooOld: grpc.StatusCode.FAILED_PRECONDITION,
+    domain.TransactionIdFromFuture: grpc.StatusCode.FAILED_PRECONDITION,
+    domain.TooManyUnapplied: grpc.StatusCode.FAILED_PRECONDITION,
+    domain.NotSupportedByMeter: grpc.StatusCode.FAILED_PRECONDITION,
+    domain.KeyMissing: grpc.StatusCode.FAILED_PRECONDITION,
+    domain.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    domain.DeadlineTooShort: grpc.StatusCode.DEADLINE_EXCEEDED,
+    domain.HsmUnavailable: grpc.StatusCode.UNAVAILABLE,
+    domain.LedgerUnavailable: grpc.StatusCode.UNAVAILABLE,
+    domain.OutcomeUnknown: grpc.StatusCode.UNAVAILABLE,
+    domain.ShuttingDown: grpc.StatusCode.UNAVAILABLE,
+    domain.NotReady: grpc.StatusCode.UNAVAILABLE,
+}
+
+_Request = TypeVar("_Request", bound=Message)
+_Reply = TypeVar("_Reply", bound=Message)
+# grpc.aio's own type needs the request and reply types, which this room does not care about.
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def status_of(error: domain.UtrnError) -> status_pb2.Status:
+    """Return the status that tells a caller of `error`: code, sentence, ErrorInfo, and what fits the kind of error."""
+    details: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(error.facts))
+    ]
+    if isinstance(error, domain.BadField):
+        details.append(
+            error_details_pb2.BadRequest(
+                field_violations=[
+                    error_details_pb2.BadRequest.FieldViolation(
+                        field=one.field, description=one.message, reason=one.reason
+                    )
+                    for one in error.violations
+                ]
+            )
+        )
+    if isinstance(error, domain.Busy | domain.Unknown):
+        delay = duration_pb2.Duration()
+        delay.FromMilliseconds(error.retry_after_ms)
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    if STATUS[type(error)] is grpc.StatusCode.FAILED_PRECONDITION:
+        violation = error_details_pb2.PreconditionFailure.Violation(type=error.reason, description=error.message)
+        details.append(error_details_pb2.PreconditionFailure(violations=[violation]))
+    return status_pb2.Status(
+        code=STATUS[type(error)].value[0], message=error.message, details=[_packed(detail) for detail in details]
+    )
+
+
+def guarded(
+    method: Callable[[_Request, Context], Awaitable[_Reply]], stop: Callable[[InvariantBroken], None]
+) -> Callable[[_Request, Context], Awaitable[_Reply]]:
+    """Return `method` answering every error as it should be answered.
+
+    Args:
+        method: An rpc of a servicer.
+        stop: Ends the process; called when a promise of this program does not hold.
+    """
+
+    async def answer(request: _Request, context: Context) -> _Reply:
+        try:
+            return await method(request, context)
+        except domain.UtrnError as error:
+            await _abort(context, status_of(error))
+        except grpc.aio.AbortError:
+            raise
+        except InvariantBroken as broken:
+            stop(broken)
+            await _abort(context, _internal(method.__name__, broken))
+        except Exception as bug:  # noqa: BLE001  # the net: no bug's text may reach a caller
+            await _abort(context, _internal(method.__name__, bug))
+        raise InvariantBroken("abort never returns")
+
+    return answer
+
+
+async def _abort(context: Context, status: status_pb2.Status) -> None:
+    await context.abort_with_status(rpc_status.to_status(status))
+
+
+def _internal(method: str, error: BaseException) -> status_pb2.Status:
+    trace_id = uuid.uuid4().hex
+    log.error("unexpected error", exc_info=error, extra={"method": method, "trace_id": trace_id})
+    return status_pb2.Status(code=code_pb2.INTERNAL, message=f"internal error; quote {trace_id} to the operator")
+
+
+def _packed(detail: Message) -> any_pb2.Any:
+    packed = any_pb2.Any()
+    packed.Pack(detail)
+    return packed

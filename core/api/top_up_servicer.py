@@ -1,0 +1,67 @@
+"""Step 1: TopUpService: proto in, flow, proto out."""
+
+from dataclasses import dataclass
+
+from utrn.v1 import top_up_service_pb2 as pb
+from utrn.v1 import top_up_service_pb2_grpc as rpc
+
+from core.api import convert
+from core.api.authenticate import Authenticate
+from core.api.errors import Context
+from core.domain.meter import PanRule
+from core.domain.transaction_id import parse_transaction_id
+from core.domain.vend import Operation
+from core.flows.issue import IssueVend
+from core.flows.lookup import FindVend
+from core.flows.send import SendIssued
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopUpServicer(rpc.TopUpServiceServicer):
+    """The callers' service. What each method promises is written in top_up_service.proto."""
+
+    authenticate: Authenticate
+    issue: IssueVend
+    send: SendIssued
+    find: FindVend
+    pan_rule: PanRule
+
+    async def IssueUtrn(  # type: ignore[override]  # noqa: N802  # named by the contract; the base is not async
+        self, request: pb.IssueUtrnRequest, context: Context
+    ) -> pb.IssueUtrnResponse:
+        """Issue a code."""
+        principal = self.authenticate(context)
+        sale = convert.sale_of(request, Operation.ISSUE, principal, self.pan_rule)
+        issued = await self.issue(principal, sale, time_left_s=context.time_remaining())
+        return pb.IssueUtrnResponse(code=convert.issued_code(issued.stored.vend), replayed=issued.replayed)
+
+    async def TopUp(  # type: ignore[override]  # noqa: N802  # as above
+        self, request: pb.TopUpRequest, context: Context
+    ) -> pb.TopUpResponse:
+        """Issue a code and owe its delivery."""
+        principal = self.authenticate(context)
+        sale = convert.sale_of(request, Operation.TOP_UP, principal, self.pan_rule)
+        issued = await self.issue(principal, sale, time_left_s=context.time_remaining())
+        return pb.TopUpResponse(code=convert.issued_code(issued.stored.vend), replayed=issued.replayed)
+
+    async def SendTopUp(  # type: ignore[override]  # noqa: N802  # as above
+        self, request: pb.SendTopUpRequest, context: Context
+    ) -> pb.SendTopUpResponse:
+        """Owe the delivery of a code issued before, or made elsewhere."""
+        principal = self.authenticate(context)
+        if request.HasField("made_elsewhere"):
+            sale = convert.sale_made_elsewhere(request, principal, self.pan_rule)
+            issued = await self.issue(principal, sale, time_left_s=context.time_remaining())
+            delivery = convert.delivery_message(issued.stored.vend.delivery)
+            return pb.SendTopUpResponse(delivery=delivery, replayed=issued.replayed)
+        requested = await self.send(principal, parse_transaction_id(request.transaction_id))
+        return pb.SendTopUpResponse(delivery=convert.delivery_message(requested.delivery), replayed=requested.replayed)
+
+    async def GetVend(  # type: ignore[override]  # noqa: N802  # as above
+        self, request: pb.GetVendRequest, context: Context
+    ) -> pb.GetVendResponse:
+        """Look a vend up."""
+        principal = self.authenticate(context)
+        owner, transaction_id = convert.vend_asked_for(request, principal)
+        vend = await self.find(principal, owner, transaction_id)
+        return pb.GetVendResponse(vend=convert.vend_message(vend))
