@@ -33,6 +33,4 @@ class Authenticate:
                 if participant.suspended:
                     raise CallerSuspended("this participant is suspended; ask the operator")
                 return Principal(participant)
-        raise UnknownCaller(
-            "the SAN URI of the client certificate names no participant; ask the operator to register it"
-        )
+        raise UnknownCaller("the client certificate's SAN URI names no participant; ask the operator to register it")

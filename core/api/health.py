@@ -10,6 +10,8 @@ from grpc_health.v1 import health, health_pb2
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.1
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Health:

@@ -1,6 +1,8 @@
 """Builds the grpc.aio server: TLS, limits, services, and the guard around every method."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -38,10 +40,11 @@ def build_server(
             ("grpc.so_reuseport", 0),
         )
     )
-    service = top_up_service_pb2.DESCRIPTOR.services_by_name["TopUpService"]
-    for method in service.methods:
-        object.__setattr__(top_up, method.name, guarded(getattr(top_up, method.name), stop))
-    top_up_service_pb2_grpc.add_TopUpServiceServicer_to_server(top_up, server)
+    methods = top_up_service_pb2.DESCRIPTOR.services_by_name["TopUpService"].methods
+    behind_guard = {method.name: guarded(getattr(top_up, method.name), stop) for method in methods}
+    top_up_service_pb2_grpc.add_TopUpServiceServicer_to_server(
+        cast("TopUpServicer", SimpleNamespace(**behind_guard)), server
+    )
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
     if config.reflection:
         names = (TOP_UP_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)

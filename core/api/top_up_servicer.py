@@ -1,4 +1,5 @@
-"""Step 1: TopUpService: proto in, flow, proto out."""
+"""Step 1: TopUpService: proto in, flow, proto out. The methods' names are the contract's."""
+# ruff: noqa: N802
 
 from dataclasses import dataclass
 
@@ -26,27 +27,21 @@ class TopUpServicer(rpc.TopUpServiceServicer):
     find: FindVend
     pan_rule: PanRule
 
-    async def IssueUtrn(  # type: ignore[override]  # noqa: N802  # named by the contract; the base is not async
-        self, request: pb.IssueUtrnRequest, context: Context
-    ) -> pb.IssueUtrnResponse:
+    async def IssueUtrn(self, request: pb.IssueUtrnRequest, context: Context) -> pb.IssueUtrnResponse:
         """Issue a code."""
         principal = self.authenticate(context)
         sale = convert.sale_of(request, Operation.ISSUE, principal, self.pan_rule)
         issued = await self.issue(principal, sale, time_left_s=context.time_remaining())
         return pb.IssueUtrnResponse(code=convert.issued_code(issued.stored.vend), replayed=issued.replayed)
 
-    async def TopUp(  # type: ignore[override]  # noqa: N802  # as above
-        self, request: pb.TopUpRequest, context: Context
-    ) -> pb.TopUpResponse:
+    async def TopUp(self, request: pb.TopUpRequest, context: Context) -> pb.TopUpResponse:
         """Issue a code and owe its delivery."""
         principal = self.authenticate(context)
         sale = convert.sale_of(request, Operation.TOP_UP, principal, self.pan_rule)
         issued = await self.issue(principal, sale, time_left_s=context.time_remaining())
         return pb.TopUpResponse(code=convert.issued_code(issued.stored.vend), replayed=issued.replayed)
 
-    async def SendTopUp(  # type: ignore[override]  # noqa: N802  # as above
-        self, request: pb.SendTopUpRequest, context: Context
-    ) -> pb.SendTopUpResponse:
+    async def SendTopUp(self, request: pb.SendTopUpRequest, context: Context) -> pb.SendTopUpResponse:
         """Owe the delivery of a code issued before, or made elsewhere."""
         principal = self.authenticate(context)
         if request.HasField("made_elsewhere"):
@@ -57,9 +52,7 @@ class TopUpServicer(rpc.TopUpServiceServicer):
         requested = await self.send(principal, parse_transaction_id(request.transaction_id))
         return pb.SendTopUpResponse(delivery=convert.delivery_message(requested.delivery), replayed=requested.replayed)
 
-    async def GetVend(  # type: ignore[override]  # noqa: N802  # as above
-        self, request: pb.GetVendRequest, context: Context
-    ) -> pb.GetVendResponse:
+    async def GetVend(self, request: pb.GetVendRequest, context: Context) -> pb.GetVendResponse:
         """Look a vend up."""
         principal = self.authenticate(context)
         owner, transaction_id = convert.vend_asked_for(request, principal)
