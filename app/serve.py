@@ -1,0 +1,118 @@
+"""Runs one node: the root TaskGroup, the order of starting and of leaving, and the signals."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import NoReturn
+
+import uvloop
+
+from app.wiring import Node
+from core.api.server import build_server
+from core.domain.invariant import InvariantBroken
+from core.observe import StageTimes
+
+log = logging.getLogger(__name__)
+
+EXIT_CLEAN = 0
+EXIT_INVARIANT_BROKEN = 70
+_REPORT_EVERY_S = 30.0
+
+
+def serve(build: Callable[[], Node]) -> int:
+    """Run the node that `build` returns until SIGTERM or SIGINT; return the exit code.
+
+    Returns:
+        0 after a clean leave; 70 if a promise of this program did not hold.
+
+    Raises:
+        OSError: a port is taken or a file cannot be read.
+        HsmRefused: the HSM refuses the PIN or the token is not there.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        try:
+            runner.run(_serve(build()))
+        except* InvariantBroken as broken:
+            log.critical("a promise of this program does not hold", exc_info=broken)
+            code = EXIT_INVARIANT_BROKEN
+        else:
+            code = EXIT_CLEAN
+    return code
+
+
+class _Stop:
+    """Why and when the node leaves."""
+
+    def __init__(self) -> None:
+        self._asked = asyncio.Event()
+        self._broken: InvariantBroken | None = None
+
+    def ask(self) -> None:
+        """Leave in good order."""
+        self._asked.set()
+
+    def broken(self, broken: InvariantBroken) -> None:
+        """Leave at once."""
+        self._broken = broken
+        self._asked.set()
+
+    async def wait(self) -> None:
+        """Return when asked to leave; raise InvariantBroken if that is why."""
+        await self._asked.wait()
+        if self._broken is not None:
+            raise self._broken
+
+
+async def _serve(node: Node) -> None:
+    stop = _Stop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.ask)
+    # The HSM workers are started before gRPC is: they must not inherit its threads.
+    await node.signer.start()
+    server, port = build_server(node.config.api, node.top_up, node.health, stop.broken)
+    async with asyncio.TaskGroup() as tasks:
+        running = [
+            tasks.create_task(part)
+            for part in (
+                node.signer.run(),
+                node.registry.run(),
+                node.ownership.run(),
+                node.line.run(),
+                node.delivery.run(),
+                node.health.run(),
+                _report(node.times),
+            )
+        ]
+        await server.start()
+        log.info("listening", extra={"node_id": node.config.node.node_id, "port": port})
+        await stop.wait()
+        log.info("leaving")
+        await node.health.leave()
+        await server.stop(grace=node.config.api.drain_s)
+        async with asyncio.timeout(node.config.api.drain_s):
+            await node.line.drain()
+        for task in running:
+            task.cancel()
+    await _close(node)
+
+
+async def _close(node: Node) -> None:
+    await node.ownership.leave()
+    for head_end in node.head_ends.values():
+        await head_end.close()
+    await node.client.close()
+    await node.signer.close()
+    _report_once(node.times)
+    log.info("left")
+
+
+async def _report(times: StageTimes) -> NoReturn:
+    while True:
+        await asyncio.sleep(_REPORT_EVERY_S)
+        _report_once(times)
+
+
+def _report_once(times: StageTimes) -> None:
+    log.info("stage times", extra={"stages": {stage: asdict(summary) for stage, summary in times.summary().items()}})
