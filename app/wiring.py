@@ -4,13 +4,15 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from app.clock import SystemClock
-from app.config import Config
 from cluster.client import EtcdClient
 from cluster.ledger import EtcdLedger
 from cluster.outbox import EtcdOutbox
 from cluster.ownership import EtcdOwnership
 from cluster.registry import EtcdRegistry
+from hsm.signer import HsmSigner
+
+from app.clock import SystemClock
+from app.config import Config
 from core.api.authenticate import Authenticate
 from core.api.health import Health
 from core.api.server import TOP_UP_SERVICE
@@ -33,7 +35,6 @@ from core.ports.outbox import Outbox
 from core.ports.ownership import Ownership
 from core.ports.registry import Registry
 from core.ports.signer import TokenSigner
-from hsm.signer import HsmSigner
 
 
 @dataclass(frozen=True, kw_only=True)
