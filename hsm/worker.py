@@ -1,0 +1,83 @@
+"""One worker: a process of its own with one session and one thread; the child's main().
+
+PKCS#11 lives here and nowhere else: the binding initialises the library without locking, so threads would crash it.
+"""
+
+import signal
+from functools import partial
+from multiprocessing.connection import Connection
+
+import pkcs11.exceptions as ckr
+
+from core.domain.code_value import CodeValue, ValueClass
+from core.domain.errors import HsmUnavailable, NotSupportedByMeter, UtrnError
+from core.domain.token import Utrn
+from hsm.config import HsmConfig
+from hsm.errors import refusal_of
+from hsm.schemes.table import SCHEMES
+from hsm.session import HsmSession
+
+# scheme, key id, supplier's point, originator id, meter id, meter's point, counter, value class, value.
+Work = tuple[str, str, bytes, str, str, bytes, int, int, int]
+Signed = Utrn | UtrnError
+
+
+def main(pipe: Connection, config: HsmConfig) -> None:
+    """Log in, say so, then answer batches until the parent is gone or the HSM fails.
+
+    Messages to the parent: ("ready",), ("refused", text), ("down", text), ("signed", [code or error per request]).
+    After "refused" and "down" the process ends, and every handle with it.
+    """
+    # A signal to the whole process group must not take the keys away from a parent that is still draining.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        session = _open(pipe, config)
+        if session is not None:
+            _answer(pipe, session)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+
+
+def _open(pipe: Connection, config: HsmConfig) -> HsmSession | None:
+    try:
+        session = HsmSession(config)
+    except ckr.PKCS11Error as error:
+        refused = refusal_of(error, token_label=config.token_label, pin_file=str(config.pin_file))
+        pipe.send(("down", type(error).__name__) if refused is None else ("refused", str(refused)))
+        return None
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
+        pipe.send(("refused", f"hsm: {error}"))
+        return None
+    pipe.send(("ready",))
+    return session
+
+
+def _answer(pipe: Connection, session: HsmSession) -> None:
+    while True:
+        batch: list[Work] = pipe.recv()
+        try:
+            signed = [_sign(session, work) for work in batch]
+        except ckr.PKCS11Error as error:
+            pipe.send(("down", type(error).__name__))
+            return
+        pipe.send(("signed", signed))
+
+
+def _sign(session: HsmSession, work: Work) -> Signed:
+    scheme, key_id, public_point, originator_id, meter_id, meter_point, counter, value_class, value = work
+    make = SCHEMES.get(scheme)
+    if make is None:
+        return NotSupportedByMeter("no token scheme of this name is installed", scheme=scheme)
+    try:
+        return make(
+            originator_id=originator_id,
+            meter_id=meter_id,
+            counter=counter,
+            value=CodeValue(ValueClass(value_class), value),
+            aes_key=partial(session.digest_of_secret, key_id, public_point, meter_point),
+        )
+    except UtrnError as error:
+        return error
+    except ValueError as error:
+        return HsmUnavailable(f"the HSM worker was asked for an impossible code: {error}")
