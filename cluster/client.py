@@ -1,0 +1,282 @@
+"""EtcdClient: etcd over grpc.aio: endpoint rotation, a deadline on every call, no blind retry of writes.
+
+A write ends in one of three ways: an answer; EtcdUnreachable or EtcdRefused, and nothing was written; EtcdUnknown, and
+only a read can tell.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+from etcdpb import rpc_pb2 as pb
+from etcdpb import rpc_pb2_grpc as rpc
+
+from cluster.config import EtcdConfig
+
+log = logging.getLogger(__name__)
+
+_Reply = TypeVar("_Reply")
+# A member that has lost its leader answers at once instead of staying silent.
+_HAS_LEADER = (("hasleader", "true"),)
+_REFUSALS = frozenset(
+    {
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.FAILED_PRECONDITION,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.OUT_OF_RANGE,
+    }
+)
+_RETRY_READ_AFTER_S = 0.05
+_WATCH_SILENCE_S = 2.0
+
+
+class EtcdUnreachable(Exception):
+    """No member can be reached; nothing was sent."""
+
+
+class EtcdUnknown(Exception):
+    """The call was sent and not answered; it may have been carried out, or may yet be."""
+
+
+class EtcdRefused(Exception):
+    """etcd refused the call as it is; nothing was written."""
+
+
+class Compacted(Exception):
+    """The history a watch wants is gone; list again."""
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """Return the end of the range of keys that start with `prefix`."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+class EtcdClient:
+    """One channel per member. Calls go to the current one; a failure moves on to the next."""
+
+    def __init__(self, config: EtcdConfig) -> None:
+        self._config = config
+        self._timeout_s = config.call_timeout_ms / 1000
+        self._channels: list[grpc.aio.Channel] = []
+        self._current = 0
+
+    async def txn(self, request: pb.TxnRequest) -> pb.TxnResponse:
+        """Carry out a transaction once.
+
+        Raises:
+            EtcdUnreachable, EtcdRefused: nothing was written.
+            EtcdUnknown: only a read can tell.
+        """
+        return await self._write(lambda channel: rpc.KVStub(channel).Txn(request, timeout=self._timeout_s))
+
+    async def read(self, request: pb.TxnRequest) -> pb.TxnResponse:
+        """Carry out a transaction that only reads; repeated at other members until it succeeds or time is up.
+
+        Raises:
+            EtcdUnreachable: no member answered.
+        """
+        return await self._read(lambda channel: rpc.KVStub(channel).Txn(request, timeout=self._timeout_s))
+
+    async def range(self, request: pb.RangeRequest) -> pb.RangeResponse:
+        """Read keys; repeated at other members until it succeeds or time is up.
+
+        Raises:
+            EtcdUnreachable: no member answered.
+            Compacted: the revision asked for is gone.
+        """
+        return await self._read(lambda channel: rpc.KVStub(channel).Range(request, timeout=self._timeout_s))
+
+    async def list_prefix(self, prefix: bytes, *, page: int = 5000) -> tuple[list[pb.KeyValue], int]:
+        """Return every key under `prefix` as of one revision, and that revision.
+
+        Raises:
+            EtcdUnreachable: no member answered.
+            Compacted: it took so long that the revision is gone; list again.
+        """
+        found: list[pb.KeyValue] = []
+        revision, start = 0, prefix
+        while True:
+            request = pb.RangeRequest(key=start, range_end=prefix_end(prefix), limit=page, revision=revision)
+            reply = await self.range(request)
+            revision = revision or reply.header.revision
+            found.extend(reply.kvs)
+            if not reply.more:
+                return found, revision
+            start = reply.kvs[-1].key + b"\0"
+
+    async def grant_lease(self, ttl_s: int) -> tuple[int, int]:
+        """Return the id of a new lease and the TTL that etcd really grants, in seconds.
+
+        Raises:
+            EtcdUnreachable, EtcdRefused, EtcdUnknown: an unknown lease runs out by itself.
+        """
+        request = pb.LeaseGrantRequest(TTL=ttl_s)
+        reply = await self._write(lambda channel: rpc.LeaseStub(channel).LeaseGrant(request, timeout=self._timeout_s))
+        return reply.ID, reply.TTL
+
+    async def revoke_lease(self, lease_id: int) -> None:
+        """Revoke a lease, which deletes its keys.
+
+        Raises:
+            EtcdUnreachable, EtcdUnknown: it runs out by itself.
+        """
+        request = pb.LeaseRevokeRequest(ID=lease_id)
+        await self._write(lambda channel: rpc.LeaseStub(channel).LeaseRevoke(request, timeout=self._timeout_s))
+
+    async def keep_alive(self, lease_id: int, *, timeout_s: float) -> bool:
+        """Send one keepalive; return whether the lease still lives.
+
+        Raises:
+            EtcdUnreachable, EtcdUnknown: not acknowledged; the next one goes to another member.
+        """
+
+        async def once(channel: grpc.aio.Channel) -> bool:
+            call = rpc.LeaseStub(channel).LeaseKeepAlive(timeout=timeout_s, metadata=_HAS_LEADER)
+            try:
+                await call.write(pb.LeaseKeepAliveRequest(ID=lease_id))
+                reply = await call.read()
+                return isinstance(reply, pb.LeaseKeepAliveResponse) and reply.TTL > 0
+            finally:
+                call.cancel()
+
+        try:
+            return await self._write(once)
+        except asyncio.InvalidStateError as error:
+            raise EtcdUnknown("the keepalive stream ended") from error
+
+    async def watch(self, prefix: bytes, after_revision: int) -> AsyncIterator[pb.WatchResponse]:
+        """Return every change under `prefix` after a revision, in order, for ever; a cut is resumed exactly.
+
+        Raises:
+            Compacted: changes were lost; list again.
+        """
+        revision = after_revision
+        while True:
+            try:
+                async for reply in self._watch_once(prefix, revision):
+                    if reply.events:
+                        # Not the header's: events of one revision may come in several replies only if fragmented, which
+                        # is not asked for.
+                        revision = reply.events[-1].kv.mod_revision
+                        yield reply
+                    elif not reply.created:
+                        revision = max(revision, reply.header.revision)
+            except (grpc.aio.AioRpcError, TimeoutError, EtcdUnreachable, asyncio.InvalidStateError) as error:
+                log.info("watch cut, resumed", extra={"prefix": prefix.decode(), "error": type(error).__name__})
+                self._rotate()
+            await asyncio.sleep(_RETRY_READ_AFTER_S)
+
+    async def close(self) -> None:
+        """Close every channel."""
+        for channel in self._channels:
+            await channel.close()
+
+    async def _watch_once(self, prefix: bytes, after_revision: int) -> AsyncIterator[pb.WatchResponse]:
+        channel = await self._ready_channel()
+        call = rpc.WatchStub(channel).Watch(metadata=_HAS_LEADER)
+        try:
+            create = pb.WatchCreateRequest(
+                key=prefix, range_end=prefix_end(prefix), start_revision=after_revision + 1, progress_notify=True
+            )
+            await call.write(pb.WatchRequest(create_request=create))
+            while True:
+                reply = await self._next_reply(call)
+                if reply.compact_revision:
+                    raise Compacted
+                if reply.canceled:
+                    raise EtcdUnreachable(reply.cancel_reason)
+                yield reply
+        finally:
+            call.cancel()
+
+    @staticmethod
+    async def _next_reply(call: "grpc.aio.StreamStreamCall[Any, Any]") -> pb.WatchResponse:
+        """Return the next reply; after silence ask for a sign of life, and fail if none comes."""
+        # A read under way must not be cancelled: grpc would end the call. So the read is shielded.
+        read = asyncio.ensure_future(call.read())  # noqa: TID251  # owned and awaited right here
+        try:
+            for _ in range(2):
+                done, _pending = await asyncio.wait((read,), timeout=_WATCH_SILENCE_S)
+                if done:
+                    reply = read.result()
+                    if not isinstance(reply, pb.WatchResponse):
+                        raise EtcdUnreachable("the watch stream ended")
+                    return reply
+                await call.write(pb.WatchRequest(progress_request=pb.WatchProgressRequest()))
+        finally:
+            if not read.done():
+                read.cancel()
+        raise TimeoutError
+
+    async def _write(self, call: Callable[[grpc.aio.Channel], Awaitable[_Reply]]) -> _Reply:
+        channel = await self._ready_channel()
+        try:
+            return await call(channel)
+        except grpc.aio.AioRpcError as error:
+            if error.code() in _REFUSALS:
+                raise EtcdRefused(f"etcd: {error.code().name}: {error.details()}") from error
+            self._rotate()
+            raise EtcdUnknown(f"etcd: {error.code().name}") from error
+
+    async def _read(self, call: Callable[[grpc.aio.Channel], Awaitable[_Reply]]) -> _Reply:
+        try:
+            async with asyncio.timeout(2 * self._timeout_s):
+                while True:
+                    try:
+                        return await call(await self._ready_channel())
+                    except grpc.aio.AioRpcError as error:
+                        if error.code() is grpc.StatusCode.OUT_OF_RANGE:
+                            raise Compacted from error
+                        self._rotate()
+                    await asyncio.sleep(_RETRY_READ_AFTER_S)
+        except TimeoutError as error:
+            raise EtcdUnreachable("no etcd member answered") from error
+
+    async def _ready_channel(self) -> grpc.aio.Channel:
+        """Return a channel with a live connection, the current one if it has.
+
+        A call is sent only where a connection stands, so that "could not connect" never has to be told from "was sent
+        and lost".
+
+        Raises:
+            EtcdUnreachable: there is none within the time of a call.
+        """
+        if not self._channels:
+            self._channels = [self._open(endpoint) for endpoint in self._config.endpoints]
+        channel = self._channels[self._current]
+        if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+            return channel
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._timeout_s
+        while loop.time() < until:
+            for index, other in enumerate(self._channels):
+                if other.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+                    self._current = index
+                    return other
+            await asyncio.sleep(0.01)
+        raise EtcdUnreachable("no etcd member can be reached")
+
+    def _rotate(self) -> None:
+        self._current = (self._current + 1) % max(1, len(self._channels))
+
+    def _open(self, endpoint: str) -> grpc.aio.Channel:
+        config = self._config
+        options: tuple[tuple[str, Any], ...] = (
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+            ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+            # A connection of its own: etcd's keepalives must not share the fate of another client's.
+            ("grpc.use_local_subchannel_pool", 1),
+        )
+        if config.ca is None or config.cert is None or config.key is None:
+            return grpc.aio.insecure_channel(endpoint, options=options)
+        credentials = grpc.ssl_channel_credentials(
+            config.ca.read_bytes(), config.key.read_bytes(), config.cert.read_bytes()
+        )
+        named = (*options, ("grpc.ssl_target_name_override", config.server_name))
+        return grpc.aio.secure_channel(endpoint, credentials, options=named)

@@ -1,0 +1,37 @@
+"""The compares that keep money right. Each is one function, so that a test can take one away and see what it held."""
+
+from etcdpb import rpc_pb2 as pb
+
+
+def vend_absent(key: bytes) -> list[pb.Compare]:
+    """One id, one code: the vend must not exist yet (INV-1)."""
+    return [_equal(pb.Compare.VERSION, key, version=0)]
+
+
+def counter_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
+    """One counter, one content: the sequence must be where the code's counter was taken from (INV-2)."""
+    return [_equal(pb.Compare.MOD, key, mod_revision=revision)]
+
+
+def external_absent(key: bytes) -> list[pb.Compare]:
+    """A code made elsewhere is delivered under one id only."""
+    return [_equal(pb.Compare.VERSION, key, version=0)]
+
+
+def vend_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
+    """A vend's next state is based on its last one."""
+    return [_equal(pb.Compare.MOD, key, mod_revision=revision)]
+
+
+def epoch_current(key: bytes, epoch: int) -> list[pb.Compare]:
+    """A delivery is written by the owner of its shard and by nobody else, however long they believe otherwise (INV-5)."""
+    return [_equal(pb.Compare.CREATE, key, create_revision=epoch)]
+
+
+def applied_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
+    """What is known to be applied only rises."""
+    return [_equal(pb.Compare.MOD, key, mod_revision=revision)]
+
+
+def _equal(target: pb.Compare.CompareTarget.ValueType, key: bytes, **union: int) -> pb.Compare:
+    return pb.Compare(result=pb.Compare.EQUAL, target=target, key=key, **union)  # type: ignore[arg-type]

@@ -1,0 +1,59 @@
+"""EtcdConfig: where etcd is, how long to wait for it, and how ownership is timed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EtcdConfig:
+    """The ledger's store.
+
+    Attributes:
+        endpoints: host:port of every member.
+        ca: PEM file of the authority of the members' certificates. Absent: plain text, for tests on loopback only.
+        cert: PEM file of this node's client certificate.
+        key: PEM file of its private key.
+        server_name: Name in the members' certificates.
+        prefix: What every key starts with, so that clusters can share an etcd.
+        shards: 1 to 1024. How many shards delivery is cut into. Can never change once the ledger has data.
+        call_timeout_ms: Milliseconds, 50 to 60000, for one call. Longer than an etcd election, a call would outlive it.
+        resolve_timeout_ms: Milliseconds, 100 to 60000, that a commit of unknown outcome is followed up before its caller
+            is told to ask again.
+        lease_ttl_s: Seconds, 1 to 60. etcd grants no less than 1.5 times its election timeout: 2 s by default.
+        keepalive_ms: Milliseconds between keepalives; at most a third of the lease.
+        fence_share: 0.3 to 0.9. An owner stops starting work when this share of the lease has passed since its last
+            acknowledged keepalive was sent.
+        batch_max: Changes, 1 to 64, in one group commit.
+    """
+
+    endpoints: tuple[str, ...]
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    server_name: str = "localhost"
+    prefix: str = "utrn/"
+    shards: int = 32
+    call_timeout_ms: int = 1_000
+    resolve_timeout_ms: int = 8_000
+    lease_ttl_s: int = 2
+    keepalive_ms: int = 300
+    fence_share: float = 0.6
+    batch_max: int = 64
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range and sets that do not fit together."""
+        if not self.endpoints or not all(":" in endpoint for endpoint in self.endpoints):
+            raise ValueError("endpoints: one host:port or more are needed")
+        if len({self.ca is None, self.cert is None, self.key is None}) != 1:
+            raise ValueError("ca, cert, key: all three or none")
+        for key, least, most in (
+            ("shards", 1, 1024),
+            ("call_timeout_ms", 50, 60_000),
+            ("resolve_timeout_ms", 100, 60_000),
+            ("lease_ttl_s", 1, 60),
+            ("keepalive_ms", 50, self.lease_ttl_s * 1000 // 3),
+            ("fence_share", 0.3, 0.9),
+            ("batch_max", 1, 64),
+        ):
+            if not least <= getattr(self, key) <= most:
+                raise ValueError(f"{key}: must be {least} to {most}")

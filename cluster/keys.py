@@ -1,0 +1,106 @@
+"""Every key in etcd: the only place where keys are spelled.
+
+| key, under the prefix | value | written by | lives |
+|---|---|---|---|
+| vend/<participant>/<transaction id> | VendRecord | commit; owner of its shard | until archived |
+| counter/<originator>/<meter> | CounterRecord | commit | for ever |
+| applied/<originator>/<meter> | AppliedRecord | owner of its shard | for ever |
+| external/<originator>/<meter>/<counter> | VendPointer | commit of a code made elsewhere | until archived |
+| outbox/<shard>/<meter>/<counter> | VendPointer | commit adds, owner removes | while delivery is owed |
+| shard/<shard> | owner's node id, on its lease | election | with the lease; its create_revision is the epoch |
+| node/<node> | NodeRecord, on its lease | each node | with the lease |
+| registry/participant/<id>, registry/meter/<id>, registry/pan/<pan> | records | registry loads | for ever |
+| config/shards | number of shards, decimal | first node ever | for ever |
+
+Counters are written with ten digits, so that the keys of one meter sort as its counters do.
+"""
+
+from dataclasses import dataclass
+
+from core.domain.meter import MeterId
+from core.domain.token import Counter
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Spells keys under one prefix."""
+
+    prefix: str
+
+    def vend(self, participant_id: str, transaction_id: str) -> bytes:
+        """The vend itself."""
+        return f"{self.prefix}vend/{participant_id}/{transaction_id}".encode()
+
+    def vends(self) -> bytes:
+        """Prefix of all vends."""
+        return f"{self.prefix}vend/".encode()
+
+    def counter(self, originator_id: str, meter_id: str) -> bytes:
+        """The counter sequence."""
+        return f"{self.prefix}counter/{originator_id}/{meter_id}".encode()
+
+    def applied(self, originator_id: str, meter_id: str) -> bytes:
+        """The highest counter known to be applied."""
+        return f"{self.prefix}applied/{originator_id}/{meter_id}".encode()
+
+    def external(self, originator_id: str, meter_id: str, counter: int) -> bytes:
+        """The vend of a code made elsewhere."""
+        return f"{self.prefix}external/{originator_id}/{meter_id}/{counter:010d}".encode()
+
+    def outbox(self, shard: int, meter_id: str, counter: int) -> bytes:
+        """An owed delivery."""
+        return f"{self.prefix}outbox/{shard:04d}/{meter_id}/{counter:010d}".encode()
+
+    def outboxes(self) -> bytes:
+        """Prefix of all owed deliveries."""
+        return f"{self.prefix}outbox/".encode()
+
+    def parse_outbox(self, key: bytes) -> tuple[int, MeterId, Counter]:
+        """Return shard, meter and counter of an owed delivery."""
+        shard, meter_id, counter = key.decode().removeprefix(f"{self.prefix}outbox/").split("/")
+        return int(shard), MeterId(meter_id), Counter(int(counter))
+
+    def shard(self, shard: int) -> bytes:
+        """Who owns a shard."""
+        return f"{self.prefix}shard/{shard:04d}".encode()
+
+    def shards(self) -> bytes:
+        """Prefix of all owners."""
+        return f"{self.prefix}shard/".encode()
+
+    def parse_shard(self, key: bytes) -> int:
+        """Return the number of a shard."""
+        return int(key.decode().removeprefix(f"{self.prefix}shard/"))
+
+    def node(self, node_id: str) -> bytes:
+        """A live node."""
+        return f"{self.prefix}node/{node_id}".encode()
+
+    def nodes(self) -> bytes:
+        """Prefix of all live nodes."""
+        return f"{self.prefix}node/".encode()
+
+    def participant(self, participant_id: str) -> bytes:
+        """A participant."""
+        return f"{self.prefix}registry/participant/{participant_id}".encode()
+
+    def meter(self, meter_id: str) -> bytes:
+        """A meter."""
+        return f"{self.prefix}registry/meter/{meter_id}".encode()
+
+    def pan(self, pan: str) -> bytes:
+        """A PAN."""
+        return f"{self.prefix}registry/pan/{pan}".encode()
+
+    def registry(self) -> bytes:
+        """Prefix of the registry."""
+        return f"{self.prefix}registry/".encode()
+
+    def parse_registry(self, key: bytes) -> tuple[str, str]:
+        """Return the kind of a registry record and its id."""
+        kind, record_id = key.decode().removeprefix(f"{self.prefix}registry/").split("/", 1)
+        return kind, record_id
+
+    def shard_count(self) -> bytes:
+        """How many shards there are."""
+        return f"{self.prefix}config/shards".encode()

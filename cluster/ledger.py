@@ -1,0 +1,246 @@
+"""EtcdLedger: group commit as one Txn with a nested Txn per vend; unknown outcomes are resolved by reading back.
+
+A child is safe to send again: if an earlier sending was carried out, its compare on the absent vend fails, and its
+reads answer with the vend that is there. That read is linearizable, so repeating the child is the read-back.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from etcdpb import rpc_pb2 as pb
+from utrn.store.v1 import records_pb2 as store
+
+from cluster import compares, ops
+from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
+from cluster.config import EtcdConfig
+from cluster.keys import Keys
+from cluster.records import SCHEMA, pointer_value, read, vend_of, vend_value
+from cluster.shards import shard_of
+from core.domain.errors import CounterTaken, LedgerUnavailable, OutcomeUnknown
+from core.domain.invariant import check
+from core.domain.meter import MeterId, OriginatorId
+from core.domain.party import ParticipantId
+from core.domain.transaction_id import TransactionId
+from core.domain.vend import Operation, Vend
+from core.ports.clock import Clock
+from core.ports.ledger import (
+    CommitOutcome,
+    Committed,
+    CounterMoved,
+    CounterState,
+    Entry,
+    Ledger,
+    Present,
+    StoredVend,
+)
+
+log = logging.getLogger(__name__)
+
+_RETRY_AFTER_S = 0.05
+_UNREACHABLE = "the ledger cannot be reached; nothing was written"
+_UNKNOWN = "the ledger did not say whether this was written; repeat the same transaction_id"
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """One entry, its transaction, and what it wants to have written."""
+
+    entry: Entry
+    txn: pb.TxnRequest
+    wanted: bytes
+
+
+class EtcdLedger:
+    """The ledger in etcd."""
+
+    def __init__(self, client: EtcdClient, config: EtcdConfig, clock: Clock) -> None:
+        self._client = client
+        self._keys = Keys(config.prefix)
+        self._shards = config.shards
+        self._clock = clock
+        self._resolve_s = config.resolve_timeout_ms / 1000
+        self._batch_max = config.batch_max
+
+    async def commit(self, entries: Sequence[Entry]) -> Sequence[CommitOutcome]:
+        """Commit each entry for itself, all in one round trip; return one outcome per entry, in order."""
+        check(len(entries) <= self._batch_max, "a batch fits etcd's limit on a nested transaction")
+        refused = {index: _taken_here() for index, entry in enumerate(entries) if _below_ours(entry)}
+        children = [self._child(entry) for index, entry in enumerate(entries) if index not in refused]
+        settled = iter(await self._settle(children, self._clock.monotonic() + self._resolve_s))
+        return [refused[index] if index in refused else next(settled) for index in range(len(entries))]
+
+    async def find(self, participant_id: ParticipantId, transaction_id: TransactionId) -> StoredVend | None:
+        """Return the committed vend, or None if there is none now. Linearizable."""
+        try:
+            reply = await self._client.range(pb.RangeRequest(key=self._keys.vend(participant_id, transaction_id)))
+        except EtcdUnreachable as error:
+            raise LedgerUnavailable(_UNREACHABLE) from error
+        return stored_of(reply.kvs[0]) if reply.kvs else None
+
+    async def counters(self, keys: Sequence[tuple[OriginatorId, MeterId]]) -> Sequence[CounterState]:
+        """Return the counter sequence of each (originator, meter) as it is now, in order. One linearizable read."""
+        reads = [ops.get(key) for pair in keys for key in (self._keys.counter(*pair), self._keys.applied(*pair))]
+        try:
+            found = ops.got(await self._client.read(pb.TxnRequest(success=reads)))
+        except EtcdUnreachable as error:
+            raise LedgerUnavailable(_UNREACHABLE) from error
+        return [counter_of(found[at], found[at + 1]) for at in range(0, len(found), 2)]
+
+    async def request_delivery(self, stored: StoredVend, queued: Vend) -> StoredVend | None:
+        """Store `queued` in place of `stored` and put it into the outbox, in one transaction."""
+        key = self._keys.vend(queued.sale.participant_id, queued.sale.transaction_id)
+        wanted = vend_value(queued)
+        txn = pb.TxnRequest(
+            compare=compares.vend_unmoved(key, stored.revision),
+            success=[ops.put(key, wanted), self._owe(queued)],
+            failure=[ops.get(key)],
+        )
+        until = self._clock.monotonic() + self._resolve_s
+        unknown = False
+        while True:
+            try:
+                reply = await self._client.txn(txn)
+            except EtcdUnreachable as error:
+                if not unknown:
+                    raise LedgerUnavailable(_UNREACHABLE) from error
+            except EtcdUnknown:
+                unknown = True
+            else:
+                if reply.succeeded:
+                    return StoredVend(vend=queued, revision=reply.header.revision)
+                (there,) = ops.got(reply)
+                return stored_of(there) if there is not None and there.value == wanted else None
+            if self._clock.monotonic() >= until:
+                raise OutcomeUnknown(_UNKNOWN)
+            await asyncio.sleep(_RETRY_AFTER_S)
+
+    def _child(self, entry: Entry) -> _Child:
+        vend, keys = entry.vend, self._keys
+        vend_key = keys.vend(vend.sale.participant_id, vend.sale.transaction_id)
+        counter_key = keys.counter(vend.originator_id, vend.meter_id)
+        wanted = vend_value(vend)
+        compare = compares.vend_absent(vend_key) + compares.counter_unmoved(counter_key, entry.seen.revision)
+        success = [ops.put(vend_key, wanted), ops.put(counter_key, _counter_value(entry))]
+        failure = [ops.get(vend_key), ops.get(counter_key), ops.get(keys.applied(vend.originator_id, vend.meter_id))]
+        if vend.delivery.owed:
+            success.append(self._owe(vend))
+        if vend.sale.operation is Operation.MADE_ELSEWHERE:
+            external_key = keys.external(vend.originator_id, vend.meter_id, vend.counter)
+            compare += compares.external_absent(external_key)
+            success.append(ops.put(external_key, pointer_value(vend)))
+            failure.append(ops.get(external_key))
+        return _Child(entry, pb.TxnRequest(compare=compare, success=success, failure=failure), wanted)
+
+    def _owe(self, vend: Vend) -> pb.RequestOp:
+        shard = shard_of(vend.meter_id, self._shards)
+        return ops.put(self._keys.outbox(shard, vend.meter_id, vend.counter), pointer_value(vend))
+
+    async def _settle(self, children: list[_Child], until: float) -> list[CommitOutcome]:
+        """Send `children` until etcd has answered, or time is up."""
+        if not children:
+            return []
+        unknown = False
+        while True:
+            try:
+                reply = await self._client.txn(ops.group([child.txn for child in children]))
+            except EtcdRefused as refused:
+                return await self._settle_halves(children, until, refused)
+            except EtcdUnreachable:
+                if not unknown:
+                    return [LedgerUnavailable(_UNREACHABLE) for _ in children]
+            except EtcdUnknown as error:
+                log.warning("a commit's outcome is unknown", extra={"vends": len(children), "error": str(error)})
+                unknown = True
+            else:
+                return [
+                    _outcome(child, op.response_txn, reply.header.revision)
+                    for child, op in zip(children, reply.responses, strict=True)
+                ]
+            if self._clock.monotonic() >= until:
+                return [OutcomeUnknown(_UNKNOWN) for _ in children]
+            await asyncio.sleep(_RETRY_AFTER_S)
+
+    async def _settle_halves(self, children: list[_Child], until: float, refused: EtcdRefused) -> list[CommitOutcome]:
+        """Answer each half for itself, so that one bad child does not sink its neighbours."""
+        if len(children) == 1:
+            log.error("etcd refuses a vend", extra={"error": str(refused)})
+            return [LedgerUnavailable("the ledger does not take this vend now; tell the operator if it stays so")]
+        middle = len(children) // 2
+        first = await self._settle(children[:middle], until)
+        return first + await self._settle(children[middle:], until)
+
+
+def stored_of(found: pb.KeyValue) -> StoredVend:
+    """Return the vend of a key as etcd has it."""
+    return StoredVend(vend=vend_of(found.value), revision=found.mod_revision)
+
+
+def counter_of(counter: pb.KeyValue | None, applied: pb.KeyValue | None) -> CounterState:
+    """Return a counter sequence from its two keys; neither need be there."""
+    highest = 0 if applied is None else read(store.AppliedRecord(), applied.value).highest_applied
+    if counter is None:
+        return CounterState(highest_applied=highest)
+    record = read(store.CounterRecord(), counter.value)
+    return CounterState(
+        last_issued=record.last_issued,
+        last_issued_here=record.last_issued_here,
+        highest_applied=highest,
+        revision=counter.mod_revision,
+    )
+
+
+def _outcome(child: _Child, reply: pb.TxnResponse, revision: int) -> CommitOutcome:
+    if reply.succeeded:
+        return Committed(
+            stored=StoredVend(vend=child.entry.vend, revision=revision), counter=_counter_after(child.entry, revision)
+        )
+    vend, counter, applied, *external = ops.got(reply)
+    state = counter_of(counter, applied)
+    if vend is not None:
+        # Ours, byte for byte: an earlier sending of this child was carried out, and its answer was lost.
+        stored = stored_of(vend)
+        return Committed(stored=stored, counter=state) if vend.value == child.wanted else Present(stored=stored)
+    if any(found is not None for found in external):
+        return CounterTaken("this code is being delivered under another transaction_id already", field="utrn_counter")
+    return CounterMoved(counter=state)
+
+
+def _counter_after(entry: Entry, revision: int) -> CounterState:
+    last, here = _spent(entry)
+    return CounterState(
+        last_issued=last, last_issued_here=here, highest_applied=entry.seen.highest_applied, revision=revision
+    )
+
+
+def _counter_value(entry: Entry) -> bytes:
+    last, here = _spent(entry)
+    return store.CounterRecord(schema=SCHEMA, last_issued=last, last_issued_here=here).SerializeToString(
+        deterministic=True
+    )
+
+
+def _spent(entry: Entry) -> tuple[int, int]:
+    """Return the last counter spent by anyone and by this service, after `entry`."""
+    counter, seen = entry.vend.counter, entry.seen
+    if entry.vend.sale.operation is Operation.MADE_ELSEWHERE:
+        return max(seen.last_issued, counter), seen.last_issued_here
+    check(counter == seen.last_issued + 1, "counters are dense")
+    return counter, counter
+
+
+def _below_ours(entry: Entry) -> bool:
+    return entry.vend.sale.operation is Operation.MADE_ELSEWHERE and entry.vend.counter <= entry.seen.last_issued_here
+
+
+def _taken_here() -> CounterTaken:
+    return CounterTaken(
+        "this service has issued codes for the meter up to or beyond this counter; only one generator may serve a meter",
+        field="utrn_counter",
+    )
+
+
+if TYPE_CHECKING:
+    _: type[Ledger] = EtcdLedger
