@@ -43,7 +43,12 @@ class EtcdUnknown(Exception):
 
 
 class EtcdRefused(Exception):
-    """etcd refused the call as it is; nothing was written."""
+    """etcd refused the call; nothing was written. `malformed`: it will refuse this one for ever, but not others."""
+
+    def __init__(self, message: str, *, malformed: bool) -> None:
+        """Keep the sentence, and whether the call itself is at fault."""
+        super().__init__(message)
+        self.malformed = malformed
 
 
 class Compacted(Exception):
@@ -218,7 +223,8 @@ class EtcdClient:
             return await call(channel)
         except grpc.aio.AioRpcError as error:
             if error.code() in _REFUSALS:
-                raise EtcdRefused(f"etcd: {error.code().name}: {error.details()}") from error
+                malformed = error.code() is grpc.StatusCode.INVALID_ARGUMENT
+                raise EtcdRefused(f"etcd: {error.code().name}: {error.details()}", malformed=malformed) from error
             self._rotate()
             raise EtcdUnknown(f"etcd: {error.code().name}") from error
 

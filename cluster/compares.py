@@ -24,13 +24,18 @@ def vend_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
 
 
 def epoch_current(key: bytes, epoch: int) -> list[pb.Compare]:
-    """A delivery is written by the owner of its shard and by nobody else, however long they believe otherwise (INV-5)."""
+    """A delivery is written by its shard's owner and by nobody else, however long they believe otherwise (INV-5)."""
     return [_equal(pb.Compare.CREATE, key, create_revision=epoch)]
 
 
 def applied_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
     """What is known to be applied only rises."""
     return [_equal(pb.Compare.MOD, key, mod_revision=revision)]
+
+
+def absent(key: bytes) -> list[pb.Compare]:
+    """The key does not exist yet: a claim, or a value that is written once."""
+    return [_equal(pb.Compare.VERSION, key, version=0)]
 
 
 def _equal(target: pb.Compare.CompareTarget.ValueType, key: bytes, **union: int) -> pb.Compare:

@@ -17,8 +17,8 @@ class EtcdConfig:
         prefix: What every key starts with, so that clusters can share an etcd.
         shards: 1 to 1024. How many shards delivery is cut into. Can never change once the ledger has data.
         call_timeout_ms: Milliseconds, 50 to 60000, for one call. Longer than an etcd election, a call would outlive it.
-        resolve_timeout_ms: Milliseconds, 100 to 60000, that a commit of unknown outcome is followed up before its caller
-            is told to ask again.
+        resolve_timeout_ms: Milliseconds, 100 to 60000, that a commit of unknown outcome is followed up before its
+            caller is told to ask again.
         lease_ttl_s: Seconds, 1 to 60. etcd grants no less than 1.5 times its election timeout: 2 s by default.
         keepalive_ms: Milliseconds between keepalives; at most a third of the lease.
         fence_share: 0.3 to 0.9. An owner stops starting work when this share of the lease has passed since its last

@@ -147,7 +147,10 @@ class EtcdLedger:
             try:
                 reply = await self._client.txn(ops.group([child.txn for child in children]))
             except EtcdRefused as refused:
-                return await self._settle_halves(children, until, refused)
+                if refused.malformed:
+                    return await self._settle_halves(children, until, refused)
+                log.error("etcd takes no writes", extra={"error": str(refused)})
+                return [LedgerUnavailable(_UNREACHABLE) for _ in children]
             except EtcdUnreachable:
                 if not unknown:
                     return [LedgerUnavailable(_UNREACHABLE) for _ in children]
@@ -237,7 +240,7 @@ def _below_ours(entry: Entry) -> bool:
 
 def _taken_here() -> CounterTaken:
     return CounterTaken(
-        "this service has issued codes for the meter up to or beyond this counter; only one generator may serve a meter",
+        "this service has issued codes for the meter up to this counter; only one generator may serve a meter",
         field="utrn_counter",
     )
 

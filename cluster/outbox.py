@@ -1,0 +1,203 @@
+"""EtcdOutbox: what is owed to meters, and the writes of its owners, each fenced by the epoch of its shard."""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from etcdpb import rpc_pb2 as pb
+from utrn.store.v1 import records_pb2 as store
+
+from cluster import compares, ops
+from cluster.client import Compacted, EtcdClient, EtcdUnreachable
+from cluster.config import EtcdConfig
+from cluster.group import Answered, GroupWriter
+from cluster.keys import Keys
+from cluster.ledger import stored_of
+from cluster.records import SCHEMA, read, vend_value
+from core.domain.delivery import DeliveryState
+from core.domain.errors import DeliveryChanged, Deposed, LedgerUnavailable, UtrnError
+from core.domain.meter import MeterId, OriginatorId
+from core.domain.party import ParticipantId
+from core.domain.token import Counter
+from core.domain.transaction_id import TransactionId
+from core.domain.vend import Vend
+from core.ports.clock import Clock
+from core.ports.ledger import StoredVend
+from core.ports.outbox import Added, DeliveryChange, Listing, Outbox, OutboxEvent, Owed, Removed, WriteOutcome
+
+_WAITING_MAX = 10_000
+_KNOWN_MAX = 200_000
+_RACES_MAX = 5
+
+_Sequence = tuple[OriginatorId, MeterId]
+
+
+class EtcdOutbox:
+    """The outbox in etcd. `run` must be running for writes to go out."""
+
+    def __init__(self, client: EtcdClient, config: EtcdConfig, clock: Clock) -> None:
+        self._client = client
+        self._keys = Keys(config.prefix)
+        self._group = GroupWriter(
+            client,
+            clock,
+            batch_max=config.batch_max,
+            resolve_s=config.resolve_timeout_ms / 1000,
+            waiting_max=_WAITING_MAX,
+        )
+        # What is known to be applied: the highest counter and the revision of its key. A compare tells when it is old.
+        self._applied: OrderedDict[_Sequence, tuple[int, int]] = OrderedDict()
+
+    async def run(self) -> NoReturn:
+        """Send writes for ever."""
+        await self._group.run()
+
+    async def watch(self) -> AsyncIterator[OutboxEvent]:
+        """Return a Listing, then every change, in order, for ever; a lost connection is resumed without a gap."""
+        prefix = self._keys.outboxes()
+        while True:
+            try:
+                found, revision = await self._client.list_prefix(prefix)
+                yield Listing(tuple(self._owed(one) for one in found))
+                async for reply in self._client.watch(prefix, revision):
+                    for event in reply.events:
+                        yield self._event(event)
+            except (Compacted, EtcdUnreachable):
+                continue
+
+    async def read(self, owed: Sequence[Owed]) -> Sequence[StoredVend | None]:
+        """Return the vend of each, in order; None where it is no longer owed. Linearizable."""
+        reads = [
+            ops.get(key)
+            for one in owed
+            for key in (
+                self._keys.outbox(one.shard, one.meter_id, one.counter),
+                self._keys.vend(one.participant_id, one.transaction_id),
+            )
+        ]
+        try:
+            found = ops.got(await self._client.read(pb.TxnRequest(success=reads)))
+        except EtcdUnreachable as error:
+            raise LedgerUnavailable("the ledger cannot be reached") from error
+        pairs = [(found[at], found[at + 1]) for at in range(0, len(found), 2)]
+        return [None if pointer is None or vend is None else stored_of(vend) for pointer, vend in pairs]
+
+    async def write(self, changes: Sequence[DeliveryChange]) -> Sequence[WriteOutcome]:
+        """Write each change for itself; return one outcome per change, in order."""
+        return [await self._write(change) for change in changes]
+
+    async def note_applied(
+        self, *, shard: int, epoch: int, originator_id: OriginatorId, meter_id: MeterId, counter: Counter
+    ) -> None:
+        """Record that the meter has credited `counter`; never lowers what is known."""
+        sequence = (originator_id, meter_id)
+        shard_key, applied_key = self._keys.shard(shard), self._keys.applied(*sequence)
+        for _ in range(_RACES_MAX):
+            highest, revision = self._applied.get(sequence, (0, 0))
+            if counter <= highest:
+                return
+            answered = await self._group.write(
+                pb.TxnRequest(
+                    compare=compares.epoch_current(shard_key, epoch) + compares.applied_unmoved(applied_key, revision),
+                    success=[ops.put(applied_key, _applied_value(counter))],
+                    failure=[ops.get(shard_key), ops.get(applied_key)],
+                )
+            )
+            if answered.succeeded:
+                self._know(sequence, counter, answered.revision)
+                return
+            owner, applied = answered.found
+            if owner is None or owner.create_revision != epoch:
+                raise Deposed(f"shard {shard} has another owner than epoch {epoch}")
+            self._learn(sequence, applied)
+
+    async def _write(self, change: DeliveryChange) -> WriteOutcome:
+        vend = change.stored.vend.with_delivery(change.delivery)
+        sequence = (vend.originator_id, vend.meter_id)
+        for _ in range(_RACES_MAX):
+            applied = self._applied_after(vend)
+            try:
+                answered = await self._group.write(self._txn(change, vend, applied))
+            except UtrnError as error:
+                return error
+            if answered.succeeded:
+                if applied is not None:
+                    self._know(sequence, applied, answered.revision)
+                return StoredVend(vend=vend, revision=answered.revision)
+            outcome = self._judge(change, vend, answered)
+            if outcome is not None:
+                return outcome
+            # Only what is known to be applied was out of date; it has just been learnt.
+        return LedgerUnavailable("others keep writing what is applied at this meter; nothing was written")
+
+    def _txn(self, change: DeliveryChange, vend: Vend, applied: int | None) -> pb.TxnRequest:
+        keys = self._keys
+        shard_key = keys.shard(change.shard)
+        vend_key = keys.vend(vend.sale.participant_id, vend.sale.transaction_id)
+        applied_key = keys.applied(vend.originator_id, vend.meter_id)
+        compare = compares.epoch_current(shard_key, change.epoch)
+        compare += compares.vend_unmoved(vend_key, change.stored.revision)
+        success = [ops.put(vend_key, vend_value(vend))]
+        if not vend.delivery.owed:
+            success.append(ops.delete(keys.outbox(change.shard, vend.meter_id, vend.counter)))
+        if applied is not None:
+            _, revision = self._applied.get((vend.originator_id, vend.meter_id), (0, 0))
+            compare += compares.applied_unmoved(applied_key, revision)
+            success.append(ops.put(applied_key, _applied_value(applied)))
+        failure = [ops.get(shard_key), ops.get(vend_key), ops.get(applied_key)]
+        return pb.TxnRequest(compare=compare, success=success, failure=failure)
+
+    def _judge(self, change: DeliveryChange, vend: Vend, answered: Answered) -> WriteOutcome | None:
+        """Return why a write was not carried out; None if it may be tried again with what was learnt."""
+        owner, there, applied = answered.found
+        if there is not None and there.value == vend_value(vend):
+            # Ours, epoch and all: an earlier sending was carried out, and its answer was lost.
+            return stored_of(there)
+        if owner is None or owner.create_revision != change.epoch:
+            return Deposed(f"shard {change.shard} has another owner than epoch {change.epoch}")
+        if there is None or there.mod_revision != change.stored.revision:
+            return DeliveryChanged("the vend is not where this change was based on")
+        self._learn((vend.originator_id, vend.meter_id), applied)
+        return None
+
+    def _applied_after(self, vend: Vend) -> int | None:
+        """Return the highest applied counter to write with `vend`; None if there is nothing to write."""
+        if vend.delivery.state is not DeliveryState.APPLIED:
+            return None
+        highest, _ = self._applied.get((vend.originator_id, vend.meter_id), (0, 0))
+        return vend.counter if vend.counter > highest else None
+
+    def _learn(self, sequence: _Sequence, applied: pb.KeyValue | None) -> None:
+        highest = 0 if applied is None else read(store.AppliedRecord(), applied.value).highest_applied
+        self._know(sequence, highest, 0 if applied is None else applied.mod_revision)
+
+    def _know(self, sequence: _Sequence, highest: int, revision: int) -> None:
+        self._applied[sequence] = (highest, revision)
+        self._applied.move_to_end(sequence)
+        if len(self._applied) > _KNOWN_MAX:
+            self._applied.popitem(last=False)
+
+    def _owed(self, found: pb.KeyValue) -> Owed:
+        shard, meter_id, counter = self._keys.parse_outbox(found.key)
+        pointer = read(store.VendPointer(), found.value)
+        return Owed(
+            shard=shard,
+            meter_id=meter_id,
+            counter=counter,
+            participant_id=ParticipantId(pointer.participant_id),
+            transaction_id=TransactionId(pointer.transaction_id),
+        )
+
+    def _event(self, event: pb.Event) -> OutboxEvent:
+        if event.type == pb.Event.PUT:
+            return Added(self._owed(event.kv))
+        shard, meter_id, counter = self._keys.parse_outbox(event.kv.key)
+        return Removed(shard=shard, meter_id=meter_id, counter=counter)
+
+
+def _applied_value(highest: int) -> bytes:
+    return store.AppliedRecord(schema=SCHEMA, highest_applied=highest).SerializeToString(deterministic=True)
+
+
+if TYPE_CHECKING:
+    _: type[Outbox] = EtcdOutbox
