@@ -79,6 +79,7 @@ async def _serve(node: Node) -> None:
                 node.signer.run(),
                 node.registry.run(),
                 node.ownership.run(),
+                node.outbox.run(),
                 node.line.run(),
                 node.delivery.run(),
                 node.health.run(),

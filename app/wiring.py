@@ -4,15 +4,13 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from app.clock import SystemClock
+from app.config import Config
 from cluster.client import EtcdClient
 from cluster.ledger import EtcdLedger
 from cluster.outbox import EtcdOutbox
 from cluster.ownership import EtcdOwnership
 from cluster.registry import EtcdRegistry
-from hsm.signer import HsmSigner
-
-from app.clock import SystemClock
-from app.config import Config
 from core.api.authenticate import Authenticate
 from core.api.health import Health
 from core.api.server import TOP_UP_SERVICE
@@ -35,6 +33,7 @@ from core.ports.outbox import Outbox
 from core.ports.ownership import Ownership
 from core.ports.registry import Registry
 from core.ports.signer import TokenSigner
+from hsm.signer import HsmSigner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +55,7 @@ class Node:
 
     config: Config
     client: EtcdClient
+    outbox: EtcdOutbox
     signer: HsmSigner
     ownership: EtcdOwnership
     registry: EtcdRegistry
@@ -77,15 +77,24 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     clock = SystemClock()
     client = EtcdClient(config.etcd)
     signer = HsmSigner(config.hsm)
-    ownership = EtcdOwnership(client, config.etcd, clock, node_id=config.node.node_id)
+    ownership = EtcdOwnership(
+        client,
+        config.etcd,
+        clock,
+        node_id=config.node.node_id,
+        address=config.api.listen,
+        zone=config.node.zone,
+        version=version("utrn"),
+    )
     registry = EtcdRegistry(client, config.etcd)
+    outbox = EtcdOutbox(client, config.etcd, clock)
     head_ends = {one.name: GrpcHeadEnd(one) for one in config.head_ends}
     ports = between(
         Adapters(
             clock=clock,
             signer=signer,
             ledger=EtcdLedger(client, config.etcd, clock),
-            outbox=EtcdOutbox(client, config.etcd, clock),
+            outbox=outbox,
             ownership=ownership,
             registry=registry,
             head_ends=head_ends,
@@ -97,6 +106,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     return Node(
         config=config,
         client=client,
+        outbox=outbox,
         signer=signer,
         ownership=ownership,
         registry=registry,

@@ -35,7 +35,7 @@ class _Waiting:
 
 
 class GroupWriter:
-    """Sends small transactions in groups. Each must be safe to send again: its compares fail once it was carried out."""
+    """Sends small transactions in groups. Each must be safe to send again: once carried out, its compares fail."""
 
     def __init__(self, client: EtcdClient, clock: Clock, *, batch_max: int, resolve_s: float, waiting_max: int) -> None:
         self._client = client
@@ -97,7 +97,7 @@ class GroupWriter:
                     await self._send(group[:middle], until)
                     await self._send(group[middle:], until)
                     return None
-                log.error("etcd refuses a write", extra={"error": str(refused)})
+                log.exception("etcd refuses a write")
                 return _fail(group, LedgerUnavailable("the ledger takes no writes now"))
             except EtcdUnreachable:
                 if not unknown:

@@ -149,7 +149,7 @@ class EtcdLedger:
             except EtcdRefused as refused:
                 if refused.malformed:
                     return await self._settle_halves(children, until, refused)
-                log.error("etcd takes no writes", extra={"error": str(refused)})
+                log.exception("etcd takes no writes")
                 return [LedgerUnavailable(_UNREACHABLE) for _ in children]
             except EtcdUnreachable:
                 if not unknown:

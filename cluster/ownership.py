@@ -101,8 +101,8 @@ class EtcdOwnership:
         await self._lease.give_up()
 
     async def _keep_lease(self) -> NoReturn:
+        was_good = False
         while True:
-            was_good = self._lease.good
             try:
                 alive = await self._lease.renew()
                 pause_s = self._config.keepalive_ms / 1000
@@ -113,6 +113,7 @@ class EtcdOwnership:
             except _EtcdTrouble:
                 pause_s = _RETRY_AFTER_S
             if self._lease.good != was_good or not self._epochs:
+                was_good = self._lease.good
                 self._moved.set()
                 self._looked.set()
             await asyncio.sleep(pause_s)
@@ -160,9 +161,7 @@ class EtcdOwnership:
             (there,) = ops.got(reply)
             if there is None or there.value != wanted:
                 told = "nothing" if there is None else there.value.decode()
-                raise ShardCountDiffers(
-                    f"etcd.shards: {self._config.shards} here, {told} in the ledger: never to change"
-                )
+                raise ShardCountDiffers(f"etcd.shards: {self._config.shards} here, {told} in the ledger")
 
     async def _reconcile(self) -> None:
         """Bring what this node owns into line with the plan and with what etcd says."""
