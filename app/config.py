@@ -3,7 +3,7 @@
 import os
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,8 @@ class Config:
     api: ApiConfig
     hsm: HsmConfig
     etcd: EtcdConfig
-    flow: FlowConfig = FlowConfig()
-    delivery: DeliveryConfig = DeliveryConfig()
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
     head_ends: tuple[HeadEndConfig, ...] = ()
 
     def __post_init__(self) -> None:
@@ -88,13 +88,14 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
         config = _adapter().validate_python(raw)
     except ValidationError as error:
         raise BadConfig("\n".join(f"{path}: {line}" for line in _lines(error))) from error
-    return _absolute(config, path.resolve().parent)
+    absolute: Config = _absolute(config, path.resolve().parent)
+    return absolute
 
 
 def _adapter() -> TypeAdapter[Config]:
     """Return the checker. Unknown keys are refused in every section: a misspelt limit must not be a missing one."""
     for section in (NodeConfig, ApiConfig, HsmConfig, EtcdConfig, FlowConfig, DeliveryConfig, HeadEndConfig, Config):
-        section.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[attr-defined]
+        section.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[union-attr]  # pydantic's own hook
     return TypeAdapter(Config)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import grpc
 from google.rpc import error_details_pb2
@@ -185,7 +185,8 @@ class Seller:
 
 def reason_of(error: grpc.aio.AioRpcError) -> str:
     """Return the reason of a refusal: ErrorInfo's where there is one, else the status."""
-    status = rpc_status.from_call(error)
+    # grpc's asyncio errors have what this function needs, and not the type it asks for.
+    status = rpc_status.from_call(cast("grpc.Call", error))
     info = error_details_pb2.ErrorInfo()
     for detail in status.details if status is not None else ():
         if detail.Unpack(info):

@@ -1,0 +1,89 @@
+"""Runs the fleet or the head end as a process behind mTLS, until SIGTERM."""
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from headend.v1 import head_end_service_pb2_grpc
+from utrn.sandbox.v1 import sandbox_pb2 as pb
+from utrn.sandbox.v1 import sandbox_pb2_grpc as rpc
+
+from sandbox.fleet import Fleet
+from sandbox.head_end import HeadEnd
+from sandbox.knobs import Chance
+from sandbox.meter import Rules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """PEM files: this process's certificate and key, and the authority of its peers."""
+
+    cert: Path
+    key: Path
+    ca: Path
+
+    def server(self) -> grpc.ServerCredentials:
+        """Return credentials that demand a client certificate."""
+        pair = (self.key.read_bytes(), self.cert.read_bytes())
+        return grpc.ssl_server_credentials([pair], root_certificates=self.ca.read_bytes(), require_client_auth=True)
+
+    def channel(self, target: str) -> grpc.aio.Channel:
+        """Return a channel to `target`."""
+        credentials = grpc.ssl_channel_credentials(self.ca.read_bytes(), self.key.read_bytes(), self.cert.read_bytes())
+        options = (
+            ("grpc.ssl_target_name_override", "localhost"),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 500),
+        )
+        return grpc.aio.secure_channel(target, credentials, options=options)
+
+
+def run_fleet(folder: Path, listen: str, tls: Tls, rules: Rules) -> None:
+    """Run the fleet of `folder` until SIGTERM."""
+
+    async def run() -> None:
+        fleet = Fleet(folder / "fleet.sqlite", rules)
+        server = grpc.aio.server()
+        rpc.add_FleetServiceServicer_to_server(fleet, server)
+        await _serve(server, listen, tls, fleet.run)
+        fleet.close()
+
+    asyncio.run(run())
+
+
+def run_head_end(folder: Path, listen: str, fleet: str, tls: Tls, knobs: pb.Knobs, seed: int) -> None:
+    """Run a head end with its state in `folder`, in front of the fleet at `fleet`, until SIGTERM."""
+
+    async def run() -> None:
+        channel = tls.channel(fleet)
+        folder.mkdir(parents=True, exist_ok=True)
+        head_end = HeadEnd(folder / "head-end.sqlite", channel, Chance(knobs, seed))
+        server = grpc.aio.server()
+        head_end_service_pb2_grpc.add_HeadEndServiceServicer_to_server(head_end, server)
+        rpc.add_HeadEndControlServiceServicer_to_server(head_end, server)
+        await _serve(server, listen, tls, head_end.run)
+        await channel.close()
+        head_end.close()
+
+    asyncio.run(run())
+
+
+async def _serve(server: grpc.aio.Server, listen: str, tls: Tls, run: Callable[[], Coroutine[Any, Any, Any]]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    server.add_secure_port(listen, tls.server())
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(run())
+        # What was in flight before is taken up again before anybody can ask.
+        await asyncio.sleep(0)
+        await server.start()
+        await stop.wait()
+        with contextlib.suppress(asyncio.CancelledError):
+            await server.stop(grace=0.2)
+        running.cancel()
