@@ -1,8 +1,27 @@
-"""The `utrn` command."""
+"""The `utrn` command: what it can do, and nothing more; each group of commands has its file in app/cli."""
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+from app.cli import callers, check_config, conformance, demo, hsm, pki, registry, sandbox, serve
+
+app = typer.Typer(
+    name="utrn",
+    help="UTRN core: turns paid energy top-ups into credited prepayment meters, once each.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+app.command("serve")(serve.serve)
+app.command("check-config")(check_config.check_config)
+app.command("topup")(callers.topup)
+app.command("issue")(callers.issue)
+app.add_typer(callers.vend, name="vend")
+app.command("conformance")(conformance.conformance)
+app.command("demo")(demo.demo)
+app.add_typer(hsm.app, name="hsm")
+app.add_typer(pki.app, name="pki")
+app.add_typer(registry.app, name="registry")
+app.add_typer(sandbox.app, name="sandbox")
 
 
 def main() -> None:

@@ -10,6 +10,8 @@ from typing import NoReturn
 import uvloop
 
 from app.wiring import Node
+from cluster.ownership import ShardCountDiffers
+from cluster.records import NewerSchema
 from core.api.server import build_server
 from core.domain.invariant import InvariantBroken
 from core.observe import StageTimes
@@ -18,6 +20,7 @@ log = logging.getLogger(__name__)
 
 EXIT_CLEAN = 0
 EXIT_INVARIANT_BROKEN = 70
+EXIT_REFUSED = 78
 _REPORT_EVERY_S = 30.0
 
 
@@ -25,7 +28,7 @@ def serve(build: Callable[[], Node]) -> int:
     """Run the node that `build` returns until SIGTERM or SIGINT; return the exit code.
 
     Returns:
-        0 after a clean leave; 70 if a promise of this program did not hold.
+        0 after a clean leave; 70 if a promise of this program did not hold; 78 if the node does not fit the ledger.
 
     Raises:
         OSError: a port is taken or a file cannot be read.
@@ -37,6 +40,10 @@ def serve(build: Callable[[], Node]) -> int:
         except* InvariantBroken as broken:
             log.critical("a promise of this program does not hold", exc_info=broken)
             code = EXIT_INVARIANT_BROKEN
+        except* (ShardCountDiffers, NewerSchema) as group:
+            for error in group.exceptions:
+                log.critical("this node does not fit the ledger", extra={"error": str(error)})
+            code = EXIT_REFUSED
         else:
             code = EXIT_CLEAN
     return code

@@ -58,10 +58,10 @@ def run_fleet(folder: Path, listen: str, tls: Tls, rules: Rules) -> None:
 
 def run_head_end(folder: Path, listen: str, fleet: str, tls: Tls, knobs: pb.Knobs, seed: int) -> None:
     """Run a head end with its state in `folder`, in front of the fleet at `fleet`, until SIGTERM."""
+    folder.mkdir(parents=True, exist_ok=True)
 
     async def run() -> None:
         channel = tls.channel(fleet)
-        folder.mkdir(parents=True, exist_ok=True)
         head_end = HeadEnd(folder / "head-end.sqlite", channel, Chance(knobs, seed))
         server = grpc.aio.server()
         head_end_service_pb2_grpc.add_HeadEndServiceServicer_to_server(head_end, server)

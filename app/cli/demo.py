@@ -1,0 +1,5 @@
+"""`utrn demo`: placeholder until the next commit."""
+
+
+def demo() -> None:
+    """Run the demo."""
