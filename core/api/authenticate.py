@@ -8,7 +8,7 @@ from core.domain.party import Principal
 from core.ports.registry import Registry
 
 # Only URIs: a DNS name or an e-mail address that looks like one must not be taken for an identity.
-_SAN_URIS = "x509_uri"
+_SAN_URIS = "peer_uri"
 
 
 @dataclass(frozen=True, slots=True)
