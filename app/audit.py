@@ -23,7 +23,7 @@ class AuditResult:
     """What the audit found. Money in pence.
 
     `lost`: applied by the ledger, not credited by the meter. `credited_twice`: credits beyond the first of one code.
-    `findings`: a sentence for each broken promise; empty if all is well.
+    `findings`: a sentence for each broken promise; empty if all is well. `uncredited`: codes that no meter has credited.
     """
 
     vends: int = 0
@@ -41,10 +41,13 @@ class AuditResult:
     refused: dict[str, int] = field(default_factory=dict)
     enter_by_hand: int = 0
     findings: list[str] = field(default_factory=list)
+    uncredited: set[CodeKey] = field(default_factory=set)
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values, the findings counted."""
-        return {**asdict(self), "findings": len(self.findings)}
+        values = {**asdict(self), "findings": len(self.findings)}
+        del values["uncredited"]
+        return values
 
 
 async def audit_all(config: EtcdConfig, fleet_target: str, channel: Callable[[str], grpc.aio.Channel]) -> AuditResult:
@@ -136,6 +139,7 @@ def _count_rest(result: AuditResult, vends: dict[CodeKey, Vend], credited: dict[
     for key, vend in vends.items():
         if credited[key]:
             continue
+        result.uncredited.add(key)
         result.not_credited += 1
         result.not_credited_pence += vend.sale.amount
         if vend.delivery.state is DeliveryState.APPLIED:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -54,6 +55,7 @@ class Fleet(rpc.FleetServiceServicer):
     def __init__(self, path: Path, rules: Rules) -> None:
         self._store = Store(path, SCHEMA)
         self._meters: dict[str, Meter] = {}
+        self._counts: Counter[str] = Counter()
         for meter_id, gas, scalar, originators, max_credit, max_balance, balance in self._store.read(
             "SELECT meter_id, gas, scalar, originators, max_credit, max_balance, balance FROM meters"
         ):
@@ -151,6 +153,12 @@ class Fleet(rpc.FleetServiceServicer):
                 keypad=bool(keypad),
             )
 
+    async def CountResults(  # noqa: N802
+        self, request: pb.CountResultsRequest, context: Context
+    ) -> pb.CountResultsResponse:
+        """Count results."""
+        return pb.CountResultsResponse(counts=dict(self._counts))
+
     async def WatchAlerts(  # noqa: N802
         self, request: pb.WatchAlertsRequest, context: Context
     ) -> AsyncIterator[pb.WatchAlertsResponse]:
@@ -172,6 +180,7 @@ class Fleet(rpc.FleetServiceServicer):
 
     async def _keep(self, meter: Meter, handled: Handled) -> None:
         """Have what `handled` changed on disk. Even a refusal waits: it may speak of a credit not yet on disk."""
+        self._counts[handled.result.value] += 1
         credit = handled.credit
         if credit is not None:
             self._store.queue(

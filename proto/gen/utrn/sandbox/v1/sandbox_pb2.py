@@ -24,13 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dutrn/sandbox/v1/sandbox.proto\x12\x0futrn.sandbox.v1\"h\n\x13\x43\x61rryCommandRequest\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x15\n\roriginator_id\x18\x02 \x01(\t\x12\x1a\n\x12originator_counter\x18\x03 \x01(\x04\x12\x0c\n\x04utrn\x18\x04 \x01(\t\"3\n\x14\x43\x61rryCommandResponse\x12\x0b\n\x03gas\x18\x01 \x01(\x08\x12\x0e\n\x06result\x18\x02 \x01(\r\"8\n\x14\x45nterAtKeypadRequest\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igits\x18\x02 \x01(\t\":\n\x15\x45nterAtKeypadResponse\x12\x0f\n\x07\x64isplay\x18\x01 \x01(\t\x12\x10\n\x08\x63redited\x18\x02 \x01(\x08\"$\n\x10ReadMeterRequest\x12\x10\n\x08meter_id\x18\x01 \x01(\t\"s\n\x11ReadMeterResponse\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x0b\n\x03gas\x18\x02 \x01(\x08\x12\x15\n\rbalance_pence\x18\x03 \x01(\x03\x12\x0f\n\x07\x63redits\x18\x04 \x01(\x03\x12\x17\n\x0fhighest_counter\x18\x05 \x01(\r\"1\n\x0e\x43onsumeRequest\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\r\n\x05pence\x18\x02 \x01(\x03\"(\n\x0f\x43onsumeResponse\x12\x15\n\rbalance_pence\x18\x01 \x01(\x03\"\x14\n\x12ListCreditsRequest\"\x88\x01\n\x13ListCreditsResponse\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x15\n\roriginator_id\x18\x02 \x01(\t\x12\x14\n\x0cutrn_counter\x18\x03 \x01(\r\x12\x0c\n\x04utrn\x18\x04 \x01(\t\x12\x14\n\x0c\x61mount_pence\x18\x05 \x01(\x03\x12\x0e\n\x06keypad\x18\x06 \x01(\x08\",\n\x12WatchAlertsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\"z\n\x13WatchAlertsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12\x12\n\nalert_code\x18\x03 \x01(\r\x12\x14\n\x0cutrn_counter\x18\x04 \x01(\r\x12\x15\n\roriginator_id\x18\x05 \x01(\t\"\xab\x05\n\x05Knobs\x12\x1e\n\x11latency_median_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rlatency_sigma\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0bloss_before\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x17\n\nloss_after\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12\x64uplicate_commands\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1e\n\x11\x64uplicate_answers\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1c\n\x0freorder_answers\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x13\n\x06refuse\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x1e\n\x11temporary_failure\x18\t \x01(\x01H\x08\x88\x01\x01\x12\x13\n\x06outage\x18\n \x01(\x08H\t\x88\x01\x01\x12\x18\n\x0bunreachable\x18\x0b \x01(\x01H\n\x88\x01\x01\x12\x1d\n\x10give_up_after_ms\x18\x0c \x01(\x01H\x0b\x88\x01\x01\x12 \n\x13\x61lerts_name_counter\x18\r \x01(\x08H\x0c\x88\x01\x01\x12\x13\n\x06\x64\x65\x64upe\x18\x0e \x01(\x08H\r\x88\x01\x01\x12\x13\n\x06status\x18\x0f \x01(\x08H\x0e\x88\x01\x01\x42\x14\n\x12_latency_median_msB\x10\n\x0e_latency_sigmaB\x0e\n\x0c_loss_beforeB\r\n\x0b_loss_afterB\x15\n\x13_duplicate_commandsB\x14\n\x12_duplicate_answersB\x12\n\x10_reorder_answersB\t\n\x07_refuseB\x14\n\x12_temporary_failureB\t\n\x07_outageB\x0e\n\x0c_unreachableB\x13\n\x11_give_up_after_msB\x16\n\x14_alerts_name_counterB\t\n\x07_dedupeB\t\n\x07_status\"8\n\x0fSetKnobsRequest\x12%\n\x05knobs\x18\x01 \x01(\x0b\x32\x16.utrn.sandbox.v1.Knobs\"9\n\x10SetKnobsResponse\x12%\n\x05knobs\x18\x01 \x01(\x0b\x32\x16.utrn.sandbox.v1.Knobs\"\x11\n\x0fGetKnobsRequest\"\xa7\x01\n\x10GetKnobsResponse\x12%\n\x05knobs\x18\x01 \x01(\x0b\x32\x16.utrn.sandbox.v1.Knobs\x12=\n\x06\x63ounts\x18\x02 \x03(\x0b\x32-.utrn.sandbox.v1.GetKnobsResponse.CountsEntry\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\xa5\x04\n\x0c\x46leetService\x12[\n\x0c\x43\x61rryCommand\x12$.utrn.sandbox.v1.CarryCommandRequest\x1a%.utrn.sandbox.v1.CarryCommandResponse\x12^\n\rEnterAtKeypad\x12%.utrn.sandbox.v1.EnterAtKeypadRequest\x1a&.utrn.sandbox.v1.EnterAtKeypadResponse\x12R\n\tReadMeter\x12!.utrn.sandbox.v1.ReadMeterRequest\x1a\".utrn.sandbox.v1.ReadMeterResponse\x12L\n\x07\x43onsume\x12\x1f.utrn.sandbox.v1.ConsumeRequest\x1a .utrn.sandbox.v1.ConsumeResponse\x12Z\n\x0bListCredits\x12#.utrn.sandbox.v1.ListCreditsRequest\x1a$.utrn.sandbox.v1.ListCreditsResponse0\x01\x12Z\n\x0bWatchAlerts\x12#.utrn.sandbox.v1.WatchAlertsRequest\x1a$.utrn.sandbox.v1.WatchAlertsResponse0\x01\x32\xb9\x01\n\x15HeadEndControlService\x12O\n\x08SetKnobs\x12 .utrn.sandbox.v1.SetKnobsRequest\x1a!.utrn.sandbox.v1.SetKnobsResponse\x12O\n\x08GetKnobs\x12 .utrn.sandbox.v1.GetKnobsRequest\x1a!.utrn.sandbox.v1.GetKnobsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dutrn/sandbox/v1/sandbox.proto\x12\x0futrn.sandbox.v1\"h\n\x13\x43\x61rryCommandRequest\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x15\n\roriginator_id\x18\x02 \x01(\t\x12\x1a\n\x12originator_counter\x18\x03 \x01(\x04\x12\x0c\n\x04utrn\x18\x04 \x01(\t\"3\n\x14\x43\x61rryCommandResponse\x12\x0b\n\x03gas\x18\x01 \x01(\x08\x12\x0e\n\x06result\x18\x02 \x01(\r\"8\n\x14\x45nterAtKeypadRequest\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igits\x18\x02 \x01(\t\":\n\x15\x45nterAtKeypadResponse\x12\x0f\n\x07\x64isplay\x18\x01 \x01(\t\x12\x10\n\x08\x63redited\x18\x02 \x01(\x08\"$\n\x10ReadMeterRequest\x12\x10\n\x08meter_id\x18\x01 \x01(\t\"s\n\x11ReadMeterResponse\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x0b\n\x03gas\x18\x02 \x01(\x08\x12\x15\n\rbalance_pence\x18\x03 \x01(\x03\x12\x0f\n\x07\x63redits\x18\x04 \x01(\x03\x12\x17\n\x0fhighest_counter\x18\x05 \x01(\r\"1\n\x0e\x43onsumeRequest\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\r\n\x05pence\x18\x02 \x01(\x03\"(\n\x0f\x43onsumeResponse\x12\x15\n\rbalance_pence\x18\x01 \x01(\x03\"\x14\n\x12ListCreditsRequest\"\x88\x01\n\x13ListCreditsResponse\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x15\n\roriginator_id\x18\x02 \x01(\t\x12\x14\n\x0cutrn_counter\x18\x03 \x01(\r\x12\x0c\n\x04utrn\x18\x04 \x01(\t\x12\x14\n\x0c\x61mount_pence\x18\x05 \x01(\x03\x12\x0e\n\x06keypad\x18\x06 \x01(\x08\"\x15\n\x13\x43ountResultsRequest\"\x88\x01\n\x14\x43ountResultsResponse\x12\x41\n\x06\x63ounts\x18\x01 \x03(\x0b\x32\x31.utrn.sandbox.v1.CountResultsResponse.CountsEntry\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\",\n\x12WatchAlertsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\"z\n\x13WatchAlertsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12\x12\n\nalert_code\x18\x03 \x01(\r\x12\x14\n\x0cutrn_counter\x18\x04 \x01(\r\x12\x15\n\roriginator_id\x18\x05 \x01(\t\"\xab\x05\n\x05Knobs\x12\x1e\n\x11latency_median_ms\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rlatency_sigma\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x0bloss_before\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x17\n\nloss_after\x18\x04 \x01(\x01H\x03\x88\x01\x01\x12\x1f\n\x12\x64uplicate_commands\x18\x05 \x01(\x01H\x04\x88\x01\x01\x12\x1e\n\x11\x64uplicate_answers\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x1c\n\x0freorder_answers\x18\x07 \x01(\x01H\x06\x88\x01\x01\x12\x13\n\x06refuse\x18\x08 \x01(\x01H\x07\x88\x01\x01\x12\x1e\n\x11temporary_failure\x18\t \x01(\x01H\x08\x88\x01\x01\x12\x13\n\x06outage\x18\n \x01(\x08H\t\x88\x01\x01\x12\x18\n\x0bunreachable\x18\x0b \x01(\x01H\n\x88\x01\x01\x12\x1d\n\x10give_up_after_ms\x18\x0c \x01(\x01H\x0b\x88\x01\x01\x12 \n\x13\x61lerts_name_counter\x18\r \x01(\x08H\x0c\x88\x01\x01\x12\x13\n\x06\x64\x65\x64upe\x18\x0e \x01(\x08H\r\x88\x01\x01\x12\x13\n\x06status\x18\x0f \x01(\x08H\x0e\x88\x01\x01\x42\x14\n\x12_latency_median_msB\x10\n\x0e_latency_sigmaB\x0e\n\x0c_loss_beforeB\r\n\x0b_loss_afterB\x15\n\x13_duplicate_commandsB\x14\n\x12_duplicate_answersB\x12\n\x10_reorder_answersB\t\n\x07_refuseB\x14\n\x12_temporary_failureB\t\n\x07_outageB\x0e\n\x0c_unreachableB\x13\n\x11_give_up_after_msB\x16\n\x14_alerts_name_counterB\t\n\x07_dedupeB\t\n\x07_status\"8\n\x0fSetKnobsRequest\x12%\n\x05knobs\x18\x01 \x01(\x0b\x32\x16.utrn.sandbox.v1.Knobs\"9\n\x10SetKnobsResponse\x12%\n\x05knobs\x18\x01 \x01(\x0b\x32\x16.utrn.sandbox.v1.Knobs\"\x11\n\x0fGetKnobsRequest\"\xa7\x01\n\x10GetKnobsResponse\x12%\n\x05knobs\x18\x01 \x01(\x0b\x32\x16.utrn.sandbox.v1.Knobs\x12=\n\x06\x63ounts\x18\x02 \x03(\x0b\x32-.utrn.sandbox.v1.GetKnobsResponse.CountsEntry\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x32\x82\x05\n\x0c\x46leetService\x12[\n\x0c\x43\x61rryCommand\x12$.utrn.sandbox.v1.CarryCommandRequest\x1a%.utrn.sandbox.v1.CarryCommandResponse\x12^\n\rEnterAtKeypad\x12%.utrn.sandbox.v1.EnterAtKeypadRequest\x1a&.utrn.sandbox.v1.EnterAtKeypadResponse\x12R\n\tReadMeter\x12!.utrn.sandbox.v1.ReadMeterRequest\x1a\".utrn.sandbox.v1.ReadMeterResponse\x12L\n\x07\x43onsume\x12\x1f.utrn.sandbox.v1.ConsumeRequest\x1a .utrn.sandbox.v1.ConsumeResponse\x12Z\n\x0bListCredits\x12#.utrn.sandbox.v1.ListCreditsRequest\x1a$.utrn.sandbox.v1.ListCreditsResponse0\x01\x12[\n\x0c\x43ountResults\x12$.utrn.sandbox.v1.CountResultsRequest\x1a%.utrn.sandbox.v1.CountResultsResponse\x12Z\n\x0bWatchAlerts\x12#.utrn.sandbox.v1.WatchAlertsRequest\x1a$.utrn.sandbox.v1.WatchAlertsResponse0\x01\x32\xb9\x01\n\x15HeadEndControlService\x12O\n\x08SetKnobs\x12 .utrn.sandbox.v1.SetKnobsRequest\x1a!.utrn.sandbox.v1.SetKnobsResponse\x12O\n\x08GetKnobs\x12 .utrn.sandbox.v1.GetKnobsRequest\x1a!.utrn.sandbox.v1.GetKnobsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'utrn.sandbox.v1.sandbox_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_COUNTRESULTSRESPONSE_COUNTSENTRY']._loaded_options = None
+  _globals['_COUNTRESULTSRESPONSE_COUNTSENTRY']._serialized_options = b'8\001'
   _globals['_GETKNOBSRESPONSE_COUNTSENTRY']._loaded_options = None
   _globals['_GETKNOBSRESPONSE_COUNTSENTRY']._serialized_options = b'8\001'
   _globals['_CARRYCOMMANDREQUEST']._serialized_start=50
@@ -53,24 +55,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTCREDITSREQUEST']._serialized_end=595
   _globals['_LISTCREDITSRESPONSE']._serialized_start=598
   _globals['_LISTCREDITSRESPONSE']._serialized_end=734
-  _globals['_WATCHALERTSREQUEST']._serialized_start=736
-  _globals['_WATCHALERTSREQUEST']._serialized_end=780
-  _globals['_WATCHALERTSRESPONSE']._serialized_start=782
-  _globals['_WATCHALERTSRESPONSE']._serialized_end=904
-  _globals['_KNOBS']._serialized_start=907
-  _globals['_KNOBS']._serialized_end=1590
-  _globals['_SETKNOBSREQUEST']._serialized_start=1592
-  _globals['_SETKNOBSREQUEST']._serialized_end=1648
-  _globals['_SETKNOBSRESPONSE']._serialized_start=1650
-  _globals['_SETKNOBSRESPONSE']._serialized_end=1707
-  _globals['_GETKNOBSREQUEST']._serialized_start=1709
-  _globals['_GETKNOBSREQUEST']._serialized_end=1726
-  _globals['_GETKNOBSRESPONSE']._serialized_start=1729
-  _globals['_GETKNOBSRESPONSE']._serialized_end=1896
-  _globals['_GETKNOBSRESPONSE_COUNTSENTRY']._serialized_start=1851
-  _globals['_GETKNOBSRESPONSE_COUNTSENTRY']._serialized_end=1896
-  _globals['_FLEETSERVICE']._serialized_start=1899
-  _globals['_FLEETSERVICE']._serialized_end=2448
-  _globals['_HEADENDCONTROLSERVICE']._serialized_start=2451
-  _globals['_HEADENDCONTROLSERVICE']._serialized_end=2636
+  _globals['_COUNTRESULTSREQUEST']._serialized_start=736
+  _globals['_COUNTRESULTSREQUEST']._serialized_end=757
+  _globals['_COUNTRESULTSRESPONSE']._serialized_start=760
+  _globals['_COUNTRESULTSRESPONSE']._serialized_end=896
+  _globals['_COUNTRESULTSRESPONSE_COUNTSENTRY']._serialized_start=851
+  _globals['_COUNTRESULTSRESPONSE_COUNTSENTRY']._serialized_end=896
+  _globals['_WATCHALERTSREQUEST']._serialized_start=898
+  _globals['_WATCHALERTSREQUEST']._serialized_end=942
+  _globals['_WATCHALERTSRESPONSE']._serialized_start=944
+  _globals['_WATCHALERTSRESPONSE']._serialized_end=1066
+  _globals['_KNOBS']._serialized_start=1069
+  _globals['_KNOBS']._serialized_end=1752
+  _globals['_SETKNOBSREQUEST']._serialized_start=1754
+  _globals['_SETKNOBSREQUEST']._serialized_end=1810
+  _globals['_SETKNOBSRESPONSE']._serialized_start=1812
+  _globals['_SETKNOBSRESPONSE']._serialized_end=1869
+  _globals['_GETKNOBSREQUEST']._serialized_start=1871
+  _globals['_GETKNOBSREQUEST']._serialized_end=1888
+  _globals['_GETKNOBSRESPONSE']._serialized_start=1891
+  _globals['_GETKNOBSRESPONSE']._serialized_end=2058
+  _globals['_GETKNOBSRESPONSE_COUNTSENTRY']._serialized_start=851
+  _globals['_GETKNOBSRESPONSE_COUNTSENTRY']._serialized_end=896
+  _globals['_FLEETSERVICE']._serialized_start=2061
+  _globals['_FLEETSERVICE']._serialized_end=2703
+  _globals['_HEADENDCONTROLSERVICE']._serialized_start=2706
+  _globals['_HEADENDCONTROLSERVICE']._serialized_end=2891
 # @@protoc_insertion_point(module_scope)

@@ -60,6 +60,11 @@ class FleetServiceStub:
                 request_serializer=utrn_dot_sandbox_dot_v1_dot_sandbox__pb2.ListCreditsRequest.SerializeToString,
                 response_deserializer=utrn_dot_sandbox_dot_v1_dot_sandbox__pb2.ListCreditsResponse.FromString,
                 _registered_method=True)
+        self.CountResults = channel.unary_unary(
+                '/utrn.sandbox.v1.FleetService/CountResults',
+                request_serializer=utrn_dot_sandbox_dot_v1_dot_sandbox__pb2.CountResultsRequest.SerializeToString,
+                response_deserializer=utrn_dot_sandbox_dot_v1_dot_sandbox__pb2.CountResultsResponse.FromString,
+                _registered_method=True)
         self.WatchAlerts = channel.unary_stream(
                 '/utrn.sandbox.v1.FleetService/WatchAlerts',
                 request_serializer=utrn_dot_sandbox_dot_v1_dot_sandbox__pb2.WatchAlertsRequest.SerializeToString,
@@ -106,6 +111,13 @@ class FleetServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CountResults(self, request, context):
+        """Counts what became of codes since the process started.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchAlerts(self, request, context):
         """Streams alerts after a sequence, oldest first, without end.
         """
@@ -140,6 +152,11 @@ def add_FleetServiceServicer_to_server(servicer, server):
                     servicer.ListCredits,
                     request_deserializer=utrn_dot_sandbox_dot_v1_dot_sandbox__pb2.ListCreditsRequest.FromString,
                     response_serializer=utrn_dot_sandbox_dot_v1_dot_sandbox__pb2.ListCreditsResponse.SerializeToString,
+            ),
+            'CountResults': grpc.unary_unary_rpc_method_handler(
+                    servicer.CountResults,
+                    request_deserializer=utrn_dot_sandbox_dot_v1_dot_sandbox__pb2.CountResultsRequest.FromString,
+                    response_serializer=utrn_dot_sandbox_dot_v1_dot_sandbox__pb2.CountResultsResponse.SerializeToString,
             ),
             'WatchAlerts': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchAlerts,
@@ -283,6 +300,33 @@ class FleetService:
             '/utrn.sandbox.v1.FleetService/ListCredits',
             utrn_dot_sandbox_dot_v1_dot_sandbox__pb2.ListCreditsRequest.SerializeToString,
             utrn_dot_sandbox_dot_v1_dot_sandbox__pb2.ListCreditsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CountResults(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utrn.sandbox.v1.FleetService/CountResults',
+            utrn_dot_sandbox_dot_v1_dot_sandbox__pb2.CountResultsRequest.SerializeToString,
+            utrn_dot_sandbox_dot_v1_dot_sandbox__pb2.CountResultsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,6 +45,8 @@ class FleetServiceStub:
     """Lets the consumer use energy: lowers the balance."""
     ListCredits: _grpc.UnaryStreamMultiCallable[_sandbox_pb2.ListCreditsRequest, _sandbox_pb2.ListCreditsResponse]
     """Lists every credit ever applied, oldest first."""
+    CountResults: _grpc.UnaryUnaryMultiCallable[_sandbox_pb2.CountResultsRequest, _sandbox_pb2.CountResultsResponse]
+    """Counts what became of codes since the process started."""
     WatchAlerts: _grpc.UnaryStreamMultiCallable[_sandbox_pb2.WatchAlertsRequest, _sandbox_pb2.WatchAlertsResponse]
     """Streams alerts after a sequence, oldest first, without end."""
 
@@ -63,6 +65,8 @@ class FleetServiceAsyncStub(FleetServiceStub):
     """Lets the consumer use energy: lowers the balance."""
     ListCredits: _aio.UnaryStreamMultiCallable[_sandbox_pb2.ListCreditsRequest, _sandbox_pb2.ListCreditsResponse]  # type: ignore[assignment]
     """Lists every credit ever applied, oldest first."""
+    CountResults: _aio.UnaryUnaryMultiCallable[_sandbox_pb2.CountResultsRequest, _sandbox_pb2.CountResultsResponse]  # type: ignore[assignment]
+    """Counts what became of codes since the process started."""
     WatchAlerts: _aio.UnaryStreamMultiCallable[_sandbox_pb2.WatchAlertsRequest, _sandbox_pb2.WatchAlertsResponse]  # type: ignore[assignment]
     """Streams alerts after a sequence, oldest first, without end."""
 
@@ -108,6 +112,14 @@ class FleetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_sandbox_pb2.ListCreditsResponse], _abc.AsyncIterator[_sandbox_pb2.ListCreditsResponse]]:
         """Lists every credit ever applied, oldest first."""
+
+    @_abc_1.abstractmethod
+    def CountResults(
+        self,
+        request: _sandbox_pb2.CountResultsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sandbox_pb2.CountResultsResponse, _abc.Awaitable[_sandbox_pb2.CountResultsResponse]]:
+        """Counts what became of codes since the process started."""
 
     @_abc_1.abstractmethod
     def WatchAlerts(
