@@ -23,7 +23,7 @@ class AuditResult:
     """What the audit found. Money in pence.
 
     `lost`: applied by the ledger, not credited by the meter. `credited_twice`: credits beyond the first of one code.
-    `findings`: a sentence for each broken promise; empty if all is well. `uncredited`: codes that no meter has credited.
+    `findings`: a sentence for each broken promise; empty if all is well. `uncredited`: codes no meter has credited.
     """
 
     vends: int = 0

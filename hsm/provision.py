@@ -215,14 +215,22 @@ def _logged_in(config: HsmConfig) -> Iterator[pkcs11.Session]:
     except (ckr.PinIncorrect, ckr.PinLocked) as error:
         kind = type(error).__name__
         raise CeremonyRefused(f"the token does not accept the PIN in {config.pin_file} ({kind})") from error
+    except (ckr.PKCS11Error, RuntimeError) as error:
+        raise CeremonyRefused(f"the HSM cannot be used: {type(error).__name__}") from error
     with session:
-        yield session
+        try:
+            yield session
+        except ckr.PKCS11Error as error:
+            raise CeremonyRefused(f"the HSM did not do it: {type(error).__name__}") from error
 
 
 def _library(config: HsmConfig) -> Any:  # the binding's class has no public name
     if config.softhsm_conf is not None:
         os.environ["SOFTHSM2_CONF"] = str(config.softhsm_conf)
-    library = pkcs11.lib(str(config.module))
+    try:
+        library = pkcs11.lib(str(config.module))
+    except (ckr.PKCS11Error, RuntimeError) as error:
+        raise CeremonyRefused(f"{config.module} cannot be used as a PKCS#11 library: {error}") from error
     # Tokens that another process has made or removed are seen only after this.
     library.reinitialize()
     return library

@@ -123,16 +123,12 @@ def _config(token: str, pin_file: Path, module: Path | None, softhsm_conf: Path 
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    from pkcs11.exceptions import PKCS11Error
-
     from hsm.provision import CeremonyRefused
 
     try:
         yield
-    except CeremonyRefused as error:
+    except (CeremonyRefused, OSError, ValueError) as error:
         fail(str(error))
-    except (PKCS11Error, RuntimeError, OSError, ValueError) as error:
-        fail(f"the HSM did not do it: {type(error).__name__} {error}")
 
 
 def _show(entries: "list[KeyEntry]", *, as_json: bool) -> None:

@@ -1,0 +1,49 @@
+# The only commands to know. `make demo` and `make test` install what they need first.
+.PHONY: setup demo test check unit it bench proto proto-check proto-release up down clean
+
+RUN ?= run
+PYTEST = .venv/bin/python -m pytest
+
+setup: ## install etcd, SoftHSM and the virtual environment
+	@deploy/setup.sh
+
+demo: setup ## the main job on one machine, with figures
+	@.venv/bin/utrn demo
+
+test: check it ## everything that must hold
+
+check: setup proto-check unit ## style, types, contracts, unit tests: under a minute
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo 2>/dev/null || .venv/bin/lint-imports
+	.venv/bin/deptry .
+
+unit: setup
+	$(PYTEST) tests/unit tests/architecture -n 2
+
+it: setup ## real etcd, real SoftHSM, real processes, kills
+	$(PYTEST) tests/contract tests/integration tests/drills -n 2
+
+bench: setup ## ratios within one run; JSON lines in build/bench.jsonl
+	@.venv/bin/python -m tests.bench.run
+
+proto: setup ## generate code from proto/
+	@proto/generate.sh
+	@.venv/bin/buf lint proto
+
+proto-check: setup
+	@.venv/bin/buf lint proto
+	@.venv/bin/buf breaking proto --against proto/released.binpb
+
+proto-release: setup ## what later versions must stay compatible with
+	@.venv/bin/buf build proto -o proto/released.binpb
+
+up: setup ## etcd, SoftHSM, a node and the sandbox, until `make down`
+	@.venv/bin/python -m app.up $(RUN)
+
+down:
+	@.venv/bin/python -m app.up --stop $(RUN)
+
+clean:
+	rm -rf .venv build run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

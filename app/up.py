@@ -1,0 +1,73 @@
+"""`make up` and `make down`: a stack that stays, for trying things out by hand."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from app.cli.output import console
+from app.devstack import PSP, DevStack, StackFailed, StackPlan
+
+
+def up(folder: Path) -> int:
+    """Run a stack in `folder` until SIGTERM or Ctrl-C; return the exit code."""
+    pid_file = folder / "pid"
+    if _alive(pid_file):
+        console.print(f"A stack runs in {folder} already; end it with `make down`.")
+        return 1
+    folder.mkdir(parents=True, exist_ok=True)
+    stack = DevStack(folder.resolve(), StackPlan(meters=50))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    pid_file.write_text(str(os.getpid()))
+    try:
+        stack.start_all(say=lambda part: console.print(f"starting {part}", highlight=False))
+        _explain(stack)
+        signal.pause()
+    except StackFailed as error:
+        console.print(str(error), style="red", markup=False)
+        return 1
+    except KeyboardInterrupt:
+        pass
+    finally:
+        stack.stop_all()
+        pid_file.unlink(missing_ok=True)
+    return 0
+
+
+def down(folder: Path) -> int:
+    """End the stack in `folder`; return the exit code."""
+    pid_file = folder / "pid"
+    if not _alive(pid_file):
+        console.print(f"No stack runs in {folder}.")
+        return 0
+    os.kill(int(pid_file.read_text()), signal.SIGTERM)
+    console.print("ending it")
+    return 0
+
+
+def _explain(stack: DevStack) -> None:
+    certs = stack.certs(PSP)
+    meters = (stack.folder / "sandbox" / "meters.jsonl").read_text(encoding="utf-8").splitlines()
+    pan = meters[1].split('"pan": "')[1][:19]
+    console.print("Running. A top-up, from another terminal:")
+    console.print(
+        f".venv/bin/utrn topup {pan} 10 --target {stack.node_target('node-a')} "
+        f"--cert {certs.cert} --key {certs.key} --ca {certs.ca}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print("Ctrl-C or `make down` ends it.")
+
+
+def _alive(pid_file: Path) -> bool:
+    try:
+        os.kill(int(pid_file.read_text()), 0)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    stop = "--stop" in sys.argv
+    where = Path([argument for argument in sys.argv[1:] if argument != "--stop"][0])
+    sys.exit(down(where) if stop else up(where))
