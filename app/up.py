@@ -69,5 +69,5 @@ def _alive(pid_file: Path) -> bool:
 
 if __name__ == "__main__":
     stop = "--stop" in sys.argv
-    where = Path([argument for argument in sys.argv[1:] if argument != "--stop"][0])
+    where = Path(next(argument for argument in sys.argv[1:] if argument != "--stop"))
     sys.exit(down(where) if stop else up(where))

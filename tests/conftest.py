@@ -1,0 +1,3 @@
+"""Fixtures for all floors; each lives in tests/support."""
+
+pytest_plugins = ["tests.support.etcd", "tests.support.stack"]

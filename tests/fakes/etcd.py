@@ -1,0 +1,179 @@
+"""FakeEtcd: etcd's transactions, leases and watches in memory; stands where EtcdClient stands.
+
+Held to the same suites as the real one (tests/contract). `before_txn` lets a test fail or delay the next transaction.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+from etcdpb import rpc_pb2 as pb
+
+from cluster.client import EtcdRefused, prefix_end
+
+_CHILDREN_MAX = 128
+# Where a nested transaction stands: branch and index, level by level.
+Path = tuple[tuple[bool, int], ...]
+
+
+class FakeEtcd:
+    """One store; hand the same one to several clients of it."""
+
+    def __init__(self) -> None:
+        self.revision = 1
+        self.keys: dict[bytes, pb.KeyValue] = {}
+        self.history: list[pb.Event] = []
+        self.leases: set[int] = set()
+        self._last_lease = 0
+        self._changed = asyncio.Event()
+        self.before_txn: Callable[[], None] = lambda: None
+        self.after_txn: Callable[[], None] = lambda: None
+
+    async def txn(self, request: pb.TxnRequest) -> pb.TxnResponse:
+        self.before_txn()
+        _check_limits(request)
+        _check_duplicates(request)
+        chosen = self._choose(request)
+        events: list[pb.Event] = []
+        reply = self._apply(request, (), chosen, self.revision + 1, events)
+        if events:
+            self.revision += 1
+            self.history += events
+            self._changed.set()
+            self._changed = asyncio.Event()
+        reply.header.revision = self.revision
+        await asyncio.sleep(0)
+        self.after_txn()
+        return reply
+
+    async def read(self, request: pb.TxnRequest) -> pb.TxnResponse:
+        return await self.txn(request)
+
+    async def range(self, request: pb.RangeRequest) -> pb.RangeResponse:
+        await asyncio.sleep(0)
+        return self._range(request)
+
+    async def list_prefix(self, prefix: bytes, *, page: int = 5000) -> tuple[list[pb.KeyValue], int]:
+        await asyncio.sleep(0)
+        return list(self._range(pb.RangeRequest(key=prefix, range_end=prefix_end(prefix))).kvs), self.revision
+
+    async def watch(self, prefix: bytes, after_revision: int) -> AsyncIterator[pb.WatchResponse]:
+        at = 0
+        while True:
+            changed = self._changed
+            while at < len(self.history):
+                event = self.history[at]
+                at += 1
+                if event.kv.key.startswith(prefix) and event.kv.mod_revision > after_revision:
+                    yield pb.WatchResponse(events=[event])
+            await changed.wait()
+
+    async def grant_lease(self, ttl_s: int) -> tuple[int, int]:
+        self._last_lease += 1
+        self.leases.add(self._last_lease)
+        return self._last_lease, ttl_s
+
+    async def keep_alive(self, lease_id: int, *, timeout_s: float) -> bool:
+        await asyncio.sleep(0)
+        return lease_id in self.leases
+
+    async def revoke_lease(self, lease_id: int) -> None:
+        self.leases.discard(lease_id)
+        for key in [key for key, one in self.keys.items() if one.lease == lease_id]:
+            await self.txn(pb.TxnRequest(success=[_delete(key)]))
+
+    async def close(self) -> None:
+        return
+
+    def _choose(self, request: pb.TxnRequest, path: Path = ()) -> dict[Path, bool]:
+        """Decide every compare, nested ones too, against the state before the transaction."""
+        chosen: dict[Path, bool] = {path: all(self._holds(one) for one in request.compare)}
+        for branch, requests in ((True, request.success), (False, request.failure)):
+            for index, op in enumerate(requests):
+                if op.HasField("request_txn"):
+                    chosen |= self._choose(op.request_txn, (*path, (branch, index)))
+        return chosen
+
+    def _holds(self, compare: pb.Compare) -> bool:
+        found = self.keys.get(compare.key, pb.KeyValue())
+        actual = {
+            pb.Compare.VERSION: found.version,
+            pb.Compare.CREATE: found.create_revision,
+            pb.Compare.MOD: found.mod_revision,
+        }[compare.target]
+        wanted: int = getattr(compare, compare.WhichOneof("target_union") or "version")
+        assert compare.result == pb.Compare.EQUAL
+        return actual == wanted
+
+    def _apply(
+        self, request: pb.TxnRequest, path: Path, chosen: dict[Path, bool], revision: int, events: list[pb.Event]
+    ) -> pb.TxnResponse:
+        branch = chosen[path]
+        reply = pb.TxnResponse(succeeded=branch)
+        for index, op in enumerate(request.success if branch else request.failure):
+            match op.WhichOneof("request"):
+                case "request_txn":
+                    nested = self._apply(op.request_txn, (*path, (branch, index)), chosen, revision, events)
+                    reply.responses.append(pb.ResponseOp(response_txn=nested))
+                case "request_put":
+                    self._put(op.request_put, revision, events)
+                    reply.responses.append(pb.ResponseOp(response_put=pb.PutResponse()))
+                case "request_delete_range":
+                    self._delete(op.request_delete_range.key, revision, events)
+                    reply.responses.append(pb.ResponseOp(response_delete_range=pb.DeleteRangeResponse()))
+                case _:
+                    reply.responses.append(pb.ResponseOp(response_range=self._range(op.request_range)))
+        return reply
+
+    def _put(self, put: pb.PutRequest, revision: int, events: list[pb.Event]) -> None:
+        before = self.keys.get(put.key)
+        after = pb.KeyValue(
+            key=put.key,
+            value=put.value,
+            lease=put.lease,
+            create_revision=revision if before is None else before.create_revision,
+            mod_revision=revision,
+            version=1 if before is None else before.version + 1,
+        )
+        self.keys[put.key] = after
+        events.append(pb.Event(type=pb.Event.PUT, kv=after))
+
+    def _delete(self, key: bytes, revision: int, events: list[pb.Event]) -> None:
+        if self.keys.pop(key, None) is not None:
+            events.append(pb.Event(type=pb.Event.DELETE, kv=pb.KeyValue(key=key, mod_revision=revision)))
+
+    def _range(self, request: pb.RangeRequest) -> pb.RangeResponse:
+        if request.range_end:
+            found = sorted(key for key in self.keys if request.key <= key < request.range_end)
+        else:
+            found = [request.key] if request.key in self.keys else []
+        kvs = [] if request.count_only else [self.keys[key] for key in found]
+        reply = pb.RangeResponse(kvs=kvs, count=len(found))
+        reply.header.revision = self.revision
+        return reply
+
+
+def _delete(key: bytes) -> pb.RequestOp:
+    return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=key))
+
+
+def _check_limits(request: pb.TxnRequest, room: int = _CHILDREN_MAX) -> None:
+    size = max(len(request.compare), len(request.success), len(request.failure))
+    if size > room:
+        raise EtcdRefused("too many operations", malformed=True)
+    for op in (*request.success, *request.failure):
+        if op.HasField("request_txn"):
+            _check_limits(op.request_txn, room - size)
+
+
+def _check_duplicates(request: pb.TxnRequest) -> None:
+    puts = [key for op in request.success for key in _puts(op)]
+    if len(puts) != len(set(puts)):
+        raise EtcdRefused("duplicate key given in txn request", malformed=True)
+
+
+def _puts(op: pb.RequestOp) -> set[bytes]:
+    if op.HasField("request_put"):
+        return {op.request_put.key}
+    if op.HasField("request_txn"):
+        return {key for nested in (*op.request_txn.success, *op.request_txn.failure) for key in _puts(nested)}
+    return set()
