@@ -13,7 +13,7 @@ from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
 from cluster.reader import all_vends
 from core.domain.delivery import DeliveryState
-from core.domain.vend import Vend
+from core.domain.vend import Operation, Vend
 
 CodeKey = tuple[str, str, int]
 
@@ -87,11 +87,24 @@ def compare(vends: Sequence[Vend], credited_codes: Sequence[pb.ListCreditsRespon
             result.findings.append(f"INV-2: meter {key[0]}: counter {key[2]} has two vends")
         by_code[key] = vend
         _count_vend(result, vend)
+    _check_dense(result, by_code)
     credited: dict[CodeKey, int] = defaultdict(int)
     for number, credit in enumerate(credited_codes):
         _count_credit(result, credit, by_code, credited, must_be_known=number < settled)
     _count_rest(result, by_code, credited)
     return result
+
+
+def _check_dense(result: AuditResult, vends: dict[CodeKey, Vend]) -> None:
+    """Find counters that were spent and have no vend: a committed code that something has overwritten."""
+    spent: dict[tuple[str, str], list[int]] = defaultdict(list)
+    elsewhere = {key[:2] for key, vend in vends.items() if vend.sale.operation is Operation.MADE_ELSEWHERE}
+    for meter_id, originator_id, counter in vends:
+        spent[(meter_id, originator_id)].append(counter)
+    for sequence, counters in spent.items():
+        if sequence not in elsewhere and len(counters) != max(counters):
+            missing = sorted(set(range(1, max(counters))) - set(counters))
+            result.findings.append(f"INV-2: meter {sequence[0]}: counters {missing} were spent and have no vend")
 
 
 def _count_vend(result: AuditResult, vend: Vend) -> None:

@@ -1,0 +1,128 @@
+"""A node that dies at a chosen step of a vend, once: `python -m tests.support.crashing_node STEP MARKER ... serve`.
+
+STEP is one of `STEPS`; MARKER a file that says that it has died before. `--without COMPARE` takes a compare of
+cluster/compares.py away. Only the composition is touched: the service itself has no code for this.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from app.config import load_config
+from app.logs import set_up_logs
+from app.serve import serve
+from app.wiring import Adapters, build
+from cluster import compares
+from cluster.client import EtcdClient
+from core.ports.headend import AddCredit, Answer, HeadEnd, HeadEndEvent
+from core.ports.ledger import CommitOutcome, Entry, Ledger
+
+STEPS = ("signed", "txn-sent", "committed", "head-end-took", "meter-applied")
+# Vends that pass before the one that dies, so that it dies among others.
+_PASS = 3
+
+
+class Death:
+    """Kills this process at its step, after a few vends, once."""
+
+    def __init__(self, step: str, marker: Path) -> None:
+        self.step = step
+        self._marker = marker
+        self._left = _PASS
+
+    def reached(self, step: str) -> None:
+        if step != self.step or self._marker.exists():
+            return
+        self._left -= 1
+        if self._left < 0:
+            self._marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DyingLedger:
+    """A Ledger between whose steps the process may die."""
+
+    def __init__(self, inner: Ledger, death: Death) -> None:
+        self._inner = inner
+        self._death = death
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def commit(self, entries: Sequence[Entry]) -> Sequence[CommitOutcome]:
+        self._death.reached("signed")
+        outcomes = await self._inner.commit(entries)
+        self._death.reached("committed")
+        return outcomes
+
+
+class DyingHeadEnd:
+    """A HeadEnd after whose answers the process may die."""
+
+    def __init__(self, inner: HeadEnd, death: Death) -> None:
+        self._inner = inner
+        self._death = death
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    @property
+    def available(self) -> bool:
+        return self._inner.available
+
+    async def send(self, message: AddCredit) -> None:
+        await self._inner.send(message)
+        self._death.reached("head-end-took")
+
+    async def events(self) -> AsyncIterator[HeadEndEvent]:
+        async for event in self._inner.events():
+            if isinstance(event, Answer):
+                self._death.reached("meter-applied")
+            yield event
+
+
+def _die_after_sending(death: Death) -> None:
+    original = EtcdClient.txn
+
+    async def txn(self: EtcdClient, request: Any) -> Any:
+        sending = asyncio.get_running_loop().create_task(original(self, request))
+        if len(request.success) and request.success[0].HasField("request_txn"):
+            # Long enough for the request to be on its way; whether etcd has carried it out, nobody here will know.
+            await asyncio.sleep(0.001)
+            death.reached("txn-sent")
+        return await sending
+
+    EtcdClient.txn = txn  # type: ignore[method-assign]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("step", choices=("none", *STEPS))
+    parser.add_argument("marker", type=Path)
+    parser.add_argument("--without", choices=("vend_absent", "counter_unmoved", "epoch_current"))
+    parser.add_argument("--config", type=Path, required=True)
+    arguments = parser.parse_args()
+    if arguments.without:
+        setattr(compares, arguments.without, lambda *_: [])
+    death = Death(arguments.step, arguments.marker)
+    _die_after_sending(death)
+
+    def between(adapters: Adapters) -> Adapters:
+        return replace(
+            adapters,
+            ledger=DyingLedger(adapters.ledger, death),
+            head_ends={name: DyingHeadEnd(one, death) for name, one in adapters.head_ends.items()},
+        )
+
+    config = load_config(arguments.config)
+    set_up_logs("INFO")
+    raise SystemExit(serve(lambda: build(config, between=between)))
+
+
+if __name__ == "__main__":
+    main()
