@@ -108,9 +108,10 @@ class HeadEnd(rpc.HeadEndServiceServicer, sandbox_rpc.HeadEndControlServiceServi
             # Repeats the answer it has: the asker lost it.
             await self._publish(pb.StreamEventsResponse(answer=answer))
         elif not (self._chance.knobs.dedupe and state == pb.MESSAGE_STATE_IN_FLIGHT):
+            # The caller may be gone at the next await; what was noted as in flight must be carried all the same.
             self._note(request, pb.MESSAGE_STATE_IN_FLIGHT, None)
-            await self._store.flushed()
             self._start(request)
+            await self._store.flushed()
         return pb.SendAddCreditResponse(already_known=known is not None)
 
     async def GetMessageStatus(  # noqa: N802
@@ -188,6 +189,7 @@ class HeadEnd(rpc.HeadEndServiceServicer, sandbox_rpc.HeadEndControlServiceServi
     async def _carry(self, message: pb.SendAddCreditRequest) -> None:
         """Carry one message over the WAN, and report what comes back, if anything does."""
         knobs, chance = self._chance.knobs, self._chance
+        await self._store.flushed()
         await asyncio.sleep(chance.latency_s())
         if chance.unreachable(message.meter_id) or chance.happens(knobs.loss_before):
             self.counts["lost before the meter"] += 1

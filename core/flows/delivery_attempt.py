@@ -191,7 +191,9 @@ class _Attempt:
             verdict = await self._ask(await self._head_end.capabilities())
         if verdict is Next.WAIT:
             verdict = await self._listen()
-        elif not isinstance(verdict, Ended):
+        if not isinstance(verdict, Ended):
+            # Also if the head end says that the code is on its way: it may have lost it since, and a repeat of the same
+            # message does no harm.
             if self._exhausted():
                 return await self._enter_by_hand()
             verdict = await self._send_and_listen()
