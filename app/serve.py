@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
-from typing import NoReturn
+from typing import Any, NoReturn
 
+import grpc
 import uvloop
 
 from app.wiring import Node
@@ -41,12 +42,20 @@ def serve(build: Callable[[], Node]) -> int:
             log.critical("a promise of this program does not hold", exc_info=broken)
             code = EXIT_INVARIANT_BROKEN
         except* (ShardCountDiffers, NewerSchema) as group:
-            for error in group.exceptions:
+            for error in _leaves(group):
                 log.critical("this node does not fit the ledger", extra={"error": str(error)})
             code = EXIT_REFUSED
         else:
             code = EXIT_CLEAN
     return code
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """Return the errors of a group, and of the groups in it."""
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
 
 
 class _Stop:
@@ -76,34 +85,53 @@ async def _serve(node: Node) -> None:
     stop = _Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.ask)
-    # The HSM workers are started before gRPC is: they must not inherit its threads.
-    await node.signer.start()
+    try:
+        # The HSM workers are started before gRPC is: they must not inherit its threads.
+        await node.signer.start()
+        await _run(node, stop)
+    finally:
+        # Whatever ends the node ends its workers: nothing else would, they leave signals to it.
+        await node.signer.close()
+
+
+async def _run(node: Node, stop: _Stop) -> None:
     server, port = build_server(node.config.api, node.top_up, node.health, stop.broken)
-    async with asyncio.TaskGroup() as tasks:
-        running = [
-            tasks.create_task(part)
-            for part in (
-                node.signer.run(),
-                node.registry.run(),
-                node.ownership.run(),
-                node.outbox.run(),
-                node.line.run(),
-                node.delivery.run(),
-                node.health.run(),
-                _report(node.times),
-            )
-        ]
-        await server.start()
-        log.info("listening", extra={"node_id": node.config.node.node_id, "port": port})
-        await stop.wait()
-        log.info("leaving")
-        await node.health.leave()
-        await server.stop(grace=node.config.api.drain_s)
-        async with asyncio.timeout(node.config.api.drain_s):
-            await node.line.drain()
-        for task in running:
-            task.cancel()
-    await _close(node)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(part) for part in _parts(node)]
+            await server.start()
+            log.info("listening", extra={"node_id": node.config.node.node_id, "port": port})
+            await stop.wait()
+            log.info("leaving")
+            await _leave(node, server)
+            for task in running:
+                task.cancel()
+    finally:
+        await server.stop(grace=None)
+        await _close(node)
+
+
+def _parts(node: Node) -> list[Coroutine[Any, Any, NoReturn]]:
+    """Return what runs for as long as the node does."""
+    return [
+        node.signer.run(),
+        node.registry.run(),
+        node.ownership.run(),
+        node.outbox.run(),
+        node.line.run(),
+        node.delivery.run(),
+        node.health.run(),
+        _report(node.times),
+    ]
+
+
+async def _leave(node: Node, server: grpc.aio.Server) -> None:
+    """Send callers elsewhere, finish what was admitted."""
+    await node.health.leave()
+    # Draining comes first: a call that arrives now is told SHUTTING_DOWN, and not merely cut off.
+    async with asyncio.timeout(node.config.api.drain_s):
+        await node.line.drain()
+    await server.stop(grace=node.config.api.drain_s)
 
 
 async def _close(node: Node) -> None:
@@ -111,7 +139,6 @@ async def _close(node: Node) -> None:
     for head_end in node.head_ends.values():
         await head_end.close()
     await node.client.close()
-    await node.signer.close()
     _report_once(node.times)
     log.info("left")
 

@@ -1,0 +1,76 @@
+"""Calls as an integrator makes them, and what comes back: code, reason, details."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from utrn.v1 import top_up_service_pb2 as pb
+from utrn.v1 import top_up_service_pb2_grpc as rpc
+from utrn.v1 import types_pb2
+
+from app.devstack import PSP, DevStack
+from app.pki import CertPaths
+from app.selling import secure_channel
+
+if TYPE_CHECKING:
+    # Only the stubs know this class.
+    from utrn.v1.top_up_service_pb2_grpc import TopUpServiceAsyncStub as Stub
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What a refused call told its caller."""
+
+    code: grpc.StatusCode
+    message: str
+    reason: str
+    facts: dict[str, str]
+    fields: list[str]
+    retry_ms: int | None
+
+
+def failure_of(error: grpc.aio.AioRpcError) -> Failure:
+    """Return what `error` tells; the details must be there."""
+    status = rpc_status.from_call(cast("grpc.Call", error))
+    info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+    found: set[type[Message]] = set()
+    for detail in status.details if status is not None else ():
+        for one in (info, bad, retry):
+            if detail.Unpack(one):
+                found.add(type(one))
+    assert error_details_pb2.ErrorInfo in found, f"no ErrorInfo: {error.code()} {error.details()}"
+    assert info.domain == "utrn.v1"
+    retry_ms = retry.retry_delay.ToMilliseconds() if error_details_pb2.RetryInfo in found else None
+    fields = [violation.field for violation in bad.field_violations]
+    return Failure(error.code(), error.details() or "", info.reason, dict(info.metadata), fields, retry_ms)
+
+
+@asynccontextmanager
+async def caller(
+    stack: DevStack, who: str = PSP, *, certs: CertPaths | None = None, node: str = "node-a"
+) -> "AsyncIterator[Stub]":
+    """A stub of TopUpService as `who`, or with any certificate."""
+    paths = certs or stack.certs(who)
+    async with secure_channel(
+        [stack.node_target(node)], ca=stack.certs(PSP).ca, cert=paths.cert, key=paths.key
+    ) as channel:
+        yield rpc.TopUpServiceStub(channel)
+
+
+def top_up(**fields: Any) -> pb.TopUpRequest:
+    """A request that is right but for `fields`."""
+    return pb.TopUpRequest(**{"amount_pence": 1000, "channel": types_pb2.CHANNEL_ONLINE, **fields})
+
+
+async def refused(call: Any) -> Failure:
+    """Return how a call was refused; fail if it was not."""
+    try:
+        reply = await call
+    except grpc.aio.AioRpcError as error:
+        return failure_of(error)
+    raise AssertionError(f"not refused: {reply}")
