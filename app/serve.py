@@ -23,6 +23,7 @@ EXIT_CLEAN = 0
 EXIT_INVARIANT_BROKEN = 70
 EXIT_REFUSED = 78
 _REPORT_EVERY_S = 30.0
+_LAST_CALLS_S = 0.2
 
 
 def serve(build: Callable[[], Node]) -> int:
@@ -131,6 +132,8 @@ async def _leave(node: Node, server: grpc.aio.Server) -> None:
     # Draining comes first: a call that arrives now is told SHUTTING_DOWN, and not merely cut off.
     async with asyncio.timeout(node.config.api.drain_s):
         await node.line.drain()
+    # Calls that are on their way are told so too: grpc would cancel what it has not yet handed to us.
+    await asyncio.sleep(_LAST_CALLS_S)
     await server.stop(grace=node.config.api.drain_s)
 
 

@@ -1,0 +1,208 @@
+"""What every TokenSigner keeps: the fake in software, the real one over SoftHSM; and what the key test holds."""
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pkcs11
+import pytest
+
+from app.clock import SystemClock
+from app.conformance import scratch_token
+from core.domain.code_value import CodeValue, ValueClass
+from core.domain.errors import HsmUnavailable, KeyMissing, NotSupportedByMeter
+from core.domain.meter import MeterId
+from core.domain.party import SupplierKey
+from core.domain.token import Counter
+from core.ports.signer import SignRequest, TokenSigner
+from hsm import session as hsm_session
+from hsm.config import HsmConfig
+from hsm.errors import HsmRefused
+from hsm.provision import store_scalar
+from hsm.signer import HsmSigner
+from sandbox.codes import mac_is_right, read_token, shared_secret
+from tests.fakes.signer import FakeSigner
+
+CONTENT: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "gbcs.json").read_text())
+SCALARS = {eui: int(key["prepayment_private_scalar_hex"], 16) for eui, key in CONTENT["originators"].items()}
+FIRST, SECOND = SCALARS
+
+
+def request_of(vector: dict[str, Any]) -> SignRequest:
+    originator = CONTENT["originators"][vector["originator_id"]]
+    return SignRequest(
+        scheme="gbcs",
+        key=SupplierKey(
+            originator_id=vector["originator_id"],
+            key_id=vector["originator_id"],
+            public_point=bytes.fromhex(originator["prepayment_public_point_hex"]),
+        ),
+        meter_id=MeterId(vector["device_id"]),
+        meter_point=bytes.fromhex(CONTENT["devices"][vector["device_id"]]["public_point_hex"]),
+        counter=Counter(vector["utrn_counter"]),
+        value=CodeValue(ValueClass[vector["unit"].upper()], vector["value"]),
+    )
+
+
+REQUESTS = [request_of(vector) for vector in CONTENT["vectors"]]
+
+
+def make_token(folder: Path, scalars: dict[str, int] = SCALARS, **changes: Any) -> HsmConfig:
+    folder.mkdir()
+    config = scratch_token(folder)
+    for key_id, scalar in scalars.items():
+        store_scalar(config, scalar, key_id=key_id, label=key_id, now=SystemClock().now())
+    return replace(config, restart_first_ms=20, restart_most_ms=200, **changes)
+
+
+@asynccontextmanager
+async def running(config: HsmConfig) -> AsyncIterator[HsmSigner]:
+    signer = HsmSigner(config)
+    await signer.start()
+    keeping = asyncio.get_running_loop().create_task(signer.run())
+    try:
+        yield signer
+    finally:
+        keeping.cancel()
+        await signer.close()
+
+
+async def until_ready(signer: HsmSigner, ready: bool = True) -> None:
+    async with asyncio.timeout(20):
+        while signer.ready is not ready:  # noqa: ASYNC110  # a port without an event for this
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.real)])
+async def signer(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[TokenSigner]:
+    if request.param == "fake":
+        yield FakeSigner(SCALARS)
+        return
+    async with running(make_token(tmp_path / "token")) as real:
+        yield real
+
+
+async def test_every_known_answer_comes_out_in_order(signer: TokenSigner) -> None:
+    assert await signer.sign(REQUESTS) == [vector["utrn"] for vector in CONTENT["vectors"]]
+
+
+async def test_the_same_request_gives_the_same_digits(signer: TokenSigner) -> None:
+    assert await signer.sign(REQUESTS[:1] * 3) == [CONTENT["vectors"][0]["utrn"]] * 3
+
+
+async def test_a_missing_key_fails_its_own_request_only(signer: TokenSigner) -> None:
+    stranger = replace(REQUESTS[0], key=replace(REQUESTS[0].key, key_id="ff"))
+    first, missing, last = await signer.sign([REQUESTS[0], stranger, REQUESTS[1]])
+    assert isinstance(missing, KeyMissing)
+    assert [first, last] == [vector["utrn"] for vector in CONTENT["vectors"][:2]]
+
+
+async def test_a_key_that_is_not_the_registered_one_signs_nothing(signer: TokenSigner) -> None:
+    other = next(one.key.public_point for one in REQUESTS if one.key.key_id != REQUESTS[0].key.key_id)
+    (answer,) = await signer.sign([replace(REQUESTS[0], key=replace(REQUESTS[0].key, public_point=other))])
+    assert isinstance(answer, KeyMissing)
+
+
+async def test_an_unknown_scheme_and_a_broken_meter_key_are_refused(signer: TokenSigner) -> None:
+    unknown, broken = await signer.sign(
+        [replace(REQUESTS[0], scheme="none"), replace(REQUESTS[0], meter_point=b"\x04" + bytes(64))]
+    )
+    assert isinstance(unknown, NotSupportedByMeter)
+    assert isinstance(broken, NotSupportedByMeter)
+
+
+def verifies(utrn: str, vector: dict[str, Any], *, device: str | None = None, originator: str | None = None) -> bool:
+    """Return whether a meter takes a code, by the sandbox's own reckoning."""
+    device_id, originator_id = device or vector["device_id"], originator or vector["originator_id"]
+    scalar = int(CONTENT["devices"][device_id]["private_scalar_hex"], 16)
+    point = bytes.fromhex(CONTENT["originators"][originator_id]["prepayment_public_point_hex"])
+    return mac_is_right(
+        read_token(utrn),
+        secret=shared_secret(scalar, point),
+        originator_id=originator_id,
+        meter_id=device_id,
+        originator_counter=vector["utrn_counter"] << 32,
+    )
+
+
+async def test_a_code_verifies_at_its_own_meter_under_its_own_key_only(signer: TokenSigner) -> None:
+    vector = CONTENT["vectors"][0]
+    (utrn,) = await signer.sign([REQUESTS[0]])
+    other_device = next(one for one in CONTENT["devices"] if one != vector["device_id"])
+    other_key = next(one for one in SCALARS if one != vector["originator_id"])
+    assert verifies(str(utrn), vector)
+    assert not verifies(str(utrn), vector, device=other_device)
+    assert not verifies(str(utrn), vector, originator=other_key)
+
+
+@pytest.mark.real
+async def test_a_killed_worker_is_replaced_and_no_wrong_code_comes_out(tmp_path: Path) -> None:
+    async with running(make_token(tmp_path / "token", workers=1)) as signer:
+        await signer.sign(REQUESTS[:1])
+        (child,) = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()[-1:]
+        os.kill(int(child), signal.SIGKILL)
+        for answer, vector in zip(await signer.sign(REQUESTS), CONTENT["vectors"], strict=True):
+            assert isinstance(answer, HsmUnavailable) or answer == vector["utrn"]
+        await until_ready(signer)
+        assert await signer.sign(REQUESTS) == [vector["utrn"] for vector in CONTENT["vectors"]]
+
+
+@pytest.mark.real
+async def test_a_wrong_pin_is_tried_once_and_refuses_to_start(tmp_path: Path) -> None:
+    config = make_token(tmp_path / "token")
+    config.pin_file.write_text("not the pin\n")
+    signer = HsmSigner(config)
+    with pytest.raises(HsmRefused, match=r"hsm\.pin_file"):
+        await signer.start()
+    await signer.close()
+
+
+async def _sign_after_keys_changed_places(folder: Path) -> tuple[object, str]:
+    """Under the first supplier's key id the HSM now has the second's key; return the answer and the right code."""
+    shuffled = {FIRST: SCALARS[SECOND], SECOND: SCALARS[FIRST]}
+    index = next(n for n, one in enumerate(REQUESTS) if one.key.key_id == FIRST)
+    config = make_token(folder, shuffled, workers=1)
+    # In this process, so that a test can take the known-answer test away.
+    session = hsm_session.HsmSession(config)
+    from hsm.worker import _sign
+
+    request = REQUESTS[index]
+    work = (
+        request.scheme, request.key.key_id, request.key.public_point, request.key.originator_id, request.meter_id,
+        request.meter_point, int(request.counter), int(request.value.value_class), request.value.value,
+    )  # fmt: skip
+    answer = _sign(session, work)
+    return answer, CONTENT["vectors"][index]["utrn"]
+
+
+@pytest.mark.real
+async def test_keys_that_changed_places_are_found_out(tmp_path: Path) -> None:
+    answer, _ = await _sign_after_keys_changed_places(tmp_path / "token")
+    assert isinstance(answer, KeyMissing)
+
+
+@pytest.mark.real
+async def test_without_the_known_answer_test_a_wrong_code_comes_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hsm_session.HsmSession, "_prove", lambda *_: None)
+    answer, right = await _sign_after_keys_changed_places(tmp_path / "token")
+    assert isinstance(answer, str)
+    assert answer != right
+
+
+@pytest.mark.real
+def test_neither_key_nor_secret_comes_out_of_the_hsm(tmp_path: Path) -> None:
+    session = hsm_session.HsmSession(make_token(tmp_path / "token"))
+    request = REQUESTS[0]
+    private = session._private_key(request.key.key_id, request.key.public_point)
+    secret = session._secret(request.key.key_id, request.key.public_point, request.meter_point)
+    for hidden in (private, secret):
+        with pytest.raises(pkcs11.exceptions.PKCS11Error):
+            _ = hidden[pkcs11.Attribute.VALUE]
