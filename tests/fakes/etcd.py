@@ -32,6 +32,7 @@ class FakeEtcd:
         self.before_txn()
         _check_limits(request)
         _check_duplicates(request)
+        self._check_leases(request)
         chosen = self._choose(request)
         events: list[pb.Event] = []
         reply = self._apply(request, (), chosen, self.revision + 1, events)
@@ -83,6 +84,11 @@ class FakeEtcd:
 
     async def close(self) -> None:
         return
+
+    def _check_leases(self, request: pb.TxnRequest) -> None:
+        for op in request.success:
+            if op.request_put.lease and op.request_put.lease not in self.leases:
+                raise EtcdRefused("requested lease not found", malformed=False)
 
     def _choose(self, request: pb.TxnRequest, path: Path = ()) -> dict[Path, bool]:
         """Decide every compare, nested ones too, against the state before the transaction."""

@@ -1,0 +1,72 @@
+"""A node's configuration: the shipped ones load; every mistake is named by its key."""
+
+from pathlib import Path
+
+import pytest
+
+from app.config import BadConfig, load_config, problems_of
+
+CONFIGS = Path(__file__).parents[3] / "deploy" / "config"
+DEV = (CONFIGS / "dev.toml").read_text()
+
+
+def load(tmp_path: Path, text: str, **environ: str) -> object:
+    file = tmp_path / "node.toml"
+    file.write_text(text)
+    return load_config(file, environ)
+
+
+@pytest.mark.parametrize("name", ["dev", "prod"])
+def test_the_shipped_configurations_load(name: str) -> None:
+    config = load_config(CONFIGS / f"{name}.toml", {})
+    assert config.api.cert.is_absolute()
+    assert config.head_ends[0].ca.is_absolute()
+
+
+def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(DEV)
+    config = load_config(file, {"UTRN_FLOW__HOT_WINDOW_DAYS": "7", "UTRN_NODE__LOG_LEVEL": "DEBUG"})
+    assert (config.flow.hot_window_days, config.node.log_level) == (7, "DEBUG")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "names"),
+    [
+        ("[flow]", "[flow]\nhot_window = 3", "flow.hot_window"),
+        ("[flow]", "[flows]", "flows"),
+        ("hot_window_days = 30", "hot_window_days = 0", "hot_window_days"),
+        ("hot_window_days = 30", 'hot_window_days = "soon"', "flow.hot_window_days"),
+        ("unapplied_alarm = 256", "unapplied_alarm = 501", "unapplied_alarm"),
+        ("shards = 32", "shards = 0", "shards"),
+        ("shards = 32", "keepalive_ms = 900", "keepalive_ms"),
+        ('endpoints = ["127.0.0.1:2379"]', "endpoints = []", "endpoints"),
+        ('listen = "127.0.0.1:7443" ', 'listen = "nowhere" ', "listen"),
+        ('node_id = "node-a"', 'node_id = "Node A"', "node_id"),
+        ("workers = 2", "workers = 99", "workers"),
+        ("attempts_max = 12", "back_off_first_ms = 5000\nback_off_most_ms = 1", "back_off_most_ms"),
+        ("[node]", "[node", "not TOML"),
+    ],
+)
+def test_a_mistake_is_named_by_its_key(tmp_path: Path, old: str, new: str, names: str) -> None:
+    assert old in DEV
+    with pytest.raises(BadConfig) as refused:
+        load(tmp_path, DEV.replace(old, new, 1))
+    assert names in str(refused.value)
+
+
+def test_missing_files_and_readable_secrets_are_problems(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(DEV)
+    (tmp_path / "hsm").mkdir()
+    (tmp_path / "hsm" / "pin").write_text("1234")
+    (tmp_path / "hsm" / "pin").chmod(0o644)
+    problems = "\n".join(problems_of(load_config(file, {})))
+    assert "api.cert" in problems
+    assert "hsm.pin_file" in problems
+    assert "chmod 600" in problems
+
+
+def test_a_file_that_is_not_there_is_said_so(tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match="cannot be read"):
+        load_config(tmp_path / "none.toml", {})
