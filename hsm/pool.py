@@ -149,6 +149,8 @@ class WorkerPool:
         # A share below this costs more in passing it over than it saves.
         share = max(16, -(-len(batch) // len(idle)))
         parts = [list(batch[at : at + share]) for at in range(0, len(batch), share)]
+        if len(parts) == 1:
+            return await self._sign(idle[0], parts[0])
         async with asyncio.TaskGroup() as tasks:
             signing = [tasks.create_task(self._sign(one, part)) for one, part in zip(idle, parts, strict=False)]
         return [signed for task in signing for signed in task.result()]

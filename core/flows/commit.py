@@ -1,7 +1,7 @@
 """Steps 5 and 6: CommitLine signs waiting vends and commits them in groups; nothing leaves it before its commit.
 
-Signing is greedy, so that its time hides behind the commit under way; a commit takes all that is signed by then. The
-batch therefore sizes itself: alone, a vend goes at once; under load, up to `batch_max` go together. No timer.
+The batch that signs is the batch that commits, and the next one leaves when it has returned. So it sizes itself: alone,
+a vend goes at once; under load, up to `batch_max` go together. No timer.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import NoReturn
 from core.domain.code_value import CodeValue
 from core.domain.delivery import NOT_REQUESTED
 from core.domain.errors import LedgerUnavailable, Overloaded, Refused, ShuttingDown, UtrnError
-from core.domain.invariant import InvariantBroken, check
+from core.domain.invariant import check
 from core.domain.meter import OriginatorId
 from core.domain.token import Counter, Utrn, truncated_counter
 from core.domain.vend import Operation, Sale, Vend
@@ -80,14 +80,11 @@ class CommitLine:
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
-        # A job is in exactly one of these: waiting to be signed (again), behind another of its meter, or signed.
+        # A job is in one of these, or in the batch under way: waiting, to be signed again, or behind one of its meter.
         self._waiting: deque[_Job] = deque()
         self._again: deque[_Job] = deque()
         self._behind: dict[SequenceKey, deque[_Job]] = {}
-        self._signed: deque[tuple[_Job, Entry]] = deque()
         self._work = asyncio.Event()
-        self._signed_work = asyncio.Event()
-        self._room = asyncio.Event()
 
     def submit(self, draft: Draft) -> asyncio.Future[Issued]:
         """Take `draft` in and return its future answer; cancelling the future does not cancel the vend.
@@ -113,22 +110,15 @@ class CommitLine:
 
     async def run(self) -> NoReturn:
         """Sign and commit for ever."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._sign_forever())
-            tasks.create_task(self._commit_forever())
-        raise InvariantBroken("the commit line never ends by itself")
-
-    async def _sign_forever(self) -> NoReturn:
         while True:
             await self._work.wait()
-            while len(self._signed) >= self._batch_max:
-                self._room.clear()
-                await self._room.wait()
             jobs = self._take()
-            if jobs:
-                await self._sign(jobs)
-            else:
+            if not jobs:
                 self._work.clear()
+                continue
+            batch = await self._sign(jobs)
+            if batch:
+                await self._commit(batch)
 
     def _take(self) -> list[_Job]:
         """Return the next jobs, at most one per counter sequence."""
@@ -145,7 +135,8 @@ class CommitLine:
                 behind.append(job)
         return jobs
 
-    async def _sign(self, jobs: list[_Job]) -> None:
+    async def _sign(self, jobs: list[_Job]) -> list[tuple[_Job, Entry]]:
+        """Return the jobs that are signed, each with what is to be committed; the others have failed."""
         started = self._clock.monotonic()
         for job in jobs:
             self._times.record(Stage.WAIT, started - job.since)
@@ -157,6 +148,7 @@ class CommitLine:
             if job.draft.sale.code is None and state is not None
         ]
         codes = iter(await self._signer.sign([request for _, _, request in asked]) if asked else ())
+        batch: list[tuple[_Job, Entry]] = []
         for job, state in ready:
             check(state is not None, "an admitted job has its counter sequence")
             if state is None:
@@ -165,10 +157,9 @@ class CommitLine:
             if isinstance(code, UtrnError):
                 self._fail(job, code)
             else:
-                self._signed.append((job, Entry(vend=self._vend(job.draft, *code), seen=state)))
+                batch.append((job, Entry(vend=self._vend(job.draft, *code), seen=state)))
         self._times.record(Stage.SIGN, self._clock.monotonic() - started)
-        if self._signed:
-            self._signed_work.set()
+        return batch
 
     async def _states(self, jobs: list[_Job]) -> list[CounterState | None]:
         """Return the counter sequence of each job; None where it could not be read, and the job has failed."""
@@ -233,17 +224,11 @@ class CommitLine:
             delivery=NOT_REQUESTED if draft.sale.operation is Operation.ISSUE else NOT_REQUESTED.queue(now),
         )
 
-    async def _commit_forever(self) -> NoReturn:
-        while True:
-            await self._signed_work.wait()
-            batch = [self._signed.popleft() for _ in range(min(len(self._signed), self._batch_max))]
-            self._room.set()
-            if not self._signed:
-                self._signed_work.clear()
-            started = self._clock.monotonic()
-            outcomes = await self._ledger.commit([entry for _, entry in batch])
-            self._times.record(Stage.COMMIT, self._clock.monotonic() - started)
-            self._settle(batch, outcomes)
+    async def _commit(self, batch: list[tuple[_Job, Entry]]) -> None:
+        started = self._clock.monotonic()
+        outcomes = await self._ledger.commit([entry for _, entry in batch])
+        self._times.record(Stage.COMMIT, self._clock.monotonic() - started)
+        self._settle(batch, outcomes)
 
     def _settle(self, batch: Sequence[tuple[_Job, Entry]], outcomes: Sequence[CommitOutcome]) -> None:
         for (job, entry), outcome in zip(batch, outcomes, strict=True):

@@ -1,0 +1,204 @@
+"""`make bench`: ratios within one run, medians of several rounds; a table, and JSON lines in build/bench.jsonl.
+
+Ratios only: this is a shared machine, and the same second that slows the service slows what it is compared with.
+"""
+
+import asyncio
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import grpc
+from etcdpb import rpc_pb2 as etcd_pb
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from utrn.v1 import top_up_service_pb2 as pb
+from utrn.v1 import top_up_service_pb2_grpc as rpc
+from utrn.v1 import types_pb2
+
+from app.clock import SystemClock
+from app.config import load_config
+from app.devstack import PSP, DevStack, StackPlan
+from app.selling import secure_channel
+from cluster import ops
+from cluster.client import EtcdClient
+from cluster.ledger import EtcdLedger
+from core.ports.ledger import CounterState, Entry
+from tests.support.selling import new_id, pans
+from tests.support.vends import new_meter_id, vend
+
+ROUNDS = 15
+ONE_BY_ONE = 80
+AT_ONCE = 64
+MANY = 640
+RAW_BATCHES = 10
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+Call = Callable[[], Awaitable[object]]
+
+
+class Bench:
+    """Calls against one stack."""
+
+    def __init__(self, stack: DevStack, channel: grpc.aio.Channel, etcd: EtcdClient) -> None:
+        self.stack = stack
+        self._top_up: rpc.TopUpServiceAsyncStub = rpc.TopUpServiceStub(channel)
+        self._health = health_pb2_grpc.HealthStub(channel)
+        self._etcd = etcd
+        self._config = load_config(stack.node_config("node-a")).etcd
+        self._pans = pans(stack)
+        self._issued = 0
+
+    async def issue(self) -> object:
+        """Issue one code; deliver nothing."""
+        self._issued += 1
+        pan = self._pans[self._issued % len(self._pans)]
+        request = pb.IssueUtrnRequest(
+            transaction_id=new_id(), pan=pan, amount_pence=1000, channel=types_pb2.CHANNEL_ONLINE
+        )
+        return await self._top_up.IssueUtrn(request, timeout=30)
+
+    async def empty(self) -> object:
+        """Call the server and have it do nothing."""
+        return await self._health.Check(health_pb2.HealthCheckRequest(), timeout=30)  # type: ignore[attr-defined]
+
+    async def put(self) -> object:
+        """Put one value of a vend's size into etcd."""
+        return await self._etcd.txn(etcd_pb.TxnRequest(success=[ops.put(b"bench/put", bytes(300))]))
+
+    async def raw_group_commits_per_s(self) -> float:
+        """Commit vends in full groups, and nothing else; return vends per second."""
+        ledger = EtcdLedger(self._etcd, self._config, SystemClock())
+        batches = [
+            [Entry(vend=vend(1, new_meter_id(), transaction_id=new_id()), seen=CounterState()) for _ in range(AT_ONCE)]  # type: ignore[arg-type]
+            for _ in range(RAW_BATCHES)
+        ]
+        started = time.perf_counter()
+        for batch in batches:
+            await ledger.commit(batch)
+        return RAW_BATCHES * AT_ONCE / (time.perf_counter() - started)
+
+    def server_cpu_s(self) -> float:
+        """Return the CPU time that the node and its HSM workers have used."""
+        pid = self.stack.pid("node-a")
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return sum(_cpu_s(one) for one in (str(pid), *children))
+
+
+def _cpu_s(pid: str) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+
+
+async def p50s_ms(*calls: Call) -> list[float]:
+    """Return the median of each call, made by turns: what slows one for a while slows the others as much."""
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(ONE_BY_ONE):
+        for call, taken in zip(calls, times, strict=True):
+            started = time.perf_counter()
+            await call()
+            taken.append((time.perf_counter() - started) * 1000)
+    return [statistics.median(taken) for taken in times]
+
+
+async def many(call: Call) -> float:
+    """Make many calls, so many at once; return how many a second."""
+    left = MANY
+
+    async def one_after_the_other() -> None:
+        nonlocal left
+        while left > 0:
+            left -= 1
+            await call()
+
+    started = time.perf_counter()
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(AT_ONCE):
+            tasks.create_task(one_after_the_other())
+    return MANY / (time.perf_counter() - started)
+
+
+async def one_round(bench: Bench) -> dict[str, float]:
+    """Return the figures of one round."""
+    issue_ms, put_ms, empty_ms = await p50s_ms(bench.issue, bench.put, bench.empty)
+    cpu = [bench.server_cpu_s()]
+    issues_per_s = await many(bench.issue)
+    cpu.append(bench.server_cpu_s())
+    await many(bench.empty)
+    cpu.append(bench.server_cpu_s())
+    raw_per_s = await bench.raw_group_commits_per_s()
+    return {
+        "issue_p50_ms": issue_ms,
+        "put_p50_ms": put_ms,
+        "empty_p50_ms": empty_ms,
+        "issue_p50_ratio": issue_ms / (put_ms + empty_ms),
+        "issue_cpu_us": (cpu[1] - cpu[0]) / MANY * 1e6,
+        "empty_cpu_us": (cpu[2] - cpu[1]) / MANY * 1e6,
+        "issue_cpu_ratio": (cpu[1] - cpu[0]) / max(cpu[2] - cpu[1], 1e-9),
+        "issues_per_s": issues_per_s,
+        "raw_commits_per_s": raw_per_s,
+        "group_commit_share": issues_per_s / raw_per_s,
+    }
+
+
+async def run(stack: DevStack, console: Console) -> list[dict[str, float]]:
+    """Return the figures of every round."""
+    certs, etcd = stack.certs(PSP), EtcdClient(load_config(stack.node_config("node-a")).etcd)
+    target = [stack.node_target("node-a")]
+    async with secure_channel(target, ca=certs.ca, cert=certs.cert, key=certs.key) as channel:
+        bench = Bench(stack, channel, etcd)
+        # Every meter once: what is measured is the steady state.
+        await many(bench.issue)
+        rounds = [await one_round(bench) for _ in track(range(ROUNDS), description="rounds", console=console)]
+    await etcd.close()
+    return rounds
+
+
+_AIMS = {"issue_p50_ratio": "<= 1.5", "issue_cpu_ratio": "<= 1.8", "group_commit_share": "as high as it goes"}
+
+
+def report(rounds: list[dict[str, float]], console: Console) -> None:
+    """Print medians, and write them as JSON lines."""
+    table = Table(title=f"Medians of {ROUNDS} rounds")
+    for column in ("figure", "median", "least", "most", "aim"):
+        table.add_column(column, justify="right" if column != "figure" else "left")
+    lines = []
+    for figure in rounds[0]:
+        values = [one[figure] for one in rounds]
+        median = statistics.median(values)
+        table.add_row(figure, f"{median:.2f}", f"{min(values):.2f}", f"{max(values):.2f}", _AIMS.get(figure, ""))
+        name = "ratio" if figure in _AIMS else "value"
+        lines.append(
+            {"figure": figure, name: round(median, 3), "least": round(min(values), 3), "most": round(max(values), 3)}
+        )
+    console.print(table)
+    folder = Path("build")
+    folder.mkdir(exist_ok=True)
+    (folder / "bench.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for line in lines:
+        if line["figure"] in _AIMS:
+            print(json.dumps(line))  # noqa: T201  # the lines are the result
+
+
+def main() -> None:
+    """Run the benchmark."""
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory(prefix="utrn-bench-") as folder:
+        # Limits out of the way: nothing is delivered here, so nothing is ever known to be applied.
+        stack = DevStack(Path(folder), StackPlan(meters=400))
+        try:
+            stack.start_all()
+            rounds = asyncio.run(run(stack, console))
+        finally:
+            stack.stop_all()
+    report(rounds, console)
+
+
+if __name__ == "__main__":
+    main()
