@@ -10,7 +10,7 @@ from app.clock import SystemClock
 from app.config import load_config
 from app.devstack import PSP, DevStack
 from app.selling import Journal, PlannedSale, Seller, Sold, Step, secure_channel
-from core.domain.transaction_id import make_transaction_id
+from core.domain.transaction_id import TransactionId, make_transaction_id
 from sandbox.servers import Tls
 
 _DRAIN_S = 60.0
@@ -23,7 +23,7 @@ def pans(stack: DevStack) -> list[str]:
     return [one["pan"] for one in map(json.loads, lines) if one["type"] == "pan"]
 
 
-def new_id(*, shift_s: float = 0.0) -> str:
+def new_id(*, shift_s: float = 0.0) -> TransactionId:
     """A transaction id of now, or of another moment."""
     return make_transaction_id(int((SystemClock().now().timestamp() + shift_s) * 1000), _random.getrandbits(74))
 
