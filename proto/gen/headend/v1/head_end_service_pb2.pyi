@@ -442,7 +442,10 @@ class GetCapabilitiesResponse(_message.Message):
     name: _builtins.str
     """Name and version of the adapter, for people."""
     dedupes_by_message_id: _builtins.bool
-    """A message_id already accepted is not carried to the meter again while its outcome is open."""
+    """A message_id already accepted is not carried to the meter again while its outcome is open. After
+    ADD_CREDIT_OUTCOME_REFUSED_UNEXPLAINED a repeat is carried again: the meter's alert, which alone explains the
+    refusal, may have been lost, and comes again with the next one.
+    """
     status_by_message_id: _builtins.bool
     """GetMessageStatus works."""
     status_kept_s: _builtins.int

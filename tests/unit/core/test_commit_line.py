@@ -1,0 +1,145 @@
+"""The line that signs and commits, over fakes: windows, repeats, callers that go away, draining."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import cast
+
+import pytest
+
+from cluster.client import EtcdClient, EtcdUnreachable
+from cluster.config import EtcdConfig
+from cluster.ledger import EtcdLedger
+from core.domain.code_value import code_value
+from core.domain.errors import HsmUnavailable, LedgerUnavailable, Overloaded, ShuttingDown, TooManyUnapplied
+from core.domain.meter import Meter, Pan
+from core.domain.money import Pence
+from core.domain.transaction_id import TransactionId
+from core.domain.vend import Channel, Operation, Sale
+from core.flows.authorise import Resolved
+from core.flows.commit import CommitLine, Draft
+from core.flows.counters import Counters
+from core.flows.idempotency import Answers, Issued
+from core.observe import StageTimes
+from tests.fakes.clock import HandClock
+from tests.fakes.etcd import FakeEtcd
+from tests.fakes.signer import FakeSigner
+from tests.support.vends import KEY, PSP_ID, meter, new_id, new_meter_id
+
+# The scalar of the support's point: the first originator of tests/vectors/gbcs.json.
+SCALAR = 0xC92F51B1766E4AAA9167AB94B39D9DEB1B8B90897C0C52E0488E2C0916C98F39
+
+
+class Line:
+    """A commit line with everything it stands on."""
+
+    def __init__(self, *, refuse: int = 500, in_flight_max: int = 100) -> None:
+        self.etcd, self.clock, self.signer = FakeEtcd(), HandClock(), FakeSigner({"01": SCALAR})
+        self.answers = Answers(recent_max=100)
+        client = cast("EtcdClient", self.etcd)
+        config = EtcdConfig(endpoints=("fake:1",), resolve_timeout_ms=100)
+        self.line = CommitLine(
+            ledger=EtcdLedger(client, config, self.clock),
+            signer=self.signer,
+            counters=Counters(self.clock, trust_s=60, sequences_max=1000, alarm=min(256, refuse), refuse=refuse),
+            answers=self.answers,
+            clock=self.clock,
+            times=StageTimes(),
+            batch_max=64,
+            in_flight_max=in_flight_max,
+            attempts_max=3,
+        )
+
+    def submit(self, one: Meter, transaction_id: TransactionId | None = None) -> asyncio.Future[Issued]:
+        sale = Sale(
+            participant_id=PSP_ID,
+            transaction_id=transaction_id or new_id(),
+            operation=Operation.ISSUE,
+            pan=Pan("9" * 19),
+            amount=Pence(500),
+            channel=Channel.APP,
+        )
+        return self.line.submit(Draft(sale=sale, resolved=Resolved(one, KEY), value=code_value(Pence(500))))
+
+
+@pytest.fixture
+async def line() -> AsyncIterator[Line]:
+    made = Line()
+    running = asyncio.get_running_loop().create_task(made.line.run())
+    yield made
+    running.cancel()
+
+
+async def test_vends_of_one_meter_take_counters_in_the_order_they_came(line: Line) -> None:
+    one = meter(new_meter_id())
+    issued = [await answer for answer in [line.submit(one) for _ in range(5)]]
+    assert [answer.stored.vend.counter for answer in issued] == [1, 2, 3, 4, 5]
+    assert not any(answer.replayed for answer in issued)
+
+
+async def test_vends_of_many_meters_share_one_commit(line: Line) -> None:
+    issued = [await answer for answer in [line.submit(meter(new_meter_id())) for _ in range(40)]]
+    assert len({answer.stored.revision for answer in issued}) == 1
+
+
+async def test_a_caller_that_goes_away_leaves_its_vend_in_the_line(line: Line) -> None:
+    transaction_id = new_id()
+    line.submit(meter(new_meter_id()), transaction_id).cancel()
+    await line.line.drain()
+    assert line.answers.recent((PSP_ID, transaction_id)) is not None
+
+
+async def test_the_five_hundredth_unapplied_code_is_the_last() -> None:
+    made = Line(refuse=5)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(made.line.run())
+        one = meter(new_meter_id())
+        for _ in range(5):
+            await made.submit(one)
+        with pytest.raises(TooManyUnapplied) as refused:
+            await made.submit(one)
+        running.cancel()
+    assert refused.value.facts == {"unapplied": "5", "unapplied_max": "5"}
+
+
+async def test_from_the_alarm_on_every_vend_is_logged(line: Line, caplog: pytest.LogCaptureFixture) -> None:
+    one = meter(new_meter_id())
+    for _ in range(255):
+        await line.submit(one)
+    assert not caplog.records
+    await line.submit(one)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+async def test_an_hsm_that_fails_fails_the_vend_and_burns_nothing(line: Line) -> None:
+    one = meter(new_meter_id())
+    line.signer.broken = HsmUnavailable("gone")
+    with pytest.raises(HsmUnavailable):
+        await line.submit(one)
+    line.signer.broken = None
+    assert (await line.submit(one)).stored.vend.counter == 1
+
+
+async def test_a_ledger_out_of_reach_fails_the_vend_and_writes_nothing(line: Line) -> None:
+    def gone() -> None:
+        raise EtcdUnreachable("gone")
+
+    one = meter(new_meter_id())
+    line.etcd.before_txn = gone
+    with pytest.raises(LedgerUnavailable):
+        await line.submit(one)
+    line.etcd.before_txn = lambda: None
+    assert (await line.submit(one)).stored.vend.counter == 1
+
+
+async def test_a_full_line_refuses_and_a_closed_one_too() -> None:
+    made = Line(in_flight_max=2)
+    waiting = [made.submit(meter(new_meter_id())) for _ in range(2)]
+    with pytest.raises(Overloaded):
+        made.submit(meter(new_meter_id()))
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(made.line.run())
+        await made.line.drain()
+        running.cancel()
+    assert all(answer.done() for answer in waiting)
+    with pytest.raises(ShuttingDown):
+        made.submit(meter(new_meter_id()))
