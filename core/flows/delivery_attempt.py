@@ -153,13 +153,13 @@ class AttemptDelivery:
             return None
         except HeadEndUnavailable as error:
             log.info("the head end did not answer", extra={"head_end": stored.vend.head_end, "error": str(error)})
-            return Later(self._back_off_s(max(1, stored.vend.delivery.attempts)))
+            return Later(self.back_off_s(max(1, stored.vend.delivery.attempts)))
         except UtrnError as error:
             log.warning("the ledger did not take a delivery's state", extra={"error": error.message})
-            return Later(self._back_off_s(1))
+            return Later(self.back_off_s(1))
 
-    def _back_off_s(self, attempts: int) -> float:
-        """Return the pause before the next attempt: doubled each time, capped, with jitter of half its length."""
+    def back_off_s(self, attempts: int) -> float:
+        """Return the seconds before the next attempt: doubled each time, capped, with jitter of half its length."""
         most = min(self.config.back_off_first_ms * 2 ** min(attempts - 1, 30), self.config.back_off_most_ms)
         return self.random.uniform(most / 2, most) / 1000
 
@@ -202,7 +202,7 @@ class _Attempt:
         if self._exhausted():
             return await self._enter_by_hand()
         await self._write(self._delivery.lose_sight(self._epoch))
-        return Later(self._by._back_off_s(self._delivery.attempts))  # noqa: SLF001  # one class in two halves
+        return Later(self._by.back_off_s(self._delivery.attempts))
 
     async def _late_news(self) -> Verdict:
         """Return what came in since the last attempt; TRY_AGAIN if nothing decides."""
