@@ -17,7 +17,7 @@ from core.domain.money import Pence
 from core.domain.party import ParticipantId, Principal, parse_participant_id
 from core.domain.token import COUNTER_MAX, Counter, Utrn, parse_utrn, printed, truncated_counter, value_of
 from core.domain.transaction_id import TransactionId, parse_transaction_id
-from core.domain.vend import Channel, Operation, Sale, SaleReference, Vend
+from core.domain.vend import NO_REFERENCE, Channel, Operation, Sale, SaleReference, Vend
 
 _T = TypeVar("_T")
 _REFERENCE_MAX = 40
@@ -183,6 +183,8 @@ def _channel(number: int, field: str) -> Channel:
 
 
 def _reference(reference: pb.SaleReference, field: str) -> SaleReference:
+    if not reference.ByteSize():
+        return NO_REFERENCE
     return SaleReference(
         outlet_id=_label(reference.outlet_id, _REFERENCE_MAX, f"{field}.outlet_id"),
         terminal_id=_label(reference.terminal_id, _REFERENCE_MAX, f"{field}.terminal_id"),

@@ -14,6 +14,8 @@ Pan = NewType("Pan", str)
 
 _EUI64 = re.compile(r"[0-9a-f]{16}", re.ASCII)
 _PAN = re.compile(r"[0-9]+", re.ASCII)
+# Twice the digit, its own digits added.
+_DOUBLED = {str(digit): sum(divmod(2 * digit, 10)) for digit in range(10)}
 
 
 class MeterKind(IntEnum):
@@ -79,8 +81,5 @@ def parse_pan(text: str, rule: PanRule, *, field: str = "pan") -> Pan:
 
 def luhn_digit(digits: str) -> str:
     """Return the Luhn check digit of `digits`, as one character. Source: ISO/IEC 7812-1 annex B."""
-    total = 0
-    for place, digit in enumerate(reversed(digits)):
-        doubled = int(digit) * (2 if place % 2 == 0 else 1)
-        total += doubled - 9 if doubled > 9 else doubled
-    return str(-total % 10)
+    doubled, single = digits[::-2], digits[-2::-2]
+    return str(-(sum(map(_DOUBLED.__getitem__, doubled)) + sum(map(int, single))) % 10)

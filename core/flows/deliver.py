@@ -5,6 +5,7 @@ an owner that has been deposed without knowing it can start nothing that the led
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _READ_AGAIN_AFTER_S = 0.5
 _READ_MAX = 64
+_NOTES_MAX = 10_000
+_NOTES_AT_ONCE = 32
 # Where no news comes to say that a head end is back (none is configured under that name), look again so often.
 _PARKED_AT_MOST_S = 30.0
 
@@ -69,6 +72,7 @@ class DeliveryWorker:
         self._lanes: dict[MeterId, _Lane] = {}
         self._turn: deque[MeterId] = deque()
         self._work = asyncio.Event()
+        self._notes: asyncio.Queue[Alert] = asyncio.Queue(maxsize=_NOTES_MAX)
         self._under_way = 0
 
     async def run(self) -> NoReturn:
@@ -76,6 +80,7 @@ class DeliveryWorker:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._mirror_outbox())
             tasks.create_task(self._follow_ownership())
+            tasks.create_task(self._note_forever())
             for head_end in self._head_ends.values():
                 tasks.create_task(self._hear(head_end))
             await self._dispatch(tasks)
@@ -119,8 +124,10 @@ class DeliveryWorker:
                     lane.mailbox.put(event)
                     if _decides(event):
                         self._wake(meter_id)
-            if isinstance(event, Alert):
-                await self._note(event)
+            if isinstance(event, Alert) and event.alert_code in (CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN):
+                # Full: the next credit of the meter tells the same and more. Answers must not wait for it.
+                with contextlib.suppress(asyncio.QueueFull):
+                    self._notes.put_nowait(event)
 
     def _addressed(self, event: HeadEndEvent) -> list[MeterId]:
         match event:
@@ -132,10 +139,18 @@ class DeliveryWorker:
             case StreamRestored():
                 return list(self._lanes)
 
+    async def _note_forever(self) -> NoReturn:
+        """Write down what alerts tell, some at a time, so that they share a commit."""
+        while True:
+            alerts = [await self._notes.get()]
+            while not self._notes.empty() and len(alerts) < _NOTES_AT_ONCE:
+                alerts.append(self._notes.get_nowait())
+            async with asyncio.TaskGroup() as tasks:
+                for alert in alerts:
+                    tasks.create_task(self._note(alert))
+
     async def _note(self, alert: Alert) -> None:
         """Remember how far the meter has come: it decides how many more codes may be issued for it."""
-        if alert.alert_code not in (CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN):
-            return
         shard = self._ownership.shard_of(alert.meter_id)
         epoch = self._ownership.epoch(shard)
         if alert.counter is None or alert.originator_id is None or epoch is None:

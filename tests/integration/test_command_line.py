@@ -163,6 +163,20 @@ def test_a_small_demo_keeps_every_promise() -> None:
     assert figures["distinct_vends"] == 240
 
 
+def test_a_stack_that_stays_says_how_to_top_up_and_ends_when_told(tmp_path: Path) -> None:
+    folder = str(tmp_path / "run")
+    up = [sys.executable, "-m", "app.up", folder]
+    with subprocess.Popen(up, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        said = [running.stdout.readline()]
+        while said[-1] and "ends it" not in said[-1]:
+            said.append(running.stdout.readline())
+        (shown,) = [line for line in said if line.startswith(".venv/bin/utrn topup")]
+        assert re.search(r"\d{4} \d{4} \d{4} \d{4} \d{4}", utrn(*shown.split()[1:]))
+        subprocess.run([*up[:3], "--stop", folder], cwd=ROOT, check=True, capture_output=True)
+        assert running.wait(60) == 0
+
+
 def test_every_target_of_the_documents_is_in_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = set(re.findall(r"`?make ([a-z-]+)`?", (ROOT / "README.md").read_text()))
