@@ -128,7 +128,7 @@ class _Demo:
                 await self._sell_all(seller, sales)
                 selling_s = self._clock.monotonic() - started
                 await self._restore_wan()
-                audit = await self._drain()
+                await self._drain()
                 await self._enter_the_rest()
                 await self._keypad.join()
                 consumers.cancel()
@@ -205,7 +205,7 @@ class _Demo:
             request = pb.SetKnobsRequest(knobs=pb.Knobs(unreachable=0.0))
             await rpc.HeadEndControlServiceStub(channel).SetKnobs(request, timeout=5.0)
 
-    async def _drain(self) -> AuditResult:
+    async def _drain(self) -> None:
         """Return when nothing is owed to any meter, or when waiting longer is no use."""
         bar = self._progress.add_task("delivered", total=None)
         until = self._clock.monotonic() + _DRAIN_WAIT_S
@@ -213,7 +213,7 @@ class _Demo:
             audit = await self._audit()
             self._progress.update(bar, total=audit.vends, completed=audit.vends - audit.owed)
             if not audit.owed or self._clock.monotonic() > until:
-                return audit
+                return
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _enter_the_rest(self) -> None:

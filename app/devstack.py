@@ -317,11 +317,18 @@ class DevStack:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
             self._processes[name] = subprocess.Popen(
-                list(arguments), stdout=file, stderr=file, stdin=subprocess.DEVNULL, start_new_session=True
+                list(arguments),
+                stdout=file,
+                stderr=file,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=_environment(),
             )
 
     def _run(self, arguments: Sequence[str]) -> None:
-        done = subprocess.run(list(arguments), capture_output=True, text=True, timeout=600, check=False)
+        done = subprocess.run(
+            list(arguments), capture_output=True, text=True, timeout=600, check=False, env=_environment()
+        )
         if done.returncode != 0:
             raise StackFailed(f"{' '.join(arguments[:6])} ...: {done.stderr or done.stdout}")
 
@@ -378,6 +385,6 @@ def _psp_line(participant_id: str, name: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def environment() -> dict[str, str]:
-    """Return the environment for processes that must not inherit UTRN_* from a shell."""
+def _environment() -> dict[str, str]:
+    """Return the environment without UTRN_*: a shell's settings must not reach a stack that has its own."""
     return {name: value for name, value in os.environ.items() if not name.startswith("UTRN_")}

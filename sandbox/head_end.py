@@ -104,7 +104,8 @@ class HeadEnd(rpc.HeadEndServiceServicer, sandbox_rpc.HeadEndControlServiceServi
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not authorised for this meter now")
         self.counts["accepted"] += 1
         state, answer = (0, None) if known is None else known[1:]
-        final = answer is not None and answer.outcome != pb.ADD_CREDIT_OUTCOME_REFUSED_UNEXPLAINED
+        unexplained = answer is not None and answer.outcome == pb.ADD_CREDIT_OUTCOME_REFUSED_UNEXPLAINED
+        final = answer is not None and not (unexplained and self._chance.knobs.repeat_unexplained)
         if self._chance.knobs.dedupe and state == pb.MESSAGE_STATE_ANSWERED and final:
             # Repeats the answer it has: the asker lost it.
             await self._publish(pb.StreamEventsResponse(answer=answer))

@@ -22,6 +22,7 @@ DEFAULTS = pb.Knobs(
     alerts_name_counter=True,
     dedupe=True,
     status=True,
+    repeat_unexplained=True,
 )
 
 

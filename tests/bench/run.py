@@ -104,9 +104,8 @@ def _code_only() -> Entry:
 
 
 def _cpu_s(pid: str) -> float:
-    """Return the time all threads of a process have been on a CPU, to the nanosecond."""
-    threads = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
+    """Return the CPU time of a process to the nanosecond, threads that have ended included (clock_getcpuclockid)."""
+    return time.clock_gettime((~int(pid) << 3) | 2)
 
 
 async def p50s_ms(*calls: Call) -> list[float]:

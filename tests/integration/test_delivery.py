@@ -122,3 +122,19 @@ async def test_without_dedupe_without_status_it_is_still_once(make_stack: MakeSt
     sold = await sell_all(stack, [planned(pan, 200 + n) for n in range(4) for pan in pans(stack)])
     result = await drained(stack)
     assert (result.credited, result.owed, result.findings) == (len(sold), 0, [])
+
+
+@pytest.mark.parametrize("cannot", ["repeat_unexplained=false", "alerts_name_counter=false"])
+async def test_a_head_end_that_can_do_less_leaves_codes_unconfirmed_and_never_wrong(
+    make_stack: MakeStack, cannot: str
+) -> None:
+    """Whether real head ends can is unconfirmed. Without it some credits stay unknown; none is doubled or made up."""
+    knobs = ("latency_median_ms=5", "loss_after=0.4", "give_up_after_ms=50", cannot)
+    stack = make_stack(meters=8, etcd_fsync=False, knobs=knobs, delivery=(*QUICK, "attempts_max = 6"))
+    stack.start_all()
+    sold = await sell_all(stack, [planned(pan, 200 + n) for n in range(4) for pan in pans(stack)])
+    result = await drained(stack)
+    assert (result.credited, result.credited_twice, result.owed) == (len(sold), 0, 0)
+    assert result.applied + result.enter_by_hand == len(sold)
+    assert result.enter_by_hand > 0, "otherwise this run showed nothing"
+    assert (result.refused, result.findings) == ({}, [])

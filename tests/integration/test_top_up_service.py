@@ -249,14 +249,6 @@ async def test_a_code_made_elsewhere_is_checked_and_delivered_once(module_stack:
     assert vend.delivery.reason == types_pb2.DELIVERY_REASON_NOT_AUTHENTIC
 
 
-async def test_a_deadline_too_short_does_nothing(module_stack: DevStack, pan: str) -> None:
-    async with caller(module_stack) as stub:
-        await stub.TopUp(top_up(transaction_id=new_id(), pan=pan))
-        with pytest.raises(grpc.aio.AioRpcError) as failed:
-            await stub.TopUp(top_up(transaction_id=new_id(), pan=pan), timeout=0.015)
-    assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
-
-
 async def test_no_log_holds_a_code(module_stack: DevStack, pan: str) -> None:
     async with caller(module_stack) as stub:
         code = (await stub.TopUp(top_up(transaction_id=new_id(), pan=pan))).code

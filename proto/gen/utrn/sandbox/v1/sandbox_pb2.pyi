@@ -441,6 +441,7 @@ class Knobs(_message.Message):
     ALERTS_NAME_COUNTER_FIELD_NUMBER: _builtins.int
     DEDUPE_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    REPEAT_UNEXPLAINED_FIELD_NUMBER: _builtins.int
     latency_median_ms: _builtins.float
     """Median of the one-way delay to a meter, ms; log-normal."""
     latency_sigma: _builtins.float
@@ -471,6 +472,8 @@ class Knobs(_message.Message):
     """A message id in flight or answered is not carried to the meter again."""
     status: _builtins.bool
     """GetMessageStatus works."""
+    repeat_unexplained: _builtins.bool
+    """With dedupe: a repeat after an unexplained refusal is carried again. What real head ends do is unconfirmed."""
     def __init__(
         self,
         *,
@@ -489,10 +492,11 @@ class Knobs(_message.Message):
         alerts_name_counter: _builtins.bool | None = ...,
         dedupe: _builtins.bool | None = ...,
         status: _builtins.bool | None = ...,
+        repeat_unexplained: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alerts_name_counter", b"_alerts_name_counter", "_dedupe", b"_dedupe", "_duplicate_answers", b"_duplicate_answers", "_duplicate_commands", b"_duplicate_commands", "_give_up_after_ms", b"_give_up_after_ms", "_latency_median_ms", b"_latency_median_ms", "_latency_sigma", b"_latency_sigma", "_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "_outage", b"_outage", "_refuse", b"_refuse", "_reorder_answers", b"_reorder_answers", "_status", b"_status", "_temporary_failure", b"_temporary_failure", "_unreachable", b"_unreachable", "alerts_name_counter", b"alerts_name_counter", "dedupe", b"dedupe", "duplicate_answers", b"duplicate_answers", "duplicate_commands", b"duplicate_commands", "give_up_after_ms", b"give_up_after_ms", "latency_median_ms", b"latency_median_ms", "latency_sigma", b"latency_sigma", "loss_after", b"loss_after", "loss_before", b"loss_before", "outage", b"outage", "refuse", b"refuse", "reorder_answers", b"reorder_answers", "status", b"status", "temporary_failure", b"temporary_failure", "unreachable", b"unreachable"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alerts_name_counter", b"_alerts_name_counter", "_dedupe", b"_dedupe", "_duplicate_answers", b"_duplicate_answers", "_duplicate_commands", b"_duplicate_commands", "_give_up_after_ms", b"_give_up_after_ms", "_latency_median_ms", b"_latency_median_ms", "_latency_sigma", b"_latency_sigma", "_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "_outage", b"_outage", "_refuse", b"_refuse", "_reorder_answers", b"_reorder_answers", "_repeat_unexplained", b"_repeat_unexplained", "_status", b"_status", "_temporary_failure", b"_temporary_failure", "_unreachable", b"_unreachable", "alerts_name_counter", b"alerts_name_counter", "dedupe", b"dedupe", "duplicate_answers", b"duplicate_answers", "duplicate_commands", b"duplicate_commands", "give_up_after_ms", b"give_up_after_ms", "latency_median_ms", b"latency_median_ms", "latency_sigma", b"latency_sigma", "loss_after", b"loss_after", "loss_before", b"loss_before", "outage", b"outage", "refuse", b"refuse", "reorder_answers", b"reorder_answers", "repeat_unexplained", b"repeat_unexplained", "status", b"status", "temporary_failure", b"temporary_failure", "unreachable", b"unreachable"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alerts_name_counter", b"_alerts_name_counter", "_dedupe", b"_dedupe", "_duplicate_answers", b"_duplicate_answers", "_duplicate_commands", b"_duplicate_commands", "_give_up_after_ms", b"_give_up_after_ms", "_latency_median_ms", b"_latency_median_ms", "_latency_sigma", b"_latency_sigma", "_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "_outage", b"_outage", "_refuse", b"_refuse", "_reorder_answers", b"_reorder_answers", "_status", b"_status", "_temporary_failure", b"_temporary_failure", "_unreachable", b"_unreachable", "alerts_name_counter", b"alerts_name_counter", "dedupe", b"dedupe", "duplicate_answers", b"duplicate_answers", "duplicate_commands", b"duplicate_commands", "give_up_after_ms", b"give_up_after_ms", "latency_median_ms", b"latency_median_ms", "latency_sigma", b"latency_sigma", "loss_after", b"loss_after", "loss_before", b"loss_before", "outage", b"outage", "refuse", b"refuse", "reorder_answers", b"reorder_answers", "status", b"status", "temporary_failure", b"temporary_failure", "unreachable", b"unreachable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alerts_name_counter", b"_alerts_name_counter", "_dedupe", b"_dedupe", "_duplicate_answers", b"_duplicate_answers", "_duplicate_commands", b"_duplicate_commands", "_give_up_after_ms", b"_give_up_after_ms", "_latency_median_ms", b"_latency_median_ms", "_latency_sigma", b"_latency_sigma", "_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "_outage", b"_outage", "_refuse", b"_refuse", "_reorder_answers", b"_reorder_answers", "_repeat_unexplained", b"_repeat_unexplained", "_status", b"_status", "_temporary_failure", b"_temporary_failure", "_unreachable", b"_unreachable", "alerts_name_counter", b"alerts_name_counter", "dedupe", b"dedupe", "duplicate_answers", b"duplicate_answers", "duplicate_commands", b"duplicate_commands", "give_up_after_ms", b"give_up_after_ms", "latency_median_ms", b"latency_median_ms", "latency_sigma", b"latency_sigma", "loss_after", b"loss_after", "loss_before", b"loss_before", "outage", b"outage", "refuse", b"refuse", "reorder_answers", b"reorder_answers", "repeat_unexplained", b"repeat_unexplained", "status", b"status", "temporary_failure", b"temporary_failure", "unreachable", b"unreachable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alerts_name_counter: _TypeAlias = _typing.Literal["alerts_name_counter"]  # noqa: Y015
     _WhichOneofArgType__alerts_name_counter: _TypeAlias = _typing.Literal["_alerts_name_counter", b"_alerts_name_counter"]  # noqa: Y015
@@ -518,6 +522,8 @@ class Knobs(_message.Message):
     _WhichOneofArgType__refuse: _TypeAlias = _typing.Literal["_refuse", b"_refuse"]  # noqa: Y015
     _WhichOneofReturnType__reorder_answers: _TypeAlias = _typing.Literal["reorder_answers"]  # noqa: Y015
     _WhichOneofArgType__reorder_answers: _TypeAlias = _typing.Literal["_reorder_answers", b"_reorder_answers"]  # noqa: Y015
+    _WhichOneofReturnType__repeat_unexplained: _TypeAlias = _typing.Literal["repeat_unexplained"]  # noqa: Y015
+    _WhichOneofArgType__repeat_unexplained: _TypeAlias = _typing.Literal["_repeat_unexplained", b"_repeat_unexplained"]  # noqa: Y015
     _WhichOneofReturnType__status: _TypeAlias = _typing.Literal["status"]  # noqa: Y015
     _WhichOneofArgType__status: _TypeAlias = _typing.Literal["_status", b"_status"]  # noqa: Y015
     _WhichOneofReturnType__temporary_failure: _TypeAlias = _typing.Literal["temporary_failure"]  # noqa: Y015
@@ -548,6 +554,8 @@ class Knobs(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__refuse) -> _WhichOneofReturnType__refuse | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__reorder_answers) -> _WhichOneofReturnType__reorder_answers | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__repeat_unexplained) -> _WhichOneofReturnType__repeat_unexplained | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__status) -> _WhichOneofReturnType__status | None: ...
     @_typing.overload
