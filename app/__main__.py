@@ -2,7 +2,7 @@
 
 import typer
 
-from app.cli import callers, check_config, conformance, demo, hsm, pki, registry, sandbox, serve
+from app.cli import callers, check_config, cluster, conformance, demo, drill, hsm, pki, registry, sandbox, serve
 
 app = typer.Typer(
     name="utrn",
@@ -18,6 +18,8 @@ app.command("issue")(callers.issue)
 app.add_typer(callers.vend, name="vend")
 app.command("conformance")(conformance.conformance)
 app.command("demo")(demo.demo)
+app.add_typer(cluster.app, name="cluster")
+app.add_typer(drill.app, name="drill")
 app.add_typer(hsm.app, name="hsm")
 app.add_typer(pki.app, name="pki")
 app.add_typer(registry.app, name="registry")

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from cluster.config import EtcdConfig
+from cluster.config import EtcdConfig, PeersConfig
 from core.api.config import ApiConfig
 from core.domain.errors import BadField
 from core.domain.party import parse_participant_id
@@ -31,11 +31,15 @@ class NodeConfig:
     Attributes:
         node_id: Its name in the cluster, 1 to 64 of a-z, 0-9 and "-"; never two alike.
         zone: Where it stands; nodes of one zone may fail together.
+        advertise: host:port where callers and peers reach it; empty for what api.listen says.
+        metrics: host:port of the Prometheus page; empty for none. Plain HTTP: listen where only the collector comes.
         log_level: DEBUG, INFO, WARNING or ERROR.
     """
 
     node_id: str
     zone: str = "default"
+    advertise: str = ""
+    metrics: str = ""
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:
@@ -46,6 +50,9 @@ class NodeConfig:
             raise ValueError(error.message) from error
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ValueError("log_level: must be DEBUG, INFO, WARNING or ERROR")
+        for key in ("advertise", "metrics"):
+            if getattr(self, key) and not getattr(self, key).rpartition(":")[2].isdecimal():
+                raise ValueError(f"{key}: must be host:port")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +65,7 @@ class Config:
     etcd: EtcdConfig
     flow: FlowConfig = field(default_factory=FlowConfig)
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
+    peers: PeersConfig = field(default_factory=PeersConfig)
     head_ends: tuple[HeadEndConfig, ...] = ()
 
     def __post_init__(self) -> None:
@@ -94,7 +102,17 @@ def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
 
 def _adapter() -> TypeAdapter[Config]:
     """Return the checker. Unknown keys are refused in every section: a misspelt limit must not be a missing one."""
-    for section in (NodeConfig, ApiConfig, HsmConfig, EtcdConfig, FlowConfig, DeliveryConfig, HeadEndConfig, Config):
+    for section in (
+        NodeConfig,
+        ApiConfig,
+        HsmConfig,
+        EtcdConfig,
+        FlowConfig,
+        DeliveryConfig,
+        PeersConfig,
+        HeadEndConfig,
+        Config,
+    ):
         section.__pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[union-attr]  # pydantic's own hook
     return TypeAdapter(Config)
 

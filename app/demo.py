@@ -1,4 +1,4 @@
-"""The main job on one machine: thousands of sales over a bad network, a killed node, and an audit to the penny."""
+"""The main job on one machine: three nodes, thousands of sales, a bad network, a killed node, an audit to the penny."""
 
 import asyncio
 import json
@@ -20,6 +20,8 @@ from app.audit import AuditResult, audit_all
 from app.clock import SystemClock
 from app.config import load_config
 from app.devstack import PSP, DevStack, StackPlan
+from app.drills.world import NODES, LedgerWatch, longest_gap_ms
+from app.fleet_file import meter_by_pan
 from app.selling import Journal, PlannedSale, Seller, Sold, Step, secure_channel
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
@@ -29,11 +31,11 @@ from core.domain.transaction_id import make_transaction_id
 from core.domain.vend import Vend
 from sandbox.servers import Tls
 
-_NODE = "node-a"
 _CALLERS = 16
 _DRAIN_WAIT_S = 180.0
 _LOOK_EVERY_S = 0.5
 _SELLER_GIVES_UP_S = 60.0
+_TAKEOVER_WAIT_S = 30.0
 _ACCOUNT_HIGH = "ACCOUNT HIGH"
 
 KNOBS = (
@@ -65,6 +67,8 @@ class DemoPlan:
             knobs=KNOBS,
             delivery=DELIVERY,
             max_balance_pence=self.max_balance_pence,
+            etcd_members=3,
+            nodes=NODES,
         )
 
 
@@ -86,7 +90,7 @@ def run_demo(plan: DemoPlan, folder: Path, console: Console, *, quiet: bool) -> 
     stack = DevStack(folder, plan.stack)
     try:
         with console.status("starting", spinner="dots") as status:
-            stack.start_all(node=_NODE, say=lambda part: status.update(f"starting {part}"))
+            stack.start_all(say=lambda part: status.update(f"starting {part}"))
         columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=console, disable=quiet) as progress:
             return asyncio.run(_Demo(plan, stack, progress).run())
@@ -103,7 +107,10 @@ class _Demo:
         self._progress = progress
         self._clock = SystemClock()
         self._random = random.Random(plan.seed)  # noqa: S311  # play, not protection
-        self._etcd: EtcdConfig = load_config(stack.node_config(_NODE)).etcd
+        self._etcd: EtcdConfig = load_config(stack.node_config(NODES[0])).etcd
+        self._watch = LedgerWatch(self._etcd)
+        self._killed_at = 0.0
+        self._takeover_ms = 0.0
         tools = stack.tool_certs
         self._tls = Tls(cert=tools.cert, key=tools.key, ca=tools.ca)
         self._sold: list[Sold] = []
@@ -120,10 +127,13 @@ class _Demo:
         sales = self._sales()
         journal = Journal(self._stack.folder / "journal.jsonl", self._clock)
         started = self._clock.monotonic()
-        channel = secure_channel([self._stack.node_target(_NODE)], ca=certs.ca, cert=certs.cert, key=certs.key)
+        nodes = [self._stack.node_target(node) for node in NODES]
+        channel = secure_channel(nodes, ca=certs.ca, cert=certs.cert, key=certs.key, by_health=True)
         async with channel, self._tls.channel(self._stack.fleet_target) as fleet:
             seller = Seller(channel, journal, self._clock, give_up_after_s=_SELLER_GIVES_UP_S)
             async with asyncio.TaskGroup() as tasks:
+                watching = tasks.create_task(self._watch.run())
+                await self._watch.begin_settled(len(NODES))
                 consumers = tasks.create_task(self._consumers(rpc.FleetServiceStub(fleet)))
                 await self._sell_all(seller, sales)
                 selling_s = self._clock.monotonic() - started
@@ -132,19 +142,19 @@ class _Demo:
                 await self._enter_the_rest()
                 await self._keypad.join()
                 consumers.cancel()
+                watching.cancel()
             counts = await rpc.FleetServiceStub(fleet).CountResults(pb.CountResultsRequest(), timeout=5.0)
         journal.close()
         audit = await self._audit()
         # A clean leave, by which the node also reports its stage times.
-        await asyncio.to_thread(self._stack.kill, _NODE, signal.SIGTERM)
+        for node in NODES:
+            await asyncio.to_thread(self._stack.kill, node, signal.SIGTERM)
         return await self._result(seller, audit, dict(counts.counts), selling_s)
 
     def _sales(self) -> list[PlannedSale]:
         """Return the sales: pence and whole pounds, one step and two, some asked for twice, some impatiently."""
         chance = self._random
-        lines = (self._stack.folder / "sandbox" / "meters.jsonl").read_text(encoding="utf-8").splitlines()
-        records = [json.loads(line) for line in lines]
-        self._meter_of = {one["pan"]: one["meter_id"] for one in records if one["type"] == "pan"}
+        self._meter_of = meter_by_pan(self._stack.folder / "sandbox")
         pans = list(self._meter_of)
         now_ms = int(self._clock.now().timestamp() * 1000)
         return [
@@ -185,9 +195,19 @@ class _Demo:
 
     async def _kill_in_the_middle(self) -> None:
         await self._half_sold.wait()
-        self._progress.console.print(f"kill -9 {_NODE}, in the middle of {_CALLERS} calls; then started again")
-        self._stack.kill(_NODE, signal.SIGKILL)
-        await asyncio.to_thread(self._stack.start_node, _NODE)
+        node = self._watch.busiest()
+        before = {shard: self._watch.owners[shard] for shard in self._watch.shards_of(node)}
+        self._progress.console.print(
+            f"kill -9 {node}, which owns {len(before)} of {self._etcd.shards} shards, in the middle of {_CALLERS} calls"
+        )
+        self._killed_at = self._clock.monotonic()
+        self._stack.kill(node, signal.SIGKILL)
+        await self._watch.until(
+            lambda: all(self._watch.owners.get(shard, was)[1] > was[1] for shard, was in before.items()),
+            _TAKEOVER_WAIT_S,
+        )
+        self._takeover_ms = (self._clock.monotonic() - self._killed_at) * 1000
+        await asyncio.to_thread(self._stack.start_node, node)
 
     async def _consumers(self, fleet: "rpc.FleetServiceAsyncStub") -> None:
         """Enter codes at keypads, for ever."""
@@ -260,12 +280,19 @@ class _Demo:
             "vends_per_s": round(len(self._sold) / selling_s, 1),
             "issue_p50_ms": round(_quantile(latencies, 50), 2),
             "issue_p99_ms": round(_quantile(latencies, 99), 2),
+            "takeover_ms": round(self._takeover_ms),
+            "issue_gap_ms": round(self._gap_ms()),
             "failed_calls": {k: v for k, v in seller.outcomes.items() if k not in ("issued", "replayed")},
         }
         result.stages = [("issue, as callers saw it", result.figures["issue_p50_ms"], result.figures["issue_p99_ms"])]
-        result.stages += _node_stages(self._stack.log_file(_NODE)) + _ledger_stages(vends)
+        result.stages += _node_stages(self._stack.log_file(NODES[-1])) + _ledger_stages(vends)
         result.broken = audit.findings + self._broken(result.figures, missing)
         return result
+
+    def _gap_ms(self) -> float:
+        """Return the longest stretch, from the kill on, in which no caller got a code."""
+        times = sorted(one.first_answer_at for one in self._sold if one.first_answer_at is not None)
+        return longest_gap_ms(times, since=self._killed_at, until=times[-1]) if self._killed_at else 0.0
 
     def _refused(self, vend: Vend, audit: AuditResult) -> bool:
         """Return whether no meter has credited `vend` because its own meter said no, over the air or at the keypad."""
@@ -283,8 +310,8 @@ class _Demo:
             broken.append(f"INV-6: {figures['expected_pence']} pence expected, {figures['credited_pence']} credited")
         if figures["codes_issued"] != figures["distinct_vends"]:
             broken.append(f"INV-1: {figures['distinct_vends']} vends, {figures['codes_issued']} codes")
-        if self._stack.exit_code(_NODE) != 0:
-            broken.append(f"the node left with exit code {self._stack.exit_code(_NODE)}")
+        left = {node: self._stack.exit_code(node) for node in NODES}
+        broken += [f"{node} left with exit code {code}" for node, code in left.items() if code != 0]
         if figures["owed"]:
             broken.append(f"INV-9: {figures['owed']} deliveries are still owed")
         return broken

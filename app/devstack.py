@@ -12,11 +12,13 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from app.clock import SystemClock
+from app.namespaces import Namespaces
 from app.pki import CertPaths, DevCa, participant_uri
 from hsm.config import HsmConfig, find_softhsm
 from hsm.provision import KeyEntry
@@ -27,6 +29,7 @@ _STOP_WAIT_S = 15.0
 HEAD_END = "sandbox"
 SUPPLIERS = {"supplier-north": "90b3d51f30010001", "supplier-south": "90b3d51f30010002"}
 PSP = "psp-corner"
+OPERATOR = "operator-ops"
 OUTSIDER = "psp-elsewhere"
 
 
@@ -45,7 +48,13 @@ class StackPlan:
         max_balance_pence: Of every meter.
         delivery: Lines of the node's [delivery] section.
         flow: Lines of the node's [flow] section.
+        etcd: Lines of the node's [etcd] section.
         etcd_fsync: False only where no durability is at stake and speed is.
+        etcd_members: 1 or 3.
+        nodes: Names of the nodes that `start_all` starts.
+        own_tokens: Each node has a token of its own with the same keys, so that one node can lose its HSM.
+        namespaces: Each node in a network namespace of its own; needs root.
+        fake_clocks: Each node's wall clock can be set.
     """
 
     meters: int = 200
@@ -54,7 +63,13 @@ class StackPlan:
     max_balance_pence: int = 10_000_000
     delivery: tuple[str, ...] = ()
     flow: tuple[str, ...] = ()
+    etcd: tuple[str, ...] = ()
     etcd_fsync: bool = True
+    etcd_members: int = 1
+    nodes: tuple[str, ...] = ("node-a",)
+    own_tokens: bool = False
+    namespaces: bool = False
+    fake_clocks: bool = False
 
 
 class DevStack:
@@ -63,8 +78,12 @@ class DevStack:
     def __init__(self, folder: Path, plan: StackPlan) -> None:
         self.folder = folder
         self.plan = plan
-        self.etcd_port, self.etcd_peer_port, self.fleet_port, self.head_end_port = free_ports(4)
+        self.fleet_port, self.head_end_port, *ports = _lasting_ports(folder, 2 + 2 * plan.etcd_members)
+        self.etcd_ports, self.etcd_peer_ports = ports[: plan.etcd_members], ports[plan.etcd_members :]
+        self.net = Namespaces(plan.nodes) if plan.namespaces else None
+        self.host = self.net.host if self.net else "127.0.0.1"
         self.node_ports: dict[str, int] = {}
+        self.metrics_ports: dict[str, int] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ca = DevCa.load_or_create(folder / "pki", now=SystemClock().now())
 
@@ -73,16 +92,31 @@ class DevStack:
     @property
     def fleet_target(self) -> str:
         """host:port of the fleet."""
-        return f"127.0.0.1:{self.fleet_port}"
+        return f"{self.host}:{self.fleet_port}"
 
     @property
     def head_end_target(self) -> str:
         """host:port of the head end."""
-        return f"127.0.0.1:{self.head_end_port}"
+        return f"{self.host}:{self.head_end_port}"
 
     def node_target(self, node: str) -> str:
         """host:port of a node."""
-        return f"127.0.0.1:{self.node_ports[node]}"
+        host = self.net.address(node) if self.net else "127.0.0.1"
+        return f"{host}:{self.node_ports[node]}"
+
+    def metrics_url(self, node: str) -> str:
+        """Address of a node's Prometheus page."""
+        return f"http://{self.node_target(node).rpartition(':')[0]}:{self.metrics_ports[node]}/metrics"
+
+    @property
+    def etcd_names(self) -> list[str]:
+        """Names of the etcd processes."""
+        return [f"etcd-{index}" for index in range(self.plan.etcd_members)]
+
+    @property
+    def etcd_targets(self) -> list[str]:
+        """host:port of every etcd member."""
+        return [f"{self.host}:{port}" for port in self.etcd_ports]
 
     def node_config(self, node: str) -> Path:
         """Configuration file of a node."""
@@ -103,34 +137,51 @@ class DevStack:
 
     # Starting and stopping.
 
-    def start_all(self, *, node: str = "node-a", say: Callable[[str], None] = lambda _: None) -> None:
-        """Start everything with one node.
+    def start_all(self, *, say: Callable[[str], None] = lambda _: None) -> None:
+        """Start everything.
 
         Raises:
             StackFailed: a part did not start.
         """
-        say("etcd, with TLS")
+        if self.net:
+            self.net.create()
+        say(f"{self.plan.etcd_members} etcd, with TLS")
         self.start_etcd()
-        say("SoftHSM token and the suppliers' keys")
+        say("SoftHSM and the suppliers' keys")
         self.make_keys()
         say(f"{self.plan.meters} meters and their head end")
         self.start_sandbox()
-        say(f"{node}")
-        self.write_node_config(node)
-        self.load_registry(node)
-        self.start_node(node)
+        for node in self.plan.nodes:
+            self.write_node_config(node)
+        self.load_registry(self.plan.nodes[0])
+        say(", ".join(self.plan.nodes))
+        for node in self.plan.nodes:
+            self.start_node(node, wait=False)
+        for node in self.plan.nodes:
+            self.wait_serving(node)
 
     def start_etcd(self) -> None:
-        """Start a one-member etcd that takes only clients with a certificate."""
+        """Start every member of etcd; they take only clients with a certificate."""
+        for index in range(self.plan.etcd_members):
+            self.start_etcd_member(index, wait=False)
+        for name, port in zip(self.etcd_names, self.etcd_ports, strict=True):
+            self._wait_listening(name, port)
+
+    def start_etcd_member(self, index: int, *, wait: bool = True) -> None:
+        """Start one member."""
         tls = self._ca.issue("etcd", server=True)
         binary = shutil.which("etcd")
         if binary is None:
             raise StackFailed("etcd is not installed; run `make setup`")
-        client, peer = f"https://127.0.0.1:{self.etcd_port}", f"https://127.0.0.1:{self.etcd_peer_port}"
+        name, client = f"m{index}", f"https://{self.host}:{self.etcd_ports[index]}"
+        peers = [f"https://127.0.0.1:{port}" for port in self.etcd_peer_ports]
         arguments = [
-            binary, "--name", "m0", "--data-dir", str(self.folder / "etcd"),
+            binary, "--name", name, "--data-dir", str(self.folder / f"etcd-{index}"),
             "--listen-client-urls", client, "--advertise-client-urls", client,
-            "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", f"m0={peer}",
+            "--listen-peer-urls", peers[index], "--initial-advertise-peer-urls", peers[index],
+            "--initial-cluster", ",".join(f"m{at}={peer}" for at, peer in enumerate(peers)),
+            # An election well within a caller's patience; members on one machine see each other at once.
+            "--heartbeat-interval", "50", "--election-timeout", "500",
             "--cert-file", str(tls.cert), "--key-file", str(tls.key), "--trusted-ca-file", str(tls.ca),
             "--client-cert-auth",
             "--peer-cert-file", str(tls.cert), "--peer-key-file", str(tls.key), "--peer-trusted-ca-file", str(tls.ca),
@@ -138,8 +189,9 @@ class DevStack:
         ]  # fmt: skip
         if not self.plan.etcd_fsync:
             arguments.append("--unsafe-no-fsync")
-        self._start("etcd", arguments)
-        self._wait_listening("etcd", self.etcd_port)
+        self._start(f"etcd-{index}", arguments)
+        if wait:
+            self._wait_listening(f"etcd-{index}", self.etcd_ports[index])
 
     def make_keys(self) -> dict[str, KeyEntry]:
         """Make the token and one key per supplier; leave what is there."""
@@ -155,9 +207,29 @@ class DevStack:
         entries = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
         return {supplier: KeyEntry(**entries[originator]) for supplier, originator in SUPPLIERS.items()}
 
-    def hsm_config(self) -> HsmConfig:
-        """Configuration of the token."""
-        folder = self.folder / "hsm"
+    def token_folder(self, node: str) -> Path:
+        """Folder with the token that a node uses; a copy of its own if the plan says so."""
+        if not self.plan.own_tokens:
+            return self.folder / "hsm"
+        folder = self.folder / f"hsm-{node}"
+        if not folder.exists():
+            shutil.copytree(self.folder / "hsm", folder)
+            conf = folder / "softhsm2.conf"
+            conf.write_text(conf.read_text().replace(str(self.folder / "hsm" / "tokens"), str(folder / "tokens")))
+        return folder
+
+    def make_other_keys(self, folder: Path) -> None:
+        """Make a token in `folder`, from which the old one was taken, with new keys under the same ids."""
+        (folder / "tokens").mkdir(mode=0o700)
+        self._run([sys.executable, "-m", "app.devkeys", str(folder), *SUPPLIERS.values()])
+
+    def set_clock(self, node: str, seconds: int) -> None:
+        """Set the clock of a node so many seconds ahead, or back; it follows within a second."""
+        self._clock_file(node).write_text(f"{seconds:+d}\n")
+
+    def hsm_config(self, node: str) -> HsmConfig:
+        """Configuration of a node's token."""
+        folder = self.token_folder(node)
         return HsmConfig(
             module=find_softhsm(),
             token_label="utrn",  # noqa: S106  # a label
@@ -201,20 +273,26 @@ class DevStack:
     def write_node_config(self, node: str) -> Path:
         """Write a node's configuration and return its file."""
         if node not in self.node_ports:
-            self.node_ports[node] = free_ports(1)[0]
-        tls, hsm = self._ca.issue(node, uri=f"spiffe://utrn/node/{node}", server=True), self.hsm_config()
+            self.node_ports[node], self.metrics_ports[node] = free_ports(2)
+        tls = self._ca.issue(node, uri=f"spiffe://utrn/node/{node}", server=True)
+        hsm = self.hsm_config(node)
+        host = self.node_target(node).rpartition(":")[0]
+        endpoints = ", ".join(f'"{target}"' for target in self.etcd_targets)
         path = self.node_config(node)
         path.write_text(
             "\n".join(
                 [
-                    "[node]", f'node_id = "{node}"',
-                    "[api]", f'listen = "127.0.0.1:{self.node_ports[node]}"', *_tls_lines(tls, ca="client_ca"),
+                    "[node]", f'node_id = "{node}"', f'zone = "{node}"',
+                    f'metrics = "{host}:{self.metrics_ports[node]}"',
+                    "[api]", f'listen = "{self.node_target(node)}"', *_tls_lines(tls, ca="client_ca"),
                     "[hsm]", f'module = "{hsm.module}"', f'token_label = "{hsm.token_label}"',
                     f'pin_file = "{hsm.pin_file}"', f'softhsm_conf = "{hsm.softhsm_conf}"',
-                    "[etcd]", f'endpoints = ["127.0.0.1:{self.etcd_port}"]', *_tls_lines(tls),
+                    "[etcd]", f"endpoints = [{endpoints}]", *_tls_lines(tls), *self.plan.etcd,
+                    "[peers]", *_tls_lines(tls),
                     "[flow]", *self.plan.flow,
                     "[delivery]", *self.plan.delivery,
-                    "[[head_ends]]", f'name = "{HEAD_END}"', f'target = "{self.head_end_target}"', *_tls_lines(tls),
+                    "[[head_ends]]", f'name = "{HEAD_END}"', f'target = "{self.head_end_target}"',
+                    'server_name = "localhost"', *_tls_lines(tls),
                     "",
                 ]
             ),
@@ -225,7 +303,11 @@ class DevStack:
     def load_registry(self, node: str) -> None:
         """Load participants, meters and PANs."""
         keys = self.make_keys()
-        lines: list[dict[str, object]] = [_psp_line(PSP, "Corner Shop Payments"), _psp_line(OUTSIDER, "Elsewhere Ltd")]
+        lines: list[dict[str, object]] = [
+            _line(PSP, "psp", "Corner Shop Payments"),
+            _line(OUTSIDER, "psp", "Elsewhere Ltd"),
+            _line(OPERATOR, "operator", "The operator"),
+        ]
         for supplier, originator in SUPPLIERS.items():
             lines.append(
                 {
@@ -245,15 +327,19 @@ class DevStack:
         file.write_text("".join(json.dumps(line) + "\n" for line in lines) + meters, encoding="utf-8")
         self._run([*_utrn(), "registry", "load", str(file), "--config", str(self.node_config(node)), "--json"])
 
-    def start_node(self, node: str, command: Sequence[str] | None = None) -> None:
-        """Start a node and wait until it says that it can serve.
+    def start_node(self, node: str, command: Sequence[str] | None = None, *, wait: bool = True) -> None:
+        """Start a node.
 
         Args:
             node: Its name.
             command: What to run instead of `utrn serve`; drills use it. The configuration's options are appended.
+            wait: Until it says that it can serve.
         """
-        self._start(node, [*(command or [*_utrn(), "serve"]), "--config", str(self.node_config(node))])
-        self.wait_serving(node)
+        inside = self.net.inside(node) if self.net else []
+        arguments = [*inside, *(command or [*_utrn(), "serve"]), "--config", str(self.node_config(node))]
+        self._start(node, arguments, environment=self._fake_clock(node) if self.plan.fake_clocks else {})
+        if wait:
+            self.wait_serving(node)
 
     def wait_serving(self, node: str) -> None:
         """Return when the node answers SERVING."""
@@ -311,8 +397,28 @@ class DevStack:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
+        if self.net:
+            self.net.remove()
 
-    def _start(self, name: str, arguments: Sequence[str]) -> None:
+    def _clock_file(self, node: str) -> Path:
+        return self.folder / f"{node}.clock"
+
+    def _fake_clock(self, node: str) -> dict[str, str]:
+        """Return the environment in which a node's wall clock, and only that, is the one of `set_clock`."""
+        libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
+        if not libraries:
+            raise StackFailed("libfaketime is not installed; run `make setup`")
+        self.set_clock(node, 0)
+        return {
+            "LD_PRELOAD": str(libraries[0]),
+            "FAKETIME_TIMESTAMP_FILE": str(self._clock_file(node)),
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        }
+
+    def _start(
+        self, name: str, arguments: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         log = self.log_file(name)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:
@@ -322,7 +428,7 @@ class DevStack:
                 stderr=file,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
-                env=_environment(),
+                env={**_environment(), **environment},
             )
 
     def _run(self, arguments: Sequence[str]) -> None:
@@ -346,7 +452,7 @@ class DevStack:
             self._check_alive(name)
             try:
                 with (
-                    socket.create_connection(("127.0.0.1", port), timeout=1.0) as plain,
+                    socket.create_connection((self.host, port), timeout=1.0) as plain,
                     context.wrap_socket(plain, server_hostname="localhost"),
                 ):
                     return
@@ -366,6 +472,19 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def _lasting_ports(folder: Path, count: int) -> list[int]:
+    """Return the ports this folder's stack had before, or new ones: etcd members remember where the others are."""
+    file = folder / "ports.json"
+    if file.exists():
+        ports: list[int] = json.loads(file.read_text())
+        if len(ports) == count:
+            return ports
+    folder.mkdir(parents=True, exist_ok=True)
+    ports = free_ports(count)
+    file.write_text(json.dumps(ports))
+    return ports
+
+
 def _utrn() -> list[str]:
     return [sys.executable, "-m", "app"]
 
@@ -378,10 +497,10 @@ def _tls_lines(tls: CertPaths, *, ca: str = "ca") -> list[str]:
     return [f'cert = "{tls.cert}"', f'key = "{tls.key}"', f'{ca} = "{tls.ca}"']
 
 
-def _psp_line(participant_id: str, name: str) -> dict[str, object]:
+def _line(participant_id: str, role: str, name: str) -> dict[str, object]:
     identities = [participant_uri(participant_id)]
     return {
-        "type": "participant", "participant_id": participant_id, "role": "psp", "name": name, "identities": identities,
+        "type": "participant", "participant_id": participant_id, "role": role, "name": name, "identities": identities,
     }  # fmt: skip
 
 

@@ -10,25 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 import grpc
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2_grpc as rpc
 from utrn.v1 import types_pb2
+from utrn_client.channel import Tls, open_channel, reason_of
+from utrn_client.till import REPEATABLE
 
 from core.ports.clock import Clock
 
-_REPEATABLE = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.CANCELLED,
-    }
-)
 _PAUSE_MOST_S = 1.0
 _DEADLINE_S = 5.0
 _IMPATIENT_S = 0.004
@@ -69,6 +61,7 @@ class Sold:
     answers: list[bytes] = field(default_factory=list)
     requests: int = 0
     first_answer_ms: float | None = None
+    first_answer_at: float | None = None
 
     @property
     def consistent(self) -> bool:
@@ -142,7 +135,8 @@ class Seller:
             sold.utrn = reply.code.utrn
             sold.answers.append(reply.code.SerializeToString(deterministic=True))
             if sold.first_answer_ms is None:
-                sold.first_answer_ms = (self._clock.monotonic() - started) * 1000
+                sold.first_answer_at = self._clock.monotonic()
+                sold.first_answer_ms = (sold.first_answer_at - started) * 1000
             return
 
     async def _issue(self, plan: PlannedSale, deadline_s: float) -> pb.TopUpResponse | pb.IssueUtrnResponse:
@@ -185,34 +179,14 @@ class Seller:
         reason = reason_of(error)
         self.outcomes[reason] += 1
         self._journal.write("fail", id=sold.plan.transaction_id, reason=reason)
-        if error.code() in _REPEATABLE and self._clock.monotonic() - started < self._give_up_after_s:
+        if error.code() in REPEATABLE and self._clock.monotonic() - started < self._give_up_after_s:
             return True
         sold.refused = reason
         return False
 
 
-def reason_of(error: grpc.aio.AioRpcError) -> str:
-    """Return the reason of a refusal: ErrorInfo's where there is one, else the status."""
-    # grpc's asyncio errors have what this function needs, and not the type it asks for.
-    status = rpc_status.from_call(cast("grpc.Call", error))
-    info = error_details_pb2.ErrorInfo()
-    for detail in status.details if status is not None else ():
-        if detail.Unpack(info):
-            return str(info.reason)
-    return error.code().name
-
-
 def secure_channel(
-    targets: Sequence[str], *, ca: Path, cert: Path, key: Path, server_name: str = "localhost"
+    targets: Sequence[str], *, ca: Path, cert: Path, key: Path, by_health: bool = False
 ) -> grpc.aio.Channel:
-    """Return a channel that spreads calls over `targets` (host:port), with the back-off a till wants."""
-    credentials = grpc.ssl_channel_credentials(ca.read_bytes(), key.read_bytes(), cert.read_bytes())
-    options = (
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
-        ("grpc.max_reconnect_backoff_ms", 500),
-        ("grpc.lb_policy_name", "round_robin"),
-        ("grpc.ssl_target_name_override", server_name),
-        ("grpc.default_authority", server_name),
-    )
-    return grpc.aio.secure_channel("ipv4:" + ",".join(targets), credentials, options=options)
+    """Return the client kit's channel over `targets` (host:port); by default also to nodes that do not serve."""
+    return open_channel(targets, Tls(cert=cert, key=key, ca=ca), by_health=by_health)

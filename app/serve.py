@@ -10,9 +10,11 @@ from typing import Any, NoReturn
 import grpc
 import uvloop
 
+from app.metrics import serve_metrics
 from app.wiring import Node
 from cluster.ownership import ShardCountDiffers
 from cluster.records import NewerSchema
+from core.api.errors import Guard
 from core.api.server import build_server
 from core.domain.invariant import InvariantBroken
 from core.observe import StageTimes
@@ -23,7 +25,10 @@ EXIT_CLEAN = 0
 EXIT_INVARIANT_BROKEN = 70
 EXIT_REFUSED = 78
 _REPORT_EVERY_S = 30.0
+_CALLERS_LEAVE_S = 0.3
 _LAST_CALLS_S = 0.2
+_LOOK_AGAIN_S = 0.01
+_STREAMS_END_S = 0.1
 
 
 def serve(build: Callable[[], Node]) -> int:
@@ -96,17 +101,20 @@ async def _serve(node: Node) -> None:
 
 
 async def _run(node: Node, stop: _Stop) -> None:
-    server, port = build_server(node.config.api, node.top_up, node.health, stop.broken)
+    guard = Guard(stop.broken)
+    server, port = build_server(node.config.api, node.services, guard)
     try:
-        async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(part) for part in _parts(node)]
-            await server.start()
-            log.info("listening", extra={"node_id": node.config.node.node_id, "port": port})
-            await stop.wait()
-            log.info("leaving")
-            await _leave(node, server)
-            for task in running:
-                task.cancel()
+        with serve_metrics(node, guard):
+            async with asyncio.TaskGroup() as tasks:
+                # Listening comes before the lease: a peer that finds nobody listening takes a lease away.
+                await server.start()
+                running = [tasks.create_task(part) for part in _parts(node)]
+                log.info("listening", extra={"node_id": node.config.node.node_id, "port": port})
+                await stop.wait()
+                log.info("leaving")
+                await _leave(node, server, guard)
+                for task in running:
+                    task.cancel()
     finally:
         await server.stop(grace=None)
         await _close(node)
@@ -118,23 +126,32 @@ def _parts(node: Node) -> list[Coroutine[Any, Any, NoReturn]]:
         node.signer.run(),
         node.registry.run(),
         node.ownership.run(),
+        node.peers.run(),
         node.outbox.run(),
         node.line.run(),
         node.delivery.run(),
-        node.health.run(),
+        node.services.health.run(),
+        node.loop_delay.run(),
+        node.clock_watch.run(),
         _report(node.times),
     ]
 
 
-async def _leave(node: Node, server: grpc.aio.Server) -> None:
-    """Send callers elsewhere, finish what was admitted."""
-    await node.health.leave()
-    # Draining comes first: a call that arrives now is told SHUTTING_DOWN, and not merely cut off.
+async def _leave(node: Node, server: grpc.aio.Server, guard: Guard) -> None:
+    """Send callers elsewhere, give the shards to others, finish what was admitted."""
+    await node.services.health.leave()
+    # Deliveries break off where they are: their state is in the ledger, and the next owner goes on from there.
+    await node.ownership.leave()
+    node.services.peer.leave()
+    # Callers are told by their health watch, and those that call nevertheless are served, until they have had time.
+    await asyncio.sleep(_CALLERS_LEAVE_S)
     async with asyncio.timeout(node.config.api.drain_s):
         await node.line.drain()
-    # Calls that are on their way are told so too: grpc would cancel what it has not yet handed to us.
-    await asyncio.sleep(_LAST_CALLS_S)
-    await server.stop(grace=node.config.api.drain_s)
+        # Calls that are on their way are told SHUTTING_DOWN: grpc would cancel what it has not yet handed to us.
+        await asyncio.sleep(_LAST_CALLS_S)
+        while guard.calls:  # noqa: ASYNC110  # the last moments of a process; an event would be set on every call
+            await asyncio.sleep(_LOOK_AGAIN_S)
+    await server.stop(grace=_STREAMS_END_S)
 
 
 async def _close(node: Node) -> None:

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 from app.cli.output import console
-from app.devstack import PSP, DevStack, StackFailed, StackPlan
+from app.devstack import OPERATOR, PSP, DevStack, StackFailed, StackPlan
+from app.drills.world import NODES
+from app.fleet_file import pans_of
 
 
 def up(folder: Path) -> int:
@@ -16,7 +18,7 @@ def up(folder: Path) -> int:
         console.print(f"A stack runs in {folder} already; end it with `make down`.")
         return 1
     folder.mkdir(parents=True, exist_ok=True)
-    stack = DevStack(folder.resolve(), StackPlan(meters=50))
+    stack = DevStack(folder.resolve(), StackPlan(meters=50, etcd_members=3, nodes=NODES))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     pid_file.write_text(str(os.getpid()))
     try:
@@ -46,17 +48,26 @@ def down(folder: Path) -> int:
 
 
 def _explain(stack: DevStack) -> None:
-    certs = stack.certs(PSP)
-    meters = (stack.folder / "sandbox" / "meters.jsonl").read_text(encoding="utf-8").splitlines()
-    pan = meters[1].split('"pan": "')[1][:19]
-    console.print("Running. A top-up, from another terminal:")
-    console.print(
-        f".venv/bin/utrn topup {pan} 10 --target {stack.node_target('node-a')} "
-        f"--cert {certs.cert} --key {certs.key} --ca {certs.ca}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    pan = pans_of(stack.folder / "sandbox")[0]
+    nodes = ",".join(stack.node_target(node) for node in NODES)
+    console.print("Running: three etcd, three nodes, the sandbox. A top-up, from another terminal:")
+    _show(f".venv/bin/utrn topup {pan} 10 --target {nodes} {_options(stack, PSP)}")
+    console.print("What the cluster is doing, and a node out of service and back:")
+    operator = f"--target {nodes} {_options(stack, OPERATOR)}"
+    _show(f".venv/bin/utrn cluster status {operator}")
+    _show(f".venv/bin/utrn cluster drain {NODES[0]} {operator}")
+    _show(f".venv/bin/utrn cluster drain {NODES[0]} --undo {operator}")
+    console.print(f"Metrics: {' '.join(stack.metrics_url(node) for node in NODES)}", highlight=False, soft_wrap=True)
     console.print("Ctrl-C or `make down` ends it.")
+
+
+def _options(stack: DevStack, who: str) -> str:
+    certs = stack.certs(who)
+    return f"--cert {certs.cert} --key {certs.key} --ca {certs.ca}"
+
+
+def _show(command: str) -> None:
+    console.print(command, highlight=False, soft_wrap=True)
 
 
 def _alive(pid_file: Path) -> bool:

@@ -3,30 +3,39 @@
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
+
+from utrn.peer.v1 import peer_service_pb2 as peer
 
 from app.clock import SystemClock
 from app.config import Config
 from cluster.client import EtcdClient
 from cluster.ledger import EtcdLedger
 from cluster.outbox import EtcdOutbox
-from cluster.ownership import EtcdOwnership
+from cluster.ownership import EtcdOwnership, Fitness
+from cluster.peers import PeerWatch
 from cluster.registry import EtcdRegistry
+from cluster.view import EtcdCluster
+from core.api.admin_servicer import AdminServicer
 from core.api.authenticate import Authenticate
 from core.api.health import Health
-from core.api.server import TOP_UP_SERVICE
+from core.api.peer_servicer import PeerServicer
+from core.api.server import TOP_UP_SERVICE, Services
 from core.api.top_up_servicer import TopUpServicer
 from core.flows.authorise import Authorise
+from core.flows.clock_watch import ClockWatch
 from core.flows.commit import CommitLine
 from core.flows.counters import Counters
 from core.flows.deliver import DeliveryWorker
 from core.flows.delivery_attempt import AttemptDelivery
+from core.flows.drain import DrainNode
 from core.flows.idempotency import Answers
 from core.flows.issue import IssueVend
 from core.flows.lookup import FindVend
 from core.flows.send import SendIssued
 from core.gateways.headend_grpc import GrpcHeadEnd
-from core.observe import StageTimes
+from core.observe import LoopDelay, StageTimes
 from core.ports.clock import Clock
 from core.ports.headend import HeadEnd
 from core.ports.ledger import Ledger
@@ -59,13 +68,23 @@ class Node:
     outbox: EtcdOutbox
     signer: HsmSigner
     ownership: EtcdOwnership
+    peers: PeerWatch
     registry: EtcdRegistry
     head_ends: Mapping[str, GrpcHeadEnd]
     line: CommitLine
     delivery: DeliveryWorker
-    top_up: TopUpServicer
-    health: Health
+    services: Services
     times: StageTimes
+    loop_delay: LoopDelay
+    clock_watch: ClockWatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cluster:
+    """The parts that know the other nodes."""
+
+    ownership: EtcdOwnership
+    peers: PeerWatch
 
 
 def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda adapters: adapters) -> Node:
@@ -78,17 +97,9 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     clock = SystemClock()
     client = EtcdClient(config.etcd)
     signer = HsmSigner(config.hsm)
-    ownership = EtcdOwnership(
-        client,
-        config.etcd,
-        clock,
-        node_id=config.node.node_id,
-        address=config.api.listen,
-        zone=config.node.zone,
-        version=version("utrn"),
-    )
-    registry = EtcdRegistry(client, config.etcd)
     outbox = EtcdOutbox(client, config.etcd, clock)
+    cluster = _cluster(config, client, clock, signer, outbox)
+    registry = EtcdRegistry(client, config.etcd)
     head_ends = {one.name: GrpcHeadEnd(one) for one in config.head_ends}
     ports = between(
         Adapters(
@@ -96,31 +107,105 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
             signer=signer,
             ledger=EtcdLedger(client, config.etcd, clock),
             outbox=outbox,
-            ownership=ownership,
+            ownership=cluster.ownership,
             registry=registry,
             head_ends=head_ends,
         )
     )
-    times = StageTimes()
+    times, loop_delay = StageTimes(), LoopDelay()
+    clock_watch = ClockWatch(clock, cluster.peers.clocks_ahead_s)
     answers = Answers(recent_max=config.flow.recent_answers_max)
     line = _line(config, ports, answers, times)
+    delivery = _delivery(config, ports, answers, times)
+    health = _health(registry, signer, cluster, clock_watch)
+    beat = partial(_beat, clock, cluster.ownership, health, outbox, line, delivery, loop_delay)
+    view = EtcdCluster(
+        client=client,
+        config=config.etcd,
+        clock=clock,
+        ownership=cluster.ownership,
+        peers=cluster.peers,
+        beat=beat,
+        owed=delivery.owed_by_shard,
+    )
     return Node(
         config=config,
         client=client,
         outbox=outbox,
         signer=signer,
-        ownership=ownership,
+        ownership=cluster.ownership,
+        peers=cluster.peers,
         registry=registry,
         head_ends=head_ends,
         line=line,
-        delivery=_delivery(config, ports, answers, times),
-        top_up=_top_up(config, ports, answers, line),
-        health=Health(
-            {"registry": lambda: registry.ready, "hsm": lambda: signer.ready},
-            (TOP_UP_SERVICE,),
+        delivery=delivery,
+        services=Services(
+            top_up=_top_up(config, ports, answers, line, clock_watch),
+            admin=_admin(ports, view),
+            peer=PeerServicer(beat, every_s=config.peers.heartbeat_ms / 1000),
+            health=health,
         ),
         times=times,
+        loop_delay=loop_delay,
+        clock_watch=clock_watch,
     )
+
+
+def _health(registry: EtcdRegistry, signer: HsmSigner, cluster: _Cluster, clock_watch: ClockWatch) -> Health:
+    conditions = {
+        "registry": lambda: registry.ready,
+        "hsm": lambda: signer.ready,
+        "drained": lambda: not cluster.ownership.drained,
+        "clock": lambda: clock_watch.sane,
+        # Cut off alone, it sends callers to the others; with all of them, it still replays what was committed.
+        "ledger": lambda: cluster.ownership.lease_good or not cluster.peers.reach_ledger(),
+    }
+    return Health(conditions, (TOP_UP_SERVICE,))
+
+
+def _beat(
+    clock: Clock,
+    ownership: EtcdOwnership,
+    health: Health,
+    outbox: EtcdOutbox,
+    line: CommitLine,
+    delivery: DeliveryWorker,
+    loop_delay: LoopDelay,
+) -> peer.HeartbeatResponse:
+    """Return what this node's heart says now."""
+    return peer.HeartbeatResponse(
+        node_id=ownership.node_id,
+        lease_id=ownership.lease_id,
+        leaving=ownership.leaving,
+        serving=health.serving,
+        mirror_revision=outbox.mirror_revision,
+        issues_in_flight=line.in_flight,
+        deliveries_in_flight=delivery.under_way,
+        loop_delay_ms=round(loop_delay.seconds * 1000),
+        ledger_ready=ownership.lease_good,
+        clock_ms=round(clock.now().timestamp() * 1000),
+    )
+
+
+def _cluster(config: Config, client: EtcdClient, clock: Clock, signer: HsmSigner, outbox: EtcdOutbox) -> _Cluster:
+    ownership = EtcdOwnership(
+        client,
+        config.etcd,
+        clock,
+        node_id=config.node.node_id,
+        address=config.node.advertise or config.api.listen,
+        zone=config.node.zone,
+        version=version("utrn"),
+        fitness=lambda: Fitness(hsm_ready=signer.ready, mirror_ready=outbox.mirrored),
+    )
+    peers = PeerWatch(
+        client, config.peers, clock, node_id=config.node.node_id, members=lambda: ownership.members().values()
+    )
+    return _Cluster(ownership=ownership, peers=peers)
+
+
+def _admin(ports: Adapters, view: EtcdCluster) -> AdminServicer:
+    return AdminServicer(authenticate=Authenticate(ports.registry), cluster=view, drain=DrainNode(view, ports.clock))
 
 
 def _line(config: Config, ports: Adapters, answers: Answers, times: StageTimes) -> CommitLine:
@@ -164,7 +249,9 @@ def _delivery(config: Config, ports: Adapters, answers: Answers, times: StageTim
     )
 
 
-def _top_up(config: Config, ports: Adapters, answers: Answers, line: CommitLine) -> TopUpServicer:
+def _top_up(
+    config: Config, ports: Adapters, answers: Answers, line: CommitLine, clock_watch: ClockWatch
+) -> TopUpServicer:
     return TopUpServicer(
         authenticate=Authenticate(ports.registry),
         issue=IssueVend(
@@ -174,6 +261,7 @@ def _top_up(config: Config, ports: Adapters, answers: Answers, line: CommitLine)
             ledger=ports.ledger,
             clock=ports.clock,
             config=config.flow,
+            clock_sane=lambda: clock_watch.sane,
         ),
         send=SendIssued(registry=ports.registry, ledger=ports.ledger, answers=answers, clock=ports.clock),
         find=FindVend(ports.ledger),

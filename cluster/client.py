@@ -133,6 +133,42 @@ class EtcdClient:
         request = pb.LeaseRevokeRequest(ID=lease_id)
         await self._write(lambda channel: rpc.LeaseStub(channel).LeaseRevoke(request, timeout=self._timeout_s))
 
+    async def compact(self, revision: int) -> None:
+        """Forget the history before `revision`; watches that are behind it must list again.
+
+        Raises:
+            EtcdUnreachable, EtcdUnknown: repeat.
+            EtcdRefused: the revision is compacted already, or not there yet.
+        """
+        request = pb.CompactionRequest(revision=revision)
+        await self._write(lambda channel: rpc.KVStub(channel).Compact(request, timeout=self._timeout_s))
+
+    async def lease_left_s(self, lease_id: int) -> tuple[int, int]:
+        """Return the seconds that a lease has left, -1 if it is gone, and the seconds it was granted for.
+
+        Raises:
+            EtcdUnreachable: no member answered.
+        """
+        request = pb.LeaseTimeToLiveRequest(ID=lease_id)
+        reply = await self._read(
+            lambda channel: rpc.LeaseStub(channel).LeaseTimeToLive(request, timeout=self._timeout_s)
+        )
+        return reply.TTL, reply.grantedTTL
+
+    async def members(self) -> dict[str, pb.StatusResponse | None]:
+        """Return the status of each configured endpoint; None where it does not answer."""
+
+        async def ask(channel: grpc.aio.Channel) -> pb.StatusResponse | None:
+            try:
+                return await rpc.MaintenanceStub(channel).Status(pb.StatusRequest(), timeout=self._timeout_s)
+            except grpc.aio.AioRpcError:
+                return None
+
+        self._open_all()
+        async with asyncio.TaskGroup() as tasks:
+            asking = [tasks.create_task(ask(channel)) for channel in self._channels]
+        return {endpoint: task.result() for endpoint, task in zip(self._config.endpoints, asking, strict=True)}
+
     async def keep_alive(self, lease_id: int, *, timeout_s: float) -> bool:
         """Send one keepalive; return whether the lease still lives.
 
@@ -157,6 +193,8 @@ class EtcdClient:
     async def watch(self, prefix: bytes, after_revision: int) -> AsyncIterator[pb.WatchResponse]:
         """Return every change under `prefix` after a revision, in order, for ever; a cut is resumed exactly.
 
+        A reply without events says that there was nothing up to the revision in its header.
+
         Raises:
             Compacted: changes were lost; list again.
         """
@@ -168,9 +206,10 @@ class EtcdClient:
                         # Not the header's: events of one revision may come in several replies only if fragmented, which
                         # is not asked for.
                         revision = reply.events[-1].kv.mod_revision
-                        yield reply
                     elif not reply.created:
                         revision = max(revision, reply.header.revision)
+                    if not reply.created:
+                        yield reply
             except (grpc.aio.AioRpcError, TimeoutError, EtcdUnreachable, asyncio.InvalidStateError) as error:
                 log.info("watch cut, resumed", extra={"prefix": prefix.decode(), "error": type(error).__name__})
                 self._rotate()
@@ -252,8 +291,7 @@ class EtcdClient:
         Raises:
             EtcdUnreachable: there is none within the time of a call.
         """
-        if not self._channels:
-            self._channels = [self._open(endpoint) for endpoint in self._config.endpoints]
+        self._open_all()
         channel = self._channels[self._current]
         if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
             return channel
@@ -266,6 +304,10 @@ class EtcdClient:
                     return other
             await asyncio.sleep(0.01)
         raise EtcdUnreachable("no etcd member can be reached")
+
+    def _open_all(self) -> None:
+        if not self._channels:
+            self._channels = [self._open(endpoint) for endpoint in self._config.endpoints]
 
     def _rotate(self) -> None:
         self._current = (self._current + 1) % max(1, len(self._channels))

@@ -28,6 +28,11 @@ def epoch_current(key: bytes, epoch: int) -> list[pb.Compare]:
     return [_equal(pb.Compare.CREATE, key, create_revision=epoch)]
 
 
+def owner_unmoved(key: bytes, epoch: int) -> list[pb.Compare]:
+    """A shard is given up only by the owner that has it."""
+    return [_equal(pb.Compare.CREATE, key, create_revision=epoch)]
+
+
 def applied_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
     """What is known to be applied only rises."""
     return [_equal(pb.Compare.MOD, key, mod_revision=revision)]

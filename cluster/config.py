@@ -57,3 +57,39 @@ class EtcdConfig:
         ):
             if not least <= getattr(self, key) <= most:
                 raise ValueError(f"{key}: must be {least} to {most}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeersConfig:
+    """How nodes notice that another one has died.
+
+    Attributes:
+        ca: PEM file of the authority of the other nodes' server certificates. Absent: crashes are left to the lease.
+        cert: PEM file of this node's client certificate, whose SAN URI is spiffe://utrn/node/<node id>.
+        key: PEM file of its private key.
+        server_name: Name in the other nodes' certificates.
+        heartbeat_ms: Milliseconds, 50 to 5000, between beats.
+        dial_timeout_ms: Milliseconds, 20 to 5000, that a broken stream's node has to take a new connection.
+        revokes_per_minute: 1 to 600. More deaths than that are left to the leases: a network that resets connections
+            must not keep nodes from working.
+    """
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    server_name: str = "localhost"
+    heartbeat_ms: int = 150
+    dial_timeout_ms: int = 200
+    revokes_per_minute: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range and sets that do not fit together."""
+        if len({self.ca is None, self.cert is None, self.key is None}) != 1:
+            raise ValueError("ca, cert, key: all three or none")
+        for key, least, most in (
+            ("heartbeat_ms", 50, 5_000),
+            ("dial_timeout_ms", 20, 5_000),
+            ("revokes_per_minute", 1, 600),
+        ):
+            if not least <= getattr(self, key) <= most:
+                raise ValueError(f"{key}: must be {least} to {most}")

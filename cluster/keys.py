@@ -9,6 +9,7 @@
 | outbox/<shard>/<meter>/<counter> | VendPointer | commit adds, owner removes | while delivery is owed |
 | shard/<shard> | owner's node id, on its lease | election | with the lease; its create_revision is the epoch |
 | node/<node> | NodeRecord, on its lease | each node | with the lease |
+| drain/<node> | DrainRecord | an operator | until the drain is ended |
 | registry/participant/<id>, registry/meter/<id>, registry/pan/<pan> | records | registry loads | for ever |
 | config/shards | number of shards, decimal | first node ever | for ever |
 
@@ -79,6 +80,14 @@ class Keys:
     def nodes(self) -> bytes:
         """Prefix of all live nodes."""
         return f"{self.prefix}node/".encode()
+
+    def drain(self, node_id: str) -> bytes:
+        """A drained node."""
+        return f"{self.prefix}drain/{node_id}".encode()
+
+    def drains(self) -> bytes:
+        """Prefix of all drained nodes."""
+        return f"{self.prefix}drain/".encode()
 
     def participant(self, participant_id: str) -> bytes:
         """A participant."""

@@ -33,7 +33,10 @@ _Sequence = tuple[OriginatorId, MeterId]
 
 
 class EtcdOutbox:
-    """The outbox in etcd. `run` must be running for writes to go out."""
+    """The outbox in etcd. `run` must be running for writes to go out.
+
+    `mirrored` is true once the first Listing of `watch` has been taken in, `mirror_revision` how far the watch is.
+    """
 
     def __init__(self, client: EtcdClient, config: EtcdConfig, clock: Clock) -> None:
         self._client = client
@@ -47,6 +50,8 @@ class EtcdOutbox:
         )
         # What is known to be applied: the highest counter and the revision of its key. A compare tells when it is old.
         self._applied: OrderedDict[_Sequence, tuple[int, int]] = OrderedDict()
+        self.mirrored = False
+        self.mirror_revision = 0
 
     async def run(self) -> NoReturn:
         """Send writes for ever."""
@@ -59,9 +64,11 @@ class EtcdOutbox:
             try:
                 found, revision = await self._client.list_prefix(prefix)
                 yield Listing(tuple(self._owed(one) for one in found))
+                self.mirrored, self.mirror_revision = True, revision
                 async for reply in self._client.watch(prefix, revision):
                     for event in reply.events:
                         yield self._event(event)
+                    self.mirror_revision = max(self.mirror_revision, reply.header.revision)
             except (Compacted, EtcdUnreachable):
                 continue
 

@@ -6,7 +6,8 @@ write is what makes that harmless; the deadline kept here only makes it rare.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from etcdpb import rpc_pb2 as pb
@@ -17,8 +18,9 @@ from cluster.client import Compacted, EtcdClient, EtcdRefused, EtcdUnknown, Etcd
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
 from cluster.lease import Lease
-from cluster.records import SCHEMA
-from cluster.shards import plan, shard_of
+from cluster.mirror import MirroredPrefix
+from cluster.records import SCHEMA, read
+from cluster.shards import moves, shard_of
 from core.domain.invariant import InvariantBroken
 from core.domain.meter import MeterId
 from core.ports.clock import Clock
@@ -34,8 +36,38 @@ class ShardCountDiffers(Exception):
     """The ledger was made with another number of shards; it can never change."""
 
 
+@dataclass(frozen=True, slots=True)
+class Fitness:
+    """Whether this node stands ready to own shards."""
+
+    hsm_ready: bool = True
+    mirror_ready: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A live node as etcd has it."""
+
+    node_id: str
+    address: str
+    zone: str
+    version: str
+    hsm_ready: bool
+    mirror_ready: bool
+    lease_id: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """Who owns a shard."""
+
+    node_id: str
+    epoch: int
+    lease_id: int
+
+
 class EtcdOwnership:
-    """This node's shards."""
+    """This node's shards, and what it knows of the other nodes."""
 
     def __init__(
         self,
@@ -47,16 +79,47 @@ class EtcdOwnership:
         address: str = "",
         zone: str = "",
         version: str = "",
+        fitness: Callable[[], Fitness] = Fitness,
     ) -> None:
         self._client = client
         self._config = config
         self._keys = Keys(config.prefix)
         self._lease = Lease(client, config, clock)
-        self._node = store.NodeRecord(schema=SCHEMA, node_id=node_id, address=address, zone=zone, version=version)
+        self._record = store.NodeRecord(schema=SCHEMA, node_id=node_id, address=address, zone=zone, version=version)
+        self._fitness = fitness
+        self._announced: tuple[int, Fitness] | None = None
         self._epochs: dict[int, int] = {}
         self._moved = asyncio.Event()
         self._looked = asyncio.Event()
         self._leaving = False
+        self._nodes = MirroredPrefix(client, self._keys.nodes(), self._looked.set)
+        self._shards = MirroredPrefix(client, self._keys.shards(), self._looked.set)
+        self._drains = MirroredPrefix(client, self._keys.drains(), self._looked.set)
+
+    @property
+    def node_id(self) -> str:
+        """This node."""
+        return self._record.node_id
+
+    @property
+    def lease_id(self) -> int:
+        """The lease that this node's shards hang on; 0 while it has none."""
+        return self._lease.lease_id
+
+    @property
+    def lease_good(self) -> bool:
+        """True while etcd has acknowledged this node's lease of late."""
+        return self._lease.good
+
+    @property
+    def leaving(self) -> bool:
+        """True once the node has given up everything for good."""
+        return self._leaving
+
+    @property
+    def drained(self) -> bool:
+        """True if an operator has drained this node."""
+        return self.node_id in self._drains.keys
 
     def shard_of(self, meter_id: MeterId) -> int:
         """Return the shard of a meter."""
@@ -65,6 +128,25 @@ class EtcdOwnership:
     def epoch(self, shard: int) -> int | None:
         """Return the epoch under which this node may start work on `shard` now; None if it may not."""
         return self._epochs.get(shard) if self._lease.good else None
+
+    def epochs(self) -> Mapping[int, int]:
+        """Return the shards that this node owns, with their epochs."""
+        return self._epochs
+
+    def members(self) -> dict[str, Member]:
+        """Return every live node, by id, as last heard from etcd."""
+        return {name: _member(kv) for name, kv in self._nodes.keys.items()}
+
+    def owners(self) -> dict[int, Owner]:
+        """Return every owned shard with its owner, as last heard from etcd."""
+        return {
+            int(name): Owner(node_id=kv.value.decode(), epoch=kv.create_revision, lease_id=kv.lease)
+            for name, kv in self._shards.keys.items()
+        }
+
+    def drains(self) -> dict[str, store.DrainRecord]:
+        """Return every drained node, by id."""
+        return {name: read(store.DrainRecord(), kv.value) for name, kv in self._drains.keys.items()}
 
     async def changes(self) -> AsyncIterator[OwnershipChange]:
         """Return what this node owns now, as Gained, then every change, in order, for ever. For one reader."""
@@ -83,59 +165,50 @@ class EtcdOwnership:
             await self._moved.wait()
 
     async def run(self) -> NoReturn:
-        """Keep the lease alive and claim what the plan gives this node, for ever.
+        """Keep the lease alive, claim what the plan gives this node and hand over what it gives to others, for ever.
 
         Raises:
             ShardCountDiffers: the configuration does not fit the ledger.
         """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_lease())
-            tasks.create_task(self._watch())
-            tasks.create_task(self._claim_forever())
+            for mirror in (self._nodes, self._shards, self._drains):
+                tasks.create_task(mirror.run())
+            tasks.create_task(self._move_forever())
         raise InvariantBroken("ownership never ends by itself")
 
     async def leave(self) -> None:
         """Give up every shard and the node's own key at once, so that others need not wait for the lease."""
         self._leaving = True
-        self._epochs.clear()
+        self._epochs = {}
+        self._moved.set()
         await self._lease.give_up()
 
     async def _keep_lease(self) -> NoReturn:
         was_good = False
         while True:
+            if self._leaving:
+                # A new lease would only have to run out again.
+                await asyncio.Event().wait()
             try:
                 alive = await self._lease.renew()
                 pause_s = self._config.keepalive_ms / 1000
                 if not alive:
                     log.warning("the lease is gone, and every shard with it")
-                    self._epochs.clear()
+                    self._epochs = {}
                     pause_s = 0.0
             except _EtcdTrouble:
                 pause_s = _RETRY_AFTER_S
-            if self._lease.good != was_good or not self._epochs:
+            if self._lease.good != was_good:
                 was_good = self._lease.good
                 self._moved.set()
+                # Whatever was heard while the lease was in doubt has not been acted on.
+                self._looked.set()
+            if self._announced != (self._lease.lease_id, self._fitness()) or not self._epochs:
                 self._looked.set()
             await asyncio.sleep(pause_s)
 
-    async def _watch(self) -> NoReturn:
-        """Look again whenever a node or an owner comes or goes."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._watch_prefix(self._keys.nodes()))
-            tasks.create_task(self._watch_prefix(self._keys.shards()))
-        raise InvariantBroken("watching never ends by itself")
-
-    async def _watch_prefix(self, prefix: bytes) -> NoReturn:
-        while True:
-            try:
-                reply = await self._client.range(pb.RangeRequest(key=prefix, count_only=True))
-                self._looked.set()
-                async for _ in self._client.watch(prefix, reply.header.revision):
-                    self._looked.set()
-            except _EtcdTrouble:
-                await asyncio.sleep(_RETRY_AFTER_S)
-
-    async def _claim_forever(self) -> NoReturn:
+    async def _move_forever(self) -> NoReturn:
         agreed = False
         while True:
             await self._looked.wait()
@@ -146,9 +219,9 @@ class EtcdOwnership:
                 if not agreed:
                     await self._agree_on_shards()
                     agreed = True
-                await self._reconcile()
+                await self._reconcile(self._lease.lease_id)
             except _EtcdTrouble as error:
-                log.info("claiming shards failed, tried again", extra={"error": str(error)})
+                log.info("moving shards failed, tried again", extra={"error": str(error)})
                 await asyncio.sleep(_RETRY_AFTER_S)
                 self._looked.set()
 
@@ -163,42 +236,96 @@ class EtcdOwnership:
                 told = "nothing" if there is None else there.value.decode()
                 raise ShardCountDiffers(f"etcd.shards: {self._config.shards} here, {told} in the ledger")
 
-    async def _reconcile(self) -> None:
+    async def _reconcile(self, lease_id: int) -> None:
         """Bring what this node owns into line with the plan and with what etcd says."""
-        lease_id = self._lease.lease_id
         await self._announce(lease_id)
-        owners, _ = await self._client.list_prefix(self._keys.shards())
-        nodes, _ = await self._client.list_prefix(self._keys.nodes())
-        owned = {self._keys.parse_shard(one.key): one for one in owners}
-        ours = {shard: one.create_revision for shard, one in owned.items() if one.lease == lease_id}
-        alive = [one.key.decode().removeprefix(self._keys.nodes().decode()) for one in nodes]
-        planned = plan(self._config.shards, alive)
-        free = [shard for shard, node in planned.items() if node == self._node.node_id and shard not in owned]
-        for shard in free:
-            epoch = await self._claim(shard, lease_id)
-            if epoch is not None:
-                ours[shard] = epoch
-        if lease_id == self._lease.lease_id and not self._leaving and ours != self._epochs:
-            log.info("shards owned", extra={"shards": len(ours), "before": len(self._epochs)})
-            self._epochs = ours
+        if not all(mirror.ready for mirror in (self._nodes, self._shards, self._drains)):
+            return
+        members, owners = self.members(), self.owners()
+        mine = {shard: owner.epoch for shard, owner in owners.items() if owner.lease_id == lease_id}
+        able = [one.node_id for one in members.values() if one.hsm_ready and one.mirror_ready]
+        claim, hand_over = moves(
+            self._config.shards,
+            me=self.node_id,
+            mine=mine,
+            owned=owners,
+            alive=members,
+            able=[node for node in able if node not in self._drains.keys],
+        )
+        kept = {shard: epoch for shard, epoch in mine.items() if shard not in hand_over}
+        # Work on what is handed over stops here, before anybody else can begin it.
+        self._own(lease_id, kept)
+        if hand_over:
+            await self._hand_over({shard: mine[shard] for shard in hand_over})
+        if claim:
+            self._own(lease_id, kept | await self._claim(claim, lease_id))
+
+    def _own(self, lease_id: int, epochs: dict[int, int]) -> None:
+        if lease_id == self._lease.lease_id and not self._leaving and epochs != self._epochs:
+            log.info("shards owned", extra={"shards": len(epochs), "before": len(self._epochs)})
+            self._epochs = epochs
             self._moved.set()
 
     async def _announce(self, lease_id: int) -> None:
-        key = self._keys.node(self._node.node_id)
-        value = self._node.SerializeToString(deterministic=True)
-        reply = await self._client.range(pb.RangeRequest(key=key))
-        if not reply.kvs or reply.kvs[0].lease != lease_id or reply.kvs[0].value != value:
-            await self._client.txn(pb.TxnRequest(success=[ops.put(key, value, lease=lease_id)]))
-
-    async def _claim(self, shard: int, lease_id: int) -> int | None:
-        key = self._keys.shard(shard)
-        reply = await self._client.txn(
-            pb.TxnRequest(
-                compare=compares.absent(key),
-                success=[ops.put(key, self._node.node_id.encode(), lease=lease_id)],
-            )
+        """Tell the others that this node lives, and how it is."""
+        fitness = self._fitness()
+        if self._announced == (lease_id, fitness):
+            return
+        self._record.hsm_ready, self._record.mirror_ready = fitness.hsm_ready, fitness.mirror_ready
+        key, value = self._keys.node(self.node_id), self._record.SerializeToString(deterministic=True)
+        reply = await self._client.txn(pb.TxnRequest(success=[ops.put(key, value, lease=lease_id)]))
+        self._announced = (lease_id, fitness)
+        self._nodes.apply(
+            pb.KeyValue(key=key, value=value, lease=lease_id, mod_revision=reply.header.revision), gone=False
         )
-        return reply.header.revision if reply.succeeded else None
+
+    async def _claim(self, shards: list[int], lease_id: int) -> dict[int, int]:
+        """Claim what is free; return what was got, with its epochs."""
+        value = self.node_id.encode()
+        keys = [self._keys.shard(shard) for shard in shards]
+        children = [
+            pb.TxnRequest(compare=compares.absent(key), success=[ops.put(key, value, lease=lease_id)]) for key in keys
+        ]
+        got: dict[int, int] = {}
+        for at in range(0, len(children), self._config.batch_max):
+            reply = await self._client.txn(ops.group(children[at : at + self._config.batch_max]))
+            revision = reply.header.revision
+            for op, key, shard in zip(reply.responses, keys[at:], shards[at:], strict=False):
+                if op.response_txn.succeeded:
+                    got[shard] = revision
+                    owned = pb.KeyValue(
+                        key=key, value=value, lease=lease_id, create_revision=revision, mod_revision=revision
+                    )
+                    self._shards.apply(owned, gone=False)
+        return got
+
+    async def _hand_over(self, epochs: Mapping[int, int]) -> None:
+        """Free the shards, each only while it is ours; the node that the plan names is waiting for it."""
+        log.info("handing shards over", extra={"shards": len(epochs)})
+        items = [(self._keys.shard(shard), epoch) for shard, epoch in epochs.items()]
+        for at in range(0, len(items), self._config.batch_max):
+            part = items[at : at + self._config.batch_max]
+            children = [
+                pb.TxnRequest(compare=compares.owner_unmoved(key, epoch), success=[ops.delete(key)])
+                for key, epoch in part
+            ]
+            reply = await self._client.txn(ops.group(children))
+            for op, (key, _) in zip(reply.responses, part, strict=True):
+                if op.response_txn.succeeded:
+                    self._shards.apply(pb.KeyValue(key=key, mod_revision=reply.header.revision), gone=True)
+
+
+def _member(kv: pb.KeyValue) -> Member:
+    record = read(store.NodeRecord(), kv.value)
+    return Member(
+        node_id=record.node_id,
+        address=record.address,
+        zone=record.zone,
+        version=record.version,
+        hsm_ready=record.hsm_ready,
+        mirror_ready=record.mirror_ready,
+        lease_id=kv.lease,
+    )
 
 
 if TYPE_CHECKING:

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
+from cluster.history import OwnerSeen
 from cluster.keys import Keys
 from cluster.ledger import stored_of
 from core.ports.ledger import StoredVend
@@ -18,3 +19,15 @@ async def all_vends(client: EtcdClient, config: EtcdConfig) -> AsyncIterator[Sto
     found, _ = await client.list_prefix(Keys(config.prefix).vends(), page=2000)
     for one in found:
         yield stored_of(one)
+
+
+async def all_owners(client: EtcdClient, config: EtcdConfig) -> tuple[list[OwnerSeen], int]:
+    """Return who owns each owned shard, and the revision as of which that is so.
+
+    Raises:
+        EtcdUnreachable: no member answered.
+    """
+    keys = Keys(config.prefix)
+    found, revision = await client.list_prefix(keys.shards())
+    owners = [OwnerSeen(keys.parse_shard(kv.key), kv.value.decode(), kv.create_revision) for kv in found]
+    return owners, revision

@@ -1,7 +1,7 @@
 """Meter -> shard, and who should own which shard: two pure functions, the same on every node and for ever."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from core.domain.meter import MeterId
 
@@ -20,6 +20,34 @@ def plan(shards: int, nodes: Iterable[str]) -> dict[int, str]:
     if not candidates:
         return {}
     return {shard: max(candidates, key=lambda node: (_weight(shard, node), node)) for shard in range(shards)}
+
+
+def moves(
+    shards: int,
+    *,
+    me: str,
+    mine: Collection[int],
+    owned: Collection[int],
+    alive: Collection[str],
+    able: Collection[str],
+) -> tuple[list[int], list[int]]:
+    """Return the shards that `me` should claim now, and those of its own that it should hand over.
+
+    Args:
+        shards: How many there are.
+        me: This node.
+        mine: What it owns.
+        owned: What anybody owns.
+        alive: Every live node.
+        able: Those that stand ready to own: HSM signing, mirror complete, not drained.
+
+    While nobody is able, nobody hands over: giving up in circles would help no delivery. Free shards are then shared
+    out among the living.
+    """
+    planned = plan(shards, able or alive)
+    claim = [shard for shard, node in planned.items() if node == me and shard not in owned]
+    hand_over = [shard for shard in mine if able and planned[shard] != me]
+    return claim, hand_over
 
 
 def _weight(shard: int, node: str) -> bytes:

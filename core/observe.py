@@ -1,11 +1,16 @@
 """Stage times: how long each stage of a vend takes, as histograms in memory; one list of names, used everywhere."""
 
+import asyncio
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NoReturn
 
 _BUCKETS_PER_DOUBLING = 8
 _LEAST_S = 1e-6
+# Up to 67 s: longer than any deadline.
+_DOUBLINGS_SHOWN = 26
+_LOOP_LOOK_S = 0.05
 
 
 class Stage(StrEnum):
@@ -36,14 +41,29 @@ class StageTimes:
     def __init__(self) -> None:
         self._buckets: dict[Stage, dict[int, int]] = {stage: {} for stage in Stage}
         self._max_s: dict[Stage, float] = dict.fromkeys(Stage, 0.0)
+        self._sum_s: dict[Stage, float] = dict.fromkeys(Stage, 0.0)
 
     def record(self, stage: Stage, seconds: float) -> None:
         """Add one duration of `stage`."""
         bucket = int(math.log2(max(seconds, _LEAST_S) / _LEAST_S) * _BUCKETS_PER_DOUBLING)
         buckets = self._buckets[stage]
         buckets[bucket] = buckets.get(bucket, 0) + 1
+        self._sum_s[stage] += seconds
         if seconds > self._max_s[stage]:
             self._max_s[stage] = seconds
+
+    def histogram(self, stage: Stage) -> tuple[list[tuple[float, int]], int, float]:
+        """Return a stage's durations: (upper bound in s, how many are not above it) by doublings, count, sum in s."""
+        counts: dict[int, int] = {}
+        for bucket, count in self._buckets[stage].items():
+            doubling = bucket // _BUCKETS_PER_DOUBLING
+            counts[doubling] = counts.get(doubling, 0) + count
+        bounds: list[tuple[float, int]] = []
+        below = 0
+        for doubling in range(_DOUBLINGS_SHOWN):
+            below += counts.get(doubling, 0)
+            bounds.append((_LEAST_S * float(2 ** (doubling + 1)), below))
+        return bounds, sum(counts.values()), self._sum_s[stage]
 
     def summary(self) -> dict[Stage, StageSummary]:
         """Return what was recorded, for the stages that have anything."""
@@ -66,3 +86,18 @@ class StageTimes:
                 middle = (bucket + 0.5) / _BUCKETS_PER_DOUBLING
                 return round(_LEAST_S * float(2**middle) * 1000, 3)
         return 0.0
+
+
+class LoopDelay:
+    """How late the event loop is: the highest delay seen of late, fading by a tenth with every look."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    async def run(self) -> NoReturn:
+        """Look for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            before = loop.time()
+            await asyncio.sleep(_LOOP_LOOK_S)
+            self.seconds = max(loop.time() - before - _LOOP_LOOK_S, 0.9 * self.seconds)

@@ -20,6 +20,10 @@ missing=""
 command -v etcd >/dev/null || missing="$missing etcd-server"
 ls /usr/lib/softhsm/libsofthsm2.so /usr/lib/*/softhsm/libsofthsm2.so /usr/local/lib/softhsm/libsofthsm2.so \
     2>/dev/null | grep -q . || missing="$missing softhsm2"
+# For drills: cut networks (namespaces, iptables) and wrong clocks (libfaketime).
+command -v ip >/dev/null || missing="$missing iproute2"
+command -v iptables >/dev/null || [ -x /usr/sbin/iptables ] || missing="$missing iptables"
+ls /usr/lib/*/faketime/libfaketimeMT.so.1 2>/dev/null | grep -q . || missing="$missing libfaketime"
 python=$(find_python)
 [ -n "$python" ] || missing="$missing python3"
 if [ -n "$python" ] && [ ! -x .venv/bin/python ]; then

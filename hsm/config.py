@@ -23,6 +23,7 @@ class HsmConfig:
         workers: Processes, 1 to 16. Each has one session and one thread; a network HSM wants more, SoftHSM one a core.
         sign_deadline_ms: Milliseconds, 10 to 60000, for one batch, waiting included.
         secrets_max: Pairwise secrets, 100 to 1000000, kept in the HSM per worker as session objects.
+        probe_ms: Milliseconds, 50 to 600000, after which an idle worker is asked for a sign of life.
         restart_first_ms: Milliseconds, 10 to 60000, before a worker that failed is started again; doubled each time.
         restart_most_ms: Milliseconds, the cap of the above.
     """
@@ -34,6 +35,7 @@ class HsmConfig:
     workers: int = 2
     sign_deadline_ms: int = 2_000
     secrets_max: int = 20_000
+    probe_ms: int = 500
     restart_first_ms: int = 100
     restart_most_ms: int = 5_000
 
@@ -45,6 +47,7 @@ class HsmConfig:
             ("workers", 1, 16),
             ("sign_deadline_ms", 10, 60_000),
             ("secrets_max", 100, 1_000_000),
+            ("probe_ms", 50, 600_000),
             ("restart_first_ms", 10, 60_000),
             ("restart_most_ms", self.restart_first_ms, 600_000),
         ):

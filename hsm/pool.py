@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import multiprocessing
+import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -31,6 +32,7 @@ class _Worker:
         self._reply: asyncio.Future[tuple[object, ...]] | None = None
         self.idle = False
         self.busy = False
+        self.used_at = 0.0
 
     async def start(self) -> None:
         """Start the process and wait until it has logged in.
@@ -52,6 +54,7 @@ class _Worker:
         if message[0] != "ready":
             raise HsmUnavailable(f"the HSM cannot be used: {message[1]}")
         self.idle = True
+        self.used_at = time.monotonic()
 
     async def sign(self, batch: list[Work], timeout_s: float) -> list[Signed]:
         """Return one answer per request, in order.
@@ -62,6 +65,7 @@ class _Worker:
         if self._pipe is None:
             raise HsmUnavailable("the HSM worker has ended")
         self.idle, self.busy = False, True
+        self.used_at = time.monotonic()
         try:
             self._pipe.send(batch)
             message = await self._next_reply(timeout_s)
@@ -73,6 +77,27 @@ class _Worker:
             raise HsmUnavailable(f"the HSM failed: {message[1]}")
         self.idle = True
         return message[1]
+
+    async def has_key(self, key_id: str, public_point: bytes, timeout_s: float) -> bool:
+        """Return whether the key is in the HSM, and is the one it should be.
+
+        Raises:
+            HsmUnavailable: the worker failed and must be started again.
+        """
+        if self._pipe is None:
+            raise HsmUnavailable("the HSM worker has ended")
+        self.idle, self.busy = False, True
+        try:
+            self._pipe.send((key_id, public_point))
+            message = await self._next_reply(timeout_s)
+        except OSError as error:
+            raise HsmUnavailable("the HSM worker has ended") from error
+        finally:
+            self.busy = False
+        if message[0] != "has":
+            raise HsmUnavailable(f"the HSM failed: {message[1]}")
+        self.idle = True
+        return bool(message[1])
 
     async def stop(self) -> None:
         """End the process; whatever it was doing is forgotten with all its handles."""
@@ -155,6 +180,17 @@ class WorkerPool:
             signing = [tasks.create_task(self._sign(one, part)) for one, part in zip(idle, parts, strict=False)]
         return [signed for task in signing for signed in task.result()]
 
+    async def has_key(self, key_id: str, public_point: bytes) -> bool:
+        """Return whether a worker finds the key, and it is the one it should be; False if none can say."""
+        idle = next((one for one in self._workers if one.idle), None)
+        if idle is None:
+            return False
+        try:
+            return await idle.has_key(key_id, public_point, self._config.sign_deadline_ms / 1000)
+        except HsmUnavailable as error:
+            log.warning("an HSM worker failed", extra={"error": error.message})
+            return False
+
     async def close(self) -> None:
         """End every worker."""
         for one in self._workers:
@@ -174,6 +210,9 @@ class WorkerPool:
             await asyncio.sleep(pause_ms / 1000)
             if one.idle or one.busy:
                 pause_ms = self._config.restart_first_ms
+                # An HSM that fails while nobody asks must not be found out by a sale.
+                if one.idle and time.monotonic() - one.used_at > self._config.probe_ms / 1000:
+                    await self._sign(one, [])
             elif self._refused is None:
                 await one.stop()
                 await self._try(one)

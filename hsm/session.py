@@ -59,6 +59,22 @@ class HsmSession:
         secret = self._secret(key_id, public_point, peer)
         return self._digest(before, secret, after)
 
+    def has_key(self, key_id: str, public_point: bytes) -> bool:
+        """Return whether the private key is there, and is the one that belongs to `public_point`."""
+        try:
+            self._private_key(key_id, public_point)
+        except KeyMissing:
+            return False
+        return True
+
+    def probe(self) -> None:
+        """Ask the HSM for a sign of life, as cheaply as it can give one.
+
+        Raises:
+            pkcs11.exceptions.PKCS11Error: whatever the HSM says.
+        """
+        self._session.generate_random(64)
+
     def _digest(self, before: bytes, secret: pkcs11.SecretKey, after: bytes) -> bytes:
         digest: bytes = self._session.digest(iter((before, secret, after)), mechanism=pkcs11.Mechanism.SHA256)
         return digest[:_KEY_BYTES]

@@ -20,12 +20,15 @@ from hsm.session import HsmSession
 # scheme, key id, supplier's point, originator id, meter id, meter's point, counter, value class, value.
 Work = tuple[str, str, bytes, str, str, bytes, int, int, int]
 Signed = Utrn | UtrnError
+# A question instead of a batch: key id and public point; answered by ("has", bool). An empty batch asks for life.
+KeyQuestion = tuple[str, bytes]
 
 
 def main(pipe: Connection, config: HsmConfig) -> None:
     """Log in, say so, then answer batches until the parent is gone or the HSM fails.
 
-    Messages to the parent: ("ready",), ("refused", text), ("down", text), ("signed", [code or error per request]).
+    Messages to the parent: ("ready",), ("refused", text), ("down", text), ("signed", [code or error per request]),
+    ("has", whether a key is there and is the one it should be).
     After "refused" and "down" the process ends, and every handle with it.
     """
     # A signal to the whole process group must not take the keys away from a parent that is still draining.
@@ -55,8 +58,13 @@ def _open(pipe: Connection, config: HsmConfig) -> HsmSession | None:
 
 def _answer(pipe: Connection, session: HsmSession) -> None:
     while True:
-        batch: list[Work] = pipe.recv()
+        batch: list[Work] | KeyQuestion = pipe.recv()
         try:
+            if isinstance(batch, tuple):
+                pipe.send(("has", session.has_key(*batch)))
+                continue
+            if not batch:
+                session.probe()
             signed = [_sign(session, work) for work in batch]
         except ckr.PKCS11Error as error:
             pipe.send(("down", type(error).__name__))

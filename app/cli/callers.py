@@ -21,7 +21,7 @@ vend = typer.Typer(no_args_is_help=True, help="One vend.")
 
 _Pan = Annotated[str, typer.Argument(help="The PAN the consumer quotes.")]
 _Amount = Annotated[str, typer.Argument(help="Pounds, such as 10 or 12.34.")]
-_Target = Annotated[str, typer.Option("--target", help="host:port of a node.")]
+_Target = Annotated[str, typer.Option("--target", help="host:port of nodes, comma between them.")]
 _Cert = Annotated[Path, typer.Option("--cert", help="PEM file of the caller's certificate.")]
 _Key = Annotated[Path, typer.Option("--key", help="PEM file of its private key.")]
 _Ca = Annotated[Path, typer.Option("--ca", help="PEM file of the node's authority.")]
@@ -134,12 +134,11 @@ def _pence(amount: str) -> int:
 def _run(ask: "Callable[[grpc.aio.Channel], Coroutine[Any, Any, _T]]", target: str, tls: tuple[Path, Path, Path]) -> _T:
     """Return what `ask` returns; end with the reason, and what to do, if there is none."""
     import grpc
-
-    from app.selling import reason_of, secure_channel
+    from utrn_client.channel import Tls, open_channel, reason_of
 
     async def run() -> _T:
         cert, key, ca = tls
-        async with secure_channel([target], ca=ca, cert=cert, key=key) as channel:
+        async with open_channel(target.split(","), Tls(cert=cert, key=key, ca=ca), by_health=False) as channel:
             return await ask(channel)
 
     try:

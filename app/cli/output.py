@@ -1,6 +1,8 @@
 """What commands print: tables for people, one JSON object for scripts, one sentence for errors."""
 
 import json
+import signal
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -10,6 +12,7 @@ from rich.table import Table
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_TERMINATED = 143
 
 console = Console()
 errors = Console(stderr=True)
@@ -34,3 +37,8 @@ def fail(message: str, *, code: int = EXIT_FAILED) -> NoReturn:
     """Print why nothing was done, on standard error, and end."""
     errors.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(code)
+
+
+def end_on_sigterm() -> None:
+    """Let SIGTERM end this command as Ctrl-C does: by way of every `finally`, so that nothing it started is left."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))

@@ -26,11 +26,15 @@ class Authenticate:
         """
         if not self.registry.ready:
             raise NotReady("this node is still reading the registry; ask another")
-        uris = context.auth_context().get(_SAN_URIS, ())
-        for uri in uris:
-            participant = self.registry.caller(uri.decode("utf-8", "replace"))
+        for uri in uris_of(context):
+            participant = self.registry.caller(uri)
             if participant is not None:
                 if participant.suspended:
                     raise CallerSuspended("this participant is suspended; ask the operator")
                 return Principal(participant)
         raise UnknownCaller("the client certificate's SAN URI names no participant; ask the operator to register it")
+
+
+def uris_of(context: Context) -> list[str]:
+    """Return the SAN URIs of the certificate that TLS has verified."""
+    return [uri.decode("utf-8", "replace") for uri in context.auth_context().get(_SAN_URIS, ())]

@@ -2,7 +2,8 @@
 
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import grpc
@@ -24,6 +25,9 @@ STATUS: Mapping[type[domain.UtrnError], grpc.StatusCode] = {
     domain.UnknownCaller: grpc.StatusCode.UNAUTHENTICATED,
     domain.CallerSuspended: grpc.StatusCode.PERMISSION_DENIED,
     domain.NotAppointed: grpc.StatusCode.PERMISSION_DENIED,
+    domain.OperatorOnly: grpc.StatusCode.PERMISSION_DENIED,
+    domain.NodeUnknown: grpc.StatusCode.NOT_FOUND,
+    domain.LastNode: grpc.StatusCode.FAILED_PRECONDITION,
     domain.PanUnknown: grpc.StatusCode.NOT_FOUND,
     domain.MeterUnknown: grpc.StatusCode.NOT_FOUND,
     domain.VendUnknown: grpc.StatusCode.NOT_FOUND,
@@ -78,31 +82,61 @@ def status_of(error: domain.UtrnError) -> status_pb2.Status:
     )
 
 
-def guarded(
-    method: Callable[[_Request, Context], Awaitable[_Reply]], stop: Callable[[InvariantBroken], None]
-) -> Callable[[_Request, Context], Awaitable[_Reply]]:
-    """Return `method` answering every error as it should be answered.
+class Guard:
+    """The net around every method: errors answered as they should be, calls counted, refusals counted by reason."""
 
-    Args:
-        method: An rpc of a servicer.
-        stop: Ends the process; called when a promise of this program does not hold.
-    """
+    def __init__(self, stop: Callable[[InvariantBroken], None]) -> None:
+        """Take what ends the process when a promise of this program does not hold."""
+        self._stop = stop
+        self.calls = 0
+        self.answered: Counter[tuple[str, str]] = Counter()
 
-    async def answer(request: _Request, context: Context) -> _Reply:
-        try:
-            return await method(request, context)
-        except domain.UtrnError as error:
+    def unary(
+        self, method: Callable[[_Request, Context], Awaitable[_Reply]]
+    ) -> Callable[[_Request, Context], Awaitable[_Reply]]:
+        """Return `method` answering every error as it should be answered."""
+
+        async def answer(request: _Request, context: Context) -> _Reply:
+            self.calls += 1
+            try:
+                reply = await method(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:  # the net: no bug's text may reach a caller
+                await self._answer(method.__name__, error, context)
+                raise InvariantBroken("abort never returns") from error
+            else:
+                self.answered[(method.__name__, "OK")] += 1
+                return reply
+            finally:
+                self.calls -= 1
+
+        return answer
+
+    def stream(
+        self, method: Callable[[_Request, Context], AsyncIterator[_Reply]]
+    ) -> Callable[[_Request, Context], AsyncIterator[_Reply]]:
+        """Return `method`, which streams its replies, answering every error as it should be answered."""
+
+        async def answer(request: _Request, context: Context) -> AsyncIterator[_Reply]:
+            try:
+                async for reply in method(request, context):
+                    yield reply
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:  # noqa: BLE001  # the net
+                await self._answer(method.__name__, error, context)
+
+        return answer
+
+    async def _answer(self, method: str, error: Exception, context: Context) -> None:
+        if isinstance(error, domain.UtrnError):
+            self.answered[(method, error.reason)] += 1
             await _abort(context, status_of(error))
-        except grpc.aio.AbortError:
-            raise
-        except InvariantBroken as broken:
-            stop(broken)
-            await _abort(context, _internal(method.__name__, broken))
-        except Exception as bug:  # noqa: BLE001  # the net: no bug's text may reach a caller
-            await _abort(context, _internal(method.__name__, bug))
-        raise InvariantBroken("abort never returns")
-
-    return answer
+        self.answered[(method, "INTERNAL")] += 1
+        if isinstance(error, InvariantBroken):
+            self._stop(error)
+        await _abort(context, _internal(method, error))
 
 
 async def _abort(context: Context, status: status_pb2.Status) -> None:

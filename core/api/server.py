@@ -1,33 +1,44 @@
 """Builds the grpc.aio server: TLS, limits, services, and the guard around every method."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import cast
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
+from utrn.admin.v1 import admin_service_pb2, admin_service_pb2_grpc
+from utrn.peer.v1 import peer_service_pb2, peer_service_pb2_grpc
 from utrn.v1 import top_up_service_pb2, top_up_service_pb2_grpc
 
+from core.api.admin_servicer import AdminServicer
 from core.api.config import ApiConfig
-from core.api.errors import guarded
+from core.api.errors import Guard
 from core.api.health import Health
+from core.api.peer_servicer import PeerServicer
 from core.api.top_up_servicer import TopUpServicer
-from core.domain.invariant import InvariantBroken
 
 TOP_UP_SERVICE = "utrn.v1.TopUpService"
 
 
-def build_server(
-    config: ApiConfig, top_up: TopUpServicer, health: Health, stop: Callable[[InvariantBroken], None]
-) -> tuple[grpc.aio.Server, int]:
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What a node serves."""
+
+    top_up: TopUpServicer
+    admin: AdminServicer
+    peer: PeerServicer
+    health: Health
+
+
+def build_server(config: ApiConfig, services: Services, guard: Guard) -> tuple[grpc.aio.Server, int]:
     """Return a server that has not been started, and the port it listens on.
 
     Args:
         config: Where to listen, with which certificate.
-        top_up: The callers' service.
-        health: Tells callers whether this node can serve.
-        stop: Ends the process when a promise of this program does not hold.
+        services: What to serve.
+        guard: Put around every method.
 
     Raises:
         OSError: the port is taken or a file cannot be read.
@@ -40,12 +51,13 @@ def build_server(
             ("grpc.so_reuseport", 0),
         )
     )
-    methods = top_up_service_pb2.DESCRIPTOR.services_by_name["TopUpService"].methods
-    behind_guard = {method.name: guarded(getattr(top_up, method.name), stop) for method in methods}
-    top_up_service_pb2_grpc.add_TopUpServiceServicer_to_server(
-        cast("TopUpServicer", SimpleNamespace(**behind_guard)), server
-    )
-    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    for add, descriptor, servicer in (
+        (top_up_service_pb2_grpc.add_TopUpServiceServicer_to_server, top_up_service_pb2, services.top_up),
+        (admin_service_pb2_grpc.add_AdminServiceServicer_to_server, admin_service_pb2, services.admin),
+        (peer_service_pb2_grpc.add_PeerServiceServicer_to_server, peer_service_pb2, services.peer),
+    ):
+        _add(server, add, descriptor, servicer, guard)
+    health_pb2_grpc.add_HealthServicer_to_server(services.health.servicer, server)
     if config.reflection:
         names = (TOP_UP_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
@@ -54,6 +66,18 @@ def build_server(
     except RuntimeError as error:
         raise OSError(f"api.listen: cannot listen on {config.listen}: is the port taken?") from error
     return server, port
+
+
+def _add(
+    server: grpc.aio.Server, add: Callable[[Any, grpc.aio.Server], None], file: Any, servicer: object, guard: Guard
+) -> None:
+    """Add a servicer with every method behind the guard; `add` and `file` are generated, and hardly typed."""
+    (service,) = file.DESCRIPTOR.services_by_name.values()
+    behind = {
+        method.name: (guard.stream if method.server_streaming else guard.unary)(getattr(servicer, method.name))
+        for method in service.methods
+    }
+    add(SimpleNamespace(**behind), server)
 
 
 def _credentials(config: ApiConfig) -> grpc.ServerCredentials:

@@ -156,6 +156,24 @@ class KeyMissing(Refused):
     reason = "KEY_MISSING"
 
 
+class OperatorOnly(Refused):
+    """Only an operator may do this."""
+
+    reason = "OPERATOR_ONLY"
+
+
+class NodeUnknown(Refused):
+    """No node of this name is alive or drained. Facts: node_id."""
+
+    reason = "NODE_UNKNOWN"
+
+
+class LastNode(Refused):
+    """It is the last node that serves; draining it would stop the service. Facts: node_id."""
+
+    reason = "LAST_NODE"
+
+
 class Overloaded(Busy):
     """The service has as much work as it can finish in time."""
 
@@ -190,7 +208,7 @@ class ShuttingDown(Busy):
 
 
 class NotReady(Busy):
-    """The node has not finished reading the registry; another node will answer."""
+    """The node has not finished reading the registry, or its clock is in doubt; another node will answer."""
 
     reason = "NOT_READY"
 

@@ -52,7 +52,10 @@ class _Job:
 
 
 class CommitLine:
-    """Owns every vend from its admission to its answer. A caller that goes away changes nothing here."""
+    """Owns every vend from its admission to its answer. A caller that goes away changes nothing here.
+
+    `batches` and `batched` count group commits and the vends in them.
+    """
 
     def __init__(
         self,
@@ -77,6 +80,8 @@ class CommitLine:
         self._in_flight_max = in_flight_max
         self._attempts_max = attempts_max
         self._in_flight = 0
+        self.batches = 0
+        self.batched = 0
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -85,6 +90,11 @@ class CommitLine:
         self._again: deque[_Job] = deque()
         self._behind: dict[SequenceKey, deque[_Job]] = {}
         self._work = asyncio.Event()
+
+    @property
+    def in_flight(self) -> int:
+        """How many vends wait or are being committed."""
+        return self._in_flight
 
     def submit(self, draft: Draft) -> asyncio.Future[Issued]:
         """Take `draft` in and return its future answer; cancelling the future does not cancel the vend.
@@ -228,6 +238,8 @@ class CommitLine:
         started = self._clock.monotonic()
         outcomes = await self._ledger.commit([entry for _, entry in batch])
         self._times.record(Stage.COMMIT, self._clock.monotonic() - started)
+        self.batches += 1
+        self.batched += len(batch)
         self._settle(batch, outcomes)
 
     def _settle(self, batch: Sequence[tuple[_Job, Entry]], outcomes: Sequence[CommitOutcome]) -> None:

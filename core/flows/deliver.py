@@ -7,7 +7,7 @@ an owner that has been deposed without knowing it can start nothing that the led
 import asyncio
 import contextlib
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -74,6 +74,18 @@ class DeliveryWorker:
         self._work = asyncio.Event()
         self._notes: asyncio.Queue[Alert] = asyncio.Queue(maxsize=_NOTES_MAX)
         self._under_way = 0
+
+    @property
+    def under_way(self) -> int:
+        """How many deliveries are being attempted."""
+        return self._under_way
+
+    def owed_by_shard(self) -> Counter[int]:
+        """Return how many deliveries are owed in each shard, ours or not."""
+        counts: Counter[int] = Counter()
+        for meter_id, lane in self._lanes.items():
+            counts[self._ownership.shard_of(meter_id)] += len(lane.owed)
+        return counts
 
     async def run(self) -> NoReturn:
         """Deliver for ever."""

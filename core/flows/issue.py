@@ -1,10 +1,11 @@
 """Steps 3 to 6 in order: authorise, find the earlier answer, sign, commit. The one way by which codes are issued."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.domain.code_value import CodeValue, code_value
-from core.domain.errors import DeadlineTooShort, LedgerUnavailable, Refused
+from core.domain.errors import DeadlineTooShort, LedgerUnavailable, NotReady, Refused
 from core.domain.invariant import check
 from core.domain.party import Principal
 from core.domain.token import value_of
@@ -28,6 +29,7 @@ class IssueVend:
     ledger: Ledger
     clock: Clock
     config: FlowConfig
+    clock_sane: Callable[[], bool] = lambda: True
 
     async def __call__(self, principal: Principal, sale: Sale, *, time_left_s: float | None) -> Issued:
         """Return the committed code of `sale`; the same one however often it is asked.
@@ -61,17 +63,27 @@ class IssueVend:
             return await self._earlier(sale, refusal)
 
     def _begin(self, principal: Principal, sale: Sale) -> asyncio.Future[Issued]:
-        check_window(
-            sale.transaction_id,
-            now=self.clock.now(),
-            window=self.config.hot_window,
-            ahead=self.config.ahead_max,
-        )
+        self._check_window(sale)
         resolved = self.authorise(principal, sale.pan)
         draft = Draft(sale=sale, resolved=resolved, value=_value(sale))
         answer = self.line.submit(draft)
         self.answers.begin(sale, answer)
         return answer
+
+    def _check_window(self, sale: Sale) -> None:
+        """Return if the sale's id may be executed now; judged only by a clock that is sane before and after."""
+        refusal: Refused | None = None
+        sane = self.clock_sane()
+        try:
+            check_window(
+                sale.transaction_id, now=self.clock.now(), window=self.config.hot_window, ahead=self.config.ahead_max
+            )
+        except Refused as refused:
+            refusal = refused
+        if not sane or not self.clock_sane():
+            raise NotReady("this node's clock cannot be relied on; ask another") from refusal
+        if refusal is not None:
+            raise refusal
 
     async def _earlier(self, sale: Sale, refusal: Refused) -> Issued:
         """Return the answer this vend was given before; raise `refusal` if it never was.

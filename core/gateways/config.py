@@ -14,6 +14,7 @@ class HeadEndConfig:
         ca: PEM file of the authority of its server certificate.
         cert: PEM file of this node's client certificate.
         key: PEM file of its private key.
+        server_name: Name in its certificate; empty if that is the target's host.
         call_timeout_ms: Milliseconds, 50 to 60000, for one call.
         silence_max_ms: Milliseconds, 500 to 600000, without a sign of life after which the event stream is opened anew.
     """
@@ -23,6 +24,7 @@ class HeadEndConfig:
     ca: Path
     cert: Path
     key: Path
+    server_name: str = ""
     call_timeout_ms: int = 3_000
     silence_max_ms: int = 5_000
 

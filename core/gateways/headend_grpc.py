@@ -157,7 +157,12 @@ class GrpcHeadEnd:
             credentials = grpc.ssl_channel_credentials(
                 config.ca.read_bytes(), config.key.read_bytes(), config.cert.read_bytes()
             )
-            options = (("grpc.initial_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 1000))
+            options: list[tuple[str, str | int]] = [
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 1000),
+            ]
+            if config.server_name:
+                options.append(("grpc.ssl_target_name_override", config.server_name))
             self._channel = grpc.aio.secure_channel(config.target, credentials, options=options)
         return rpc.HeadEndServiceStub(self._channel)
 

@@ -1,6 +1,7 @@
-"""FakeEtcd: etcd's transactions, leases and watches in memory; stands where EtcdClient stands.
+"""FakeEtcd: etcd's transactions, leases, watches and compaction in memory; stands where EtcdClient stands.
 
-Held to the same suites as the real one (tests/contract). `before_txn` lets a test fail or delay the next transaction.
+Held to the same suites as the real one (tests/contract, and test_etcd_semantics.py above all). `before_txn` lets a test
+fail or delay the next transaction. Leases run out by the loop's clock, so a virtual one makes them run out at once.
 """
 
 import asyncio
@@ -8,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 
 from etcdpb import rpc_pb2 as pb
 
-from cluster.client import EtcdRefused, prefix_end
+from cluster.client import Compacted, EtcdRefused, prefix_end
 
 _CHILDREN_MAX = 128
 # Where a nested transaction stands: branch and index, level by level.
@@ -22,7 +23,8 @@ class FakeEtcd:
         self.revision = 1
         self.keys: dict[bytes, pb.KeyValue] = {}
         self.history: list[pb.Event] = []
-        self.leases: set[int] = set()
+        self.leases: dict[int, tuple[int, asyncio.TimerHandle]] = {}
+        self.compacted = 0
         self._last_lease = 0
         self._changed = asyncio.Event()
         self.before_txn: Callable[[], None] = lambda: None
@@ -32,15 +34,11 @@ class FakeEtcd:
         self.before_txn()
         _check_limits(request)
         _check_duplicates(request)
-        self._check_leases(request)
         chosen = self._choose(request)
+        self._check_leases(request, (), chosen)
         events: list[pb.Event] = []
         reply = self._apply(request, (), chosen, self.revision + 1, events)
-        if events:
-            self.revision += 1
-            self.history += events
-            self._changed.set()
-            self._changed = asyncio.Event()
+        self._publish(events)
         reply.header.revision = self.revision
         await asyncio.sleep(0)
         self.after_txn()
@@ -59,35 +57,84 @@ class FakeEtcd:
 
     async def watch(self, prefix: bytes, after_revision: int) -> AsyncIterator[pb.WatchResponse]:
         at = 0
+        if after_revision < self.compacted:
+            raise Compacted
         while True:
             changed = self._changed
+            events: list[pb.Event] = []
             while at < len(self.history):
                 event = self.history[at]
                 at += 1
                 if event.kv.key.startswith(prefix) and event.kv.mod_revision > after_revision:
-                    yield pb.WatchResponse(events=[event])
+                    events.append(event)
+            if events:
+                # A compaction cuts only watches that have fallen behind it, and this one never has.
+                reply = pb.WatchResponse(events=events)
+                reply.header.revision = events[-1].kv.mod_revision
+                yield reply
+                continue
             await changed.wait()
+
+    async def compact(self, revision: int) -> None:
+        if not self.compacted < revision <= self.revision:
+            raise EtcdRefused("required revision has been compacted, or is a future one", malformed=False)
+        self.compacted = revision
 
     async def grant_lease(self, ttl_s: int) -> tuple[int, int]:
         self._last_lease += 1
-        self.leases.add(self._last_lease)
+        self._renew(self._last_lease, ttl_s)
         return self._last_lease, ttl_s
 
     async def keep_alive(self, lease_id: int, *, timeout_s: float) -> bool:
         await asyncio.sleep(0)
-        return lease_id in self.leases
+        if lease_id not in self.leases:
+            return False
+        self._renew(lease_id, self.leases[lease_id][0])
+        return True
+
+    async def lease_left_s(self, lease_id: int) -> tuple[int, int]:
+        if lease_id not in self.leases:
+            return -1, 0
+        ttl_s, timer = self.leases[lease_id]
+        return int(timer.when() - asyncio.get_running_loop().time()), ttl_s
 
     async def revoke_lease(self, lease_id: int) -> None:
-        self.leases.discard(lease_id)
+        await asyncio.sleep(0)
+        if lease_id not in self.leases:
+            raise EtcdRefused("requested lease not found", malformed=False)
+        self._end(lease_id)
+
+    def _renew(self, lease_id: int, ttl_s: int) -> None:
+        if lease_id in self.leases:
+            self.leases[lease_id][1].cancel()
+        timer = asyncio.get_running_loop().call_later(ttl_s, self._end, lease_id)
+        self.leases[lease_id] = (ttl_s, timer)
+
+    def _end(self, lease_id: int) -> None:
+        """Delete every key of a lease at one revision."""
+        self.leases.pop(lease_id)[1].cancel()
+        events: list[pb.Event] = []
         for key in [key for key, one in self.keys.items() if one.lease == lease_id]:
-            await self.txn(pb.TxnRequest(success=[_delete(key)]))
+            self._delete(key, self.revision + 1, events)
+        self._publish(events)
+
+    def _publish(self, events: list[pb.Event]) -> None:
+        if events:
+            self.revision += 1
+            self.history += events
+            self._changed.set()
+            self._changed = asyncio.Event()
 
     async def close(self) -> None:
         return
 
-    def _check_leases(self, request: pb.TxnRequest) -> None:
-        for op in request.success:
-            if op.request_put.lease and op.request_put.lease not in self.leases:
+    def _check_leases(self, request: pb.TxnRequest, path: Path, chosen: dict[Path, bool]) -> None:
+        """Refuse the whole batch if a put that would be carried out names a lease that is gone."""
+        branch = chosen[path]
+        for index, op in enumerate(request.success if branch else request.failure):
+            if op.HasField("request_txn"):
+                self._check_leases(op.request_txn, (*path, (branch, index)), chosen)
+            elif op.request_put.lease and op.request_put.lease not in self.leases:
                 raise EtcdRefused("requested lease not found", malformed=False)
 
     def _choose(self, request: pb.TxnRequest, path: Path = ()) -> dict[Path, bool]:
@@ -156,10 +203,6 @@ class FakeEtcd:
         reply = pb.RangeResponse(kvs=kvs, count=len(found))
         reply.header.revision = self.revision
         return reply
-
-
-def _delete(key: bytes) -> pb.RequestOp:
-    return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=key))
 
 
 def _check_limits(request: pb.TxnRequest, room: int = _CHILDREN_MAX) -> None:

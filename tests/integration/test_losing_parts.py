@@ -37,7 +37,7 @@ async def test_etcd_gone_is_said_with_a_delay_and_forgotten_answers_are_not(make
     known = top_up(transaction_id=new_id(), pan=pan)
     async with caller(stack) as stub:
         first = await stub.TopUp(known)
-        stack.kill("etcd", signal.SIGKILL)
+        stack.kill("etcd-0", signal.SIGKILL)
         failure = await refused(stub.TopUp(top_up(transaction_id=new_id(), pan=pan), timeout=30))
         assert failure.code is grpc.StatusCode.UNAVAILABLE
         assert failure.reason in ("LEDGER_UNAVAILABLE", "OUTCOME_UNKNOWN")

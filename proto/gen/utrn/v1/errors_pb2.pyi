@@ -69,7 +69,15 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 22
     """The node is leaving service. Repeat at another node. Details: google.rpc.RetryInfo."""
     ERROR_REASON_NOT_READY: _ErrorReason.ValueType  # 23
-    """The node has not finished reading the registry. Repeat at another node. Details: google.rpc.RetryInfo."""
+    """The node has not finished reading the registry, or its clock is in doubt. Repeat at another node. Details:
+    google.rpc.RetryInfo.
+    """
+    ERROR_REASON_OPERATOR_ONLY: _ErrorReason.ValueType  # 24
+    """Only an operator may do this."""
+    ERROR_REASON_NODE_UNKNOWN: _ErrorReason.ValueType  # 25
+    """No node of this name is alive or drained."""
+    ERROR_REASON_LAST_NODE: _ErrorReason.ValueType  # 26
+    """It is the last node that serves; draining it would stop the service."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason this service gives for not doing what was asked. Carried in google.rpc.ErrorInfo.reason, without the
@@ -123,5 +131,13 @@ ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 21
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 22
 """The node is leaving service. Repeat at another node. Details: google.rpc.RetryInfo."""
 ERROR_REASON_NOT_READY: ErrorReason.ValueType  # 23
-"""The node has not finished reading the registry. Repeat at another node. Details: google.rpc.RetryInfo."""
+"""The node has not finished reading the registry, or its clock is in doubt. Repeat at another node. Details:
+google.rpc.RetryInfo.
+"""
+ERROR_REASON_OPERATOR_ONLY: ErrorReason.ValueType  # 24
+"""Only an operator may do this."""
+ERROR_REASON_NODE_UNKNOWN: ErrorReason.ValueType  # 25
+"""No node of this name is alive or drained."""
+ERROR_REASON_LAST_NODE: ErrorReason.ValueType  # 26
+"""It is the last node that serves; draining it would stop the service."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

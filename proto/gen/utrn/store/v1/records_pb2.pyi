@@ -415,6 +415,7 @@ class NodeRecord(_message.Message):
     ZONE_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     HSM_READY_FIELD_NUMBER: _builtins.int
+    MIRROR_READY_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Highest schema understood by this reader: 1."""
     node_id: _builtins.str
@@ -427,6 +428,8 @@ class NodeRecord(_message.Message):
     """Version of the service."""
     hsm_ready: _builtins.bool
     """True if the HSM can sign."""
+    mirror_ready: _builtins.bool
+    """True if its mirror of the outbox is complete."""
     def __init__(
         self,
         *,
@@ -436,11 +439,48 @@ class NodeRecord(_message.Message):
         zone: _builtins.str = ...,
         version: _builtins.str = ...,
         hsm_ready: _builtins.bool = ...,
+        mirror_ready: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "hsm_ready", b"hsm_ready", "node_id", b"node_id", "schema", b"schema", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "hsm_ready", b"hsm_ready", "mirror_ready", b"mirror_ready", "node_id", b"node_id", "schema", b"schema", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeRecord: _TypeAlias = NodeRecord  # noqa: Y015
+
+@_typing.final
+class DrainRecord(_message.Message):
+    """Key drain/<node_id>."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    BY_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    schema: _builtins.int
+    """Highest schema understood by this reader: 1."""
+    node_id: _builtins.str
+    """The node."""
+    by: _builtins.str
+    """The participant that drained it."""
+    @_builtins.property
+    def at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        schema: _builtins.int = ...,
+        node_id: _builtins.str = ...,
+        by: _builtins.str = ...,
+        at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "by", b"by", "node_id", b"node_id", "schema", b"schema"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainRecord: _TypeAlias = DrainRecord  # noqa: Y015

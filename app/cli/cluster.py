@@ -1,0 +1,191 @@
+"""`utrn cluster`: what the nodes are doing, and taking one out of service."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from app.cli.output import EXIT_FAILED, EXIT_USAGE, console, fail, print_json
+
+if TYPE_CHECKING:
+    import grpc
+    from rich.table import Table
+    from utrn.admin.v1 import admin_service_pb2 as pb
+
+_T = TypeVar("_T")
+
+app = typer.Typer(no_args_is_help=True, help="Nodes, shards, etcd members; with an operator's certificate.")
+
+_Target = Annotated[str, typer.Option("--target", help="host:port of nodes, comma between them; any one answers.")]
+_Cert = Annotated[Path, typer.Option("--cert", help="PEM file of an operator's certificate.")]
+_Key = Annotated[Path, typer.Option("--key", help="PEM file of its private key.")]
+_Ca = Annotated[Path, typer.Option("--ca", help="PEM file of the nodes' authority.")]
+_Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+
+_NODE_COLUMNS = (
+    "node", "zone", "address", "state", "HSM", "mirror lag", "shards", "lease left", "beat", "issues", "deliveries",
+)  # fmt: skip
+
+
+@app.command("status")
+def status(target: _Target, cert: _Cert, key: _Key, ca: _Ca, as_json: _Json = False) -> None:
+    """Show nodes, shards and etcd members as one node sees them. Exit code 1 if anything is not as it should be."""
+    from google.protobuf.json_format import MessageToDict
+
+    found = _run(_status, target, (cert, key, ca))
+    problems = problems_of(found)
+    if as_json:
+        plain = MessageToDict(found, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        print_json({**plain, "problems": problems})
+    else:
+        for table in _tables(found):
+            console.print(table)
+        for problem in problems:
+            console.print(problem, style="yellow", markup=False, highlight=False)
+        if not problems:
+            console.print("All is well.", style="green")
+    if problems:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command("watch")
+def watch(
+    target: _Target, cert: _Cert, key: _Key, ca: _Ca,
+    every: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between looks.")] = 1.0,
+    times: Annotated[int, typer.Option(help="How often; 0 until Ctrl-C.")] = 0,
+) -> None:  # fmt: skip
+    """Show the same, live."""
+    from rich.console import Group
+    from rich.live import Live
+    from rich.text import Text
+
+    looks = 0
+    with Live(console=console, auto_refresh=False) as live:
+        while not times or looks < times:
+            found = _run(_status, target, (cert, key, ca))
+            problems = [Text(problem, style="yellow") for problem in problems_of(found)]
+            live.update(Group(*_tables(found), *problems), refresh=True)
+            looks += 1
+            if not times or looks < times:
+                time.sleep(every)
+
+
+@app.command("drain")
+def drain(
+    node: Annotated[str, typer.Argument(help="The node.")],
+    target: _Target, cert: _Cert, key: _Key, ca: _Ca,
+    undo: Annotated[bool, typer.Option("--undo", help="Bring it back into service.")] = False,
+    as_json: _Json = False,
+) -> None:  # fmt: skip
+    """Send a node's callers elsewhere and give its shards to others, until --undo."""
+
+    async def ask(channel: "grpc.aio.Channel") -> "pb.SetDrainResponse":
+        from utrn.admin.v1 import admin_service_pb2 as pb
+        from utrn.admin.v1 import admin_service_pb2_grpc as rpc
+
+        request = pb.SetDrainRequest(node_id=node, drained=not undo)
+        return await rpc.AdminServiceStub(channel).SetDrain(request, timeout=5.0)
+
+    reply = _run(ask, target, (cert, key, ca))
+    if as_json:
+        print_json({"node": node, "drained": reply.drained, "by": reply.by})
+    elif reply.drained:
+        console.print(f"{node} is drained: no new callers, no shards. `--undo` ends it.", highlight=False)
+    else:
+        console.print(f"{node} is back in service.", highlight=False)
+
+
+def problems_of(found: "pb.GetClusterStatusResponse") -> list[str]:
+    """Return a sentence for everything an operator should look at."""
+    problems = []
+    if not found.revision:
+        problems.append("etcd does not answer: nothing is issued; docs/runbooks/etcd-quorum.md")
+    for node in found.nodes:
+        if not node.alive:
+            problems.append(f"{node.node_id} is drained and not alive")
+        elif not node.hsm_ready:
+            problems.append(f"{node.node_id} has no HSM: docs/runbooks/hsm.md")
+        elif not node.mirror_ready:
+            problems.append(f"{node.node_id} has not read the outbox yet")
+    if not any(node.serving for node in found.nodes):
+        problems.append("no node serves")
+    free = [str(shard.shard) for shard in found.shards if not shard.owner]
+    if free:
+        problems.append(f"shards without an owner: {', '.join(free)}")
+    problems += [f"etcd member {one.endpoint} does not answer" for one in found.etcd_members if not one.healthy]
+    if found.revision and not any(one.leader for one in found.etcd_members):
+        problems.append("no etcd member leads")
+    return problems
+
+
+def _tables(found: "pb.GetClusterStatusResponse") -> "list[Table]":
+    from rich.table import Table
+
+    nodes = Table(title=f"Nodes, as {found.asked_node_id} sees them", title_justify="left")
+    for column in _NODE_COLUMNS:
+        nodes.add_column(column)
+    for node in found.nodes:
+        nodes.add_row(*_node_row(node))
+    owners: dict[str, list[pb.Shard]] = {}
+    for shard in found.shards:
+        owners.setdefault(shard.owner, []).append(shard)
+    shards = Table(title="Shards", title_justify="left")
+    for column in ("owner", "shards (epoch)", "owed"):
+        shards.add_column(column)
+    for owner, owned in sorted(owners.items()):
+        names = ", ".join(f"{one.shard} ({one.epoch})" for one in owned)
+        shards.add_row(owner or "nobody", names, str(sum(one.owed for one in owned)))
+    members = Table(title=f"etcd, revision {found.revision or 'unknown'}", title_justify="left")
+    for column in ("member", "state", "version", "MB", "term", "index"):
+        members.add_column(column)
+    for one in found.etcd_members:
+        state = "leader" if one.leader else "follower" if one.healthy else "DOWN"
+        size = f"{one.db_bytes / 1e6:.1f}"
+        members.add_row(one.endpoint, state, one.version, size, str(one.raft_term), str(one.raft_index))
+    return [nodes, shards, members]
+
+
+def _node_row(node: "pb.Node") -> list[str]:
+    state = "not alive" if not node.alive else "serving" if node.serving else "not serving"
+    return [
+        node.node_id,
+        node.zone,
+        node.address,
+        f"{state}, drained" if node.drained else state,
+        "ready" if node.hsm_ready else "-",
+        str(node.mirror_lag) if node.mirror_lag >= 0 else "?",
+        str(node.shards),
+        f"{node.lease_left_ms / 1000:.0f} of {node.lease_ttl_ms / 1000:.0f} s",
+        f"{node.beat_age_ms} ms" if node.beat_age_ms >= 0 else "never",
+        str(node.issues_in_flight),
+        str(node.deliveries_in_flight),
+    ]
+
+
+async def _status(channel: "grpc.aio.Channel") -> "pb.GetClusterStatusResponse":
+    from utrn.admin.v1 import admin_service_pb2 as pb
+    from utrn.admin.v1 import admin_service_pb2_grpc as rpc
+
+    return await rpc.AdminServiceStub(channel).GetClusterStatus(pb.GetClusterStatusRequest(), timeout=5.0)
+
+
+def _run(ask: "Callable[[grpc.aio.Channel], Coroutine[Any, Any, _T]]", target: str, tls: tuple[Path, Path, Path]) -> _T:
+    """Return what the first node that answers says; end with the reason if none does."""
+    import grpc
+    from utrn_client.channel import Tls, open_channel, reason_of
+
+    async def run() -> _T:
+        cert, key, ca = tls
+        # Not by health: a drained node, and one without its HSM, must be able to say so.
+        async with open_channel(target.split(","), Tls(cert=cert, key=key, ca=ca), by_health=False) as channel:
+            return await ask(channel)
+
+    try:
+        return asyncio.run(run())
+    except OSError as error:
+        fail(f"{error.filename}: {error.strerror}", code=EXIT_USAGE)
+    except grpc.aio.AioRpcError as error:
+        fail(f"{reason_of(error)}: {error.details()}", code=EXIT_FAILED)

@@ -1,0 +1,242 @@
+"""The drills: their names, what each breaks, and what is to be seen afterwards. Aims are not moved; a miss is said."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from app.drills import faults
+from app.drills.faults import LEASE_TTL_S, FaultMaker
+
+_LEASE_MS = LEASE_TTL_S * 1000
+_TAKEOVER_BY_LEASE = {"takeover_ms": _LEASE_MS + 1000}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drill:
+    """One drill.
+
+    Attributes:
+        name: On the command line, and of its runbook.
+        what: A sentence.
+        fault: Breaks things.
+        aims: The highest value of each figure that is good enough.
+        runbook: The page in docs/runbooks.
+        after_s: Seconds of load after the fault has done its work.
+        namespaces: Needs nodes in network namespaces, and so root.
+        own_tokens: Needs a token per node.
+        fake_clocks: Needs nodes whose clock can be set.
+        knobs: Of the head end throughout.
+    """
+
+    name: str
+    what: str
+    fault: FaultMaker
+    aims: Mapping[str, float] = field(default_factory=dict)
+    runbook: str
+    after_s: float = 3.0
+    namespaces: bool = False
+    own_tokens: bool = False
+    fake_clocks: bool = False
+    knobs: tuple[str, ...] = ("latency_median_ms=10",)
+
+
+_LOSSY = ("latency_median_ms=10", "loss_before=0.03", "loss_after=0.03", "duplicate_commands=0.03",
+          "duplicate_answers=0.03", "reorder_answers=0.03")  # fmt: skip
+
+DRILLS: tuple[Drill, ...] = (
+    Drill(
+        name="crash",
+        what="kill -9 the owner of the most shards",
+        fault=faults.crash,
+        aims={"issue_gap_ms": 300, "issue_failed": 0, "takeover_ms": 500},
+        runbook="node-lost",
+    ),
+    Drill(
+        name="pause-short",
+        what="stop an owner in its tracks for 0.3 s",
+        fault=faults.pause(0.3),
+        aims={"issue_failed": 0},
+        runbook="node-frozen",
+    ),
+    Drill(
+        name="pause",
+        what="stop an owner in its tracks for 1 s",
+        fault=faults.pause(1.0),
+        aims={"issue_failed": 0},
+        runbook="node-frozen",
+    ),
+    Drill(
+        name="pause-long",
+        what="stop an owner in its tracks for three leases; it wakes deposed",
+        fault=faults.pause(3 * LEASE_TTL_S),
+        aims={"issue_failed": 0, **_TAKEOVER_BY_LEASE},
+        runbook="node-frozen",
+    ),
+    Drill(
+        name="stop",
+        what="SIGTERM the owner of the most shards",
+        fault=faults.stop,
+        aims={"issue_gap_ms": 200, "issue_failed": 0},
+        runbook="rolling-restart",
+    ),
+    Drill(
+        name="rolling-restart",
+        what="SIGTERM and start every node in turn",
+        fault=faults.rolling_restart,
+        aims={"issue_gap_ms": 200, "issue_failed": 0},
+        runbook="rolling-restart",
+    ),
+    Drill(
+        name="node-loss",
+        what="cut the busiest owner off from everything, without a reset",
+        fault=faults.node_loss,
+        aims=_TAKEOVER_BY_LEASE,
+        runbook="node-lost",
+        namespaces=True,
+    ),
+    Drill(
+        name="partition-etcd",
+        what="cut an owner off from etcd only",
+        fault=faults.cut(etcd=True),
+        aims=_TAKEOVER_BY_LEASE,
+        runbook="partition",
+        namespaces=True,
+    ),
+    Drill(
+        name="partition-one-way",
+        what="an owner hears etcd and is not heard",
+        fault=faults.cut(etcd=True, both=False),
+        aims=_TAKEOVER_BY_LEASE,
+        runbook="partition",
+        namespaces=True,
+    ),
+    Drill(
+        name="partition-peers",
+        what="cut an owner off from the other nodes only: nothing is to change hands",
+        fault=faults.cut(peers=True),
+        aims={"issue_failed": 0, "shards_moved": 0},
+        runbook="partition",
+        namespaces=True,
+    ),
+    Drill(
+        name="partition-callers",
+        what="cut an owner off from callers only",
+        fault=faults.cut(callers=True),
+        aims={"issue_failed": 0, "shards_moved": 0},
+        runbook="partition",
+        namespaces=True,
+    ),
+    Drill(
+        name="etcd-leader",
+        what="kill -9 the leader of etcd",
+        fault=faults.etcd_leader_kill,
+        aims={"issue_gap_ms": 2000, "issue_failed": 0},
+        runbook="etcd-member",
+    ),
+    Drill(
+        name="etcd-leader-pause",
+        what="stop the leader of etcd in its tracks for 5 s",
+        fault=faults.etcd_leader_pause,
+        aims={"issue_gap_ms": 2000, "issue_failed": 0},
+        runbook="etcd-member",
+    ),
+    Drill(
+        name="double",
+        what="kill -9 the busiest owner and the leader of etcd together",
+        fault=faults.double,
+        aims={"takeover_ms": 2 * (_LEASE_MS + 1000), "issue_failed": 0},
+        runbook="node-lost",
+    ),
+    Drill(
+        name="quorum",
+        what="take two of three etcd members away for 10 s",
+        fault=faults.quorum,
+        aims={"issued_meanwhile": 0, "recovery_ms": 3000},
+        runbook="etcd-quorum",
+        after_s=5.0,
+    ),
+    Drill(
+        name="hsm-one",
+        what="take the HSM of one node away for 4 s",
+        fault=faults.hsm_lost(("node-a",), 4.0),
+        aims={"issue_failed": 0},
+        runbook="hsm",
+        own_tokens=True,
+    ),
+    Drill(
+        name="hsm-all",
+        what="take the HSM of every node away for 4 s",
+        fault=faults.hsm_lost(("node-a", "node-b", "node-c"), 4.0),
+        # Each shard may leave a node that loses its HSM before the others do, and come back: no more.
+        aims={"issue_failed": 0, "owner_changes": 2 * 32},
+        runbook="hsm",
+        own_tokens=True,
+        after_s=6.0,
+    ),
+    Drill(
+        name="hsm-error",
+        what="freeze the HSM sessions of one node under way",
+        fault=faults.hsm_error,
+        aims={"issue_failed": 0},
+        runbook="hsm",
+        own_tokens=True,
+    ),
+    Drill(
+        name="hsm-shuffled",
+        what="reset the HSM of one node so that other keys lie under the same ids",
+        fault=faults.hsm_shuffled,
+        aims={"issue_failed": 0},
+        runbook="hsm",
+        own_tokens=True,
+    ),
+    Drill(
+        name="clock-forward",
+        what="set one node's clock an hour ahead for 5 s",
+        fault=faults.clock_jump(3600),
+        aims={"issue_failed": 0, "shards_moved": 0},
+        runbook="clock",
+        fake_clocks=True,
+    ),
+    Drill(
+        name="clock-back",
+        what="set one node's clock an hour back for 5 s",
+        fault=faults.clock_jump(-3600),
+        aims={"issue_failed": 0, "shards_moved": 0},
+        runbook="clock",
+        fake_clocks=True,
+    ),
+    Drill(
+        name="head-end",
+        what="the head end carries nothing for 60 s; lost and doubled messages throughout",
+        fault=faults.head_end_outage(60.0),
+        aims={"issue_failed": 0},
+        runbook="head-end",
+        knobs=_LOSSY,
+    ),
+    Drill(
+        name="cascade",
+        what="random faults from a seed for 5 minutes",
+        fault=faults.cascade(300.0),
+        runbook="cascade",
+        own_tokens=True,
+        knobs=_LOSSY,
+        after_s=5.0,
+    ),
+    Drill(
+        name="cascade-short",
+        what="random faults from a seed for 25 s",
+        fault=faults.cascade(25.0),
+        runbook="cascade",
+        own_tokens=True,
+        knobs=_LOSSY,
+        after_s=5.0,
+    ),
+)
+
+
+def drill_named(name: str) -> Drill:
+    """Return a drill.
+
+    Raises:
+        KeyError: there is none of that name.
+    """
+    return {one.name: one for one in DRILLS}[name]

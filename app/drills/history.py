@@ -1,0 +1,87 @@
+"""The history of a run as callers saw it: every call, its beginning, its end and its outcome; kept as JSON lines."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TextIO
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """One attempt of one caller. Times are monotonic seconds.
+
+    `outcome`: "ok", "refused" (final, nothing will come of this call), or "unknown" (it may have been carried out, or
+    may yet be). `digest`: of all bytes of the answer that must never differ.
+    """
+
+    caller: str
+    transaction_id: str
+    pan: str
+    amount_pence: int
+    began: float
+    ended: float | None = None
+    outcome: str = "unknown"
+    reason: str = ""
+    utrn: str = ""
+    digest: str = ""
+    replayed: bool = False
+
+
+class History:
+    """Collects calls, and writes each one down when it begins and when it ends."""
+
+    def __init__(self, file: Path | None = None) -> None:
+        self.calls: list[Call] = []
+        self._file: TextIO | None = file.open("a", encoding="utf-8") if file is not None else None
+
+    def begin(self, caller: str, transaction_id: str, pan: str, amount_pence: int, *, at: float | None = None) -> Call:
+        """Note that a call begins."""
+        call = Call(
+            caller=caller,
+            transaction_id=transaction_id,
+            pan=pan,
+            amount_pence=amount_pence,
+            began=time.monotonic() if at is None else at,
+        )
+        self.calls.append(call)
+        self._write("begin", call)
+        return call
+
+    def answered(self, call: Call, *, utrn: str, content: bytes, replayed: bool, at: float | None = None) -> None:
+        """Note that a call was answered with a code. The file holds a digest of the code, not the code."""
+        call.outcome, call.utrn, call.replayed = "ok", utrn, replayed
+        call.digest = hashlib.sha256(content).hexdigest()
+        self._end(call, at)
+
+    def refused(self, call: Call, reason: str, *, at: float | None = None) -> None:
+        """Note that a call was refused for good."""
+        call.outcome, call.reason = "refused", reason
+        self._end(call, at)
+
+    def unknown(self, call: Call, reason: str, *, at: float | None = None) -> None:
+        """Note that a call got no answer that says what happened."""
+        call.reason = reason
+        self._end(call, at)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _end(self, call: Call, at: float | None) -> None:
+        call.ended = time.monotonic() if at is None else at
+        self._write("end", call)
+
+    def _write(self, event: str, call: Call) -> None:
+        if self._file is not None:
+            line = {"event": event, **asdict(call)}
+            line["utrn"] = hashlib.sha256(call.utrn.encode()).hexdigest() if call.utrn else ""
+            self._file.write(json.dumps(line) + "\n")
+
+
+def successes(calls: Iterable[Call]) -> list[float]:
+    """Return when callers got codes, in order."""
+    return sorted(call.ended for call in calls if call.outcome == "ok" and call.ended is not None)

@@ -1,0 +1,99 @@
+"""Prometheus: every figure of one node, read when it is asked for, so that counting costs a vend nothing."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from app.wiring import Node
+from core.api.errors import Guard
+from core.observe import Stage
+
+
+@contextmanager
+def serve_metrics(node: Node, guard: Guard) -> Iterator[None]:
+    """Serve the page for as long as the context lasts, if the configuration names an address.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    if not node.config.node.metrics:
+        yield
+        return
+    host, _, port = node.config.node.metrics.rpartition(":")
+    registry = CollectorRegistry()
+    registry.register(NodeCollector(node, guard))
+    server, thread = start_http_server(int(port), addr=host, registry=registry)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class NodeCollector(Collector):
+    """Reads the figures of a node."""
+
+    def __init__(self, node: Node, guard: Guard) -> None:
+        self._node = node
+        self._guard = guard
+
+    def collect(self) -> Iterator[Metric]:
+        """Return every figure as it is now."""
+        yield self._stages()
+        yield self._calls()
+        yield from self._queues()
+        yield from self._cluster()
+
+    def _stages(self) -> Metric:
+        family = HistogramMetricFamily(
+            "utrn_stage_seconds",
+            "How long a stage took: wait for a batch, sign (HSM), commit (etcd), issue, send, answer, deliver.",
+            labels=["stage"],
+        )
+        for stage in Stage:
+            bounds, count, total = self._node.times.histogram(stage)
+            buckets = [(f"{bound:.6f}", float(below)) for bound, below in bounds]
+            family.add_metric([stage.value], buckets=[*buckets, ("+Inf", float(count))], sum_value=total)
+        return family
+
+    def _calls(self) -> Metric:
+        family = CounterMetricFamily(
+            "utrn_calls", "Calls answered, by reason; OK if not refused.", labels=["method", "reason"]
+        )
+        for (method, reason), count in sorted(self._guard.answered.items()):
+            family.add_metric([method, reason], count)
+        return family
+
+    def _queues(self) -> Iterator[Metric]:
+        node = self._node
+        yield CounterMetricFamily("utrn_commit_batches", "Group commits sent.", value=node.line.batches)
+        yield CounterMetricFamily("utrn_commit_batch_vends", "Vends in them.", value=node.line.batched)
+        yield GaugeMetricFamily(
+            "utrn_issues_in_flight", "Vends that wait or are being committed.", value=node.line.in_flight
+        )
+        yield GaugeMetricFamily("utrn_deliveries_in_flight", "Deliveries under way.", value=node.delivery.under_way)
+        yield GaugeMetricFamily("utrn_loop_delay_seconds", "How late the event loop is.", value=node.loop_delay.seconds)
+        owed = GaugeMetricFamily(
+            "utrn_owed", "Deliveries owed, in every shard, by this node's mirror.", labels=["shard"]
+        )
+        for shard, count in sorted(node.delivery.owed_by_shard().items()):
+            owed.add_metric([str(shard)], count)
+        yield owed
+
+    def _cluster(self) -> Iterator[Metric]:
+        node = self._node
+        yield GaugeMetricFamily("utrn_serving", "1 if this node would issue now.", value=node.services.health.serving)
+        yield GaugeMetricFamily("utrn_hsm_ready", "1 if the HSM can sign.", value=node.signer.ready)
+        yield GaugeMetricFamily("utrn_drained", "1 if an operator has drained this node.", value=node.ownership.drained)
+        yield GaugeMetricFamily(
+            "utrn_mirror_revision", "How far the mirror of the outbox is.", value=node.outbox.mirror_revision
+        )
+        yield GaugeMetricFamily("utrn_peers_heard", "Peers whose heart is heard.", value=len(node.peers.heard))
+        epochs = GaugeMetricFamily("utrn_epoch", "Epoch of each shard this node owns.", labels=["shard"])
+        for shard, epoch in sorted(node.ownership.epochs().items()):
+            epochs.add_metric([str(shard)], epoch)
+        yield epochs

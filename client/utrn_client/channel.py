@@ -1,0 +1,104 @@
+"""Channels to a cluster: every call spread over the nodes that say they serve, and repeated where one goes away.
+
+The policy is `service_config.json`, the same file for every language (proto/service_config.json).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+import grpc
+from google.protobuf import duration_pb2
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """PEM files of the caller's certificate and key, and of the nodes' authority; the name in their certificates."""
+
+    cert: Path
+    key: Path
+    ca: Path
+    server_name: str = "localhost"
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Return them as gRPC wants them.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        return grpc.ssl_channel_credentials(self.ca.read_bytes(), self.key.read_bytes(), self.cert.read_bytes())
+
+
+def service_config() -> str:
+    """Return the policy: round robin over healthy nodes, repeats on UNAVAILABLE only, throttled."""
+    return files("utrn_client").joinpath("service_config.json").read_text(encoding="utf-8")
+
+
+def options(server_name: str, *, by_health: bool = True) -> list[tuple[str, Any]]:
+    """Return the channel options that go with the policy.
+
+    Args:
+        server_name: Name in the nodes' certificates.
+        by_health: Only nodes that say they serve; False also asks those that do not.
+    """
+    return [
+        ("grpc.service_config", service_config()),
+        # gRPC's own default waits up to two minutes before it tries a node again that was away for a second.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        ("grpc.ssl_target_name_override", server_name),
+        ("grpc.default_authority", server_name),
+        ("grpc.inhibit_health_checking", 0 if by_health else 1),
+        # Each till its own connections: a shared one would share its fate.
+        ("grpc.use_local_subchannel_pool", 1),
+    ]
+
+
+def target_of(nodes: Sequence[str]) -> str:
+    """Return the gRPC target of nodes given as address:port; a single host name is left to DNS."""
+    if len(nodes) == 1:
+        return nodes[0]
+    return "ipv4:" + ",".join(nodes)
+
+
+def open_channel(nodes: Sequence[str], tls: Tls, *, by_health: bool = True) -> grpc.aio.Channel:
+    """Return a channel over all `nodes` (address:port).
+
+    Raises:
+        OSError: a certificate file cannot be read.
+    """
+    return grpc.aio.secure_channel(
+        target_of(nodes), tls.credentials(), options=options(tls.server_name, by_health=by_health)
+    )
+
+
+def reason_of(error: grpc.RpcError) -> str:
+    """Return the reason of a refusal: ErrorInfo's where there is one, else the status; see docs/errors.md."""
+    info = error_details_pb2.ErrorInfo()
+    for detail in _details(error):
+        if detail.Unpack(info):
+            return str(info.reason)
+    code: grpc.StatusCode = cast("grpc.Call", error).code()
+    return code.name
+
+
+def retry_delay_s(error: grpc.RpcError) -> float | None:
+    """Return the seconds the service asks to wait before the same id is repeated; None if it says nothing."""
+    retry = error_details_pb2.RetryInfo()
+    for detail in _details(error):
+        if detail.Unpack(retry):
+            delay = duration_pb2.Duration()
+            delay.CopyFrom(retry.retry_delay)
+            return delay.ToMilliseconds() / 1000
+    return None
+
+
+def _details(error: grpc.RpcError) -> Sequence[Any]:
+    # gRPC's errors have what this function needs, and not the type it asks for.
+    status = rpc_status.from_call(cast("grpc.Call", error))
+    return status.details if status is not None else ()

@@ -1,0 +1,158 @@
+"""EtcdCluster: the Cluster port: what etcd, the peers' beats and this node's own mirror say, put together."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from etcdpb import rpc_pb2 as pb
+from google.protobuf import timestamp_pb2
+from utrn.peer.v1 import peer_service_pb2 as peer
+from utrn.store.v1 import records_pb2 as store
+
+from cluster import ops
+from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
+from cluster.config import EtcdConfig
+from cluster.keys import Keys
+from cluster.ownership import EtcdOwnership, Member
+from cluster.peers import PeerWatch
+from cluster.records import SCHEMA
+from core.domain.errors import LedgerUnavailable, OutcomeUnknown
+from core.domain.party import ParticipantId
+from core.ports.clock import Clock
+from core.ports.cluster import Cluster, ClusterStatus, Drain, MemberStatus, NodeStatus, ShardStatus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EtcdCluster:
+    """Sees and tells the cluster. `beat` is this node's own beat, `owed` its mirror's deliveries by shard."""
+
+    client: EtcdClient
+    config: EtcdConfig
+    clock: Clock
+    ownership: EtcdOwnership
+    peers: PeerWatch
+    beat: Callable[[], peer.HeartbeatResponse]
+    owed: Callable[[], Mapping[int, int]]
+
+    async def status(self) -> ClusterStatus:
+        """Return what is now; without etcd, what was last known, and that etcd does not answer."""
+        members = self.ownership.members()
+        asked = await self.client.members()
+        leases: dict[str, tuple[int, int]] = {}
+        head = 0
+        with contextlib.suppress(EtcdUnreachable):
+            head = (await self.client.range(pb.RangeRequest(key=b"\0", count_only=True))).header.revision
+            for name, member in members.items():
+                leases[name] = await self._lease(member.lease_id)
+        owners, owed = self.ownership.owners(), self.owed()
+        counts = Counter(owner.node_id for owner in owners.values())
+        drains = self.ownership.drains()
+        nodes = [
+            self._node(members.get(name), name, leases, counts[name], head, drained=name in drains)
+            for name in sorted(members.keys() | drains.keys())
+        ]
+        shards = [
+            ShardStatus(
+                shard=shard,
+                owner=owners[shard].node_id if shard in owners else "",
+                epoch=owners[shard].epoch if shard in owners else 0,
+                owed=owed.get(shard, 0),
+            )
+            for shard in range(self.config.shards)
+        ]
+        return ClusterStatus(
+            asked=self.ownership.node_id,
+            revision=head,
+            nodes=tuple(nodes),
+            shards=tuple(shards),
+            members=tuple(_member(endpoint, status) for endpoint, status in asked.items()),
+        )
+
+    async def drain(self, node_id: str, *, by: ParticipantId, at: datetime) -> Drain:
+        """Write the drain."""
+        stamp = timestamp_pb2.Timestamp()
+        stamp.FromDatetime(at)
+        record = store.DrainRecord(schema=SCHEMA, node_id=node_id, by=by, at=stamp)
+        await self._write(ops.put(self._key(node_id), record.SerializeToString(deterministic=True)))
+        return Drain(node_id=node_id, since=at.astimezone(UTC), by=by)
+
+    async def undrain(self, node_id: str) -> None:
+        """Delete the drain."""
+        await self._write(ops.delete(self._key(node_id)))
+
+    def _key(self, node_id: str) -> bytes:
+        return Keys(self.config.prefix).drain(node_id)
+
+    async def _write(self, op: pb.RequestOp) -> None:
+        try:
+            await self.client.txn(pb.TxnRequest(success=[op]))
+        except (EtcdUnreachable, EtcdRefused) as error:
+            raise LedgerUnavailable("etcd does not take the change; nothing was written") from error
+        except EtcdUnknown as error:
+            raise OutcomeUnknown("etcd did not say whether this was written; look and repeat") from error
+
+    async def _lease(self, lease_id: int) -> tuple[int, int]:
+        left, granted = await self.client.lease_left_s(lease_id)
+        return max(0, left) * 1000, granted * 1000
+
+    def _node(
+        self,
+        member: Member | None,
+        node_id: str,
+        leases: Mapping[str, tuple[int, int]],
+        shards: int,
+        head: int,
+        *,
+        drained: bool,
+    ) -> NodeStatus:
+        if member is None:
+            return NodeStatus(node_id=node_id, drained=drained, shards=shards)
+        beat, age_ms = self._beat(node_id)
+        left_ms, ttl_ms = leases.get(node_id, (0, 0))
+        return NodeStatus(
+            node_id=node_id,
+            address=member.address,
+            zone=member.zone,
+            version=member.version,
+            alive=True,
+            serving=beat is not None and beat.serving,
+            hsm_ready=member.hsm_ready,
+            mirror_ready=member.mirror_ready,
+            drained=drained,
+            lease_left_ms=left_ms,
+            lease_ttl_ms=ttl_ms,
+            beat_age_ms=age_ms,
+            mirror_lag=-1 if beat is None or not head else max(0, head - beat.mirror_revision),
+            shards=shards,
+            issues_in_flight=0 if beat is None else beat.issues_in_flight,
+            deliveries_in_flight=0 if beat is None else beat.deliveries_in_flight,
+        )
+
+    def _beat(self, node_id: str) -> tuple[peer.HeartbeatResponse | None, int]:
+        if node_id == self.ownership.node_id:
+            return self.beat(), 0
+        heard = self.peers.heard.get(node_id)
+        if heard is None:
+            return None, -1
+        return heard.beat, round((self.clock.monotonic() - heard.at) * 1000)
+
+
+def _member(endpoint: str, status: pb.StatusResponse | None) -> MemberStatus:
+    if status is None:
+        return MemberStatus(endpoint=endpoint, healthy=False)
+    return MemberStatus(
+        endpoint=endpoint,
+        healthy=status.leader != 0,
+        leader=status.leader == status.header.member_id,
+        version=status.version,
+        db_bytes=status.dbSize,
+        raft_term=status.raftTerm,
+        raft_index=status.raftIndex,
+    )
+
+
+if TYPE_CHECKING:
+    _: type[Cluster] = EtcdCluster

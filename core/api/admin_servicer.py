@@ -1,0 +1,59 @@
+"""AdminService: what operators see and do."""
+# ruff: noqa: N802
+
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from google.protobuf import timestamp_pb2
+from utrn.admin.v1 import admin_service_pb2 as pb
+from utrn.admin.v1 import admin_service_pb2_grpc as rpc
+
+from core.api.authenticate import Authenticate
+from core.api.errors import Context
+from core.domain.errors import BadField, OperatorOnly
+from core.domain.party import Principal, Role
+from core.flows.drain import DrainNode
+from core.ports.cluster import Cluster
+
+ADMIN_SERVICE: Final = "utrn.admin.v1.AdminService"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdminServicer(rpc.AdminServiceServicer):
+    """The operators' service. What each method promises is written in admin_service.proto."""
+
+    authenticate: Authenticate
+    cluster: Cluster
+    drain: DrainNode
+
+    async def GetClusterStatus(
+        self, request: pb.GetClusterStatusRequest, context: Context
+    ) -> pb.GetClusterStatusResponse:
+        """Return the state of the cluster."""
+        self._operator(context)
+        status = await self.cluster.status()
+        return pb.GetClusterStatusResponse(
+            asked_node_id=status.asked,
+            revision=status.revision,
+            nodes=[pb.Node(**asdict(one)) for one in status.nodes],
+            shards=[pb.Shard(**asdict(one)) for one in status.shards],
+            etcd_members=[pb.EtcdMember(**asdict(one)) for one in status.members],
+        )
+
+    async def SetDrain(self, request: pb.SetDrainRequest, context: Context) -> pb.SetDrainResponse:
+        """Drain a node, or end its drain."""
+        principal = self._operator(context)
+        if not request.node_id:
+            raise BadField("node_id: a node's name is needed", field="node_id")
+        drain = await self.drain(principal, request.node_id, drained=request.drained)
+        if drain is None:
+            return pb.SetDrainResponse(drained=False)
+        since = timestamp_pb2.Timestamp()
+        since.FromDatetime(drain.since)
+        return pb.SetDrainResponse(drained=True, since=since, by=drain.by)
+
+    def _operator(self, context: Context) -> Principal:
+        principal = self.authenticate(context)
+        if principal.participant.role is not Role.OPERATOR:
+            raise OperatorOnly("only a participant with the role operator may do this")
+        return principal

@@ -1,0 +1,45 @@
+"""PeerService: this node's heart. It beats from the event loop: a stuck loop stops it, a busy one does not."""
+# ruff: noqa: N802
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Final
+
+from utrn.peer.v1 import peer_service_pb2 as pb
+from utrn.peer.v1 import peer_service_pb2_grpc as rpc
+
+from core.api.authenticate import uris_of
+from core.api.errors import Context
+from core.domain.errors import UnknownCaller
+
+PEER_SERVICE: Final = "utrn.peer.v1.PeerService"
+NODE_URI: Final = "spiffe://utrn/node/"
+
+
+class PeerServicer(rpc.PeerServiceServicer):
+    """Beats for every peer that listens."""
+
+    def __init__(self, beat: Callable[[], pb.HeartbeatResponse], *, every_s: float) -> None:
+        """Take what a beat says, and how often."""
+        self._beat = beat
+        self._every_s = every_s
+        self._leaving = asyncio.Event()
+
+    async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> AsyncIterator[pb.HeartbeatResponse]:
+        """Beat until the node leaves."""
+        if not any(uri.startswith(NODE_URI) for uri in uris_of(context)):
+            raise UnknownCaller(f"only nodes may listen: their certificate has a SAN URI that begins with {NODE_URI}")
+        while not self._leaving.is_set():
+            yield self._beat()
+            try:
+                async with asyncio.timeout(self._every_s):
+                    await self._leaving.wait()
+            except TimeoutError:
+                continue
+        last = self._beat()
+        last.leaving = True
+        yield last
+
+    def leave(self) -> None:
+        """Tell every listener that this node leaves in good order."""
+        self._leaving.set()

@@ -1,0 +1,96 @@
+"""Cluster: what operators see of all nodes, shards and etcd members, and the drains they order."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from core.domain.party import ParticipantId
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
+    """A node, alive or only drained. `beat_age_ms` is -1 if it was never heard, `mirror_lag` -1 if unknown."""
+
+    node_id: str
+    address: str = ""
+    zone: str = ""
+    version: str = ""
+    alive: bool = False
+    serving: bool = False
+    hsm_ready: bool = False
+    mirror_ready: bool = False
+    drained: bool = False
+    lease_left_ms: int = 0
+    lease_ttl_ms: int = 0
+    beat_age_ms: int = -1
+    mirror_lag: int = -1
+    shards: int = 0
+    issues_in_flight: int = 0
+    deliveries_in_flight: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardStatus:
+    """A shard; nobody owns it if `owner` is empty. `owed`: deliveries."""
+
+    shard: int
+    owner: str
+    epoch: int
+    owed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberStatus:
+    """A member of etcd."""
+
+    endpoint: str
+    healthy: bool
+    leader: bool = False
+    version: str = ""
+    db_bytes: int = 0
+    raft_term: int = 0
+    raft_index: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterStatus:
+    """The whole cluster as the node `asked` sees it at `revision` of the ledger."""
+
+    asked: str
+    revision: int
+    nodes: tuple[NodeStatus, ...]
+    shards: tuple[ShardStatus, ...]
+    members: tuple[MemberStatus, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """A node is drained `since`, `by` whom."""
+
+    node_id: str
+    since: datetime
+    by: ParticipantId
+
+
+class Cluster(Protocol):
+    """The cluster, seen and told from one node."""
+
+    async def status(self) -> ClusterStatus:
+        """Return what is now; without etcd what was last known, with `revision` 0."""
+        ...
+
+    async def drain(self, node_id: str, *, by: ParticipantId, at: datetime) -> Drain:
+        """Have a node give its shards to others and send its callers elsewhere, until the drain is ended.
+
+        Raises:
+            LedgerUnavailable, OutcomeUnknown: repeat.
+        """
+        ...
+
+    async def undrain(self, node_id: str) -> None:
+        """End the drain of a node.
+
+        Raises:
+            LedgerUnavailable, OutcomeUnknown: repeat.
+        """
+        ...
