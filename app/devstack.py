@@ -55,6 +55,7 @@ class StackPlan:
         own_tokens: Each node has a token of its own with the same keys, so that one node can lose its HSM.
         namespaces: Each node in a network namespace of its own; needs root.
         fake_clocks: Each node's wall clock can be set.
+        node_command: What to run for a node instead of `utrn serve`; the configuration's option is appended.
     """
 
     meters: int = 200
@@ -70,6 +71,7 @@ class StackPlan:
     own_tokens: bool = False
     namespaces: bool = False
     fake_clocks: bool = False
+    node_command: tuple[str, ...] = ()
 
 
 class DevStack:
@@ -336,7 +338,8 @@ class DevStack:
             wait: Until it says that it can serve.
         """
         inside = self.net.inside(node) if self.net else []
-        arguments = [*inside, *(command or [*_utrn(), "serve"]), "--config", str(self.node_config(node))]
+        program = command or self.plan.node_command or [*_utrn(), "serve"]
+        arguments = [*inside, *program, "--config", str(self.node_config(node))]
         self._start(node, arguments, environment=self._fake_clock(node) if self.plan.fake_clocks else {})
         if wait:
             self.wait_serving(node)

@@ -150,6 +150,8 @@ def _answered_is_durable(run: Run, book: _Book) -> Iterator[Finding]:
         if call.outcome != "ok":
             continue
         vend = book.last.get(call.transaction_id)
+        if call.transaction_id in book.gone:
+            yield Finding(3, f"{call.transaction_id} was answered and has been deleted from the ledger")
         if vend is None:
             yield Finding(3, f"{call.transaction_id} was answered and is not in the ledger")
         elif vend.utrn != call.utrn:

@@ -40,12 +40,23 @@ _DELIVERY = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrillPlan:
-    """How a drill is run. `keep`: a folder for state and logs; absent, a temporary one."""
+    """How a drill is run.
+
+    Attributes:
+        rate: Sales a second.
+        meters: Of the fleet.
+        seed: Of sales and random faults.
+        keep: A folder for states and logs; absent, a temporary one.
+        delivery: Lines of the nodes' [delivery] section that come after the drills' own.
+        node_command: What to run for a node; for positive controls.
+    """
 
     rate: float = 60.0
     meters: int = 240
     seed: int = 1
     keep: Path | None = None
+    delivery: tuple[str, ...] = _DELIVERY
+    node_command: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -78,7 +89,8 @@ def run_drill(drill: Drill, plan: DrillPlan, run: int, say: Callable[[str], None
                 meters=plan.meters,
                 seed=plan.seed,
                 knobs=drill.knobs,
-                delivery=_DELIVERY,
+                delivery=plan.delivery,
+                node_command=plan.node_command,
                 etcd_members=3,
                 nodes=NODES,
                 own_tokens=drill.own_tokens,

@@ -80,6 +80,12 @@ class FakeEtcd:
             raise EtcdRefused("required revision has been compacted, or is a future one", malformed=False)
         self.compacted = revision
 
+    def delete(self, key: bytes) -> None:
+        """Delete a key behind everybody's back."""
+        events: list[pb.Event] = []
+        self._delete(key, self.revision + 1, events)
+        self._publish(events)
+
     async def grant_lease(self, ttl_s: int) -> tuple[int, int]:
         self._last_lease += 1
         self._renew(self._last_lease, ttl_s)

@@ -1,0 +1,138 @@
+"""The till's side of utrn.v1 for Locust: synchronous stubs over gevent, with the policy of proto/service_config.json.
+
+Every attempt is told to Locust and to the journal.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from utrn.v1 import top_up_service_pb2 as pb
+from utrn.v1 import top_up_service_pb2_grpc as rpc
+
+from loadtest.journal import Journal
+
+SERVICE_CONFIG = Path(__file__).parents[1] / "proto" / "service_config.json"
+# What may be repeated under the same id; everything else is final.
+REPEATABLE = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.CANCELLED,
+    }
+)
+_PAUSE_FIRST_S, _PAUSE_MOST_S, _GIVE_UP_S = 0.05, 1.0, 60.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the nodes are (address:port), and PEM files to reach them with."""
+
+    nodes: tuple[str, ...]
+    cert: Path
+    key: Path
+    ca: Path
+    server_name: str = "localhost"
+
+    def channel(self) -> grpc.Channel:
+        """Return a channel over all nodes.
+
+        Raises:
+            OSError: a certificate file cannot be read.
+        """
+        credentials = grpc.ssl_channel_credentials(self.ca.read_bytes(), self.key.read_bytes(), self.cert.read_bytes())
+        options = [
+            ("grpc.service_config", json.dumps(json.loads(SERVICE_CONFIG.read_text(encoding="utf-8")))),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+            ("grpc.ssl_target_name_override", self.server_name),
+            ("grpc.default_authority", self.server_name),
+        ]
+        return grpc.secure_channel("ipv4:" + ",".join(self.nodes), credentials, options=options)
+
+
+class Caller:
+    """One caller: sells with one id until there is an answer, and reports each step."""
+
+    def __init__(self, channel: grpc.Channel, journal: Journal, report: Callable[..., None], name: str) -> None:
+        """Take a channel, the journal, Locust's request event, and the caller's name in the journal."""
+        self._stub = rpc.TopUpServiceStub(channel)
+        self._journal = journal
+        self._report = report
+        self._name = name
+
+    def sell(self, request: pb.TopUpRequest | pb.IssueUtrnRequest, *, attempt_s: float = 2.0) -> str | None:
+        """Return the code's digest once there is an answer; None if the service refused for good or time ran out."""
+        kind = "TopUp" if isinstance(request, pb.TopUpRequest) else "IssueUtrn"
+        method: Any = getattr(self._stub, kind)
+        self._journal.write("planned", caller=self._name, id=request.transaction_id, pence=request.amount_pence)
+        began = time.perf_counter()
+        pause_s = _PAUSE_FIRST_S
+        while True:
+            try:
+                reply = method(request, timeout=attempt_s)
+            except grpc.RpcError as error:
+                self._journal.write("attempt", id=request.transaction_id, reason=reason_of(error))
+                if error.code() not in REPEATABLE or time.perf_counter() - began > _GIVE_UP_S:
+                    self._tell(kind, began, error)
+                    self._journal.write("failed", id=request.transaction_id, reason=reason_of(error))
+                    return None
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _PAUSE_MOST_S)
+            else:
+                # From the first attempt to the answer: what the consumer at the counter waits for.
+                self._tell(kind, began, None)
+                digest = digest_of(reply.code.utrn)
+                self._journal.write("ok", id=request.transaction_id, code=digest, replayed=reply.replayed)
+                return digest
+
+    def send(self, transaction_id: str) -> None:
+        """Ask for the delivery of a code that was issued."""
+        self._once("SendTopUp", self._stub.SendTopUp, pb.SendTopUpRequest(transaction_id=transaction_id))
+
+    def look(self, transaction_id: str) -> None:
+        """Look a vend up."""
+        self._once("GetVend", self._stub.GetVend, pb.GetVendRequest(transaction_id=transaction_id))
+
+    def _once(self, kind: str, method: Any, request: Any) -> None:
+        began = time.perf_counter()
+        try:
+            method(request, timeout=5.0)
+        except grpc.RpcError as error:
+            self._tell(kind, began, error)
+        else:
+            self._tell(kind, began, None)
+
+    def _tell(self, kind: str, began: float, error: grpc.RpcError | None) -> None:
+        self._report(
+            request_type="grpc",
+            name=kind,
+            response_time=(time.perf_counter() - began) * 1000,
+            response_length=0,
+            exception=None if error is None else RuntimeError(reason_of(error)),
+            context={},
+        )
+
+
+def digest_of(utrn: str) -> str:
+    """Return what the journal keeps of a code: enough to compare, not enough to spend."""
+    return hashlib.sha256(utrn.encode()).hexdigest()
+
+
+def reason_of(error: Any) -> str:
+    """Return the reason of a refusal: ErrorInfo's where there is one, else the status."""
+    status = rpc_status.from_call(error)
+    info = error_details_pb2.ErrorInfo()
+    for detail in status.details if status is not None else ():
+        if detail.Unpack(info):
+            return str(info.reason)
+    return str(error.code().name)

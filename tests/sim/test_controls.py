@@ -1,0 +1,87 @@
+"""Positive controls: take one guard away, and the checker must say which promise was broken.
+
+A checker that stays green then would prove nothing when it is green otherwise.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from cluster import compares
+from cluster.keys import Keys
+from cluster.records import vend_of
+from core.ports.ledger import CommitOutcome, Committed, CounterState, Entry, Ledger, StoredVend
+from tests.sim.world import Sabotage, Simulation, simulate
+
+_SEEDS_MAX = 150
+pytestmark = pytest.mark.timeout(300)
+
+
+def first_broken(invariant: int, sabotage: Sabotage) -> int:
+    """Return the first seed whose run breaks `invariant`."""
+    for seed in range(1, _SEEDS_MAX + 1):
+        if any(finding.invariant == invariant for finding in simulate(seed, sabotage).findings):
+            return seed
+    raise AssertionError(f"INV-{invariant} holds over {_SEEDS_MAX} seeds without its guard")
+
+
+def _without(name: str) -> Callable[..., list[Any]]:
+    return lambda *_: []
+
+
+@pytest.mark.parametrize(("compare", "invariant"), [("vend_absent", 1), ("counter_unmoved", 2), ("epoch_current", 5)])
+def test_without_this_compare_this_invariant_breaks(
+    monkeypatch: pytest.MonkeyPatch, compare: str, invariant: int
+) -> None:
+    monkeypatch.setattr(compares, compare, _without(compare))
+    seed = first_broken(invariant, Sabotage())
+    monkeypatch.undo()
+    assert simulate(seed).findings == [], "with its guard the same seed holds"
+
+
+class EarlyLedger:
+    """Says that a vend is committed when it has only begun to be."""
+
+    def __init__(self, inner: Ledger) -> None:
+        self._inner = inner
+        self._tasks: set[asyncio.Task[Sequence[CommitOutcome]]] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def commit(self, entries: Sequence[Entry]) -> Sequence[CommitOutcome]:
+        task = asyncio.get_running_loop().create_task(_outcomes(self._inner, entries))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return [
+            Committed(
+                stored=StoredVend(vend=entry.vend, revision=0),
+                counter=CounterState(last_issued=entry.vend.counter, last_issued_here=entry.vend.counter),
+            )
+            for entry in entries
+        ]
+
+
+async def _outcomes(inner: Ledger, entries: Sequence[Entry]) -> Sequence[CommitOutcome]:
+    return await inner.commit(entries)
+
+
+@pytest.mark.parametrize("invariant", [3, 4])
+def test_a_code_released_before_its_commit_is_found(invariant: int) -> None:
+    first_broken(invariant, Sabotage(around=EarlyLedger))
+
+
+async def _prune_everything_closed(sim: Simulation) -> None:
+    """Delete closed vends as an archiver would, but without waiting for the window to pass."""
+    keys = Keys("sim/")
+    while True:
+        await asyncio.sleep(0.5)
+        for key, one in list(sim.etcd.keys.items()):
+            if key.startswith(keys.vends()) and not vend_of(one.value).delivery.owed:
+                sim.etcd.delete(key)
+
+
+def test_an_id_pruned_before_its_window_has_passed_gets_a_second_code() -> None:
+    first_broken(1, Sabotage(nemesis=_prune_everything_closed))
