@@ -1,7 +1,9 @@
 # The only commands to know. `make demo` and `make test` install what they need first.
-.PHONY: setup demo test check unit it bench proto proto-check proto-release up down clean
+.PHONY: setup demo test check unit it sim drill-check drills load bench proto proto-check proto-release up down clean
 
 RUN ?= run
+SHAPE ?= steady
+RUNS ?= 10
 PYTEST = .venv/bin/python -m pytest
 
 setup: ## install etcd, SoftHSM and the virtual environment
@@ -10,7 +12,7 @@ setup: ## install etcd, SoftHSM and the virtual environment
 demo: setup ## the main job on one machine, with figures
 	@.venv/bin/utrn demo
 
-test: check it ## everything that must hold
+test: check sim it drill-check ## everything that must hold
 
 check: setup proto-check unit ## style, types, contracts, unit tests: under a minute
 	.venv/bin/ruff check .
@@ -23,7 +25,20 @@ unit: setup
 	$(PYTEST) tests/unit tests/architecture -n 2
 
 it: setup ## real etcd, real SoftHSM, real processes, kills
-	$(PYTEST) tests/contract tests/integration tests/drills -n 2
+	$(PYTEST) tests/contract tests/integration tests/drills/test_crash_at_every_step.py -n 2
+
+sim: setup ## a thousand seeds of a simulated cluster, and the controls that must turn red
+	$(PYTEST) tests/sim -n 2
+
+drill-check: setup ## the drills that CI runs, one after the other
+	$(PYTEST) tests/drills/test_drills.py
+
+drills: setup ## every drill, RUNS times each: docs/operating/drills-table.md, build/drills.html (hours; needs root)
+	@mkdir -p build
+	.venv/bin/utrn drill run all --runs $(RUNS) --html build/drills.html --markdown docs/operating/drills-table.md
+
+load: setup ## Locust against a cluster on this machine: make load SHAPE=steady|peak|retry-storm
+	@.venv/bin/python -m app.load $(SHAPE)
 
 bench: setup ## ratios within one run; JSON lines in build/bench.jsonl
 	@.venv/bin/python -m tests.bench.run
@@ -39,7 +54,7 @@ proto-check: setup
 proto-release: setup ## what later versions must stay compatible with
 	@.venv/bin/buf build proto -o proto/released.binpb
 
-up: setup ## etcd, SoftHSM, a node and the sandbox, until `make down`
+up: setup ## three etcd, three nodes and the sandbox, until `make down`
 	@.venv/bin/python -m app.up $(RUN)
 
 down:

@@ -316,7 +316,9 @@ class EtcdOwnership:
 
 
 def _member(kv: pb.KeyValue) -> Member:
-    record = read(store.NodeRecord(), kv.value)
+    # Without the schema check: while versions are mixed, every node must know every other one. What a later version
+    # adds here may be ignored, and nothing here decides about money.
+    record = store.NodeRecord.FromString(kv.value)
     return Member(
         node_id=record.node_id,
         address=record.address,

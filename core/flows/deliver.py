@@ -74,6 +74,7 @@ class DeliveryWorker:
         self._work = asyncio.Event()
         self._notes: asyncio.Queue[Alert] = asyncio.Queue(maxsize=_NOTES_MAX)
         self._under_way = 0
+        self._ours: set[int] = set()
 
     @property
     def under_way(self) -> int:
@@ -122,9 +123,11 @@ class DeliveryWorker:
         async for change in self._ownership.changes():
             match change:
                 case Gained(shard):
+                    self._ours.add(shard)
                     for meter_id in self._lanes_of(shard):
                         self._wake(meter_id)
                 case Lost(shard):
+                    self._ours.discard(shard)
                     for meter_id in self._lanes_of(shard):
                         self._stop(meter_id)
 
@@ -194,9 +197,18 @@ class DeliveryWorker:
             if lane is None:
                 continue
             lane.waiting = False
-            if lane.owed and lane.task is None and self._ownership.epoch(lane.first.shard) is not None:
+            if not lane.owed or lane.task is not None:
+                continue
+            if self._ownership.epoch(lane.first.shard) is not None:
                 firsts.append(lane.first)
+            else:
+                self._rest_in_doubt(lane.first)
         return firsts
+
+    def _rest_in_doubt(self, owed: Owed) -> None:
+        """Look again soon at a delivery that may not start now, if its shard is ours: the lease is only in doubt."""
+        if owed.shard in self._ours:
+            self._rest(owed.meter_id, _READ_AGAIN_AFTER_S)
 
     async def _start(self, tasks: asyncio.TaskGroup, firsts: list[Owed]) -> None:
         try:
@@ -208,7 +220,10 @@ class DeliveryWorker:
         for owed, stored in zip(firsts, vends, strict=True):
             lane = self._lanes.get(owed.meter_id)
             epoch = self._ownership.epoch(owed.shard)
-            if lane is None or lane.task is not None or epoch is None:
+            if lane is None or lane.task is not None:
+                continue
+            if epoch is None:
+                self._rest_in_doubt(owed)
                 continue
             if stored is None or not stored.vend.delivery.owed:
                 self._remove(owed.meter_id, owed.counter)
@@ -222,7 +237,7 @@ class DeliveryWorker:
 
         If one from memory is older than it looks, the compare of the first write tells.
         """
-        known = [self._answers.recent((one.participant_id, one.transaction_id)) for one in owed]
+        known = [self._answers.fresh((one.participant_id, one.transaction_id)) for one in owed]
         fresh = [stored if stored is not None and stored.vend.delivery.owed else None for stored in known]
         missing = [one for one, stored in zip(owed, fresh, strict=True) if stored is None]
         read = iter(await self._outbox.read(missing) if missing else ())
@@ -236,7 +251,7 @@ class DeliveryWorker:
         finally:
             self._under_way -= 1
             lane.task = None
-            self._answers.forget(key)
+            self._answers.doubt(key)
         match end:
             case Done(done):
                 self._answers.remember(done)

@@ -35,21 +35,30 @@ class Answers:
     def __init__(self, *, recent_max: int) -> None:
         self._recent_max = recent_max
         self._recent: OrderedDict[VendKey, StoredVend] = OrderedDict()
+        self._in_doubt: set[VendKey] = set()
         self._in_flight: dict[VendKey, tuple[Sale, asyncio.Future[Issued]]] = {}
 
     def recent(self, key: VendKey) -> StoredVend | None:
-        """Return a vend committed or read lately, or None if the ledger must be asked."""
+        """Return a vend committed or read lately, or None if the ledger must be asked. Its delivery may be old."""
         return self._recent.get(key)
+
+    def fresh(self, key: VendKey) -> StoredVend | None:
+        """Return the same, unless its delivery is in doubt."""
+        return None if key in self._in_doubt else self._recent.get(key)
 
     def remember(self, stored: StoredVend) -> None:
         """Keep a committed vend for the next repeat of its id."""
-        self._recent[key_of(stored.vend.sale)] = stored
+        key = key_of(stored.vend.sale)
+        self._recent[key] = stored
+        self._in_doubt.discard(key)
         if len(self._recent) > self._recent_max:
-            self._recent.popitem(last=False)
+            oldest, _ = self._recent.popitem(last=False)
+            self._in_doubt.discard(oldest)
 
-    def forget(self, key: VendKey) -> None:
-        """Have a vend read from the ledger before it is used again."""
-        self._recent.pop(key, None)
+    def doubt(self, key: VendKey) -> None:
+        """Have a vend's delivery read from the ledger before it is relied on; its code is what it always was."""
+        if key in self._recent:
+            self._in_doubt.add(key)
 
     def in_flight(self, sale: Sale) -> asyncio.Future[Issued] | None:
         """Return the answer that an earlier request for the same vend is waiting for, or None.

@@ -1,0 +1,90 @@
+"""The delivery worker, where no process drill can look: what it does while its lease is in doubt."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import cast
+
+import pytest
+from etcdpb import rpc_pb2 as pb
+
+from app.clock import SystemClock
+from cluster import ops
+from cluster.client import EtcdClient
+from cluster.config import EtcdConfig
+from cluster.keys import Keys
+from cluster.ledger import EtcdLedger
+from cluster.outbox import EtcdOutbox
+from cluster.shards import shard_of
+from core.domain.meter import MeterId
+from core.flows import deliver
+from core.flows.config import DeliveryConfig
+from core.flows.deliver import DeliveryWorker
+from core.flows.delivery_attempt import AttemptDelivery
+from core.flows.idempotency import Answers
+from core.observe import StageTimes
+from core.ports.ledger import CounterState, Entry
+from core.ports.ownership import Gained, OwnershipChange
+from tests.fakes.etcd import FakeEtcd
+from tests.sim.meters import SimHeadEnd, SimMeters, SimWan, code_of
+from tests.support.vends import HEAD_END, new_meter_id, vend
+
+CONFIG = EtcdConfig(endpoints=("fake:1",))
+
+
+class FlickeringOwnership:
+    """Owns one shard; its lease is in doubt the first times it is asked, and nobody is told when that is over."""
+
+    def __init__(self, shard: int, epoch: int, doubts: int) -> None:
+        self._shard, self._epoch, self._doubts = shard, epoch, doubts
+
+    def shard_of(self, meter_id: MeterId) -> int:
+        return shard_of(meter_id, CONFIG.shards)
+
+    def epoch(self, shard: int) -> int | None:
+        self._doubts -= 1
+        return self._epoch if shard == self._shard and self._doubts < 0 else None
+
+    async def changes(self) -> AsyncIterator[OwnershipChange]:
+        yield Gained(self._shard, self._epoch)
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("doubts", [0, 1, 2, 3])
+async def test_a_delivery_that_met_a_doubtful_lease_is_looked_at_again(
+    doubts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deliver, "_READ_AGAIN_AFTER_S", 0.01)
+    etcd, clock, meters, chance = FakeEtcd(), SystemClock(), SimMeters(), random.Random(1)
+    client, keys, meter_id = cast("EtcdClient", etcd), Keys(CONFIG.prefix), new_meter_id()
+    shard = shard_of(meter_id, CONFIG.shards)
+    owed = replace(vend(1, meter_id), utrn=code_of(meter_id, 1, 1000))
+    await EtcdLedger(client, CONFIG, clock).commit([Entry(vend=owed, seen=CounterState())])
+    lease, _ = await etcd.grant_lease(60)
+    epoch = (await etcd.txn(_claim(keys.shard(shard), lease))).header.revision
+    wan = SimWan(chance, meters, loss=0.0)
+    outbox, head_end = EtcdOutbox(client, CONFIG, clock), SimHeadEnd(wan, chance)
+    worker = DeliveryWorker(
+        outbox=outbox,
+        ownership=FlickeringOwnership(shard, epoch, doubts),
+        head_ends={HEAD_END: head_end},
+        answers=Answers(recent_max=10),
+        attempt=AttemptDelivery(
+            outbox=outbox, head_ends={HEAD_END: head_end}, clock=clock, times=StageTimes(), random=chance,
+            config=DeliveryConfig(),
+        ),
+        config=DeliveryConfig(),
+    )  # fmt: skip
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        wan.tasks = tasks
+        running = [tasks.create_task(outbox.run()), tasks.create_task(worker.run())]
+        async for reply in etcd.watch(keys.outboxes(), etcd.revision):
+            if reply.events[-1].type:
+                break
+        for task in running:
+            task.cancel()
+
+
+def _claim(key: bytes, lease: int) -> pb.TxnRequest:
+    return pb.TxnRequest(success=[ops.put(key, b"node-a", lease=lease)])
