@@ -389,19 +389,24 @@ class DevStack:
         return self._processes[name].wait(timeout_s)
 
     def stop_all(self) -> None:
-        """End everything, callers first."""
-        for name in reversed(list(self._processes)):
-            process = self._processes[name]
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.terminate()
-                try:
-                    process.wait(_STOP_WAIT_S)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-                    process.wait()
+        """End everything: nodes first, together, and then what they stand on."""
+        running = [name for name, process in self._processes.items() if process.poll() is None]
+        nodes = [name for name in running if name in self.node_ports]
+        self._end(nodes)
+        self._end([name for name in running if name not in self.node_ports])
         if self.net:
             self.net.remove()
+
+    def _end(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._processes[name].send_signal(signal.SIGCONT)
+            self._processes[name].terminate()
+        for name in names:
+            try:
+                self._processes[name].wait(_STOP_WAIT_S)
+            except subprocess.TimeoutExpired:
+                self._processes[name].kill()
+                self._processes[name].wait()
 
     def _clock_file(self, node: str) -> Path:
         return self.folder / f"{node}.clock"

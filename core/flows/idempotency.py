@@ -60,17 +60,9 @@ class Answers:
         if key in self._recent:
             self._in_doubt.add(key)
 
-    def in_flight(self, sale: Sale) -> asyncio.Future[Issued] | None:
-        """Return the answer that an earlier request for the same vend is waiting for, or None.
-
-        Raises:
-            TransactionIdReused: the earlier request has other content.
-        """
-        known = self._in_flight.get(key_of(sale))
-        if known is None:
-            return None
-        check_same(sale, known[0])
-        return known[1]
+    def in_flight(self, key: VendKey) -> tuple[Sale, asyncio.Future[Issued]] | None:
+        """Return the earlier request for the same vend and the answer that it is waiting for, or None."""
+        return self._in_flight.get(key)
 
     def begin(self, sale: Sale, answer: asyncio.Future[Issued]) -> None:
         """Let repeats of `sale` wait for `answer` until it is there."""

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.domain.code_value import CodeValue, code_value
-from core.domain.errors import DeadlineTooShort, LedgerUnavailable, NotReady, Refused
+from core.domain.errors import DeadlineTooShort, LedgerUnavailable, NotReady, Refused, TransactionIdReused
 from core.domain.invariant import check
 from core.domain.party import Principal
 from core.domain.token import value_of
 from core.domain.transaction_id import check_window
-from core.domain.vend import Sale
+from core.domain.vend import Sale, check_same
 from core.flows.authorise import Authorise
 from core.flows.commit import CommitLine, Draft
 from core.flows.config import FlowConfig
@@ -45,10 +45,9 @@ class IssueVend:
             OutcomeUnknown: repeat the same transaction_id.
         """
         check(principal.participant_id == sale.participant_id, "a sale belongs to the caller")
-        recent = self.answers.recent(key_of(sale))
-        if recent is not None:
-            return replay(sale, recent)
-        answer = self.answers.in_flight(sale)
+        answer = await self._answer_in_flight(sale)
+        if isinstance(answer, Issued):
+            return answer
         if answer is None:
             if time_left_s is not None and time_left_s * 1000 < self.config.least_deadline_ms:
                 raise DeadlineTooShort(f"less than {self.config.least_deadline_ms} ms are left of the deadline")
@@ -61,6 +60,31 @@ class IssueVend:
             return await asyncio.shield(answer)
         except Refused as refusal:
             return await self._earlier(sale, refusal)
+
+    async def _answer_in_flight(self, sale: Sale) -> Issued | asyncio.Future[Issued] | None:
+        """Return the answer given lately, or the one that an earlier request for the same vend waits for; else None.
+
+        A request with other content under the same id waits until the first one is decided: only a committed vend may
+        refuse it for good.
+
+        Raises:
+            TransactionIdReused: the committed vend has other content.
+        """
+        key = key_of(sale)
+        while True:
+            recent = self.answers.recent(key)
+            if recent is not None:
+                return replay(sale, recent)
+            earlier = self.answers.in_flight(key)
+            if earlier is None:
+                return None
+            first, answer = earlier
+            try:
+                check_same(sale, first)
+            except TransactionIdReused:
+                await asyncio.wait((answer,))
+            else:
+                return answer
 
     def _begin(self, principal: Principal, sale: Sale) -> asyncio.Future[Issued]:
         self._check_window(sale)

@@ -8,8 +8,12 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 
 
+# No simulation takes longer; one that does goes round in circles.
+_LONGEST_S = 3600.0
+
+
 class Stuck(Exception):
-    """Nothing can run, and no timer is set: the program waits for what will never come."""
+    """Nothing can run and no timer is set, or it goes on for ever: the program waits for what will never come."""
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -23,6 +27,8 @@ class _JumpingSelector(selectors.SelectSelector):
         if timeout is None:
             raise Stuck
         self.now += max(0.0, timeout)
+        if self.now > _LONGEST_S:
+            raise Stuck
         return []
 
 

@@ -177,7 +177,7 @@ class Simulation:
         self.running: dict[str, asyncio.Task[None]] = {}
         self.tasks: asyncio.TaskGroup | None = None
         self.faults: list[str] = []
-        self.healed = False
+        self.acts: list[asyncio.Task[None]] = []
         self.ages: dict[str, float] = {}
 
     async def run(self) -> SimResult:
@@ -192,7 +192,7 @@ class Simulation:
                 nemesis.append(tasks.create_task(_awaited(self.sabotage.nemesis(self))))
             callers = [tasks.create_task(self._caller(number)) for number in range(self.chance.randint(2, 6))]
             await asyncio.wait(callers)
-            for one in nemesis:
+            for one in (*nemesis, *self.acts):
                 one.cancel()
             self._heal()
             until = loop.time() + _HEAL_S
@@ -295,7 +295,7 @@ class Simulation:
             act = self.chance.choice(acts)
             self.faults.append(f"{_now():.3f} {act.__name__}")
             if self.chance.random() < 0.3:
-                self.tasks.create_task(act())
+                self.acts.append(self.tasks.create_task(act()))
             else:
                 await act()
 
@@ -367,7 +367,6 @@ class Simulation:
         return self.nodes[self.chance.choice(NODES)]
 
     def _heal(self) -> None:
-        self.healed = True
         self.wan.outage, self.wan.loss, self.loss = False, 0.0, 0.0
         for name, node in self.nodes.items():
             if node.link.dead:

@@ -1,22 +1,23 @@
 """The way in: deadlines, and refusals that must not hide an earlier answer."""
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
 from cluster.ledger import EtcdLedger
-from core.domain.errors import DeadlineTooShort, PanBlocked
+from core.domain.errors import DeadlineTooShort, HsmUnavailable, PanBlocked, TransactionIdReused, UtrnError
 from core.domain.meter import Card, Meter, MeterId, Pan
 from core.domain.money import Pence
 from core.domain.party import Participant, ParticipantId, Principal
 from core.domain.vend import Channel, Operation, Sale
 from core.flows.authorise import Authorise
 from core.flows.config import FlowConfig
-from core.flows.idempotency import Answers
+from core.flows.idempotency import Answers, Issued
 from core.flows.issue import IssueVend
 from tests.support.vends import PSP, PSP_ID, SUPPLIER, meter, new_id, new_meter_id
 from tests.unit.core.test_commit_line import Line
@@ -91,3 +92,33 @@ async def test_a_card_blocked_after_the_sale_still_gets_the_answer_of_the_sale()
             await elsewhere(Principal(PSP), _sale(), time_left_s=None)
         running.cancel()
     assert (again.stored, again.replayed) == (first.stored, True)
+
+
+@pytest.mark.parametrize("first_fails", [True, False])
+async def test_other_content_under_an_id_in_flight_is_judged_by_what_becomes_of_the_first(*, first_fails: bool) -> None:
+    line, registry, sale = Line(), OneMeter(), _sale()
+    other = replace(sale, amount=Pence(600))
+    issue = _issue(line, registry)
+    if first_fails:
+        line.signer.broken = HsmUnavailable("no HSM")
+    async with asyncio.TaskGroup() as tasks:
+        asking = tasks.create_task(_outcome(issue(Principal(PSP), sale, time_left_s=None)))
+        await asyncio.sleep(0)
+        asking_other = tasks.create_task(_outcome(issue(Principal(PSP), other, time_left_s=None)))
+        await asyncio.sleep(0)
+        running = tasks.create_task(line.line.run())
+        first = await asking
+        line.signer.broken = None
+        second = await asking_other
+        running.cancel()
+    if first_fails:
+        assert (type(first), second) == (HsmUnavailable, Pence(600))
+    else:
+        assert (first, type(second)) == (Pence(500), TransactionIdReused)
+
+
+async def _outcome(asked: Coroutine[Any, Any, Issued]) -> Pence | UtrnError:
+    try:
+        return (await asked).stored.vend.sale.amount
+    except UtrnError as error:
+        return error
