@@ -153,6 +153,9 @@ def problems_of(config: Config) -> list[str]:
         "etcd.ca": config.etcd.ca,
         "etcd.cert": config.etcd.cert,
         "etcd.key": config.etcd.key,
+        "peers.ca": config.peers.ca,
+        "peers.cert": config.peers.cert,
+        "peers.key": config.peers.key,
     }
     for one in config.head_ends:
         needed |= {f"head_ends.{one.name}.{key}": getattr(one, key) for key in ("ca", "cert", "key")}

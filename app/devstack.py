@@ -106,6 +106,10 @@ class DevStack:
         host = self.net.address(node) if self.net else "127.0.0.1"
         return f"{host}:{self.node_ports[node]}"
 
+    def listen_host(self, node: str) -> str:
+        """Address on which a node listens."""
+        return self.node_target(node).rpartition(":")[0]
+
     def metrics_url(self, node: str) -> str:
         """Address of a node's Prometheus page."""
         return f"http://{self.node_target(node).rpartition(':')[0]}:{self.metrics_ports[node]}/metrics"
@@ -239,8 +243,18 @@ class DevStack:
             softhsm_conf=folder / "softhsm2.conf",
         )
 
+    def make_server_certificate(self, name: str) -> CertPaths:
+        """Make the certificate of a server of that name."""
+        return self._ca.issue(name, server=True)
+
     def start_sandbox(self) -> None:
         """Make the fleet if there is none, and start fleet and head end."""
+        self.make_fleet()
+        self.start_fleet()
+        self.start_head_end()
+
+    def make_fleet(self) -> None:
+        """Make meters and PANs; leave what is there."""
         folder = self.folder / "sandbox"
         if not (folder / "fleet.sqlite").exists():
             keys = self.make_keys()
@@ -249,8 +263,6 @@ class DevStack:
                 [*_utrn(), "sandbox", "make-fleet", "--dir", str(folder), *suppliers, f"--meters={self.plan.meters}",
                  f"--seed={self.plan.seed}", f"--max-balance={self.plan.max_balance_pence}", f"--head-end={HEAD_END}"]
             )  # fmt: skip
-        self.start_fleet()
-        self.start_head_end()
 
     def start_fleet(self) -> None:
         """Start the fleet."""
@@ -278,7 +290,7 @@ class DevStack:
             self.node_ports[node], self.metrics_ports[node] = free_ports(2)
         tls = self._ca.issue(node, uri=f"spiffe://utrn/node/{node}", server=True)
         hsm = self.hsm_config(node)
-        host = self.node_target(node).rpartition(":")[0]
+        host = self.listen_host(node)
         endpoints = ", ".join(f'"{target}"' for target in self.etcd_targets)
         path = self.node_config(node)
         path.write_text(
@@ -286,7 +298,8 @@ class DevStack:
                 [
                     "[node]", f'node_id = "{node}"', f'zone = "{node}"',
                     f'metrics = "{host}:{self.metrics_ports[node]}"',
-                    "[api]", f'listen = "{self.node_target(node)}"', *_tls_lines(tls, ca="client_ca"),
+                    f'advertise = "{self.node_target(node)}"',
+                    "[api]", f'listen = "{host}:{self.node_ports[node]}"', *_tls_lines(tls, ca="client_ca"),
                     "[hsm]", f'module = "{hsm.module}"', f'token_label = "{hsm.token_label}"',
                     f'pin_file = "{hsm.pin_file}"', f'softhsm_conf = "{hsm.softhsm_conf}"',
                     "[etcd]", f"endpoints = [{endpoints}]", *_tls_lines(tls), *self.plan.etcd,
@@ -304,6 +317,11 @@ class DevStack:
 
     def load_registry(self, node: str) -> None:
         """Load participants, meters and PANs."""
+        file = self.write_registry()
+        self._run([*_utrn(), "registry", "load", str(file), "--config", str(self.node_config(node)), "--json"])
+
+    def write_registry(self) -> Path:
+        """Write participants, meters and PANs as a registry file."""
         keys = self.make_keys()
         lines: list[dict[str, object]] = [
             _line(PSP, "psp", "Corner Shop Payments"),
@@ -327,7 +345,7 @@ class DevStack:
         meters = (self.folder / "sandbox" / "meters.jsonl").read_text(encoding="utf-8")
         file = self.folder / "registry.jsonl"
         file.write_text("".join(json.dumps(line) + "\n" for line in lines) + meters, encoding="utf-8")
-        self._run([*_utrn(), "registry", "load", str(file), "--config", str(self.node_config(node)), "--json"])
+        return file
 
     def start_node(self, node: str, command: Sequence[str] | None = None, *, wait: bool = True) -> None:
         """Start a node.

@@ -82,7 +82,7 @@ class DevCa:
         Args:
             name: Of the files, and the common name.
             uri: SAN URI, the identity of a caller or a node.
-            server: May be a server on this machine (SAN localhost, 127.0.0.1) besides being a client.
+            server: May be a server under its name or on this machine (SAN localhost, 127.0.0.1) besides being a client.
             days: Validity; negative makes one that has expired, for tests.
             renew: Make it anew.
         """
@@ -104,7 +104,7 @@ class DevCa:
             .add_extension(_usage(sign_certs=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         )
-        names = _alternative_names(uri, server)
+        names = _alternative_names(name, uri, server)
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         cert = builder.sign(self._key, hashes.SHA256())
@@ -113,10 +113,10 @@ class DevCa:
         return paths
 
 
-def _alternative_names(uri: str | None, server: bool) -> list[x509.GeneralName]:
+def _alternative_names(name: str, uri: str | None, server: bool) -> list[x509.GeneralName]:
     names: list[x509.GeneralName] = [] if uri is None else [x509.UniformResourceIdentifier(uri)]
     if server:
-        names += [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names += [x509.DNSName("localhost"), x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     return names
 
 

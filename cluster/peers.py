@@ -119,6 +119,7 @@ class PeerWatch:
             async with asyncio.timeout(self._config.dial_timeout_ms / 1000):
                 _, writer = await asyncio.open_connection(host, int(port))
                 writer.close()
+                await writer.wait_closed()
         except ConnectionRefusedError:
             return True
         except (OSError, TimeoutError):

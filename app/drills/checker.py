@@ -260,7 +260,7 @@ def linearizable(calls: Sequence[Call]) -> bool:
     began, or never. Wing and Gong's search with memory of visited states; one id has few calls.
     """
     done_by = [float("inf") if call.ended is None or call.outcome == "unknown" else call.ended for call in calls]
-    everything = frozenset(index for index, call in enumerate(calls) if call.outcome == "ok")
+    everything = frozenset(index for index, call in enumerate(calls) if call.outcome != "unknown")
     seen: set[tuple[frozenset[int], int | None]] = set()
     stack: list[tuple[frozenset[int], int | None]] = [(frozenset(), None)]
     while stack:

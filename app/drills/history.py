@@ -35,6 +35,7 @@ class History:
 
     def __init__(self, file: Path | None = None) -> None:
         self.calls: list[Call] = []
+        self._numbers: dict[int, int] = {}
         self._file: TextIO | None = file.open("a", encoding="utf-8") if file is not None else None
 
     def begin(self, caller: str, transaction_id: str, pan: str, amount_pence: int, *, at: float | None = None) -> Call:
@@ -51,7 +52,7 @@ class History:
         return call
 
     def answered(self, call: Call, *, utrn: str, content: bytes, replayed: bool, at: float | None = None) -> None:
-        """Note that a call was answered with a code. The file holds a digest of the code, not the code."""
+        """Note that a call was answered with a code."""
         call.outcome, call.utrn, call.replayed = "ok", utrn, replayed
         call.digest = hashlib.sha256(content).hexdigest()
         self._end(call, at)
@@ -77,9 +78,24 @@ class History:
 
     def _write(self, event: str, call: Call) -> None:
         if self._file is not None:
-            line = {"event": event, **asdict(call)}
-            line["utrn"] = hashlib.sha256(call.utrn.encode()).hexdigest() if call.utrn else ""
-            self._file.write(json.dumps(line) + "\n")
+            number = self._numbers.setdefault(id(call), len(self._numbers))
+            self._file.write(json.dumps({"event": event, "call": number, **asdict(call)}) + "\n")
+
+
+def read_history(file: Path) -> list[Call]:
+    """Return the calls of a history's file, each as it was last written: one without an end is of unknown outcome.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: a line is not of a history.
+    """
+    calls: dict[int, Call] = {}
+    for line in file.read_text(encoding="utf-8").splitlines():
+        facts = json.loads(line)
+        del facts["event"]
+        number = facts.pop("call")
+        calls[number] = Call(**facts)
+    return [calls[number] for number in sorted(calls)]
 
 
 def successes(calls: Iterable[Call]) -> list[float]:

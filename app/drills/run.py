@@ -15,7 +15,7 @@ from app.devstack import DevStack, StackPlan
 from app.drills.catalogue import Drill
 from app.drills.checker import Run, check_run
 from app.drills.faults import Fault
-from app.drills.history import History, successes
+from app.drills.history import History, read_history, successes
 from app.drills.world import (
     NODES,
     LedgerWatch,
@@ -156,9 +156,9 @@ class _Run:
             fault.facts["owner_changes"] = sum(
                 isinstance(event.change, OwnerSeen) and event.heard_at > fault.at for event in self._watch.events
             )
+            self._history.close()
             result = await self._result(world, fault, load_ended)
             watching.cancel()
-        self._history.close()
         return result
 
     def _whole(self) -> bool:
@@ -169,7 +169,7 @@ class _Run:
         audit = await self._audit(world)
         findings = check_run(
             Run(
-                calls=self._history.calls,
+                calls=read_history(self._stack.folder / "history.jsonl"),
                 ledger=self._watch.events,
                 credits=credited,
                 not_authentic=counts.get("not authentic", 0),

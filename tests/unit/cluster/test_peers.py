@@ -1,0 +1,66 @@
+"""What counts as a peer's death, and how many deaths are believed."""
+
+import socket
+from pathlib import Path
+from typing import cast
+
+import pytest
+from utrn.peer.v1 import peer_service_pb2 as pb
+
+from app.devstack import free_ports
+from cluster.client import EtcdClient
+from cluster.config import PeersConfig
+from cluster.peers import Heard, PeerWatch
+from tests.fakes.clock import HandClock
+from tests.fakes.etcd import FakeEtcd
+
+
+def _watch(etcd: FakeEtcd, clock: HandClock, **settings: int) -> PeerWatch:
+    config = PeersConfig(**settings)  # type: ignore[arg-type]
+    return PeerWatch(cast("EtcdClient", etcd), config, clock, node_id="node-a", members=list)
+
+
+async def test_refused_is_dead_and_listening_is_not() -> None:
+    watch = _watch(FakeEtcd(), HandClock(), dial_timeout_ms=200)
+    (port,) = free_ports(1)
+    assert await watch._refused(f"127.0.0.1:{port}")
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        # It never says a word, as a stopped process does not: the kernel takes the connection.
+        assert not await watch._refused(f"127.0.0.1:{listening.getsockname()[1]}")
+
+
+async def test_a_dead_peers_lease_is_revoked_once_and_a_gone_one_is_no_error() -> None:
+    etcd = FakeEtcd()
+    lease, _ = await etcd.grant_lease(60)
+    watch = _watch(etcd, HandClock())
+    for _ in range(2):
+        await watch._revoke("node-b", lease, "test")
+    assert lease not in etcd.leases
+
+
+async def test_a_network_that_resets_everything_cannot_take_every_lease() -> None:
+    etcd, clock = FakeEtcd(), HandClock()
+    leases = [(await etcd.grant_lease(60))[0] for _ in range(10)]
+    watch = _watch(etcd, clock, revokes_per_minute=3)
+    for lease in leases:
+        await watch._revoke("node-b", lease, "test")
+    assert len(etcd.leases) == 7
+    clock.advance(61)
+    await watch._revoke("node-b", leases[-1], "test")
+    assert len(etcd.leases) == 6
+
+
+def test_only_peers_heard_of_late_count() -> None:
+    clock = HandClock()
+    watch = _watch(FakeEtcd(), clock)
+    beat = pb.HeartbeatResponse(node_id="node-b", ledger_ready=True)
+    watch.heard["node-b"] = Heard(beat, clock.monotonic(), 5.0)
+    assert (watch.clocks_ahead_s(), watch.reach_ledger()) == ([5.0], True)
+    clock.advance(3)
+    assert (watch.clocks_ahead_s(), watch.reach_ledger()) == ([], False)
+
+
+@pytest.mark.parametrize("settings", [{"heartbeat_ms": 10}, {"revokes_per_minute": 0}, {"ca": Path("x")}])
+def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        PeersConfig(**settings)  # type: ignore[arg-type]
