@@ -133,6 +133,7 @@ def _parts(node: Node) -> list[Coroutine[Any, Any, NoReturn]]:
         node.services.health.run(),
         node.loop_delay.run(),
         node.clock_watch.run(),
+        _prove_keys(node),
         _report(node.times),
     ]
 
@@ -161,6 +162,18 @@ async def _close(node: Node) -> None:
     await node.client.close()
     _report_once(node.times)
     log.info("left")
+
+
+async def _prove_keys(node: Node) -> NoReturn:
+    """Find and prove every supplier's key before its first sale: standby means ready."""
+    await node.registry.complete()
+    keys = node.registry.supplier_keys()
+    missing = await node.signer.prove(keys)
+    log.info("keys proven", extra={"keys": len(keys) - len(missing)})
+    for key in missing:
+        log.error("a registered key is not in the HSM, or another is in its place", extra={"key_id": key.key_id})
+    await asyncio.Event().wait()
+    raise InvariantBroken("waiting for nothing never ends")
 
 
 async def _report(times: StageTimes) -> NoReturn:

@@ -13,7 +13,7 @@ from cluster.config import EtcdConfig
 from cluster.keys import Keys
 from cluster.records import card_of, card_value, meter_of, meter_value, participant_of, participant_value
 from core.domain.meter import Card, Meter, MeterId, Pan
-from core.domain.party import Participant, ParticipantId
+from core.domain.party import Participant, ParticipantId, SupplierKey
 from core.ports.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -34,12 +34,12 @@ class EtcdRegistry:
         self._meters: dict[str, Meter] = {}
         self._cards: dict[str, Card] = {}
         self._callers: dict[str, Participant] = {}
-        self._ready = False
+        self._complete = asyncio.Event()
 
     @property
     def ready(self) -> bool:
         """True once the copy is complete."""
-        return self._ready
+        return self._complete.is_set()
 
     def caller(self, identity: str) -> Participant | None:
         """Return the participant that uses the SAN URI `identity`."""
@@ -56,6 +56,14 @@ class EtcdRegistry:
     def meter(self, meter_id: MeterId) -> Meter | None:
         """Return a meter."""
         return self._meters.get(meter_id)
+
+    def supplier_keys(self) -> list[SupplierKey]:
+        """Return the prepayment key of every supplier."""
+        return [one.supplier_key for one in self._participants.values() if one.supplier_key is not None]
+
+    async def complete(self) -> None:
+        """Return when the copy is complete."""
+        await self._complete.wait()
 
     async def run(self) -> NoReturn:
         """Read all of it, then follow every change, for ever."""
@@ -75,7 +83,7 @@ class EtcdRegistry:
             records.clear()
         for one in found:
             self._apply(one, gone=False)
-        self._ready = True
+        self._complete.set()
         log.info(
             "registry read",
             extra={"participants": len(self._participants), "meters": len(self._meters), "pans": len(self._cards)},

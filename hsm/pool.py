@@ -180,16 +180,16 @@ class WorkerPool:
             signing = [tasks.create_task(self._sign(one, part)) for one, part in zip(idle, parts, strict=False)]
         return [signed for task in signing for signed in task.result()]
 
-    async def has_key(self, key_id: str, public_point: bytes) -> bool:
-        """Return whether a worker finds the key, and it is the one it should be; False if none can say."""
+    async def has_key(self, key_id: str, public_point: bytes) -> bool | None:
+        """Return whether a worker finds the key, and it is the one it should be; None if none can say now."""
         idle = next((one for one in self._workers if one.idle), None)
         if idle is None:
-            return False
+            return None
         try:
             return await idle.has_key(key_id, public_point, self._config.sign_deadline_ms / 1000)
         except HsmUnavailable as error:
             log.warning("an HSM worker failed", extra={"error": error.message})
-            return False
+            return None
 
     async def close(self) -> None:
         """End every worker."""

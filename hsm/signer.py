@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from core.domain.errors import HsmUnavailable, KeyMissing, UtrnError
 from core.domain.invariant import InvariantBroken
+from core.domain.party import SupplierKey
 from core.domain.token import Utrn
 from core.ports.signer import SignRequest, TokenSigner
 from hsm.config import HsmConfig
@@ -39,6 +40,19 @@ class HsmSigner:
             HsmRefused: the HSM will not let us in as configured.
         """
         await self._pool.start()
+
+    async def prove(self, keys: Iterable[SupplierKey]) -> list[SupplierKey]:
+        """Find keys before they are needed, and run their known-answer tests; return those that are not there."""
+        missing = []
+        for key in keys:
+            name = (key.key_id, key.public_point)
+            while (found := await self._pool.has_key(*name)) is None:  # noqa: ASYNC110  # workers come back by time
+                await asyncio.sleep(_LOOK_AGAIN_S)
+            if found:
+                self._used.add(name)
+            else:
+                missing.append(key)
+        return missing
 
     async def run(self) -> NoReturn:
         """Keep the workers alive, for ever."""

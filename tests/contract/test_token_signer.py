@@ -206,3 +206,38 @@ def test_neither_key_nor_secret_comes_out_of_the_hsm(tmp_path: Path) -> None:
     for hidden in (private, secret):
         with pytest.raises(pkcs11.exceptions.PKCS11Error):
             _ = hidden[pkcs11.Attribute.VALUE]
+
+
+@pytest.mark.real
+async def test_keys_are_proven_before_they_are_needed_and_missing_ones_are_named(tmp_path: Path) -> None:
+    async with running(make_token(tmp_path / "token")) as signer:
+        stranger = replace(REQUESTS[0].key, key_id="ff")
+        assert await signer.prove([REQUESTS[0].key, stranger]) == [stranger]
+        assert signer.ready
+
+
+@pytest.mark.real
+async def test_a_key_that_was_there_and_is_gone_is_this_nodes_trouble_and_not_the_callers(tmp_path: Path) -> None:
+    config = make_token(tmp_path / "right", workers=1)
+    shuffled = make_token(tmp_path / "shuffled", {FIRST: SCALARS[SECOND], SECOND: SCALARS[FIRST]})
+    tokens = tmp_path / "right" / "tokens"
+    async with running(config) as signer:
+        await signer.sign(REQUESTS[:1])
+        # The HSM is reset under the same name, with the keys in each other's places.
+        tokens.rename(tmp_path / "away")
+        (tmp_path / "shuffled" / "tokens").rename(tokens)
+        config.pin_file.write_text(shuffled.pin_file.read_text())
+        _kill_newest_child()
+        answers = [await signer.sign(REQUESTS[:1])]
+        await until_ready(signer, ready=False)
+        async with asyncio.timeout(20):
+            while not any("lost a key" in str(one) for one in answers[-1]):
+                answers.append(await signer.sign(REQUESTS[:1]))
+                await asyncio.sleep(0.02)
+        assert all(isinstance(one, HsmUnavailable) for batch in answers for one in batch)
+        assert not signer.ready
+
+
+def _kill_newest_child() -> None:
+    child = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()[-1]
+    os.kill(int(child), signal.SIGKILL)

@@ -132,7 +132,7 @@ async def test_a_head_end_that_can_do_less_leaves_codes_unconfirmed_and_never_wr
     knobs = ("latency_median_ms=5", "loss_after=0.4", "give_up_after_ms=50", cannot)
     stack = make_stack(meters=8, etcd_fsync=False, knobs=knobs, delivery=(*QUICK, "attempts_max = 6"))
     stack.start_all()
-    sold = await sell_all(stack, [planned(pan, 200 + n) for n in range(4) for pan in pans(stack)])
+    sold = await sell_all(stack, [planned(pan, 200 + n) for n in range(12) for pan in pans(stack)])
     result = await drained(stack)
     assert (result.credited, result.credited_twice, result.owed) == (len(sold), 0, 0)
     assert result.applied + result.enter_by_hand == len(sold)

@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import grpc
 import pytest
+from etcdpb import rpc_pb2 as pb
+from etcdpb import rpc_pb2_grpc as rpc
 
 from app.devstack import free_ports
 from cluster.client import EtcdClient
@@ -34,6 +37,9 @@ class RealEtcd:
             self.processes.append(self._start(index))
         for port in self.clients:
             wait_for_port(port)
+        with grpc.insecure_channel(self.endpoints[0]) as channel:
+            # Linearizable: answered only once there is a leader.
+            rpc.KVStub(channel).Range(pb.RangeRequest(key=b"any"), timeout=_WAIT_S, wait_for_ready=True)
 
     @property
     def endpoints(self) -> tuple[str, ...]:
