@@ -1,15 +1,14 @@
 """`utrn topup`, `utrn issue`, `utrn vend show`: a caller's side, for trying out and for the helpdesk."""
 
-import asyncio
 import secrets
-from collections.abc import Callable, Coroutine
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from app.cli.output import EXIT_FAILED, EXIT_USAGE, console, errors, fail, print_json, print_table
+from app.cli.asking import ask_nodes
+from app.cli.output import EXIT_USAGE, console, errors, fail, print_json, print_table
 
 if TYPE_CHECKING:
     import grpc
@@ -62,7 +61,7 @@ def show(
         reply = await rpc.TopUpServiceStub(channel).GetVend(request, timeout=5.0)
         return reply.vend
 
-    found = MessageToDict(_run(ask, target, (cert, key, ca)), preserving_proto_field_name=True)
+    found = MessageToDict(ask_nodes(ask, target, (cert, key, ca)), preserving_proto_field_name=True)
     if as_json:
         print_json(found)
     else:
@@ -103,7 +102,7 @@ def _sell(
             return await stub.TopUp(pb.TopUpRequest(**common), timeout=10.0)
         return await stub.IssueUtrn(pb.IssueUtrnRequest(**common), timeout=10.0)
 
-    reply = _run(ask, target, tls)
+    reply = ask_nodes(ask, target, tls)
     if as_json:
         code = reply.code
         print_json(
@@ -129,24 +128,6 @@ def _pence(amount: str) -> int:
     if not pence.is_finite() or pence != int(pence):
         fail(f"{amount!r} is not a whole number of pence", code=EXIT_USAGE)
     return int(pence)
-
-
-def _run(ask: "Callable[[grpc.aio.Channel], Coroutine[Any, Any, _T]]", target: str, tls: tuple[Path, Path, Path]) -> _T:
-    """Return what `ask` returns; end with the reason, and what to do, if there is none."""
-    import grpc
-    from utrn_client.channel import Tls, open_channel, reason_of
-
-    async def run() -> _T:
-        cert, key, ca = tls
-        async with open_channel(target.split(","), Tls(cert=cert, key=key, ca=ca), by_health=False) as channel:
-            return await ask(channel)
-
-    try:
-        return asyncio.run(run())
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror}", code=EXIT_USAGE)
-    except grpc.aio.AioRpcError as error:
-        fail(f"{reason_of(error)}: {error.details()}", code=EXIT_FAILED)
 
 
 def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:

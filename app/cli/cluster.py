@@ -1,14 +1,13 @@
 """`utrn cluster`: what the nodes are doing, and taking one out of service."""
 
-import asyncio
 import time
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from app.cli.output import EXIT_FAILED, EXIT_USAGE, console, fail, print_json
+from app.cli.asking import ask_nodes
+from app.cli.output import EXIT_FAILED, console, print_json
 
 if TYPE_CHECKING:
     import grpc
@@ -35,7 +34,7 @@ def status(target: _Target, cert: _Cert, key: _Key, ca: _Ca, as_json: _Json = Fa
     """Show nodes, shards and etcd members as one node sees them. Exit code 1 if anything is not as it should be."""
     from google.protobuf.json_format import MessageToDict
 
-    found = _run(_status, target, (cert, key, ca))
+    found = ask_nodes(_status, target, (cert, key, ca))
     problems = problems_of(found)
     if as_json:
         plain = MessageToDict(found, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
@@ -65,7 +64,7 @@ def watch(
     looks = 0
     with Live(console=console, auto_refresh=False) as live:
         while not times or looks < times:
-            found = _run(_status, target, (cert, key, ca))
+            found = ask_nodes(_status, target, (cert, key, ca))
             problems = [Text(problem, style="yellow") for problem in problems_of(found)]
             live.update(Group(*_tables(found), *problems), refresh=True)
             looks += 1
@@ -89,7 +88,7 @@ def drain(
         request = pb.SetDrainRequest(node_id=node, drained=not undo)
         return await rpc.AdminServiceStub(channel).SetDrain(request, timeout=5.0)
 
-    reply = _run(ask, target, (cert, key, ca))
+    reply = ask_nodes(ask, target, (cert, key, ca))
     if as_json:
         print_json({"node": node, "drained": reply.drained, "by": reply.by})
     elif reply.drained:
@@ -170,22 +169,3 @@ async def _status(channel: "grpc.aio.Channel") -> "pb.GetClusterStatusResponse":
     from utrn.admin.v1 import admin_service_pb2_grpc as rpc
 
     return await rpc.AdminServiceStub(channel).GetClusterStatus(pb.GetClusterStatusRequest(), timeout=5.0)
-
-
-def _run(ask: "Callable[[grpc.aio.Channel], Coroutine[Any, Any, _T]]", target: str, tls: tuple[Path, Path, Path]) -> _T:
-    """Return what the first node that answers says; end with the reason if none does."""
-    import grpc
-    from utrn_client.channel import Tls, open_channel, reason_of
-
-    async def run() -> _T:
-        cert, key, ca = tls
-        # Not by health: a drained node, and one without its HSM, must be able to say so.
-        async with open_channel(target.split(","), Tls(cert=cert, key=key, ca=ca), by_health=False) as channel:
-            return await ask(channel)
-
-    try:
-        return asyncio.run(run())
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror}", code=EXIT_USAGE)
-    except grpc.aio.AioRpcError as error:
-        fail(f"{reason_of(error)}: {error.details()}", code=EXIT_FAILED)

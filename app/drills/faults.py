@@ -105,15 +105,8 @@ def pause(seconds: float) -> FaultMaker:
 
 async def stop(world: World) -> Fault:
     """Stop the owner of the most shards in good order."""
-    node = world.watch.busiest()
-    before = _owned(world, node)
-    fault = Fault(at=time.monotonic(), shards=set(before))
-    ending = asyncio.create_task(asyncio.to_thread(world.stack.kill, node, signal.SIGTERM))  # noqa: TID251
-    fault.takeover_ms = await _taken_over(world, before, fault.at)
-    await ending
-    code = world.stack.exit_code(node)
-    if code != 0:
-        fault.late.append(f"{node} left with exit code {code}")
+    fault = Fault(at=time.monotonic())
+    fault.takeover_ms = await _stop(world, world.watch.busiest(), fault)
     return fault
 
 
@@ -121,20 +114,25 @@ async def rolling_restart(world: World) -> Fault:
     """Stop and start every node, one after the other."""
     fault = Fault(at=time.monotonic(), takeover_ms=0.0)
     for node in NODES:
-        before = _owned(world, node)
-        fault.shards |= set(before)
-        since = time.monotonic()
-        ending = asyncio.create_task(asyncio.to_thread(world.stack.kill, node, signal.SIGTERM))  # noqa: TID251
-        took_ms = await _taken_over(world, before, since)
-        fault.takeover_ms = max(fault.takeover_ms or 0.0, took_ms)
-        await ending
-        if world.stack.exit_code(node) != 0:
-            fault.late.append(f"{node} left with exit code {world.stack.exit_code(node)}")
+        fault.takeover_ms = max(fault.takeover_ms or 0.0, await _stop(world, node, fault))
         await asyncio.to_thread(world.stack.start_node, node)
         # The next one goes only when this one owns its share again.
         await world.watch.until(lambda node=node: world.watch.shards_of(node), _WAIT_S)
     fault.healed_at = time.monotonic()
     return fault
+
+
+async def _stop(world: World, node: str, fault: Fault) -> float:
+    """Send SIGTERM and wait for the end; return the milliseconds until its shards had new owners."""
+    before = _owned(world, node)
+    fault.shards |= set(before)
+    since = time.monotonic()
+    ending = asyncio.create_task(asyncio.to_thread(world.stack.kill, node, signal.SIGTERM))  # noqa: TID251
+    took_ms = await _taken_over(world, before, since)
+    await ending
+    if world.stack.exit_code(node) != 0:
+        fault.late.append(f"{node} left with exit code {world.stack.exit_code(node)}")
+    return took_ms
 
 
 def cut(*, etcd: bool = False, peers: bool = False, callers: bool = False, both: bool = True) -> FaultMaker:
