@@ -193,6 +193,7 @@ class EtcdOutbox:
             counter=counter,
             participant_id=ParticipantId(pointer.participant_id),
             transaction_id=TransactionId(pointer.transaction_id),
+            since=found.mod_revision,
         )
 
     def _event(self, event: pb.Event) -> OutboxEvent:

@@ -1,6 +1,5 @@
 """How load comes: steady, as an evening's peak, or as a storm of retries. Users by the second, and who they are."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -25,7 +24,7 @@ class Shape:
         """Return how many users there are when `share` of the time (0 to 1) has passed."""
         for (begins, low), (ends, high) in zip(self.course, self.course[1:], strict=False):
             if begins <= share <= ends:
-                return math.ceil(self.users * (low + (high - low) * (share - begins) / (ends - begins)))
+                return round(self.users * (low + (high - low) * (share - begins) / (ends - begins)))
         return 0
 
 

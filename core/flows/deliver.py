@@ -117,6 +117,7 @@ class DeliveryWorker:
             self._lane(owed.meter_id).owed[owed.counter] = owed
         for meter_id in list(self._lanes):
             self._tidy(meter_id)
+        for meter_id in self._oldest_first():
             self._offer(meter_id)
 
     async def _follow_ownership(self) -> None:
@@ -152,7 +153,8 @@ class DeliveryWorker:
             case Alert(meter_id=meter_id):
                 return [meter_id]
             case StreamRestored():
-                return list(self._lanes)
+                # After an outage those who have waited longest come first.
+                return self._oldest_first()
 
     async def _note_forever(self) -> NoReturn:
         """Write down what alerts tell, some at a time, so that they share a commit."""
@@ -271,7 +273,16 @@ class DeliveryWorker:
         return self._lanes.setdefault(meter_id, _Lane())
 
     def _lanes_of(self, shard: int) -> list[MeterId]:
-        return [meter_id for meter_id in self._lanes if self._ownership.shard_of(meter_id) == shard]
+        return [meter_id for meter_id in self._oldest_first() if self._ownership.shard_of(meter_id) == shard]
+
+    def _oldest_first(self) -> list[MeterId]:
+        """Return every meter in the order in which the first of what it is owed was asked for."""
+
+        def since(meter_id: MeterId) -> int:
+            lane = self._lanes[meter_id]
+            return lane.first.since if lane.owed else 0
+
+        return sorted(self._lanes, key=since)
 
     def _offer(self, meter_id: MeterId) -> None:
         """Give the meter a turn, if something is owed to it and it has none, nor works, nor rests."""

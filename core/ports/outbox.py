@@ -15,13 +15,14 @@ from core.ports.ledger import StoredVend
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owed:
-    """One owed delivery: where it stands in the outbox, and the vend it points at."""
+    """One owed delivery: where it stands in the outbox, and the vend it points at. `since` rises with every new one."""
 
     shard: int
     meter_id: MeterId
     counter: Counter
     participant_id: ParticipantId
     transaction_id: TransactionId
+    since: int = 0
 
 
 @dataclass(frozen=True, slots=True)

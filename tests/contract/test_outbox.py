@@ -74,6 +74,7 @@ def _owed(stored: StoredVend, shard: int) -> Owed:
         counter=stored.vend.counter,
         participant_id=sale.participant_id,
         transaction_id=sale.transaction_id,
+        since=stored.revision,
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 from app.drills.catalogue import DRILLS, drill_named
 from app.drills.report import html_page, markdown_table
 from app.drills.run import DrillPlan, DrillResult, run_drill
+from tests.integration.test_command_line import as_json, utrn
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
@@ -29,15 +30,25 @@ def held(name: str, tmp_path: Path, run: int = 0) -> DrillResult:
     return result
 
 
-@pytest.mark.parametrize(
-    "name", ["crash", "pause-short", "pause", "pause-long", "stop", "rolling-restart", "etcd-leader"]
-)
+@pytest.mark.parametrize("name", ["crash", "pause", "pause-long", "stop", "rolling-restart", "etcd-leader"])
 def test_the_drill_meets_its_aims(name: str, tmp_path: Path) -> None:
     result = held(name, tmp_path)
     page = html_page([(drill_named(name), [result])])
     assert "<svg" in page
     assert "held" in page
     assert f"| {name} | 1 |" in markdown_table([(drill_named(name), [result])])
+
+
+def test_the_command_runs_a_drill_and_leaves_report_and_table(tmp_path: Path) -> None:
+    html, table = tmp_path / "drills.html", tmp_path / "table.md"
+    said = utrn("drill", "run", "pause-short", "--json", "--html", str(html), "--markdown", str(table))
+    result = as_json(said)
+    assert result.keys() >= _KEYS
+    assert (result["drill"], result["broken"], result["missed"]) == ("pause-short", [], [])
+    assert "<svg" in html.read_text()
+    assert "| pause-short | 1 |" in table.read_text()
+    assert "is no drill" in utrn("drill", "run", "no-such-drill", code=2)
+    assert "kill -9" in utrn("drill", "list")
 
 
 @pytest.mark.timeout(600)

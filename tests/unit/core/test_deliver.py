@@ -18,17 +18,20 @@ from cluster.ledger import EtcdLedger
 from cluster.outbox import EtcdOutbox
 from cluster.shards import shard_of
 from core.domain.meter import MeterId
+from core.domain.token import Counter
 from core.flows import deliver
 from core.flows.config import DeliveryConfig
 from core.flows.deliver import DeliveryWorker
 from core.flows.delivery_attempt import AttemptDelivery
 from core.flows.idempotency import Answers
 from core.observe import StageTimes
+from core.ports.headend import StreamRestored
 from core.ports.ledger import CounterState, Entry
+from core.ports.outbox import Owed
 from core.ports.ownership import Gained, OwnershipChange
 from tests.fakes.etcd import FakeEtcd
 from tests.sim.meters import SimHeadEnd, SimMeters, SimWan, code_of
-from tests.support.vends import HEAD_END, new_meter_id, vend
+from tests.support.vends import HEAD_END, PSP_ID, new_id, new_meter_id, vend
 
 CONFIG = EtcdConfig(endpoints=("fake:1",))
 
@@ -88,3 +91,31 @@ async def test_a_delivery_that_met_a_doubtful_lease_is_looked_at_again(
 
 def _claim(key: bytes, lease: int) -> pb.TxnRequest:
     return pb.TxnRequest(success=[ops.put(key, b"node-a", lease=lease)])
+
+
+async def test_after_an_outage_those_who_have_waited_longest_come_first() -> None:
+    meters = [new_meter_id() for _ in range(6)]
+    waited = dict(zip(meters, (50, 10, 60, 30, 20, 40), strict=True))
+    worker = _idle_worker()
+    worker._take_listing(tuple(_owed(meter_id, since) for meter_id, since in waited.items()))
+    assert list(worker._turn) == sorted(meters, key=waited.__getitem__)
+    assert worker._addressed(StreamRestored()) == sorted(meters, key=waited.__getitem__)
+
+
+def _owed(meter_id: MeterId, since: int) -> Owed:
+    return Owed(
+        shard=shard_of(meter_id, CONFIG.shards), meter_id=meter_id, counter=Counter(1), participant_id=PSP_ID,
+        transaction_id=new_id(), since=since,
+    )  # fmt: skip
+
+
+def _idle_worker() -> DeliveryWorker:
+    client, clock = cast("EtcdClient", FakeEtcd()), SystemClock()
+    outbox = EtcdOutbox(client, CONFIG, clock)
+    attempt = AttemptDelivery(
+        outbox=outbox, head_ends={}, clock=clock, times=StageTimes(), random=random.Random(1), config=DeliveryConfig()
+    )
+    return DeliveryWorker(
+        outbox=outbox, ownership=FlickeringOwnership(0, 1, 0), head_ends={}, answers=Answers(recent_max=10),
+        attempt=attempt, config=DeliveryConfig(),
+    )  # fmt: skip
