@@ -138,6 +138,8 @@ class PeerWatch:
             await self._client.revoke_lease(lease_id)
             log.warning("a peer's lease is revoked", extra={"peer": node_id, "lease": lease_id, "reason": why})
         except EtcdRefused:
+            # It ran out, or another peer was quicker: that took nothing from anybody.
+            self._revoked.pop()
             log.info("a peer's lease was gone already", extra={"peer": node_id})
         except (EtcdUnreachable, EtcdUnknown) as error:
             log.info("a dead peer's lease is left to run out", extra={"peer": node_id, "error": str(error)})

@@ -42,6 +42,8 @@ async def test_a_network_that_resets_everything_cannot_take_every_lease() -> Non
     etcd, clock = FakeEtcd(), HandClock()
     leases = [(await etcd.grant_lease(60))[0] for _ in range(10)]
     watch = _watch(etcd, clock, revokes_per_minute=3)
+    for gone in range(1000, 1010):
+        await watch._revoke("node-b", gone, "a lease that ran out costs nothing")
     for lease in leases:
         await watch._revoke("node-b", lease, "test")
     assert len(etcd.leases) == 7
