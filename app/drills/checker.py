@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from app.drills.history import Call
-from cluster.history import LedgerEvent, OwnerGone, OwnerSeen, VendGone, VendSeen
+from cluster.history import CounterSeen, LedgerEvent, OwnerGone, OwnerSeen, VendGone, VendSeen
 from core.domain.delivery import DeliveryState
 from core.domain.vend import Operation, Vend
 
@@ -79,6 +79,7 @@ def check_run(run: Run) -> list[Finding]:
     checks = (
         _one_id_one_code(run, book),
         _one_counter_one_content(book),
+        _counters_never_fall(run.ledger),
         _answered_is_durable(run, book),
         _nothing_before_its_commit(run, book),
         _only_living_epochs_write(run.ledger),
@@ -143,6 +144,16 @@ def _one_counter_one_content(book: _Book) -> Iterator[Finding]:
     for code, ids in holders.items():
         if len(ids) > 1:
             yield Finding(2, f"meter {code[0]}: counter {code[2]} belongs to {len(ids)} vends")
+
+
+def _counters_never_fall(ledger: Sequence[LedgerEvent]) -> Iterator[Finding]:
+    last: dict[tuple[str, str], int] = {}
+    for event in ledger:
+        if isinstance(event.change, CounterSeen):
+            sequence = (event.change.originator_id, event.change.meter_id)
+            if event.change.last_issued <= last.get(sequence, 0):
+                yield Finding(2, f"meter {sequence[1]}: the sequence fell to {event.change.last_issued}")
+            last[sequence] = event.change.last_issued
 
 
 def _answered_is_durable(run: Run, book: _Book) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -138,7 +137,6 @@ class Load:
     seed: int
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     failed: list[str] = field(default_factory=list)
-    sold: int = 0
 
     async def run(self) -> None:
         """Sell until told to stop; return when every sale has its answer."""
@@ -169,7 +167,6 @@ class Load:
                 await asyncio.sleep(max(0.0, started + number / self.rate - loop.time()))
 
     async def _sell(self, caller: str, channel: Any, sale: Sale, *, then_other: Any = None) -> None:
-        self.sold += 1
         try:
             await self._ask(caller, channel, sale)
         except (SaleRefused, NoAnswer) as error:
@@ -281,11 +278,6 @@ def longest_gap_ms(times: Sequence[float], *, since: float, until: float) -> flo
     """Return the longest stretch without any of `times` between `since` and `until`, in milliseconds."""
     inside = [since, *(one for one in sorted(times) if since < one < until), until]
     return max((after - before) * 1000 for before, after in pairwise(inside))
-
-
-def median(values: Sequence[float]) -> float:
-    """Return the middle value; 0 of nothing."""
-    return statistics.median(values) if values else 0.0
 
 
 def log_texts(folder: Path) -> list[str]:

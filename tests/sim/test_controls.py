@@ -12,6 +12,7 @@ import pytest
 from cluster import compares
 from cluster.keys import Keys
 from cluster.records import vend_of
+from core.flows import issue
 from core.ports.ledger import CommitOutcome, Committed, CounterState, Entry, Ledger, StoredVend
 from tests.sim.world import Sabotage, Simulation, simulate
 
@@ -71,6 +72,13 @@ async def _outcomes(inner: Ledger, entries: Sequence[Entry]) -> Sequence[CommitO
 @pytest.mark.parametrize("invariant", [3, 4])
 def test_a_code_released_before_its_commit_is_found(invariant: int) -> None:
     first_broken(invariant, Sabotage(around=EarlyLedger))
+
+
+def test_without_the_window_an_id_too_old_is_executed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(issue, "check_window", lambda *_, **__: None)
+    seed = first_broken(7, Sabotage())
+    monkeypatch.undo()
+    assert simulate(seed).findings == [], "with its guard the same seed holds"
 
 
 async def _prune_everything_closed(sim: Simulation) -> None:

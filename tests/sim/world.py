@@ -239,10 +239,15 @@ class Simulation:
                 await self._ask(f"till-{number}", sale)
 
     def _sale(self) -> Sale:
-        now_ms = int((NOW.timestamp() + asyncio.get_running_loop().time()) * 1000)
+        # Now and then an id that was made too long ago: it must never be executed, whatever the ledger still knows.
+        age_s = _FLOW.hot_window.total_seconds() + 600 if self.chance.random() < 0.05 else 0.0
+        made_ms = int((NOW.timestamp() + _now() - age_s) * 1000)
+        transaction_id = make_transaction_id(made_ms, self.chance.getrandbits(74))
+        if age_s:
+            self.ages[transaction_id] = age_s
         return Sale(
             participant_id=PSP_ID,
-            transaction_id=make_transaction_id(now_ms, self.chance.getrandbits(74)),
+            transaction_id=transaction_id,
             operation=self.chance.choice((Operation.TOP_UP, Operation.TOP_UP, Operation.ISSUE)),
             pan=pan_of(self.chance.choice(self.meter_ids)),
             amount=Pence(self.chance.randint(1, 80) * 100),

@@ -8,10 +8,10 @@ import pytest
 
 from app.drills.checker import Credited, Run, check_run, linearizable
 from app.drills.history import Call, History, read_history
-from cluster.history import LedgerEvent, OwnerGone, OwnerSeen, VendSeen
+from cluster.history import CounterSeen, LedgerEvent, OwnerGone, OwnerSeen, VendSeen
 from core.domain.delivery import DeliveryReason, DeliveryState
 from core.domain.vend import Vend
-from tests.support.vends import NOW, new_meter_id, vend
+from tests.support.vends import NOW, ORIGINATOR, new_meter_id, vend
 
 
 def _call(began: float, ended: float | None, outcome: str = "ok", **facts: object) -> Call:
@@ -91,6 +91,8 @@ def test_each_broken_promise_is_found_under_its_number() -> None:
     later = replace(stored, issued_at=stored.issued_at + timedelta(seconds=1))
     assert 1 in _fired(replace(run, ledger=[*begun, LedgerEvent(9, VendSeen(later, created=False))]))
     assert 2 in _fired(replace(run, ledger=[*begun, LedgerEvent(9, VendSeen(second, created=True))]))
+    fell = [LedgerEvent(number, CounterSeen(ORIGINATOR, stored.meter_id, last)) for number, last in ((10, 2), (11, 1))]
+    assert 2 in _fired(replace(run, ledger=[*begun, *fell]))
     assert {3, 4} <= _fired(replace(run, calls=[_sold(other)]))
     assert 3 in _fired(replace(run, ledger=[]))
     assert 4 in _fired(replace(run, credits=[_credit(other)]))
