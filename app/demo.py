@@ -19,10 +19,11 @@ from utrn.sandbox.v1 import sandbox_pb2_grpc as rpc
 from app.audit import AuditResult, audit_all
 from app.clock import SystemClock
 from app.config import load_config
-from app.devstack import PSP, DevStack, StackPlan
+from app.devstack import DevStack
 from app.drills.world import NODES, LedgerWatch, longest_gap_ms
 from app.fleet_file import meter_by_pan
 from app.selling import Journal, PlannedSale, Seller, Sold, Step, secure_channel
+from app.stackfiles import PSP, StackPlan
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
 from cluster.reader import all_vends

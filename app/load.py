@@ -13,9 +13,10 @@ from typing import Any
 
 from app.audit import AuditResult, audit_all
 from app.cli.output import console, end_on_sigterm, print_json, print_table
-from app.devstack import PSP, DevStack, StackFailed, StackPlan
+from app.devstack import DevStack
 from app.drills.world import NODES, etcd_config
 from app.fleet_file import pans_of
+from app.stackfiles import PSP, StackFailed, StackPlan
 from cluster.client import EtcdClient
 from cluster.reader import all_vends
 from loadtest.shapes import SHAPES

@@ -6,13 +6,13 @@
 import sys
 from pathlib import Path
 
-from app.devstack import DevStack, StackPlan
 from app.drills.world import NODES
+from app.stackfiles import StackFiles, StackPlan
 
 _NODE_PORT, _METRICS_PORT, _ETCD_PORT, _FLEET_PORT, _HEAD_END_PORT = 7443, 9464, 2379, 7600, 7500
 
 
-class ContainerStack(DevStack):
+class ContainerStack(StackFiles):
     """The same stack with the names and ports of the compose file; it writes files and starts nothing."""
 
     def __init__(self, folder: Path, plan: StackPlan) -> None:

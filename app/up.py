@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 from app.cli.output import console
-from app.devstack import OPERATOR, PSP, DevStack, StackFailed, StackPlan
+from app.devstack import DevStack
 from app.drills.world import NODES
 from app.fleet_file import pans_of
+from app.stackfiles import OPERATOR, PSP, StackFailed, StackPlan
 
 
 def up(folder: Path) -> int:

@@ -21,7 +21,7 @@ def demo(
 ) -> None:
     """Start three etcd, three nodes and the sandbox; sell over a bad network; kill a node; audit to the penny."""
     from app.demo import DemoPlan, run_demo
-    from app.devstack import StackFailed
+    from app.stackfiles import StackFailed
 
     end_on_sigterm()
     plan = DemoPlan(vends=vends, meters=meters, seed=seed)

@@ -63,8 +63,8 @@ def run(
 
 
 def _run(drill: "Drill", plan: "DrillPlan", number: int, *, as_json: bool) -> "DrillResult":
-    from app.devstack import StackFailed
     from app.drills.run import run_drill
+    from app.stackfiles import StackFailed
 
     try:
         with errors.status(f"{drill.name}, run {number}") as status:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from app.drills import faults
+from app.drills.cascade import cascade
 from app.drills.faults import LEASE_TTL_S, FaultMaker
 
 _LEASE_MS = LEASE_TTL_S * 1000
@@ -215,7 +216,7 @@ DRILLS: tuple[Drill, ...] = (
     Drill(
         name="cascade",
         what="random faults from a seed for 5 minutes",
-        fault=faults.cascade(300.0),
+        fault=cascade(300.0),
         runbook="cascade",
         own_tokens=True,
         knobs=_LOSSY,
@@ -224,7 +225,7 @@ DRILLS: tuple[Drill, ...] = (
     Drill(
         name="cascade-short",
         what="random faults from a seed for 25 s",
-        fault=faults.cascade(25.0),
+        fault=cascade(25.0),
         runbook="cascade",
         own_tokens=True,
         knobs=_LOSSY,

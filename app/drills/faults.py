@@ -3,7 +3,6 @@
 import asyncio
 import math
 import os
-import random
 import shutil
 import signal
 import time
@@ -45,7 +44,8 @@ class Fault:
     late: list[str] = field(default_factory=list)
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
+def send_signal(pid: int, number: signal.Signals) -> None:
+    """Send a signal to a process."""
     os.kill(pid, number)
 
 
@@ -92,11 +92,11 @@ def pause(seconds: float) -> FaultMaker:
         node = world.watch.busiest()
         before = _owned(world, node)
         fault = Fault(at=time.monotonic(), shards=set(before))
-        _signal(world.stack.pid(node), signal.SIGSTOP)
+        send_signal(world.stack.pid(node), signal.SIGSTOP)
         await asyncio.sleep(seconds)
         if seconds > LEASE_TTL_S + 1:
             fault.takeover_ms = await _taken_over(world, before, fault.at)
-        _signal(world.stack.pid(node), signal.SIGCONT)
+        send_signal(world.stack.pid(node), signal.SIGCONT)
         fault.healed_at = time.monotonic()
         return fault
 
@@ -195,9 +195,9 @@ async def etcd_leader_pause(world: World) -> Fault:
     """Stop the leader of etcd in its tracks for five seconds."""
     index = await world.etcd_leader()
     fault = Fault(at=time.monotonic())
-    _signal(world.stack.pid(f"etcd-{index}"), signal.SIGSTOP)
+    send_signal(world.stack.pid(f"etcd-{index}"), signal.SIGSTOP)
     await asyncio.sleep(5.0)
-    _signal(world.stack.pid(f"etcd-{index}"), signal.SIGCONT)
+    send_signal(world.stack.pid(f"etcd-{index}"), signal.SIGCONT)
     fault.healed_at = time.monotonic()
     return fault
 
@@ -207,8 +207,8 @@ async def double(world: World) -> Fault:
     index, node = await world.etcd_leader(), world.watch.busiest()
     before = _owned(world, node)
     fault = Fault(at=time.monotonic(), shards=set(before))
-    _signal(world.stack.pid(f"etcd-{index}"), signal.SIGKILL)
-    _signal(world.stack.pid(node), signal.SIGKILL)
+    send_signal(world.stack.pid(f"etcd-{index}"), signal.SIGKILL)
+    send_signal(world.stack.pid(node), signal.SIGKILL)
     fault.takeover_ms = await _taken_over(world, before, fault.at)
     await asyncio.to_thread(world.stack.start_etcd_member, index)
     fault.healed_at = time.monotonic()
@@ -244,13 +244,13 @@ def hsm_lost(nodes: tuple[str, ...], seconds: float) -> FaultMaker:
         for node in nodes:
             if len(nodes) < len(NODES):
                 fault.shards |= world.watch.shards_of(node)
-            _hide(world, node)
+            hide_token(world, node)
         if fault.shards:
             gone = {shard: world.watch.owners[shard] for shard in fault.shards}
             fault.takeover_ms = await _taken_over(world, gone, fault.at)
         await asyncio.sleep(seconds)
         for node in nodes:
-            _show(world, node)
+            show_token(world, node)
         fault.healed_at = time.monotonic()
         if fault.shards:
             await world.watch.until(lambda: world.watch.shards_of(nodes[0]), _WAIT_S)
@@ -265,12 +265,12 @@ async def hsm_shuffled(world: World) -> Fault:
     node = NODES[0]
     fault = Fault(at=time.monotonic())
     folder = world.stack.token_folder(node)
-    _hide(world, node)
+    hide_token(world, node)
     await asyncio.to_thread(world.stack.make_other_keys, folder)
     await asyncio.sleep(3.0)
     shutil.rmtree(folder / "tokens")
     _kill_workers(world.stack.pid(node))
-    _show(world, node)
+    show_token(world, node)
     fault.healed_at = time.monotonic()
     return fault
 
@@ -280,7 +280,7 @@ async def hsm_error(world: World) -> Fault:
     node = NODES[0]
     fault = Fault(at=time.monotonic())
     for worker in _workers(world.stack.pid(node)):
-        _signal(worker, signal.SIGSTOP)
+        send_signal(worker, signal.SIGSTOP)
     await asyncio.sleep(3.0)
     fault.healed_at = time.monotonic()
     return fault
@@ -319,74 +319,15 @@ def head_end_outage(seconds: float) -> FaultMaker:
     return make
 
 
-def cascade(seconds: float) -> FaultMaker:
-    """Break and mend at random, from the run's seed, one thing after the other, sometimes two at once."""
-
-    async def make(world: World) -> Fault:
-        chance = random.Random(world.seed)  # noqa: S311  # play, not protection
-        fault = Fault(at=time.monotonic())
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            await chance.choice(_BRIEF)(world, chance)
-            fault.facts["faults"] = fault.facts.get("faults", 0) + 1
-            await asyncio.sleep(chance.uniform(0.2, 2.0))
-        fault.healed_at = time.monotonic()
-        return fault
-
-    return make
-
-
-async def _brief_kill(world: World, chance: random.Random) -> None:
-    node = chance.choice(NODES)
-    world.stack.kill(node, signal.SIGKILL)
-    await asyncio.sleep(chance.uniform(0.0, 2.0))
-    await asyncio.to_thread(world.stack.start_node, node)
-
-
-async def _brief_stop(world: World, chance: random.Random) -> None:
-    node = chance.choice(NODES)
-    await asyncio.to_thread(world.stack.kill, node, signal.SIGTERM)
-    await asyncio.to_thread(world.stack.start_node, node)
-
-
-async def _brief_pause(world: World, chance: random.Random) -> None:
-    pid = world.stack.pid(chance.choice((*NODES, *world.stack.etcd_names)))
-    _signal(pid, signal.SIGSTOP)
-    await asyncio.sleep(chance.uniform(0.1, 4.0))
-    _signal(pid, signal.SIGCONT)
-
-
-async def _brief_etcd(world: World, chance: random.Random) -> None:
-    index = chance.randrange(3)
-    world.stack.kill(f"etcd-{index}", signal.SIGKILL)
-    await asyncio.sleep(chance.uniform(0.0, 3.0))
-    await asyncio.to_thread(world.stack.start_etcd_member, index)
-
-
-async def _brief_hsm(world: World, chance: random.Random) -> None:
-    node = chance.choice(NODES)
-    _hide(world, node)
-    await asyncio.sleep(chance.uniform(0.5, 3.0))
-    _show(world, node)
-    await asyncio.to_thread(world.stack.wait_serving, node)
-
-
-async def _brief_head_end(world: World, chance: random.Random) -> None:
-    world.stack.kill("head-end", signal.SIGKILL)
-    await asyncio.sleep(chance.uniform(0.0, 2.0))
-    await asyncio.to_thread(world.stack.start_head_end)
-
-
-_BRIEF = (_brief_kill, _brief_stop, _brief_pause, _brief_etcd, _brief_hsm, _brief_head_end)
-
-
-def _hide(world: World, node: str) -> None:
+def hide_token(world: World, node: str) -> None:
+    """Take a node's token away and kill the sessions that were open."""
     tokens = world.stack.token_folder(node) / "tokens"
     tokens.rename(tokens.with_name("taken-away"))
     _kill_workers(world.stack.pid(node))
 
 
-def _show(world: World, node: str) -> None:
+def show_token(world: World, node: str) -> None:
+    """Put a node's token back."""
     tokens = world.stack.token_folder(node) / "tokens"
     tokens.with_name("taken-away").rename(tokens)
 
@@ -403,4 +344,4 @@ def _workers(pid: int) -> list[int]:
 def _kill_workers(pid: int) -> None:
     for worker in _workers(pid):
         with suppress(ProcessLookupError):
-            _signal(worker, signal.SIGKILL)
+            send_signal(worker, signal.SIGKILL)

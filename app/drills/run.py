@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from app.audit import AuditResult, audit_all
-from app.devstack import DevStack, StackPlan
+from app.devstack import DevStack
 from app.drills.catalogue import Drill
 from app.drills.checker import Run, check_run
 from app.drills.faults import Fault
@@ -26,6 +26,7 @@ from app.drills.world import (
     log_texts,
     longest_gap_ms,
 )
+from app.stackfiles import StackPlan
 from cluster.history import OwnerGone, OwnerSeen
 from cluster.shards import shard_of
 from core.domain.meter import MeterId

@@ -19,10 +19,11 @@ from utrn_client.ids import MemorySaleBook, Sale, make_transaction_id
 from utrn_client.till import Answer, NoAnswer, SaleRefused, Till
 
 from app.config import load_config
-from app.devstack import PSP, DevStack
+from app.devstack import DevStack
 from app.drills.checker import Credited
 from app.drills.history import Call, History
 from app.fleet_file import pans_of
+from app.stackfiles import PSP
 from cluster.client import Compacted, EtcdClient
 from cluster.config import EtcdConfig
 from cluster.history import CounterSeen, LedgerEvent, OwnerGone, OwnerSeen, VendSeen, follow

@@ -23,8 +23,9 @@ from utrn.v1 import types_pb2
 
 from app.clock import SystemClock
 from app.config import load_config
-from app.devstack import PSP, DevStack, StackPlan
+from app.devstack import DevStack
 from app.selling import secure_channel
+from app.stackfiles import PSP, StackPlan
 from cluster import ops
 from cluster.client import EtcdClient
 from cluster.ledger import EtcdLedger

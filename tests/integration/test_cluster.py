@@ -23,8 +23,9 @@ from utrn_client.channel import Tls, open_channel
 from utrn_client.ids import FileSaleBook, Sale, make_transaction_id
 from utrn_client.till import NoAnswer, SaleRefused, Till
 
-from app.devstack import OPERATOR, PSP, DevStack, StackPlan
+from app.devstack import DevStack
 from app.drills.world import NODES, LedgerWatch, etcd_config
+from app.stackfiles import OPERATOR, PSP, StackPlan
 from tests.integration.test_command_line import as_json, utrn
 from tests.support.calls import failure_of
 from tests.support.selling import drained, new_id, pans

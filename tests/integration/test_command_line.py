@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from app.devstack import PSP, DevStack
+from app.devstack import DevStack
+from app.stackfiles import PSP
 from tests.support.selling import pans
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]

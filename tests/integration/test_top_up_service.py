@@ -9,8 +9,9 @@ from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
 from app.clock import SystemClock
-from app.devstack import OUTSIDER, PSP, DevStack
+from app.devstack import DevStack
 from app.pki import DevCa, participant_uri
+from app.stackfiles import OUTSIDER, PSP
 from core.domain.meter import luhn_digit
 from tests.support.calls import caller, failure_of, refused, top_up
 from tests.support.selling import drained, new_id, pans

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from app.audit import AuditResult, audit_all
 from app.clock import SystemClock
 from app.config import load_config
-from app.devstack import PSP, DevStack
+from app.devstack import DevStack
 from app.selling import Journal, PlannedSale, Seller, Sold, Step, secure_channel
+from app.stackfiles import PSP
 from core.domain.transaction_id import TransactionId, make_transaction_id
 from sandbox.servers import Tls
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.devstack import DevStack, StackPlan
+from app.devstack import DevStack
+from app.stackfiles import StackPlan
 
 MakeStack = Callable[..., DevStack]
 
