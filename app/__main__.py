@@ -2,7 +2,23 @@
 
 import typer
 
-from app.cli import callers, check_config, cluster, conformance, demo, drill, hsm, pki, registry, sandbox, serve
+from app.cli import (
+    appoint,
+    audit,
+    callers,
+    check_config,
+    cluster,
+    conformance,
+    demo,
+    drill,
+    hsm,
+    meters,
+    parties,
+    pki,
+    registry,
+    sandbox,
+    serve,
+)
 
 app = typer.Typer(
     name="utrn",
@@ -23,6 +39,12 @@ app.add_typer(drill.app, name="drill")
 app.add_typer(hsm.app, name="hsm")
 app.add_typer(pki.app, name="pki")
 app.add_typer(registry.app, name="registry")
+app.add_typer(parties.supplier, name="supplier")
+app.add_typer(parties.psp, name="psp")
+app.add_typer(appoint.app, name="appoint")
+app.add_typer(meters.meter, name="meter")
+app.add_typer(meters.pan, name="pan")
+app.add_typer(audit.app, name="audit")
 app.add_typer(sandbox.app, name="sandbox")
 
 

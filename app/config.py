@@ -32,6 +32,7 @@ class NodeConfig:
         node_id: Its name in the cluster, 1 to 64 of a-z, 0-9 and "-"; never two alike.
         zone: Where it stands; nodes of one zone may fail together.
         advertise: host:port where callers and peers reach it; empty for what api.listen says.
+        trail: Folder for the trail of decisions: who asked for what, and what was decided by which rule.
         metrics: host:port of the Prometheus page; empty for none. Plain HTTP: listen where only the collector comes.
         log_level: DEBUG, INFO, WARNING or ERROR.
     """
@@ -40,6 +41,7 @@ class NodeConfig:
     zone: str = "default"
     advertise: str = ""
     metrics: str = ""
+    trail: Path = Path("trail")
     log_level: str = "INFO"
 
     def __post_init__(self) -> None:

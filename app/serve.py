@@ -27,6 +27,7 @@ EXIT_REFUSED = 78
 _REPORT_EVERY_S = 30.0
 _CALLERS_LEAVE_S = 0.3
 _LAST_CALLS_S = 0.2
+_LOOK_FOR_KEYS_S = 2.0
 _LOOK_AGAIN_S = 0.01
 _STREAMS_END_S = 0.1
 
@@ -125,6 +126,8 @@ def _parts(node: Node) -> list[Coroutine[Any, Any, NoReturn]]:
     return [
         node.signer.run(),
         node.registry.run(),
+        node.changes.run(),
+        node.trail.run(),
         node.ownership.run(),
         node.peers.run(),
         node.outbox.run(),
@@ -165,15 +168,20 @@ async def _close(node: Node) -> None:
 
 
 async def _prove_keys(node: Node) -> NoReturn:
-    """Find and prove every supplier's key before its first sale: standby means ready."""
+    """Find and prove every supplier's key before its first sale: standby means ready. New suppliers' too."""
     await node.registry.complete()
-    keys = node.registry.supplier_keys()
-    missing = await node.signer.prove(keys)
-    log.info("keys proven", extra={"keys": len(keys) - len(missing)})
-    for key in missing:
-        log.error("a registered key is not in the HSM, or another is in its place", extra={"key_id": key.key_id})
-    await asyncio.Event().wait()
-    raise InvariantBroken("waiting for nothing never ends")
+    seen: set[str] = set()
+    while True:
+        keys = [key for key in node.registry.supplier_keys() if key.key_id not in seen]
+        if keys:
+            missing = await node.signer.prove(keys)
+            log.info("keys proven", extra={"keys": len(keys) - len(missing)})
+            for key in missing:
+                log.error(
+                    "a registered key is not in the HSM, or another is in its place", extra={"key_id": key.key_id}
+                )
+            seen |= {key.key_id for key in keys}
+        await asyncio.sleep(_LOOK_FOR_KEYS_S)
 
 
 async def _report(times: StageTimes) -> NoReturn:

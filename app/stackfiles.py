@@ -6,9 +6,15 @@ import shutil
 import socket
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
+
+from google.protobuf import timestamp_pb2
+from utrn.v1 import appointment_service_pb2 as appointment_pb
+from utrn_client.appointing import sign_terms
 
 from app.clock import SystemClock
 from app.namespaces import Namespaces
@@ -21,6 +27,8 @@ SUPPLIERS = {"supplier-north": "90b3d51f30010001", "supplier-south": "90b3d51f30
 PSP = "psp-corner"
 OPERATOR = "operator-ops"
 OUTSIDER = "psp-elsewhere"
+HELPDESK = "helpdesk-first"
+AUDITOR = "auditor-first"
 
 
 class StackFailed(Exception):
@@ -196,7 +204,7 @@ class StackFiles:
         path.write_text(
             "\n".join(
                 [
-                    "[node]", f'node_id = "{node}"', f'zone = "{node}"',
+                    "[node]", f'node_id = "{node}"', f'zone = "{node}"', f'trail = "{self.folder / "trail"}"',
                     f'metrics = "{host}:{self.metrics_ports[node]}"',
                     f'advertise = "{self.node_target(node)}"',
                     "[api]", f'listen = "{host}:{self.node_ports[node]}"', *_tls_lines(tls, ca="client_ca"),
@@ -222,6 +230,8 @@ class StackFiles:
             _line(PSP, "psp", "Corner Shop Payments"),
             _line(OUTSIDER, "psp", "Elsewhere Ltd"),
             _line(OPERATOR, "operator", "The operator"),
+            _line(HELPDESK, "helpdesk", "The helpdesk"),
+            _line(AUDITOR, "auditor", "The auditor"),
         ]
         for supplier, originator in SUPPLIERS.items():
             lines.append(
@@ -234,13 +244,31 @@ class StackFiles:
                     "originator_id": originator,
                     "key_id": keys[supplier].key_id,
                     "prepayment_public_point": keys[supplier].public_point,
-                    "appointed_psps": [PSP],
+                    "profile": {
+                        "option": "psp_issues_and_delivers",
+                        "credit_each_max_pence": 5_000,
+                        "credit_day_max_pence": 100_000,
+                    },
                 }
             )
+            lines.append(self._appointment(supplier))
         meters = (self.folder / "sandbox" / "meters.jsonl").read_text(encoding="utf-8")
         file = self.folder / "registry.jsonl"
         file.write_text("".join(json.dumps(line) + "\n" for line in lines) + meters, encoding="utf-8")
         return file
+
+    def _appointment(self, supplier: str) -> dict[str, object]:
+        """Return the line of the PSP's appointment, signed with the supplier's certificate."""
+        since = timestamp_pb2.Timestamp()
+        since.FromDatetime(SystemClock().now() - timedelta(minutes=1))
+        terms = appointment_pb.AppointmentTerms(
+            appointment_id="corner", supplier_id=supplier, psp_id=PSP,
+            level=appointment_pb.LEVEL_ISSUE_AND_DELIVER, min_pence=1, max_pence=819_100, since=since,
+        )  # fmt: skip
+        certs = self.certs(supplier)
+        signed = sign_terms(terms, cert=certs.cert, key=certs.key)
+        parts = {name: getattr(signed, name) for name in ("terms", "signature", "certificate")}
+        return {"type": "appointment", **{name: b64encode(value).decode() for name, value in parts.items()}}
 
 
 def free_ports(count: int) -> list[int]:

@@ -10,30 +10,46 @@ from utrn.peer.v1 import peer_service_pb2 as peer
 
 from app.clock import SystemClock
 from app.config import Config
+from app.trail import FileTrail
 from cluster.client import EtcdClient
 from cluster.ledger import EtcdLedger
 from cluster.outbox import EtcdOutbox
 from cluster.ownership import EtcdOwnership, Fitness
 from cluster.peers import PeerWatch
 from cluster.registry import EtcdRegistry
+from cluster.registry_store import EtcdRegistryStore
 from cluster.view import EtcdCluster
 from core.api.admin_servicer import AdminServicer
+from core.api.appointment_servicer import AppointmentServicer
 from core.api.authenticate import Authenticate
+from core.api.credit_servicer import CreditServicer
 from core.api.health import Health
 from core.api.peer_servicer import PeerServicer
+from core.api.registry_servicer import RegistryServicer
 from core.api.server import TOP_UP_SERVICE, Services
 from core.api.top_up_servicer import TopUpServicer
+from core.flows.appoint import Appoint
 from core.flows.authorise import Authorise
+from core.flows.check_eligibility import CheckEligibility
 from core.flows.clock_watch import ClockWatch
 from core.flows.commit import CommitLine
 from core.flows.counters import Counters
 from core.flows.deliver import DeliveryWorker
 from core.flows.delivery_attempt import AttemptDelivery
 from core.flows.drain import DrainNode
+from core.flows.give_credit import GiveCredit
 from core.flows.idempotency import Answers
 from core.flows.issue import IssueVend
+from core.flows.keep_changes import ChangeKeeper
+from core.flows.keep_meters import KeepMeters
+from core.flows.keep_pans import KeepPans
+from core.flows.keep_parties import KeepParties
+from core.flows.lapse import Lapse
+from core.flows.load_records import LoadRecords
 from core.flows.lookup import FindVend
+from core.flows.market_view import MarketView
 from core.flows.send import SendIssued
+from core.flows.turn import TurnMeter
 from core.gateways.headend_grpc import GrpcHeadEnd
 from core.observe import LoopDelay, StageTimes
 from core.ports.clock import Clock
@@ -41,8 +57,9 @@ from core.ports.headend import HeadEnd
 from core.ports.ledger import Ledger
 from core.ports.outbox import Outbox
 from core.ports.ownership import Ownership
-from core.ports.registry import Registry
+from core.ports.registry import Registry, RegistryStore
 from core.ports.signer import TokenSigner
+from core.ports.trail import Trail
 from hsm.signer import HsmSigner
 
 
@@ -56,6 +73,8 @@ class Adapters:
     outbox: Outbox
     ownership: Ownership
     registry: Registry
+    store: RegistryStore
+    trail: Trail
     head_ends: Mapping[str, HeadEnd]
 
 
@@ -70,6 +89,8 @@ class Node:
     ownership: EtcdOwnership
     peers: PeerWatch
     registry: EtcdRegistry
+    changes: ChangeKeeper
+    trail: FileTrail
     head_ends: Mapping[str, GrpcHeadEnd]
     line: CommitLine
     delivery: DeliveryWorker
@@ -101,6 +122,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     cluster = _cluster(config, client, clock, signer, outbox)
     registry = EtcdRegistry(client, config.etcd)
     head_ends = {one.name: GrpcHeadEnd(one) for one in config.head_ends}
+    trail = FileTrail(config.node.trail, config.node.node_id, clock)
     ports = between(
         Adapters(
             clock=clock,
@@ -109,25 +131,22 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
             outbox=outbox,
             ownership=cluster.ownership,
             registry=registry,
+            store=EtcdRegistryStore(client, config.etcd, clock),
+            trail=trail,
             head_ends=head_ends,
         )
     )
     times, loop_delay = StageTimes(), LoopDelay()
     clock_watch = ClockWatch(clock, cluster.peers.clocks_ahead_s)
     answers = Answers(recent_max=config.flow.recent_answers_max)
-    line = _line(config, ports, answers, times)
+    counters = _counters(config, clock)
+    line = _line(config, ports, answers, times, counters)
+    turn = TurnMeter(store=ports.store, clock=clock)
+    vending = _vending(config, ports, answers, line, clock_watch, turn)
     delivery = _delivery(config, ports, answers, times)
     health = _health(registry, signer, cluster, clock_watch)
     beat = partial(_beat, clock, cluster.ownership, health, outbox, line, delivery, loop_delay)
-    view = EtcdCluster(
-        client=client,
-        config=config.etcd,
-        clock=clock,
-        ownership=cluster.ownership,
-        peers=cluster.peers,
-        beat=beat,
-        owed=delivery.owed_by_shard,
-    )
+    view = _view_of_cluster(config, client, clock, cluster, beat, delivery)
     return Node(
         config=config,
         client=client,
@@ -136,11 +155,16 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         ownership=cluster.ownership,
         peers=cluster.peers,
         registry=registry,
+        changes=ChangeKeeper(due_by=registry.due_by, turn=turn, clock=clock, random=_chance()),
+        trail=trail,
         head_ends=head_ends,
         line=line,
         delivery=delivery,
         services=Services(
-            top_up=_top_up(config, ports, answers, line, clock_watch),
+            top_up=_top_up(config, ports, answers, vending, counters),
+            registry=_market(config, ports, turn, registry),
+            appointments=_appointments(config, ports, registry),
+            credit=_credit(config, ports, vending),
             admin=_admin(ports, view),
             peer=PeerServicer(beat, every_s=config.peers.heartbeat_ms / 1000),
             health=health,
@@ -148,6 +172,25 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         times=times,
         loop_delay=loop_delay,
         clock_watch=clock_watch,
+    )
+
+
+def _view_of_cluster(
+    config: Config,
+    client: EtcdClient,
+    clock: Clock,
+    cluster: _Cluster,
+    beat: Callable[[], peer.HeartbeatResponse],
+    delivery: DeliveryWorker,
+) -> EtcdCluster:
+    return EtcdCluster(
+        client=client,
+        config=config.etcd,
+        clock=clock,
+        ownership=cluster.ownership,
+        peers=cluster.peers,
+        beat=beat,
+        owed=delivery.owed_by_shard,
     )
 
 
@@ -208,15 +251,19 @@ def _admin(ports: Adapters, view: EtcdCluster) -> AdminServicer:
     return AdminServicer(authenticate=Authenticate(ports.registry), cluster=view, drain=DrainNode(view, ports.clock))
 
 
-def _line(config: Config, ports: Adapters, answers: Answers, times: StageTimes) -> CommitLine:
+def _counters(config: Config, clock: Clock) -> Counters:
     flow = config.flow
-    counters = Counters(
-        ports.clock,
+    return Counters(
+        clock,
         trust_s=flow.counter_trust_s,
         sequences_max=flow.counter_cache_max,
         alarm=flow.unapplied_alarm,
         refuse=flow.unapplied_refuse,
     )
+
+
+def _line(config: Config, ports: Adapters, answers: Answers, times: StageTimes, counters: Counters) -> CommitLine:
+    flow = config.flow
     return CommitLine(
         ledger=ports.ledger,
         signer=ports.signer,
@@ -236,8 +283,9 @@ def _delivery(config: Config, ports: Adapters, answers: Answers, times: StageTim
         head_ends=ports.head_ends,
         clock=ports.clock,
         times=times,
-        random=random.Random(),  # noqa: S311  # spreads retries; guards nothing
+        random=_chance(),
         config=config.delivery,
+        lapsed=Lapse(registry=ports.registry, clock=ports.clock),
     )
     return DeliveryWorker(
         outbox=ports.outbox,
@@ -249,21 +297,67 @@ def _delivery(config: Config, ports: Adapters, answers: Answers, times: StageTim
     )
 
 
-def _top_up(
-    config: Config, ports: Adapters, answers: Answers, line: CommitLine, clock_watch: ClockWatch
-) -> TopUpServicer:
+def _vending(
+    config: Config, ports: Adapters, answers: Answers, line: CommitLine, clock_watch: ClockWatch, turn: TurnMeter
+) -> IssueVend:
+    authorise = Authorise(registry=ports.registry, store=ports.store, turn=turn, clock=ports.clock, trail=ports.trail)
+    return IssueVend(
+        authorise=authorise,
+        answers=answers,
+        line=line,
+        ledger=ports.ledger,
+        clock=ports.clock,
+        config=config.flow,
+        clock_sane=lambda: clock_watch.sane,
+    )
+
+
+def _top_up(config: Config, ports: Adapters, answers: Answers, vending: IssueVend, counters: Counters) -> TopUpServicer:
+    authorise = vending.authorise
     return TopUpServicer(
         authenticate=Authenticate(ports.registry),
-        issue=IssueVend(
-            authorise=Authorise(ports.registry),
-            answers=answers,
-            line=line,
-            ledger=ports.ledger,
-            clock=ports.clock,
-            config=config.flow,
-            clock_sane=lambda: clock_watch.sane,
-        ),
-        send=SendIssued(registry=ports.registry, ledger=ports.ledger, answers=answers, clock=ports.clock),
+        issue=vending,
+        send=SendIssued(authorise=authorise, ledger=ports.ledger, answers=answers, clock=ports.clock),
         find=FindVend(ports.ledger),
+        check=CheckEligibility(authorise=authorise, ledger=ports.ledger, counters=counters),
         pan_rule=config.flow.pan,
     )
+
+
+def _view(ports: Adapters, registry: EtcdRegistry) -> MarketView:
+    return MarketView(store=ports.store, search_pans=registry.pans_of, clock=ports.clock)
+
+
+def _appoint(config: Config, ports: Adapters) -> Appoint:
+    return Appoint(store=ports.store, clock=ports.clock, roots=config.api.client_ca.read_bytes())
+
+
+def _market(config: Config, ports: Adapters, turn: TurnMeter, registry: EtcdRegistry) -> RegistryServicer:
+    parties = KeepParties(store=ports.store, clock=ports.clock)
+    return RegistryServicer(
+        authenticate=Authenticate(ports.registry),
+        parties=parties,
+        meters=KeepMeters(store=ports.store, turn=turn, clock=ports.clock),
+        pans=KeepPans(store=ports.store, clock=ports.clock),
+        load=LoadRecords(store=ports.store, parties=parties, appoint=_appoint(config, ports), clock=ports.clock),
+        view=_view(ports, registry),
+        clock=ports.clock,
+        pan_rule=config.flow.pan,
+    )
+
+
+def _appointments(config: Config, ports: Adapters, registry: EtcdRegistry) -> AppointmentServicer:
+    return AppointmentServicer(
+        authenticate=Authenticate(ports.registry), appoint=_appoint(config, ports), view=_view(ports, registry)
+    )
+
+
+def _credit(config: Config, ports: Adapters, vending: IssueVend) -> CreditServicer:
+    credit = GiveCredit(store=ports.store, authorise=vending.authorise, issue=vending, clock=ports.clock)
+    return CreditServicer(
+        authenticate=Authenticate(ports.registry), credit=credit, clock=ports.clock, pan_rule=config.flow.pan
+    )
+
+
+def _chance() -> random.Random:
+    return random.Random()  # noqa: S311  # spreads retries; guards nothing

@@ -6,7 +6,7 @@ only a read can tell.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 import grpc
@@ -96,7 +96,7 @@ class EtcdClient:
         """
         return await self._read(lambda channel: rpc.KVStub(channel).Range(request, timeout=self._timeout_s))
 
-    async def list_prefix(self, prefix: bytes, *, page: int = 5000) -> tuple[list[pb.KeyValue], int]:
+    async def list_prefix(self, prefix: bytes) -> tuple[list[pb.KeyValue], int]:
         """Return every key under `prefix` as of one revision, and that revision.
 
         Raises:
@@ -104,14 +104,25 @@ class EtcdClient:
             Compacted: it took so long that the revision is gone; list again.
         """
         found: list[pb.KeyValue] = []
+        revision = 0
+        async for page, revision in self.pages(prefix):  # noqa: B007  # the last one is what is returned
+            found.extend(page)
+        return found, revision
+
+    async def pages(self, prefix: bytes, *, page: int = 5000) -> AsyncIterator[tuple[Sequence[pb.KeyValue], int]]:
+        """Yield the keys under `prefix` page by page, all as of one revision, each with that revision.
+
+        Raises:
+            EtcdUnreachable, Compacted: as `list_prefix`.
+        """
         revision, start = 0, prefix
         while True:
             request = pb.RangeRequest(key=start, range_end=prefix_end(prefix), limit=page, revision=revision)
             reply = await self.range(request)
             revision = revision or reply.header.revision
-            found.extend(reply.kvs)
+            yield reply.kvs, revision
             if not reply.more:
-                return found, revision
+                return
             start = reply.kvs[-1].key + b"\0"
 
     async def grant_lease(self, ttl_s: int) -> tuple[int, int]:

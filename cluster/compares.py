@@ -13,6 +13,16 @@ def counter_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
     return [_equal(pb.Compare.MOD, key, mod_revision=revision)]
 
 
+def registration_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
+    """A vend is committed only while every record that allowed it is what it was: meter, PAN, supplier, appointment."""
+    return [_equal(pb.Compare.MOD, key, mod_revision=revision)]
+
+
+def record_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
+    """A change of the registry is based on what it has read; 0 says that there was nothing."""
+    return [_equal(pb.Compare.MOD, key, mod_revision=revision)]
+
+
 def external_absent(key: bytes) -> list[pb.Compare]:
     """A code made elsewhere is delivered under one id only."""
     return [_equal(pb.Compare.VERSION, key, version=0)]

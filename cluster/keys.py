@@ -10,7 +10,13 @@
 | shard/<shard> | owner's node id, on its lease | election | with the lease; its create_revision is the epoch |
 | node/<node> | NodeRecord, on its lease | each node | with the lease |
 | drain/<node> | DrainRecord | an operator | until the drain is ended |
-| registry/participant/<id>, registry/meter/<id>, registry/pan/<pan> | records | registry loads | for ever |
+| registry/participant/<id>, registry/meter/<id>, registry/pan/<pan> | records | registry changes | for ever |
+| registry/appointment/<supplier>/<psp>, registry/model/<make>/<model> | records | registry changes | for ever |
+| registry/due/<instant>/<meter> | empty | registry changes | until the change is carried out |
+| identity/<SAN URI, hashed>, originator/<EUI-64> | who has taken it | registry changes | while it is taken |
+| change/<supplier>/<instant>/<meter> | MarketChangeRecord | what carries a change out | until archived |
+| credit/<supplier>/<transaction id> | CreditRequestRecord | credit without payment | until archived |
+| credit-day/<supplier>/<day> | CreditDayRecord | credit without payment | until archived |
 | config/shards | number of shards, decimal | first node ever | for ever |
 
 Counters are written with ten digits, so that the keys of one meter sort as its counters do.
@@ -19,7 +25,12 @@ Counters are written with ten digits, so that the keys of one meter sort as its 
 from dataclasses import dataclass
 
 from core.domain.meter import MeterId
+from core.domain.registry import Kind
 from core.domain.token import Counter
+
+# Followed by every node: one prefix, so that one watch brings all of them in order. The others are read when needed.
+_FOLLOWED = frozenset({Kind.PARTICIPANT, Kind.METER, Kind.PAN, Kind.APPOINTMENT, Kind.MODEL, Kind.DUE})
+_ROOMS = {kind: f"registry/{kind}/" if kind in _FOLLOWED else f"{kind}/" for kind in Kind}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +100,25 @@ class Keys:
         """Prefix of all drained nodes."""
         return f"{self.prefix}drain/".encode()
 
-    def participant(self, participant_id: str) -> bytes:
-        """A participant."""
-        return f"{self.prefix}registry/participant/{participant_id}".encode()
+    def record(self, kind: Kind, record_id: str) -> bytes:
+        """A record of the registry, or one that belongs to it."""
+        return f"{self.prefix}{_ROOMS[kind]}{record_id}".encode()
 
-    def meter(self, meter_id: str) -> bytes:
-        """A meter."""
-        return f"{self.prefix}registry/meter/{meter_id}".encode()
+    def records(self, kind: Kind) -> bytes:
+        """Prefix of all records of a kind."""
+        return f"{self.prefix}{_ROOMS[kind]}".encode()
 
-    def pan(self, pan: str) -> bytes:
-        """A PAN."""
-        return f"{self.prefix}registry/pan/{pan}".encode()
+    def parse_record(self, kind: Kind, key: bytes) -> str:
+        """Return the id of a record."""
+        return key.decode().removeprefix(f"{self.prefix}{_ROOMS[kind]}")
+
+    def due(self, at: int, meter_id: str) -> bytes:
+        """An instant at which a meter must be looked at again."""
+        return self.record(Kind.DUE, f"{at:013d}/{meter_id}")
+
+    def outboxes_of(self, shard: int, meter_id: str) -> bytes:
+        """Prefix of the deliveries owed to one meter."""
+        return f"{self.prefix}outbox/{shard:04d}/{meter_id}/".encode()
 
     def registry(self) -> bytes:
         """Prefix of the registry."""

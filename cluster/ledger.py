@@ -23,6 +23,7 @@ from core.domain.errors import CounterTaken, LedgerUnavailable, OutcomeUnknown
 from core.domain.invariant import check
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
+from core.domain.registry import Basis
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Operation, Vend
 from core.ports.clock import Clock
@@ -34,6 +35,7 @@ from core.ports.ledger import (
     Entry,
     Ledger,
     Present,
+    RegistrationMoved,
     StoredVend,
 )
 
@@ -89,12 +91,12 @@ class EtcdLedger:
             raise LedgerUnavailable(_UNREACHABLE) from error
         return [counter_of(found[at], found[at + 1]) for at in range(0, len(found), 2)]
 
-    async def request_delivery(self, stored: StoredVend, queued: Vend) -> StoredVend | None:
+    async def request_delivery(self, stored: StoredVend, queued: Vend, basis: Basis) -> StoredVend | None:
         """Store `queued` in place of `stored` and put it into the outbox, in one transaction."""
         key = self._keys.vend(queued.sale.participant_id, queued.sale.transaction_id)
         wanted = vend_value(queued)
         txn = pb.TxnRequest(
-            compare=compares.vend_unmoved(key, stored.revision),
+            compare=compares.vend_unmoved(key, stored.revision) + self._registration_unmoved(basis),
             success=[ops.put(key, wanted), self._owe(queued)],
             failure=[ops.get(key)],
         )
@@ -123,6 +125,7 @@ class EtcdLedger:
         counter_key = keys.counter(vend.originator_id, vend.meter_id)
         wanted = vend_value(vend)
         compare = compares.vend_absent(vend_key) + compares.counter_unmoved(counter_key, entry.seen.revision)
+        compare += self._registration_unmoved(vend.basis)
         success = [ops.put(vend_key, wanted), ops.put(counter_key, _counter_value(entry))]
         failure = [ops.get(vend_key), ops.get(counter_key), ops.get(keys.applied(vend.originator_id, vend.meter_id))]
         if vend.delivery.owed:
@@ -133,6 +136,13 @@ class EtcdLedger:
             success.append(ops.put(external_key, pointer_value(vend)))
             failure.append(ops.get(external_key))
         return _Child(entry, pb.TxnRequest(compare=compare, success=success, failure=failure), wanted)
+
+    def _registration_unmoved(self, basis: Basis) -> list[pb.Compare]:
+        return [
+            compare
+            for ref, revision in basis
+            for compare in compares.registration_unmoved(self._keys.record(ref.kind, ref.id), revision)
+        ]
 
     def _owe(self, vend: Vend) -> pb.RequestOp:
         shard = shard_of(vend.meter_id, self._shards)
@@ -208,6 +218,8 @@ def _outcome(child: _Child, reply: pb.TxnResponse, revision: int) -> CommitOutco
         return Committed(stored=stored, counter=state) if vend.value == child.wanted else Present(stored=stored)
     if any(found is not None for found in external):
         return CounterTaken("this code is being delivered under another transaction_id already", field="utrn_counter")
+    if state.revision == child.entry.seen.revision:
+        return RegistrationMoved()
     return CounterMoved(counter=state)
 
 

@@ -16,7 +16,7 @@ async def all_vends(client: EtcdClient, config: EtcdConfig) -> AsyncIterator[Sto
     Raises:
         EtcdUnreachable: no member answered.
     """
-    found, _ = await client.list_prefix(Keys(config.prefix).vends(), page=2000)
+    found, _ = await client.list_prefix(Keys(config.prefix).vends())
     for one in found:
         yield stored_of(one)
 

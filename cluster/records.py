@@ -7,14 +7,16 @@ from google.protobuf import timestamp_pb2
 from utrn.store.v1 import records_pb2 as pb
 
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
-from core.domain.meter import Card, Meter, MeterId, MeterKind, OriginatorId, Pan
+from core.domain.meter import MeterId, MeterKind, OriginatorId, Pan
 from core.domain.money import Pence
-from core.domain.party import Participant, ParticipantId, Role, SupplierKey
+from core.domain.party import ParticipantId
+from core.domain.registry import Kind, Ref
 from core.domain.token import Counter, Utrn
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Channel, Operation, Sale, SaleReference, Vend
 
-SCHEMA = 1
+SCHEMA = 2
+_SCHEMA_TAG = b"\x08"
 
 
 class NewerSchema(Exception):
@@ -40,6 +42,16 @@ def read(record: _R, value: bytes) -> _R:
     if record.schema > SCHEMA:
         raise NewerSchema(f"{type(record).__name__} has schema {record.schema}, this program knows up to {SCHEMA}")
     return record
+
+
+def check_schema(value: bytes) -> None:
+    """Return if a record kept as bytes can be understood when it is needed: its schema is its first field.
+
+    Raises:
+        NewerSchema: this program is too old for it.
+    """
+    if value[:1] == _SCHEMA_TAG and value[1] > SCHEMA:
+        raise NewerSchema(f"a record has schema {value[1]}, this program knows up to {SCHEMA}")
 
 
 def vend_value(vend: Vend) -> bytes:
@@ -74,6 +86,9 @@ def vend_value(vend: Vend) -> bytes:
             closed_at=_timestamp(delivery.closed_at),
             epoch=delivery.epoch,
         ),
+        tenancy=vend.tenancy,
+        rule=vend.rule,
+        basis=[pb.BasisRecord(kind=ref.kind, id=ref.id, revision=revision) for ref, revision in vend.basis],
     ).SerializeToString(deterministic=True)
 
 
@@ -106,6 +121,9 @@ def vend_of(value: bytes) -> Vend:
         utrn=utrn,
         counter=counter,
         issued_at=issued_at,
+        tenancy=record.tenancy or 1,
+        rule=record.rule,
+        basis=tuple((Ref(Kind(one.kind), one.id), one.revision) for one in record.basis),
         delivery=_delivery_of(record.delivery),
     )
 
@@ -128,81 +146,6 @@ def pointer_value(vend: Vend) -> bytes:
     return pb.VendPointer(
         schema=SCHEMA, participant_id=vend.sale.participant_id, transaction_id=vend.sale.transaction_id
     ).SerializeToString(deterministic=True)
-
-
-def participant_value(participant: Participant) -> bytes:
-    """Return the stored form of a participant."""
-    key = participant.supplier_key
-    return pb.ParticipantRecord(
-        schema=SCHEMA,
-        participant_id=participant.participant_id,
-        role=participant.role,
-        name=participant.name,
-        identities=participant.identities,
-        suspended=participant.suspended,
-        originator_id="" if key is None else key.originator_id,
-        key_id="" if key is None else key.key_id,
-        prepayment_public_point=b"" if key is None else key.public_point,
-        appointed_psps=sorted(participant.appointed_psps),
-    ).SerializeToString(deterministic=True)
-
-
-def participant_of(value: bytes) -> Participant:
-    """Return the participant of a stored form."""
-    record = read(pb.ParticipantRecord(), value)
-    key = None
-    if record.originator_id:
-        key = SupplierKey(
-            originator_id=record.originator_id, key_id=record.key_id, public_point=record.prepayment_public_point
-        )
-    return Participant(
-        participant_id=ParticipantId(record.participant_id),
-        role=Role(record.role),
-        name=record.name,
-        identities=tuple(record.identities),
-        suspended=record.suspended,
-        supplier_key=key,
-        appointed_psps=frozenset(ParticipantId(psp) for psp in record.appointed_psps),
-    )
-
-
-def meter_value(meter: Meter) -> bytes:
-    """Return the stored form of a meter."""
-    return pb.MeterRecord(
-        schema=SCHEMA,
-        meter_id=meter.meter_id,
-        kind=meter.kind,
-        supplier_id=meter.supplier_id,
-        scheme=meter.scheme,
-        public_point=meter.public_point,
-        head_end=meter.head_end,
-    ).SerializeToString(deterministic=True)
-
-
-def meter_of(value: bytes) -> Meter:
-    """Return the meter of a stored form."""
-    record = read(pb.MeterRecord(), value)
-    return Meter(
-        meter_id=MeterId(record.meter_id),
-        kind=MeterKind(record.kind),
-        supplier_id=ParticipantId(record.supplier_id),
-        scheme=record.scheme,
-        public_point=record.public_point,
-        head_end=record.head_end,
-    )
-
-
-def card_value(card: Card) -> bytes:
-    """Return the stored form of a PAN."""
-    return pb.PanRecord(schema=SCHEMA, pan=card.pan, meter_id=card.meter_id, blocked=card.blocked).SerializeToString(
-        deterministic=True
-    )
-
-
-def card_of(value: bytes) -> Card:
-    """Return the PAN of a stored form."""
-    record = read(pb.PanRecord(), value)
-    return Card(pan=Pan(record.pan), meter_id=MeterId(record.meter_id), blocked=record.blocked)
 
 
 def _timestamp(instant: datetime | None) -> timestamp_pb2.Timestamp | None:

@@ -1,27 +1,114 @@
-"""EtcdRegistry: a watched copy of participants, meters and PANs; RegistryWriter puts them there."""
+"""EtcdRegistry: a watched copy of the registry. Meters and PANs are kept as they were read, and understood when asked.
+
+With a million meters a copy must be small and quick to make: a record is kept as its bytes and its revision, which the
+garbage collector need not look at, and is decoded for the one request that needs it.
+"""
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NoReturn, cast
 
 from etcdpb import rpc_pb2 as pb
 
-from cluster import ops
 from cluster.client import Compacted, EtcdClient, EtcdUnreachable
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
-from cluster.records import card_of, card_value, meter_of, meter_value, participant_of, participant_value
-from core.domain.meter import Card, Meter, MeterId, Pan
+from cluster.records import check_schema
+from cluster.registry_records import record_of
+from core.domain.appointment import Appointments
+from core.domain.meter import Card, Meter, MeterId, Model, Pan
 from core.domain.party import Participant, ParticipantId, SupplierKey
+from core.domain.registry import Kind, Known
+from core.domain.timeline import Ms
 from core.ports.registry import Registry
 
 log = logging.getLogger(__name__)
 
-_T = TypeVar("_T")
-
 _RETRY_AFTER_S = 0.1
-_PUTS_PER_TXN = 100
+_SEARCHED_AT_ONCE = 20_000
+
+
+class Copy:
+    """Records in memory. Also what a snapshot of a few records is made of."""
+
+    ready = True
+
+    def __init__(self) -> None:
+        self._raw: dict[Kind, dict[str, tuple[int, bytes]]] = {Kind.METER: {}, Kind.PAN: {}}
+        self._meters, self._pans = self._raw[Kind.METER], self._raw[Kind.PAN]
+        self._decoded: dict[Kind, dict[str, Known[object]]] = {
+            Kind.PARTICIPANT: {},
+            Kind.APPOINTMENT: {},
+            Kind.MODEL: {},
+        }
+        self._callers: dict[str, Participant] = {}
+        self.due: set[tuple[Ms, MeterId]] = set()
+
+    def caller(self, identity: str) -> Participant | None:
+        """Return the participant that uses the SAN URI `identity`."""
+        return self._callers.get(identity)
+
+    def participant(self, participant_id: ParticipantId) -> Known[Participant] | None:
+        """Return a participant."""
+        return cast("Known[Participant] | None", self._decoded[Kind.PARTICIPANT].get(participant_id))
+
+    def card(self, pan: Pan) -> Known[Card] | None:
+        """Return a PAN."""
+        found = self._pans.get(pan)
+        return None if found is None else Known(cast("Card", record_of(Kind.PAN, found[1])), found[0])
+
+    def meter(self, meter_id: MeterId) -> Known[Meter] | None:
+        """Return a meter."""
+        found = self._meters.get(meter_id)
+        return None if found is None else Known(cast("Meter", record_of(Kind.METER, found[1])), found[0])
+
+    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId) -> Known[Appointments] | None:
+        """Return what a supplier has appointed a PSP to."""
+        found = self._decoded[Kind.APPOINTMENT].get(f"{supplier_id}/{psp_id}")
+        return cast("Known[Appointments] | None", found)
+
+    def model(self, make: str, model: str) -> Known[Model] | None:
+        """Return what the meters of a model can do."""
+        return cast("Known[Model] | None", self._decoded[Kind.MODEL].get(f"{make}/{model}"))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many records of each kind there are."""
+        raw = {str(kind): len(records) for kind, records in self._raw.items()}
+        return raw | {str(kind): len(records) for kind, records in self._decoded.items()}
+
+    def participants(self) -> Iterator[Participant]:
+        """Every participant."""
+        return (cast("Participant", known.record) for known in self._decoded[Kind.PARTICIPANT].values())
+
+    def apply(self, keys: Keys, record: pb.KeyValue, *, gone: bool) -> None:
+        """Take a change in."""
+        kind_name, record_id = keys.parse_registry(record.key)
+        kind = Kind(kind_name)
+        if kind in self._raw:
+            if gone:
+                self._raw[kind].pop(record_id, None)
+            else:
+                check_schema(record.value)
+                self._raw[kind][record_id] = (record.mod_revision, record.value)
+        elif kind is Kind.DUE:
+            at, meter_id = record_id.split("/")
+            (self.due.discard if gone else self.due.add)((Ms(int(at)), MeterId(meter_id)))
+        else:
+            self._apply_decoded(kind, record_id, record, gone=gone)
+
+    def _apply_decoded(self, kind: Kind, record_id: str, record: pb.KeyValue, *, gone: bool) -> None:
+        before = self._decoded[kind].pop(record_id, None)
+        if before is not None and isinstance(before.record, Participant):
+            for identity in before.record.identities:
+                self._callers.pop(identity, None)
+        if gone:
+            return
+        known = Known(record_of(kind, record.value), record.mod_revision)
+        self._decoded[kind][record_id] = known
+        if isinstance(known.record, Participant):
+            self._callers.update(dict.fromkeys(known.record.identities, known.record))
 
 
 class EtcdRegistry:
@@ -30,10 +117,7 @@ class EtcdRegistry:
     def __init__(self, client: EtcdClient, config: EtcdConfig) -> None:
         self._client = client
         self._keys = Keys(config.prefix)
-        self._participants: dict[str, Participant] = {}
-        self._meters: dict[str, Meter] = {}
-        self._cards: dict[str, Card] = {}
-        self._callers: dict[str, Participant] = {}
+        self._copy = Copy()
         self._complete = asyncio.Event()
 
     @property
@@ -43,23 +127,50 @@ class EtcdRegistry:
 
     def caller(self, identity: str) -> Participant | None:
         """Return the participant that uses the SAN URI `identity`."""
-        return self._callers.get(identity)
+        return self._copy.caller(identity)
 
-    def participant(self, participant_id: ParticipantId) -> Participant | None:
+    def participant(self, participant_id: ParticipantId) -> Known[Participant] | None:
         """Return a participant."""
-        return self._participants.get(participant_id)
+        return self._copy.participant(participant_id)
 
-    def card(self, pan: Pan) -> Card | None:
-        """Return what a PAN stands for."""
-        return self._cards.get(pan)
+    def card(self, pan: Pan) -> Known[Card] | None:
+        """Return a PAN."""
+        return self._copy.card(pan)
 
-    def meter(self, meter_id: MeterId) -> Meter | None:
+    def meter(self, meter_id: MeterId) -> Known[Meter] | None:
         """Return a meter."""
-        return self._meters.get(meter_id)
+        return self._copy.meter(meter_id)
+
+    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId) -> Known[Appointments] | None:
+        """Return what a supplier has appointed a PSP to."""
+        return self._copy.appointments(supplier_id, psp_id)
+
+    def model(self, make: str, model: str) -> Known[Model] | None:
+        """Return what the meters of a model can do."""
+        return self._copy.model(make, model)
+
+    def due_by(self, now: Ms) -> list[tuple[Ms, MeterId]]:
+        """Return the meters whose change is due, earliest first."""
+        return sorted(one for one in self._copy.due if one[0] <= now)
+
+    def next_due(self) -> Ms | None:
+        """Return the instant of the earliest change that waits."""
+        return min((at for at, _ in self._copy.due), default=None)
 
     def supplier_keys(self) -> list[SupplierKey]:
         """Return the prepayment key of every supplier."""
-        return [one.supplier_key for one in self._participants.values() if one.supplier_key is not None]
+        return [one.supplier_key for one in self._copy.participants() if one.supplier_key is not None]
+
+    async def pans_of(self, meter_id: MeterId) -> list[Card]:
+        """Return every PAN that stands, stood or will stand for a meter. Searches all of them, giving way to others."""
+        needle, found = meter_id.encode(), []
+        for number, (pan, (_, value)) in enumerate(list(self._copy._pans.items())):  # noqa: SLF001  # its own copy
+            if needle in value:
+                card = self._copy.card(Pan(pan))
+                found += [card.record] if card is not None else []
+            if number % _SEARCHED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return found
 
     async def complete(self) -> None:
         """Return when the copy is complete."""
@@ -70,91 +181,25 @@ class EtcdRegistry:
         prefix = self._keys.registry()
         while True:
             try:
-                found, revision = await self._client.list_prefix(prefix)
-                self._take(found)
+                revision = await self._read(prefix)
                 async for reply in self._client.watch(prefix, revision):
                     for event in reply.events:
-                        self._apply(event.kv, gone=event.type == pb.Event.DELETE)
+                        self._copy.apply(self._keys, event.kv, gone=event.type == pb.Event.DELETE)
             except (EtcdUnreachable, Compacted):
                 await asyncio.sleep(_RETRY_AFTER_S)
 
-    def _take(self, found: Sequence[pb.KeyValue]) -> None:
-        for records in (self._participants, self._meters, self._cards, self._callers):
-            records.clear()
-        for one in found:
-            self._apply(one, gone=False)
+    async def _read(self, prefix: bytes) -> int:
+        """Read everything into a new copy, and only then put it in the old one's place."""
+        copy, revision = Copy(), 0
+        async for page, revision in self._client.pages(prefix):  # noqa: B007  # the last one is what is returned
+            for one in page:
+                copy.apply(self._keys, one, gone=False)
+        self._copy = copy
         self._complete.set()
-        log.info(
-            "registry read",
-            extra={"participants": len(self._participants), "meters": len(self._meters), "pans": len(self._cards)},
-        )
-
-    def _apply(self, record: pb.KeyValue, *, gone: bool) -> None:
-        kind, record_id = self._keys.parse_registry(record.key)
-        if kind == "participant":
-            self._apply_participant(record_id, None if gone else participant_of(record.value))
-        elif kind == "meter":
-            _set(self._meters, record_id, None if gone else meter_of(record.value))
-        elif kind == "pan":
-            _set(self._cards, record_id, None if gone else card_of(record.value))
-
-    def _apply_participant(self, participant_id: str, participant: Participant | None) -> None:
-        before = self._participants.get(participant_id)
-        for identity in before.identities if before is not None else ():
-            self._callers.pop(identity, None)
-        _set(self._participants, participant_id, participant)
-        if participant is not None:
-            self._callers.update(dict.fromkeys(participant.identities, participant))
-
-
-def _set(records: dict[str, _T], record_id: str, record: _T | None) -> None:
-    if record is None:
-        records.pop(record_id, None)
-    else:
-        records[record_id] = record
-
-
-class RegistryWriter:
-    """Loads records into etcd; each is written whole, and writing it again changes nothing."""
-
-    def __init__(self, client: EtcdClient, config: EtcdConfig) -> None:
-        self._client = client
-        self._keys = Keys(config.prefix)
-
-    async def load(
-        self, records: Sequence[Participant | Meter | Card], *, progress: Callable[[int], None] = lambda _: None
-    ) -> None:
-        """Write `records`, participants before meters before PANs, and tell `progress` how many are written.
-
-        Raises:
-            EtcdUnreachable, EtcdUnknown, EtcdRefused: some may have been written; load again.
-        """
-        order = (Participant, Meter, Card)
-        puts = [self._put(record) for kind in order for record in records if isinstance(record, kind)]
-        for at in range(0, len(puts), _PUTS_PER_TXN):
-            await self._client.txn(pb.TxnRequest(success=puts[at : at + _PUTS_PER_TXN]))
-            progress(min(at + _PUTS_PER_TXN, len(puts)))
-
-    async def known(self) -> tuple[list[Participant], set[MeterId]]:
-        """Return the participants and the ids of the meters that are registered now.
-
-        Raises:
-            EtcdUnreachable: no member answered.
-        """
-        participants, _ = await self._client.list_prefix(self._keys.participant(""))
-        meters, _ = await self._client.list_prefix(self._keys.meter(""))
-        ids: Iterable[str] = (self._keys.parse_registry(one.key)[1] for one in meters)
-        return [participant_of(one.value) for one in participants], {MeterId(one) for one in ids}
-
-    def _put(self, record: Participant | Meter | Card) -> pb.RequestOp:
-        match record:
-            case Participant():
-                return ops.put(self._keys.participant(record.participant_id), participant_value(record))
-            case Meter():
-                return ops.put(self._keys.meter(record.meter_id), meter_value(record))
-            case Card():
-                return ops.put(self._keys.pan(record.pan), card_value(record))
+        log.info("registry read", extra=copy.counts)
+        return revision
 
 
 if TYPE_CHECKING:
     _: type[Registry] = EtcdRegistry
+    __: type[Registry] = Copy

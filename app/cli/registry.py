@@ -1,71 +1,203 @@
-"""`utrn registry`: who takes part, which meters there are, and which PANs stand for them."""
+"""`utrn registry`: load files of participants, meters and PANs; models; who could sell; what changed hands."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import Progress
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.cli.output import EXIT_FAILED, console, errors, fail, print_json
-from core.domain.meter import Card, Meter
-from core.domain.party import Participant
+from app.cli.market import CA, CERT, JSON, KEY, TARGET, Instant, ask, instant_text, moment, print_written
+from app.cli.output import EXIT_FAILED, EXIT_USAGE, console, errors, fail, print_json, print_table
+from app.registry_load import Total, UnreadableFile, check_lines, load_direct, load_remote, read_lines
 
-app = typer.Typer(no_args_is_help=True, help="Participants, meters and PANs.")
+app = typer.Typer(no_args_is_help=True, help="Registry files, the capability matrix, and who could sell when.")
 
-_File = Annotated[Path, typer.Argument(help="JSON lines; see docs/registry-file.md.")]
-_Config = Annotated[Path, typer.Option("--config", "-c", help="A node's TOML file: says where etcd is.")]
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+_File = Annotated[Path, typer.Argument(help="JSON lines, or CSV by its ending; see docs/registry-file.md.")]
+_Config = Annotated[
+    Path | None, typer.Option("--config", "-c", help="A node's TOML file: write straight into its etcd.")
+]
+_SHOWN = 20
 
 
 @app.command("check")
-def check(file: _File, config: _Config, as_json: _Json = False) -> None:
-    """Check a file against itself and against what is registered; load nothing."""
-    _report(asyncio.run(_load(file, config, write=False, as_json=as_json)), "fit", as_json=as_json)
+def check(file: _File, config: _Config = None, as_json: JSON = False) -> None:
+    """Read every line of a file; load nothing."""
+    from app.config import BadConfig, load_config
+    from core.domain.meter import PanRule
+
+    try:
+        rule = load_config(config).flow.pan if config is not None else PanRule()
+        total = check_lines(read_lines(file), rule)
+    except (BadConfig, UnreadableFile) as error:
+        fail(str(error), code=EXIT_USAGE)
+    _report(total, "well-formed", as_json=as_json)
 
 
 @app.command("load")
-def load(file: _File, config: _Config, as_json: _Json = False) -> None:
-    """Load a file: all of its lines or none. Loading it again changes nothing."""
-    _report(asyncio.run(_load(file, config, write=True, as_json=as_json)), "loaded", as_json=as_json)
+def load(
+    file: _File,
+    target: Annotated[str, typer.Option(help="host:port of nodes, comma between them.")] = "",
+    cert: Annotated[Path, typer.Option()] = Path("participant.pem"),
+    key: Annotated[Path, typer.Option()] = Path("participant.key"),
+    ca: Annotated[Path, typer.Option()] = Path("ca.pem"),
+    config: _Config = None,
+    after_line: Annotated[int, typer.Option(min=0, help="Go on after this line.")] = 0,
+    as_json: JSON = False,
+) -> None:
+    """Load a file, through a node, or with --config straight into etcd (for the first operator).
+
+    Lines stand alone: wrong ones are named, the others are loaded. Loading a line again changes nothing.
+    """
+    from core.domain.errors import UtrnError
+
+    if (config is None) == (not target):
+        fail("--target with --cert, --key and --ca, or --config: one of the two is needed", code=EXIT_USAGE)
+    seen = Total(last_line=after_line)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
+    try:
+        lines = sum(1 for _ in read_lines(file))
+        with Progress(*columns, console=errors, disable=as_json) as progress:
+            task = progress.add_task("loading", total=lines, completed=after_line, note="")
+
+            def heard(total: Total) -> None:
+                seen.last_line = total.last_line
+                note = f"{total.problem_count} wrong" if total.problem_count else ""
+                progress.update(task, completed=total.last_line, note=note)
+
+            if config is not None:
+                total = asyncio.run(_direct(config, file, after_line, heard))
+            else:
+                rest = read_lines(file, after=after_line)
+                total = ask(lambda channel: load_remote(channel, rest, heard), target, (cert, key, ca))
+    except UnreadableFile as error:
+        fail(str(error), code=EXIT_USAGE)
+    except UtrnError as error:
+        fail(f"{error.reason}: {error.message}; go on with --after-line {seen.last_line}")
+    except typer.Exit:
+        errors.print(f"go on with --after-line {seen.last_line}")
+        raise
+    _report(total, "loaded", as_json=as_json)
 
 
-async def _load(file: Path, config_file: Path, *, write: bool, as_json: bool) -> dict[str, int]:
+async def _direct(config_file: Path, file: Path, after: int, heard: Callable[[Total], None]) -> Total:
     from app.config import BadConfig, load_config
-    from app.registry_file import BadRegistryFile, read_registry_file
-    from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
-    from cluster.registry import RegistryWriter
 
     try:
         config = load_config(config_file)
     except BadConfig as error:
         fail(str(error))
-    client = EtcdClient(config.etcd)
-    try:
-        writer = RegistryWriter(client, config.etcd)
-        participants, meters = await writer.known()
-        records = read_registry_file(
-            file, pan_rule=config.flow.pan, known_participants=participants, known_meters=meters
-        )
-        if write:
-            with Progress(console=errors, disable=as_json) as progress:
-                task = progress.add_task("loading", total=len(records))
-                await writer.load(records, progress=lambda done: progress.update(task, completed=done))
-    except BadRegistryFile as bad:
-        if as_json:
-            print_json({"ok": False, "problems": bad.problems})
-            raise typer.Exit(EXIT_FAILED) from bad
-        fail("\n".join([f"{file}: nothing was loaded:", *bad.problems]))
-    except (EtcdUnreachable, EtcdUnknown, EtcdRefused) as error:
-        fail(f"etcd: {error}; load the file again when it is back")
-    finally:
-        await client.close()
-    return {kind.__name__: sum(isinstance(one, kind) for one in records) for kind in (Participant, Meter, Card)}
+    return await load_direct(config, read_lines(file, after=after), heard)
 
 
-def _report(counts: dict[str, int], word: str, *, as_json: bool) -> None:
-    plain = {"participants": counts["Participant"], "meters": counts["Meter"], "pans": counts["Card"]}
+def _report(total: Total, word: str, *, as_json: bool) -> None:
     if as_json:
-        print_json({"ok": True, **plain})
+        problems = [{"line": line, "reason": reason, "message": text} for line, reason, text in total.problems]
+        print_json(
+            {
+                "ok": not total.problem_count, "loaded": total.loaded, "unchanged": total.unchanged,
+                "wrong": total.problem_count, "last_line": total.last_line, "problems": problems,
+            }
+        )  # fmt: skip
     else:
-        console.print(", ".join(f"{count} {kind}" for kind, count in plain.items()), f"{word}.", highlight=False)
+        text = f"{total.loaded} lines {word}, {total.unchanged} unchanged, {total.problem_count} wrong."
+        console.print(text, highlight=False)
+        for line, reason, message in total.problems[:_SHOWN]:
+            errors.print(f"line {line}: {reason}: {message}", markup=False, highlight=False, soft_wrap=True)
+        if total.problem_count > _SHOWN:
+            errors.print(f"... and {total.problem_count - _SHOWN} more; --json has up to 1000")
+    if total.problem_count:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command("sellers")
+def sellers(
+    target: TARGET, cert: CERT, key: KEY, ca: CA,
+    meter: Annotated[str, typer.Option(help="EUI-64.")] = "",
+    pan: Annotated[str, typer.Option(help="Or a PAN.")] = "",
+    at: Instant = "", as_json: JSON = False,
+) -> None:  # fmt: skip
+    """Who could sell to a meter at an instant, as the registry stood then."""
+    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import registry_service_pb2_grpc as rpc
+
+    request = pb.ListSellersRequest(meter_id=meter, pan=pan, at=moment(at))
+    reply = ask(lambda channel: rpc.RegistryServiceStub(channel).ListSellers(request), target, (cert, key, ca))
+    rows = [(one.participant_id, one.may_issue, one.may_deliver, one.allowed_by) for one in reply.sellers]
+    if as_json:
+        names = ("participant_id", "may_issue", "may_deliver", "allowed_by")
+        sold = [dict(zip(names, row, strict=True)) for row in rows]
+        print_json({"meter_id": reply.meter_id, "supplier_id": reply.supplier_id, "sellers": sold})
+        return
+    console.print(f"meter {reply.meter_id or '-'}, supplier {reply.supplier_id or '-'}", highlight=False)
+    print_table("Who could sell", ("participant", "issue", "deliver", "allowed by"), rows)
+
+
+@app.command("changes")
+def changes(
+    target: TARGET, cert: CERT, key: KEY, ca: CA,
+    supplier: Annotated[str, typer.Option(help="Whose; your own if left out.")] = "",
+    after: Instant = "", as_json: JSON = False,
+) -> None:  # fmt: skip
+    """Changes of hands that were carried out, with what was under way: owed deliveries and unspent codes."""
+    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import registry_service_pb2_grpc as rpc
+
+    request = pb.ListMarketChangesRequest(supplier_id=supplier, after=moment(after), limit=1000)
+    reply = ask(lambda channel: rpc.RegistryServiceStub(channel).ListMarketChanges(request), target, (cert, key, ca))
+    rows = [
+        (
+            one.meter_id, instant_text(one.at), ", ".join(_kind(kind) for kind in one.kinds),
+            one.responsible_supplier_id, one.supplier_id_after or "-", one.last_issued - one.highest_applied,
+            len(one.in_flight),
+        )
+        for one in reply.changes
+    ]  # fmt: skip
+    names = ("meter", "at", "what", "responsible", "supplier after", "unspent codes", "in flight")
+    if as_json:
+        print_json({"changes": [dict(zip(names, row, strict=True)) for row in rows]})
+    else:
+        print_table("Changes of hands", names, rows)
+
+
+def _kind(number: int) -> str:
+    from core.domain.market_change import ChangeKind
+
+    return ChangeKind(number).name.lower()
+
+
+@app.command("model")
+def model(
+    make: str, name: str, target: TARGET, cert: CERT, key: KEY, ca: CA,
+    scheme: Annotated[list[str], typer.Option(help="Token schemes; repeat it.")] = ["gbcs"],  # noqa: B006  # typer's way
+    over_the_air: bool = True, central_issue: bool = True, as_json: JSON = False,
+) -> None:  # fmt: skip
+    """Say what the meters of a model can do."""
+    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import registry_service_pb2_grpc as rpc
+
+    row = pb.Model(make=make, model=name, schemes=scheme, over_the_air=over_the_air, central_issue=central_issue)
+    reply = ask(
+        lambda channel: rpc.RegistryServiceStub(channel).SetModel(pb.SetModelRequest(model=row)),
+        target,
+        (cert, key, ca),
+    )
+    print_written(reply.written, as_json=as_json)
+
+
+@app.command("models")
+def models(target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
+    """The capability matrix."""
+    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import registry_service_pb2_grpc as rpc
+
+    reply = ask(
+        lambda channel: rpc.RegistryServiceStub(channel).ListModels(pb.ListModelsRequest()), target, (cert, key, ca)
+    )
+    names = ("make", "model", "schemes", "over_the_air", "central_issue")
+    rows = [(one.make, one.model, " ".join(one.schemes), one.over_the_air, one.central_issue) for one in reply.models]
+    if as_json:
+        print_json({"models": [dict(zip(names, row, strict=True)) for row in rows]})
+    else:
+        print_table("What meters can do", names, rows)

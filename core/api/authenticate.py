@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from core.api.errors import Context
 from core.domain.errors import CallerSuspended, NotReady, UnknownCaller
-from core.domain.party import Principal
+from core.domain.party import Principal, Standing
 from core.ports.registry import Registry
 
 # Only URIs: a DNS name or an e-mail address that looks like one must not be taken for an identity.
@@ -28,10 +28,10 @@ class Authenticate:
             raise NotReady("this node is still reading the registry; ask another")
         for uri in uris_of(context):
             participant = self.registry.caller(uri)
-            if participant is not None:
-                if participant.suspended:
+            if participant is not None and participant.standing is not Standing.LEFT:
+                if participant.standing is Standing.SUSPENDED:
                     raise CallerSuspended("this participant is suspended; ask the operator")
-                return Principal(participant)
+                return Principal(participant, uri)
         raise UnknownCaller("the client certificate's SAN URI names no participant; ask the operator to register it")
 
 

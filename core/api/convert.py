@@ -1,10 +1,12 @@
 """Proto <-> domain: the only place where field names meet. Bounds of requests are checked here, all fields at once."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from google.protobuf import timestamp_pb2
+from utrn.v1 import errors_pb2 as errors_pb
+from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn.v1 import top_up_service_pb2 as service_pb
 from utrn.v1 import types_pb2 as pb
 
@@ -12,12 +14,14 @@ from core.domain.code_value import code_value
 from core.domain.delivery import Delivery
 from core.domain.errors import BadField
 from core.domain.invariant import InvariantBroken
-from core.domain.meter import PanRule, parse_pan
+from core.domain.meter import Pan, PanRule, parse_pan
 from core.domain.money import Pence
 from core.domain.party import ParticipantId, Principal, parse_participant_id
 from core.domain.token import COUNTER_MAX, Counter, Utrn, parse_utrn, printed, truncated_counter, value_of
 from core.domain.transaction_id import TransactionId, parse_transaction_id
 from core.domain.vend import NO_REFERENCE, Channel, Operation, Sale, SaleReference, Vend
+from core.flows.check_eligibility import Eligibility
+from core.flows.keep_meters import SoldElsewhere
 
 _T = TypeVar("_T")
 _REFERENCE_MAX = 40
@@ -105,7 +109,9 @@ def sale_made_elsewhere(request: service_pb.SendTopUpRequest, principal: Princip
     )
 
 
-def vend_asked_for(request: service_pb.GetVendRequest, principal: Principal) -> tuple[ParticipantId, TransactionId]:
+def vend_asked_for(
+    request: service_pb.GetVendRequest | service_pb.SendTopUpRequest, principal: Principal
+) -> tuple[ParticipantId, TransactionId]:
     """Return whose vend, and which.
 
     Raises:
@@ -141,6 +147,59 @@ def delivery_message(delivery: Delivery) -> pb.Delivery:
     )
 
 
+def eligibility_asked(
+    request: service_pb.CheckEligibilityRequest, pan_rule: PanRule
+) -> tuple[Pan, Pence | None, Channel | None]:
+    """Return the PAN, the amount and the channel of a sale in mind; None for not said.
+
+    Raises:
+        BadField, AmountNotEncodable: never repeat as it is.
+    """
+    fields = _Fields()
+    pan = fields.take(lambda: parse_pan(request.pan, pan_rule))
+    amount = fields.take(lambda: code_value(Pence(request.amount_pence)).amount) if request.amount_pence else None
+    channel = fields.take(lambda: _channel(request.channel, "channel")) if request.channel else None
+    fields.refuse()
+    if pan is None:
+        raise InvariantBroken("every field was taken")
+    return pan, amount, channel
+
+
+def eligibility_message(eligibility: Eligibility) -> service_pb.CheckEligibilityResponse:
+    """Return whether a sale would be allowed, and what stands against it."""
+    return service_pb.CheckEligibilityResponse(
+        eligible=not eligibility.objections,
+        objections=[
+            service_pb.Objection(
+                reason=errors_pb.ErrorReason.Value(f"ERROR_REASON_{one.reason}"), message=one.message, facts=one.facts
+            )
+            for one in eligibility.objections
+        ],
+        supplier_id=eligibility.supplier_id or "",
+    )
+
+
+def unspent_code(one: registry_pb.UnspentCode, pan_rule: PanRule) -> SoldElsewhere:
+    """Return a code that was sold elsewhere and is handed over with its meter."""
+    made = service_pb.UtrnMadeElsewhere(pan=one.pan, utrn=one.utrn, utrn_counter=one.utrn_counter)
+    utrn, counter = _code(made)
+    if not one.HasField("issued_at"):
+        raise BadField("codes.issued_at: is missing", field="codes.issued_at")
+    return SoldElsewhere(
+        sale=Sale(
+            participant_id=parse_participant_id(one.participant_id, field="codes.participant_id"),
+            transaction_id=parse_transaction_id(one.transaction_id),
+            operation=Operation.MADE_ELSEWHERE,
+            pan=parse_pan(one.pan, pan_rule, field="codes.pan"),
+            amount=value_of(utrn).amount,
+            channel=Channel.AUTOMATIC,
+            code=(utrn, counter),
+        ),
+        issued_at=one.issued_at.ToDatetime(tzinfo=UTC),
+        deliver=one.deliver,
+    )
+
+
 def vend_message(vend: Vend) -> pb.Vend:
     """Return all that is known of a vend."""
     sale = vend.sale
@@ -160,6 +219,7 @@ def vend_message(vend: Vend) -> pb.Vend:
         ),
         delivery=delivery_message(vend.delivery),
         made_elsewhere=sale.operation is Operation.MADE_ELSEWHERE,
+        allowed_by=vend.rule,
     )
 
 

@@ -10,13 +10,25 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from utrn.admin.v1 import admin_service_pb2, admin_service_pb2_grpc
 from utrn.peer.v1 import peer_service_pb2, peer_service_pb2_grpc
-from utrn.v1 import top_up_service_pb2, top_up_service_pb2_grpc
+from utrn.v1 import (
+    appointment_service_pb2,
+    appointment_service_pb2_grpc,
+    credit_service_pb2,
+    credit_service_pb2_grpc,
+    registry_service_pb2,
+    registry_service_pb2_grpc,
+    top_up_service_pb2,
+    top_up_service_pb2_grpc,
+)
 
 from core.api.admin_servicer import AdminServicer
+from core.api.appointment_servicer import AppointmentServicer
 from core.api.config import ApiConfig
+from core.api.credit_servicer import CreditServicer
 from core.api.errors import Guard
 from core.api.health import Health
 from core.api.peer_servicer import PeerServicer
+from core.api.registry_servicer import RegistryServicer
 from core.api.top_up_servicer import TopUpServicer
 
 TOP_UP_SERVICE = "utrn.v1.TopUpService"
@@ -27,6 +39,9 @@ class Services:
     """What a node serves."""
 
     top_up: TopUpServicer
+    registry: RegistryServicer
+    appointments: AppointmentServicer
+    credit: CreditServicer
     admin: AdminServicer
     peer: PeerServicer
     health: Health
@@ -53,13 +68,22 @@ def build_server(config: ApiConfig, services: Services, guard: Guard) -> tuple[g
     )
     for add, descriptor, servicer in (
         (top_up_service_pb2_grpc.add_TopUpServiceServicer_to_server, top_up_service_pb2, services.top_up),
+        (registry_service_pb2_grpc.add_RegistryServiceServicer_to_server, registry_service_pb2, services.registry),
+        (
+            appointment_service_pb2_grpc.add_AppointmentServiceServicer_to_server,
+            appointment_service_pb2,
+            services.appointments,
+        ),
+        (credit_service_pb2_grpc.add_CreditServiceServicer_to_server, credit_service_pb2, services.credit),
         (admin_service_pb2_grpc.add_AdminServiceServicer_to_server, admin_service_pb2, services.admin),
         (peer_service_pb2_grpc.add_PeerServiceServicer_to_server, peer_service_pb2, services.peer),
     ):
         _add(server, add, descriptor, servicer, guard)
     health_pb2_grpc.add_HealthServicer_to_server(services.health.servicer, server)
     if config.reflection:
-        names = (TOP_UP_SERVICE, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+        public = (top_up_service_pb2, registry_service_pb2, appointment_service_pb2, credit_service_pb2)
+        ours = [name.full_name for file in public for name in file.DESCRIPTOR.services_by_name.values()]
+        names = (*ours, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server)
     try:
         port = server.add_secure_port(config.listen, _credentials(config))

@@ -10,8 +10,8 @@ from core.api import convert
 from core.api.authenticate import Authenticate
 from core.api.errors import Context
 from core.domain.meter import PanRule
-from core.domain.transaction_id import parse_transaction_id
 from core.domain.vend import Operation
+from core.flows.check_eligibility import CheckEligibility
 from core.flows.issue import IssueVend
 from core.flows.lookup import FindVend
 from core.flows.send import SendIssued
@@ -25,6 +25,7 @@ class TopUpServicer(rpc.TopUpServiceServicer):
     issue: IssueVend
     send: SendIssued
     find: FindVend
+    check: CheckEligibility
     pan_rule: PanRule
 
     async def IssueUtrn(self, request: pb.IssueUtrnRequest, context: Context) -> pb.IssueUtrnResponse:
@@ -49,8 +50,18 @@ class TopUpServicer(rpc.TopUpServiceServicer):
             issued = await self.issue(principal, sale, time_left_s=context.time_remaining())
             delivery = convert.delivery_message(issued.stored.vend.delivery)
             return pb.SendTopUpResponse(delivery=delivery, replayed=issued.replayed)
-        requested = await self.send(principal, parse_transaction_id(request.transaction_id))
+        owner, transaction_id = convert.vend_asked_for(request, principal)
+        requested = await self.send(principal, owner, transaction_id)
         return pb.SendTopUpResponse(delivery=convert.delivery_message(requested.delivery), replayed=requested.replayed)
+
+    async def CheckEligibility(
+        self, request: pb.CheckEligibilityRequest, context: Context
+    ) -> pb.CheckEligibilityResponse:
+        """Say whether a sale would be allowed, and what stands against it."""
+        principal = self.authenticate(context)
+        pan, amount, channel = convert.eligibility_asked(request, self.pan_rule)
+        eligibility = await self.check(principal, pan, amount=amount, channel=channel, deliver=request.deliver)
+        return convert.eligibility_message(eligibility)
 
     async def GetVend(self, request: pb.GetVendRequest, context: Context) -> pb.GetVendResponse:
         """Look a vend up."""

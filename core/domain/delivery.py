@@ -31,6 +31,9 @@ class DeliveryReason(IntEnum):
     UNEXPLAINED = 6
     HEAD_END_REFUSED = 7
     NO_ANSWER = 8
+    SUPPLIER_CHANGED = 9
+    TENANCY_CHANGED = 10
+    METER_REMOVED = 11
 
 
 OWED = frozenset({DeliveryState.QUEUED, DeliveryState.SENT, DeliveryState.UNKNOWN})

@@ -156,6 +156,150 @@ class KeyMissing(Refused):
     reason = "KEY_MISSING"
 
 
+class ParticipantUnknown(Refused):
+    """No participant of this name, or not of the role that is needed. Facts: participant_id."""
+
+    reason = "PARTICIPANT_UNKNOWN"
+
+
+class SupplierInactive(Refused):
+    """The meter's supplier is suspended or has left."""
+
+    reason = "SUPPLIER_INACTIVE"
+
+
+class MeterInCreditMode(Refused):
+    """The meter is in credit mode: it takes no top-ups."""
+
+    reason = "METER_IN_CREDIT_MODE"
+
+
+class MeterNotEnrolled(Refused):
+    """The meter is not enrolled with this service; its SMSO serves it."""
+
+    reason = "METER_NOT_ENROLLED"
+
+
+class AmountOutOfLimits(Refused):
+    """The amount is outside the supplier's or the appointment's limits. Facts: min_pence, max_pence, limit_of."""
+
+    reason = "AMOUNT_OUT_OF_LIMITS"
+
+
+class ChannelNotAllowed(Refused):
+    """The supplier or the appointment does not allow sales through this channel. Facts: channel."""
+
+    reason = "CHANNEL_NOT_ALLOWED"
+
+
+class AboveMaxCredit(Refused):
+    """The amount is above the meter's Maximum Credit Threshold. Facts: max_credit_pence."""
+
+    reason = "ABOVE_MAX_CREDIT"
+
+
+class AboveMaxBalance(Refused):
+    """The credit would lift the balance above the Maximum Meter Balance Threshold. Facts: room_pence."""
+
+    reason = "ABOVE_MAX_BALANCE"
+
+
+class PanNotCurrent(Refused):
+    """The PAN was given to an earlier tenant, or by an earlier supplier of the meter. Facts: because."""
+
+    reason = "PAN_NOT_CURRENT"
+
+
+class CentralIssueOff(Refused):
+    """The meter's supplier makes its codes itself; this service only delivers them."""
+
+    reason = "CENTRAL_ISSUE_OFF"
+
+
+class CounterElsewhere(Refused):
+    """The counter sequence of this meter is in other hands. Facts: custody."""
+
+    reason = "COUNTER_ELSEWHERE"
+
+
+class CounterHere(Refused):
+    """The counter sequence of this meter is this service's: no other generator may use it."""
+
+    reason = "COUNTER_HERE"
+
+
+class NotYours(Refused):
+    """The record belongs to another participant."""
+
+    reason = "NOT_YOURS"
+
+
+class RoleNotAllowed(Refused):
+    """A participant of this role may not do this. Facts: role."""
+
+    reason = "ROLE_NOT_ALLOWED"
+
+
+class RecordExists(Refused):
+    """A record of this name is there, with other content. Facts: kind."""
+
+    reason = "RECORD_EXISTS"
+
+
+class RecordUnknown(Refused):
+    """No such record. Facts: kind."""
+
+    reason = "RECORD_UNKNOWN"
+
+
+class RecordChanged(Refused):
+    """The record is not what the request says it is any more: another change came first. Facts: kind."""
+
+    reason = "RECORD_CHANGED"
+
+
+class DateInPast(Refused):
+    """A change was asked for an instant that has passed. Facts: asked_ms, now_ms."""
+
+    reason = "DATE_IN_PAST"
+
+
+class DatesReversed(Refused):
+    """An end that is not after its beginning. Facts: since_ms, until_ms."""
+
+    reason = "DATES_REVERSED"
+
+
+class ChangePending(Refused):
+    """A later change is recorded already. Facts: pending_ms."""
+
+    reason = "CHANGE_PENDING"
+
+
+class NothingToEnd(Refused):
+    """It has ended, never began, or no change is waiting."""
+
+    reason = "NOTHING_TO_END"
+
+
+class SignatureWrong(Refused):
+    """The signature, or the certificate it was made with, does not stand for the supplier. Facts: because."""
+
+    reason = "SIGNATURE_WRONG"
+
+
+class TwoPeopleNeeded(Refused):
+    """Credit without payment needs a second person, with another certificate."""
+
+    reason = "TWO_PEOPLE_NEEDED"
+
+
+class DailyLimit(Refused):
+    """The supplier's limit of credit without payment is reached for this day. Facts: left_pence."""
+
+    reason = "DAILY_LIMIT"
+
+
 class OperatorOnly(Refused):
     """Only an operator may do this."""
 
@@ -211,6 +355,12 @@ class NotReady(Busy):
     """The node has not finished reading the registry, or its clock is in doubt; another node will answer."""
 
     reason = "NOT_READY"
+
+
+class RegistryMoved(Busy):
+    """The registry changed under the request, more often than it was tried again."""
+
+    reason = "REGISTRY_MOVED"
 
 
 class OutcomeUnknown(Unknown):

@@ -7,6 +7,7 @@ from typing import NewType
 
 from core.domain.errors import BadField
 from core.domain.party import ParticipantId
+from core.domain.timeline import NEVER, Ms, Timeline
 
 MeterId = NewType("MeterId", str)
 OriginatorId = NewType("OriginatorId", str)
@@ -25,25 +26,150 @@ class MeterKind(IntEnum):
     GSME = 2
 
 
+class Generation(IntEnum):
+    """Which technical specification the meter follows. Stored by number."""
+
+    SMETS1 = 1
+    SMETS2 = 2
+
+
+class PaymentMode(IntEnum):
+    """How the consumer pays. Stored by number."""
+
+    PREPAYMENT = 1
+    CREDIT = 2
+
+
+class Custody(IntEnum):
+    """Who spends the counters of (originator, meter): exactly one at any instant. Stored by number."""
+
+    CENTRAL = 1
+    SUPPLIER = 2
+    SMSO = 3
+
+
+class PanForm(IntEnum):
+    """What carries a PAN. Stored by number."""
+
+    PLASTIC = 1
+    VIRTUAL = 2
+    APP = 3
+
+
+class PanStatus(IntEnum):
+    """Whether a PAN may be quoted. Stored by number."""
+
+    ACTIVE = 1
+    BLOCKED = 2
+    REPLACED = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """Whose meter it is, and who spends its counters."""
+
+    supplier_id: ParticipantId
+    custody: Custody = Custody.CENTRAL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What can change of a meter while it stays the same meter.
+
+    `tenancy` counts the tenants: a PAN of an earlier one is not taken any more. Thresholds are in pence, 0 for unknown.
+    """
+
+    payment_mode: PaymentMode = PaymentMode.PREPAYMENT
+    enrolled: bool = True
+    head_end: str
+    zone: str = ""
+    firmware: str = ""
+    cohort: str = ""
+    max_credit_pence: int = 0
+    max_balance_pence: int = 0
+    tenancy: int = 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meter:
-    """A registered meter. `public_point` is its P-256 key-agreement key, 65 bytes uncompressed."""
+    """A registered meter and its history. `public_point` is its P-256 key-agreement key, 65 bytes uncompressed.
+
+    `turned_at` is up to which instant its changes have been carried out in the ledger: whatever is committed for the
+    meter after that is judged as of that instant or later, however slow a node's clock is.
+    """
 
     meter_id: MeterId
     kind: MeterKind
-    supplier_id: ParticipantId
+    generation: Generation = Generation.SMETS2
+    make: str = ""
+    model: str = ""
     scheme: str
     public_point: bytes
-    head_end: str
+    registrations: Timeline[Registration]
+    settings: Timeline[Settings]
+    turned_at: Ms = NEVER
+    balance_pence: int = 0
+    balance_at: Ms = NEVER
+
+    def due(self, now: Ms) -> Ms | None:
+        """Return the newest instant up to `now` at which something changed that has not been carried out yet."""
+        newest = NEVER
+        for instant in self.instants():
+            if newest < instant <= now:
+                newest = instant
+        return newest if newest > self.turned_at else None
+
+    def next_change(self, now: Ms) -> Ms | None:
+        """Return the earliest instant after `now` at which something changes."""
+        later = [instant for instant in self.instants() if instant > now]
+        return min(later, default=None)
+
+    def instants(self) -> list[Ms]:
+        """Return every instant at which something begins or ends."""
+        found: list[Ms] = []
+        for one in self.registrations.periods:
+            found.append(one.since)
+            if one.until is not None:
+                found.append(one.until)
+        for other in self.settings.periods:
+            found.append(other.since)
+            if other.until is not None:
+                found.append(other.until)
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PanUse:
+    """What a PAN stands for: a meter, in the hands of one of its tenants, given by one supplier."""
+
+    meter_id: MeterId
+    supplier_id: ParticipantId
+    tenancy: int = 1
+    status: PanStatus = PanStatus.ACTIVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """A registered PAN (plastic or virtual) and the one meter it stands for."""
+    """A registered PAN (plastic, virtual or in an app) and its history: at any instant, one meter."""
 
     pan: Pan
-    meter_id: MeterId
-    blocked: bool
+    form: PanForm = PanForm.PLASTIC
+    uses: Timeline[PanUse]
+    replaced_by: Pan | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What the meters of one make and model can do: a row of the capability matrix.
+
+    `schemes` are the token schemes they take; `over_the_air` says whether a code can be sent to them.
+    """
+
+    make: str
+    model: str
+    schemes: frozenset[str]
+    over_the_air: bool = True
+    central_issue: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

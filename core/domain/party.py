@@ -1,4 +1,4 @@
-"""Participant and Principal: who takes part in the market, and who is calling now."""
+"""Participant and Principal: who takes part in the market, under which profile, and who is calling now."""
 
 import re
 from dataclasses import dataclass
@@ -6,18 +6,58 @@ from enum import IntEnum
 from typing import NewType
 
 from core.domain.errors import BadField
+from core.domain.timeline import Ms, Timeline
 
 ParticipantId = NewType("ParticipantId", str)
 
 _PARTICIPANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
+_IDENTITY = re.compile(r"[a-z][a-z0-9+.-]*:\S{1,500}", re.ASCII)
 
 
 class Role(IntEnum):
-    """What a participant is in the market. Stored by number."""
+    """What a participant is in the market. Stored by number, and the same numbers as in utrn.v1."""
 
     SUPPLIER = 1
     PSP = 2
     OPERATOR = 3
+    HELPDESK = 4
+    AUDITOR = 5
+
+
+class Standing(IntEnum):
+    """Whether a participant may act. Stored by number, and the same numbers as in utrn.v1."""
+
+    ACTIVE = 1
+    SUSPENDED = 2
+    LEFT = 3
+
+
+class Option(IntEnum):
+    """Who may issue and who may deliver the codes of a supplier's meters. Stored by number, the same as in utrn.v1.
+
+    Source: IEPFR options 1, 2 and 3; the default is option 2.
+    """
+
+    SUPPLIER_ONLY = 1
+    PSP_ISSUES = 2
+    PSP_ISSUES_AND_DELIVERS = 3
+    SUPPLIER_GENERATES = 4
+
+
+class Level(IntEnum):
+    """What an appointed PSP may do for a supplier. Stored by number, and the same numbers as in utrn.v1."""
+
+    NONE = 0
+    ISSUE = 1
+    ISSUE_AND_DELIVER = 2
+
+
+_LEVELS = {
+    Option.SUPPLIER_ONLY: Level.NONE,
+    Option.PSP_ISSUES: Level.ISSUE,
+    Option.PSP_ISSUES_AND_DELIVERS: Level.ISSUE_AND_DELIVER,
+    Option.SUPPLIER_GENERATES: Level.NONE,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +75,57 @@ class SupplierKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """Amounts of one sale through one channel (by number; 0: every channel that has no limit of its own), in pence."""
+
+    channel: int
+    min_pence: int
+    max_pence: int
+    whole_pounds: bool = False
+    closed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditRule:
+    """Credit without payment: most pence at once and most pence a day; `approvers` are the SAN URIs that may approve.
+
+    Without approvers, any other certificate of the supplier may. 0 pence a day: none is given.
+    """
+
+    each_max_pence: int = 0
+    day_max_pence: int = 0
+    approvers: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What a supplier has chosen."""
+
+    option: Option = Option.SUPPLIER_ONLY
+    limits: tuple[Limit, ...] = ()
+    credit: CreditRule = CreditRule()
+
+    @property
+    def psp_level(self) -> Level:
+        """The most that any appointed PSP may do."""
+        return _LEVELS[self.option]
+
+    def limit_of(self, channel: int) -> Limit | None:
+        """Return the limit of a channel: its own, or the one for every channel."""
+        found = None
+        for limit in self.limits:
+            if limit.channel == channel:
+                return limit
+            if limit.channel == 0:
+                found = limit
+        return found
+
+
+DEFAULT_PROFILE = Profile()
+NO_PROFILES: Timeline[Profile] = Timeline()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Participant:
     """A registered party. `identities` are the SAN URIs of its certificates; suppliers have a key, others none."""
 
@@ -42,21 +133,38 @@ class Participant:
     role: Role
     name: str
     identities: tuple[str, ...]
-    suspended: bool
-    supplier_key: SupplierKey | None
-    appointed_psps: frozenset[ParticipantId]
+    standings: Timeline[Standing]
+    supplier_key: SupplierKey | None = None
+    profiles: Timeline[Profile] = NO_PROFILES
+
+    @property
+    def standing(self) -> Standing:
+        """Whether it may act; every change of it takes place at once."""
+        last = self.standings.last
+        return Standing.LEFT if last is None else last.value
+
+    def profile_at(self, at: Ms) -> Profile:
+        """Return what a supplier has chosen for that instant."""
+        period = self.profiles.at(at)
+        return DEFAULT_PROFILE if period is None else period.value
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who calls: the participant that the peer's certificate names."""
+    """Who calls: the participant that the peer's certificate names, and by which of its certificates."""
 
     participant: Participant
+    identity: str = ""
 
     @property
     def participant_id(self) -> ParticipantId:
         """The caller's participant id."""
         return self.participant.participant_id
+
+    @property
+    def role(self) -> Role:
+        """The caller's role."""
+        return self.participant.role
 
 
 def parse_participant_id(text: str, *, field: str) -> ParticipantId:
@@ -64,3 +172,10 @@ def parse_participant_id(text: str, *, field: str) -> ParticipantId:
     if not _PARTICIPANT_ID.fullmatch(text):
         raise BadField(f'{field}: 1 to 64 characters of a-z, 0-9 and "-" are needed', field=field)
     return ParticipantId(text)
+
+
+def parse_identities(texts: tuple[str, ...], *, field: str) -> tuple[str, ...]:
+    """Return SAN URIs, at least one and at most 20; raise BadField if one is none."""
+    if not 1 <= len(texts) <= 20 or not all(_IDENTITY.fullmatch(one) for one in texts):
+        raise BadField(f"{field}: 1 to 20 SAN URIs are needed", field=field)
+    return texts

@@ -9,6 +9,7 @@ from core.domain.errors import TransactionIdReused
 from core.domain.meter import MeterId, MeterKind, OriginatorId, Pan
 from core.domain.money import Pence
 from core.domain.party import ParticipantId
+from core.domain.registry import Basis
 from core.domain.token import Counter, Utrn
 from core.domain.transaction_id import TransactionId
 
@@ -22,6 +23,7 @@ class Channel(IntEnum):
     APP = 4
     PHONE = 5
     AUTOMATIC = 6
+    NOT_PAID = 7
 
 
 class Operation(IntEnum):
@@ -30,6 +32,7 @@ class Operation(IntEnum):
     ISSUE = 1
     TOP_UP = 2
     MADE_ELSEWHERE = 3
+    CREDIT = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,11 @@ class Sale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vend:
-    """A sale, what it was resolved to, and its code. A Vend outside the process is a committed one."""
+    """A sale, what it was resolved to, and its code. A Vend outside the process is a committed one.
+
+    `tenancy` is which tenant of the meter it was sold to; `rule` and `basis` are what allowed it: the rule, and every
+    record it was based on, all of which the commit compares.
+    """
 
     sale: Sale
     meter_id: MeterId
@@ -71,6 +78,9 @@ class Vend:
     utrn: Utrn
     counter: Counter
     issued_at: datetime
+    tenancy: int = 1
+    rule: str = ""
+    basis: Basis = ()
     delivery: Delivery = NOT_REQUESTED
 
     def with_delivery(self, delivery: Delivery) -> "Vend":

@@ -1,54 +1,115 @@
-"""Step 3: is this principal allowed to top up the meter behind this PAN, now?"""
+"""Step 3: is this principal allowed to do this for the meter behind this PAN, now? The one authorisation of every path.
+
+It decides from the copy in memory. Where a change is due it is carried out first, and where the commit finds that a
+record has moved, the question is asked again of the ledger itself.
+"""
 
 from dataclasses import dataclass
 
-from core.domain.errors import MeterUnknown, NotAppointed, NotReady, PanBlocked, PanUnknown
-from core.domain.meter import Meter, Pan
-from core.domain.party import Participant, Principal, Role, SupplierKey
-from core.ports.registry import Registry
+from core.domain.eligibility import Act, Question, Resolved, Ruling, judge
+from core.domain.errors import NotReady, Refused
+from core.domain.invariant import check
+from core.domain.meter import Pan
+from core.domain.party import Principal
+from core.domain.timeline import ms_of
+from core.flows.turn import TurnMeter
+from core.ports.clock import Clock
+from core.ports.registry import Registry, RegistryStore
+from core.ports.trail import Decision, Trail
 
 
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """What a PAN stands for at this instant, and that the caller may top it up."""
-
-    meter: Meter
-    key: SupplierKey
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Authorise:
-    """Supplier-centric: the meter's own supplier, and the PSPs it has appointed."""
+    """Decides, and writes down every decision."""
 
     registry: Registry
+    store: RegistryStore
+    turn: TurnMeter
+    clock: Clock
+    trail: Trail
 
-    def __call__(self, principal: Principal, pan: Pan) -> Resolved:
-        """Return what `pan` stands for.
+    def now(
+        self,
+        principal: Principal,
+        act: Act,
+        pan: Pan,
+        *,
+        amount: int,
+        channel: int,
+        ask: str,
+        snapshot: Registry | None,
+    ) -> Resolved | None:
+        """Return what `pan` stands for; None if `refresh` is needed first: a change of the meter is due.
+
+        Args:
+            principal: Who asks.
+            act: For what.
+            pan: Quoted number.
+            amount: Pence; 0 where it does not matter.
+            channel: Number of the channel; 0 where it does not matter.
+            ask: The transaction id, for the trail.
+            snapshot: What to decide by instead of the copy in memory.
 
         Raises:
-            PanUnknown, PanBlocked, MeterUnknown, NotAppointed: do not repeat.
+            Refused: do not repeat; the class says why.
             NotReady: repeat at another node.
         """
+        question = Question(caller=principal.participant, act=act, pan=pan, amount=amount, channel=channel)
+        ruling = self._judge(question, snapshot)
+        if ruling.turn is not None:
+            return None
+        self._note(principal, question, ruling, ask)
+        if ruling.refusals:
+            raise ruling.refusals[0]
+        check(ruling.resolved is not None, "what is not refused is resolved")
+        return ruling.resolved
+
+    async def refresh(self, principal: Principal, pan: Pan) -> Registry:
+        """Carry out the meter's change if one is due, and return what the ledger says now.
+
+        Raises:
+            LedgerUnavailable, OutcomeUnknown: repeat.
+        """
+        snapshot = await self.store.snapshot(pan, principal.participant_id)
+        question = Question(caller=principal.participant, act=Act.ISSUE, pan=pan, amount=0, channel=0)
+        due = judge(snapshot, question, ms_of(self.clock.now())).turn
+        if due is None:
+            return snapshot
+        await self.turn(due)
+        return await self.store.snapshot(pan, principal.participant_id)
+
+    async def objections(
+        self, principal: Principal, act: Act, pan: Pan, *, amount: int, channel: int
+    ) -> tuple[Ruling, tuple[Refused, ...]]:
+        """Return every objection there is, in the order of importance; none if it would be allowed now.
+
+        Raises:
+            NotReady, LedgerUnavailable: repeat.
+        """
+        question = Question(caller=principal.participant, act=act, pan=pan, amount=amount, channel=channel)
+        ruling = self._judge(question, None, every=True)
+        if ruling.turn is not None:
+            ruling = self._judge(question, await self.refresh(principal, pan), every=True)
+        self._note(principal, question, ruling, "eligibility")
+        return ruling, tuple(ruling.refusals)
+
+    def _judge(self, question: Question, snapshot: Registry | None, *, every: bool = False) -> Ruling:
         if not self.registry.ready:
             raise NotReady("this node is still reading the registry; ask another")
-        card = self.registry.card(pan)
-        if card is None:
-            raise PanUnknown("pan is not registered; check the number with the consumer's supplier")
-        meter = self.registry.meter(card.meter_id)
-        if meter is None:
-            raise MeterUnknown("pan stands for a meter that is not registered; its supplier must register it")
-        supplier = self.registry.participant(meter.supplier_id)
-        if supplier is None or supplier.supplier_key is None or not may_top_up(principal.participant, supplier):
-            raise NotAppointed("this caller may not top up this meter; its supplier must appoint the caller first")
-        if card.blocked:
-            raise PanBlocked("pan is blocked; the consumer needs a new card from the supplier")
-        return Resolved(meter, supplier.supplier_key)
+        return judge(snapshot or self.registry, question, ms_of(self.clock.now()), every=every)
 
-
-def may_top_up(caller: Participant, supplier: Participant) -> bool:
-    """Return whether `caller` may top up the meters of `supplier`."""
-    if supplier.suspended:
-        return False
-    if caller.role is Role.SUPPLIER:
-        return caller.participant_id == supplier.participant_id
-    return caller.role is Role.PSP and caller.participant_id in supplier.appointed_psps
+    def _note(self, principal: Principal, question: Question, ruling: Ruling, ask: str) -> None:
+        self.trail.note(
+            Decision(
+                at=self.clock.now(),
+                caller=principal.participant_id,
+                identity=principal.identity,
+                act=question.act.name,
+                ask=ask,
+                subject=ruling.meter_id or f"pan ..{question.pan[-4:]}",
+                amount=question.amount,
+                outcome="allowed" if ruling.resolved is not None else ruling.refusals[0].reason,
+                rule="" if ruling.resolved is None else ruling.resolved.rule,
+                basis=ruling.basis,
+            )
+        )

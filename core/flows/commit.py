@@ -13,17 +13,27 @@ from typing import NoReturn
 
 from core.domain.code_value import CodeValue
 from core.domain.delivery import NOT_REQUESTED
-from core.domain.errors import LedgerUnavailable, Overloaded, Refused, ShuttingDown, UtrnError
+from core.domain.eligibility import Resolved
+from core.domain.errors import LedgerUnavailable, Overloaded, Refused, RegistryMoved, ShuttingDown, UtrnError
 from core.domain.invariant import check
 from core.domain.meter import OriginatorId
+from core.domain.timeline import instant_of, ms_of
 from core.domain.token import Counter, Utrn, truncated_counter
 from core.domain.vend import Operation, Sale, Vend
-from core.flows.authorise import Resolved
 from core.flows.counters import Counters, SequenceKey
 from core.flows.idempotency import Answers, Issued, replay
 from core.observe import Stage, StageTimes
 from core.ports.clock import Clock
-from core.ports.ledger import CommitOutcome, Committed, CounterMoved, CounterState, Entry, Ledger, Present
+from core.ports.ledger import (
+    CommitOutcome,
+    Committed,
+    CounterMoved,
+    CounterState,
+    Entry,
+    Ledger,
+    Present,
+    RegistrationMoved,
+)
 from core.ports.signer import SignRequest, TokenSigner
 
 log = logging.getLogger(__name__)
@@ -40,7 +50,7 @@ class Draft:
     @property
     def sequence(self) -> SequenceKey:
         """The counter sequence the code belongs to."""
-        return OriginatorId(self.resolved.key.originator_id), self.resolved.meter.meter_id
+        return OriginatorId(self.resolved.key.originator_id), self.resolved.meter_id
 
 
 @dataclass(slots=True)
@@ -166,8 +176,13 @@ class CommitLine:
             code = job.draft.sale.code or self._proven(next(codes), state)
             if isinstance(code, UtrnError):
                 self._fail(job, code)
-            else:
-                batch.append((job, Entry(vend=self._vend(job.draft, *code), seen=state)))
+                continue
+            vend = self._vend(job.draft, *code)
+            if ms_of(vend.issued_at) >= job.draft.resolved.until:
+                # It waited past the instant up to which it was allowed. The counter is not spent: nobody saw the code.
+                self._fail(job, registry_moved())
+                continue
+            batch.append((job, Entry(vend=vend, seen=state)))
         self._times.record(Stage.SIGN, self._clock.monotonic() - started)
         return batch
 
@@ -192,7 +207,7 @@ class CommitLine:
             if self._counters.check_room(state):
                 log.warning(
                     "many codes of a meter are not known to be used",
-                    extra={"meter_id": job.draft.resolved.meter.meter_id, "unapplied": state.unapplied + 1},
+                    extra={"meter_id": job.draft.resolved.meter_id, "unapplied": state.unapplied + 1},
                 )
         except Refused as refusal:
             self._counters.put(job.draft.sequence, state)
@@ -203,10 +218,10 @@ class CommitLine:
     @staticmethod
     def _request(draft: Draft, state: CounterState) -> SignRequest:
         return SignRequest(
-            scheme=draft.resolved.meter.scheme,
+            scheme=draft.resolved.scheme,
             key=draft.resolved.key,
-            meter_id=draft.resolved.meter.meter_id,
-            meter_point=draft.resolved.meter.public_point,
+            meter_id=draft.resolved.meter_id,
+            meter_point=draft.resolved.public_point,
             counter=state.next,
             value=draft.value,
         )
@@ -219,15 +234,19 @@ class CommitLine:
         return code, state.next
 
     def _vend(self, draft: Draft, utrn: Utrn, counter: Counter) -> Vend:
-        now = self._clock.now()
-        meter = draft.resolved.meter
+        resolved = draft.resolved
+        # A node whose clock is a little slow must not date a vend before the change of hands it comes after.
+        now = max(self._clock.now(), instant_of(resolved.since))
         return Vend(
             sale=draft.sale,
-            meter_id=meter.meter_id,
-            meter_kind=meter.kind,
-            head_end=meter.head_end,
-            supplier_id=meter.supplier_id,
-            originator_id=OriginatorId(draft.resolved.key.originator_id),
+            meter_id=resolved.meter_id,
+            meter_kind=resolved.meter_kind,
+            head_end=resolved.head_end,
+            supplier_id=resolved.supplier_id,
+            originator_id=OriginatorId(resolved.key.originator_id),
+            tenancy=resolved.tenancy,
+            rule=resolved.rule,
+            basis=resolved.basis,
             utrn=utrn,
             counter=counter,
             issued_at=now,
@@ -255,6 +274,8 @@ class CommitLine:
                 case CounterMoved():
                     self._counters.put(job.draft.sequence, outcome.counter)
                     self._sign_again(job)
+                case RegistrationMoved():
+                    self._fail(job, registry_moved())
                 case UtrnError():
                     self._counters.forget(job.draft.sequence)
                     self._fail(job, outcome)
@@ -298,3 +319,8 @@ class CommitLine:
         self._in_flight -= 1
         if self._in_flight == 0:
             self._idle.set()
+
+
+def registry_moved() -> RegistryMoved:
+    """Return the error that has a vend authorised again, by what the registry says now."""
+    return RegistryMoved("the registry changed while this was under way; repeat the same transaction_id")

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
@@ -125,7 +125,10 @@ class _Hearing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptDelivery:
-    """Makes one attempt. All its state is in the ledger, so any owner can make the next one."""
+    """Makes one attempt. All its state is in the ledger, so any owner can make the next one.
+
+    `lapsed` says why a code may not be sent any more, although it may have been when it was sold; None if it may.
+    """
 
     outbox: Outbox
     head_ends: Mapping[str, HeadEnd]
@@ -133,6 +136,7 @@ class AttemptDelivery:
     times: StageTimes
     random: Random
     config: DeliveryConfig
+    lapsed: Callable[[Vend], DeliveryReason | None] = lambda _: None
 
     async def __call__(self, stored: StoredVend, *, shard: int, epoch: int, mailbox: Mailbox) -> AttemptEnd | None:
         """Return how the attempt ended; None if the ledger says that it is not ours to make.
@@ -196,7 +200,11 @@ class _Attempt:
             # message does no harm.
             if self._exhausted():
                 return await self._enter_by_hand()
-            verdict = await self._send_and_listen()
+            lapsed = self._by.lapsed(self._stored.vend)
+            if lapsed is not None and self._delivery.attempts > 0:
+                # It may have been credited before; only asking can tell, and sending is no longer ours to do.
+                return Later(self._by.back_off_s(self._delivery.attempts))
+            verdict = Ended(DeliveryState.REFUSED, lapsed) if lapsed else await self._send_and_listen()
         if isinstance(verdict, Ended):
             return await self._close(verdict)
         if self._exhausted():

@@ -1,22 +1,43 @@
 """Steps 3 to 6 in order: authorise, find the earlier answer, sign, commit. The one way by which codes are issued."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.domain.code_value import CodeValue, code_value
-from core.domain.errors import DeadlineTooShort, LedgerUnavailable, NotReady, Refused, TransactionIdReused
+from core.domain.eligibility import Act
+from core.domain.errors import (
+    DeadlineTooShort,
+    LedgerUnavailable,
+    NotReady,
+    Refused,
+    RegistryMoved,
+    TransactionIdReused,
+)
 from core.domain.invariant import check
 from core.domain.party import Principal
 from core.domain.token import value_of
 from core.domain.transaction_id import check_window
-from core.domain.vend import Sale, check_same
+from core.domain.vend import Operation, Sale, check_same
 from core.flows.authorise import Authorise
-from core.flows.commit import CommitLine, Draft
+from core.flows.commit import CommitLine, Draft, registry_moved
 from core.flows.config import FlowConfig
 from core.flows.idempotency import Answers, Issued, key_of, replay
 from core.ports.clock import Clock
 from core.ports.ledger import Ledger
+from core.ports.registry import Registry
+
+log = logging.getLogger(__name__)
+
+# Each time the registry has changed under the vend, within milliseconds.
+_ASKED_AGAIN_MAX = 5
+_ACTS = {
+    Operation.ISSUE: Act.ISSUE,
+    Operation.TOP_UP: Act.TOP_UP,
+    Operation.MADE_ELSEWHERE: Act.DELIVER_MADE_ELSEWHERE,
+    Operation.CREDIT: Act.CREDIT,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,21 +66,24 @@ class IssueVend:
             OutcomeUnknown: repeat the same transaction_id.
         """
         check(principal.participant_id == sale.participant_id, "a sale belongs to the caller")
-        answer = await self._answer_in_flight(sale)
-        if isinstance(answer, Issued):
-            return answer
-        if answer is None:
-            if time_left_s is not None and time_left_s * 1000 < self.config.least_deadline_ms:
+        snapshot: Registry | None = None
+        for _ in range(_ASKED_AGAIN_MAX):
+            answer = await self._answer_in_flight(sale)
+            if isinstance(answer, Issued):
+                return answer
+            if answer is None and time_left_s is not None and time_left_s * 1000 < self.config.least_deadline_ms:
                 raise DeadlineTooShort(f"less than {self.config.least_deadline_ms} ms are left of the deadline")
             try:
-                answer = self._begin(principal, sale)
+                answer = answer or self._begin(principal, sale, snapshot)
+                if answer is not None:
+                    # Shielded: a caller that goes away must not take the answer from the others that wait for it.
+                    return await asyncio.shield(answer)
             except Refused as refusal:
                 return await self._earlier(sale, refusal)
-        try:
-            # Shielded: a caller that goes away must not take the answer from the others that wait for it.
-            return await asyncio.shield(answer)
-        except Refused as refusal:
-            return await self._earlier(sale, refusal)
+            except RegistryMoved:
+                log.info("a record moved under a vend; it is authorised again")
+            snapshot = await self.authorise.refresh(principal, sale.pan)
+        raise registry_moved()
 
     async def _answer_in_flight(self, sale: Sale) -> Issued | asyncio.Future[Issued] | None:
         """Return the answer given lately, or the one that an earlier request for the same vend waits for; else None.
@@ -86,9 +110,20 @@ class IssueVend:
             else:
                 return answer
 
-    def _begin(self, principal: Principal, sale: Sale) -> asyncio.Future[Issued]:
+    def _begin(self, principal: Principal, sale: Sale, snapshot: Registry | None) -> asyncio.Future[Issued] | None:
+        """Return the future answer of a new vend; None if a change of the meter must be carried out first."""
         self._check_window(sale)
-        resolved = self.authorise(principal, sale.pan)
+        resolved = self.authorise.now(
+            principal,
+            _ACTS[sale.operation],
+            sale.pan,
+            amount=sale.amount,
+            channel=0 if sale.operation is Operation.CREDIT else sale.channel,
+            ask=sale.transaction_id,
+            snapshot=snapshot,
+        )
+        if resolved is None:
+            return None
         draft = Draft(sale=sale, resolved=resolved, value=_value(sale))
         answer = self.line.submit(draft)
         self.answers.begin(sale, answer)

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 
 from core.domain.delivery import Delivery, DeliveryState
+from core.domain.eligibility import Act, Resolved
 from core.domain.errors import LedgerUnavailable, NotAppointed, VendUnknown
-from core.domain.party import Principal
+from core.domain.party import ParticipantId, Principal
 from core.domain.transaction_id import TransactionId
-from core.flows.authorise import may_top_up
+from core.domain.vend import Operation, Vend
+from core.flows.authorise import Authorise
 from core.flows.idempotency import Answers
 from core.ports.clock import Clock
-from core.ports.ledger import Ledger, StoredVend
+from core.ports.ledger import Ledger
 from core.ports.registry import Registry
 
 _RACES_MAX = 10
@@ -27,33 +29,54 @@ class Requested:
 class SendIssued:
     """Asks for the delivery of a vend issued here."""
 
-    registry: Registry
+    authorise: Authorise
     ledger: Ledger
     answers: Answers
     clock: Clock
 
-    async def __call__(self, principal: Principal, transaction_id: TransactionId) -> Requested:
+    async def __call__(self, principal: Principal, owner: ParticipantId, transaction_id: TransactionId) -> Requested:
         """Return the delivery, owed from now on; the same one however often it is asked.
 
+        Args:
+            principal: Who asks: whoever made the vend, or the supplier of its meter.
+            owner: Who made the vend.
+            transaction_id: Which vend.
+
         Raises:
-            VendUnknown, NotAppointed: do not repeat.
+            VendUnknown, NotAppointed and whatever else refuses a delivery: do not repeat.
             LedgerUnavailable, OutcomeUnknown: repeat.
         """
+        snapshot: Registry | None = None
         for _ in range(_RACES_MAX):
-            stored = await self.ledger.find(principal.participant_id, transaction_id)
+            stored = await self.ledger.find(owner, transaction_id)
+            if owner != principal.participant_id and (
+                stored is None or stored.vend.supplier_id != principal.participant_id
+            ):
+                raise NotAppointed("a vend of another participant is delivered only by the supplier of its meter")
             if stored is None:
                 raise VendUnknown("no vend of this caller has this transaction_id; issue it first")
             if stored.vend.delivery.state is not DeliveryState.NOT_REQUESTED:
                 return Requested(stored.vend.delivery, replayed=True)
-            self._check_appointed(principal, stored)
-            queued = stored.vend.with_delivery(stored.vend.delivery.queue(self.clock.now()))
-            written = await self.ledger.request_delivery(stored, queued)
-            if written is not None:
-                self.answers.remember(written)
-                return Requested(written.vend.delivery, replayed=False)
+            resolved = self._resolved(principal, stored.vend, snapshot)
+            if resolved is not None:
+                queued = stored.vend.with_delivery(stored.vend.delivery.queue(self.clock.now()))
+                written = await self.ledger.request_delivery(stored, queued, resolved.basis)
+                if written is not None:
+                    self.answers.remember(written)
+                    return Requested(written.vend.delivery, replayed=False)
+            snapshot = await self.authorise.refresh(principal, stored.vend.sale.pan)
         raise LedgerUnavailable("others keep writing this vend; repeat the same request")
 
-    def _check_appointed(self, principal: Principal, stored: StoredVend) -> None:
-        supplier = self.registry.participant(stored.vend.supplier_id)
-        if supplier is None or not may_top_up(principal.participant, supplier):
-            raise NotAppointed("this caller may no longer send top-ups to this meter; its supplier must appoint it")
+    def _resolved(self, principal: Principal, vend: Vend, snapshot: Registry | None) -> Resolved | None:
+        resolved = self.authorise.now(
+            principal,
+            Act.DELIVER,
+            vend.sale.pan,
+            amount=0,
+            channel=vend.sale.channel if vend.sale.operation is not Operation.CREDIT else 0,
+            ask=vend.sale.transaction_id,
+            snapshot=snapshot,
+        )
+        if resolved is not None and (resolved.meter_id, resolved.supplier_id) != (vend.meter_id, vend.supplier_id):
+            raise NotAppointed("the meter behind this PAN, or its supplier, is another one since this code was issued")
+        return resolved

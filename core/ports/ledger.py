@@ -7,6 +7,7 @@ from typing import Protocol
 from core.domain.errors import UtrnError
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
+from core.domain.registry import Basis
 from core.domain.token import Counter
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Vend
@@ -75,8 +76,13 @@ class CounterMoved:
     counter: CounterState
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistrationMoved:
+    """A record that allowed the vend has changed. Nothing was written; authorise again."""
+
+
 # UtrnError here is LedgerUnavailable (nothing was written), OutcomeUnknown or CounterTaken.
-CommitOutcome = Committed | Present | CounterMoved | UtrnError
+CommitOutcome = Committed | Present | CounterMoved | RegistrationMoved | UtrnError
 
 
 class Ledger(Protocol):
@@ -86,7 +92,8 @@ class Ledger(Protocol):
         """Commit each entry for itself, all in one round trip; return one outcome per entry, in order.
 
         A vend with an owed delivery is put into the outbox in the same transaction. At most one entry per
-        (originator, meter) and per (participant, transaction id); at most `batch_max` entries. An entry made
+        (originator, meter) and per (participant, transaction id); at most `batch_max` entries. A vend is written only
+        while every record of its basis is at the revision that allowed it (RegistrationMoved if not). An entry made
         elsewhere takes its own counter and is refused (CounterTaken) if that is not above `last_issued_here` or
         belongs to another code. Unknown outcomes are resolved here, by reading back, until the ledger's deadline.
         """
@@ -108,10 +115,11 @@ class Ledger(Protocol):
         """
         ...
 
-    async def request_delivery(self, stored: StoredVend, queued: Vend) -> StoredVend | None:
+    async def request_delivery(self, stored: StoredVend, queued: Vend, basis: Basis) -> StoredVend | None:
         """Store `queued` in place of `stored` and put it into the outbox, in one transaction.
 
-        Returns None, and has written nothing, if the record is no longer at `stored.revision`: read it again.
+        Returns None, and has written nothing, if the record is no longer at `stored.revision`, or a record of `basis`
+        has moved: read it again, and authorise again.
 
         Raises:
             LedgerUnavailable: nothing was written.

@@ -1,13 +1,26 @@
-"""Registry: PAN -> meter -> supplier, and who is who, from a copy in memory."""
+"""Registry: PAN -> meter -> supplier, who is who, and who is appointed; RegistryStore: the ledger behind it."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from core.domain.meter import Card, Meter, MeterId, Pan
+from core.domain.appointment import Appointments
+from core.domain.credit import CreditDay, CreditRequest
+from core.domain.market_change import MarketChange, OwedVend
+from core.domain.meter import Card, Meter, MeterId, Model, OriginatorId, Pan
 from core.domain.party import Participant, ParticipantId
+from core.domain.registry import Known, Ref
+from core.domain.timeline import Ms
+from core.domain.vend import Vend
+from core.ports.ledger import CounterState
+
+RegistryRecord = Participant | Meter | Card | Appointments | Model
+StoredRecord = RegistryRecord | MarketChange | CreditRequest | CreditDay
+R = TypeVar("R", Participant, Meter, Card, Appointments, Model, MarketChange, CreditRequest, CreditDay)
 
 
 class Registry(Protocol):
-    """Answers at once from a watched copy; None says that there is no such record."""
+    """Answers at once, from a watched copy or a snapshot; None says that there is no such record."""
 
     @property
     def ready(self) -> bool:
@@ -18,14 +31,96 @@ class Registry(Protocol):
         """Return the participant that uses the SAN URI `identity`."""
         ...
 
-    def participant(self, participant_id: ParticipantId) -> Participant | None:
+    def participant(self, participant_id: ParticipantId) -> Known[Participant] | None:
         """Return a participant."""
         ...
 
-    def card(self, pan: Pan) -> Card | None:
-        """Return what a PAN stands for."""
+    def card(self, pan: Pan) -> Known[Card] | None:
+        """Return a PAN."""
         ...
 
-    def meter(self, meter_id: MeterId) -> Meter | None:
+    def meter(self, meter_id: MeterId) -> Known[Meter] | None:
         """Return a meter."""
+        ...
+
+    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId) -> Known[Appointments] | None:
+        """Return what a supplier has appointed a PSP to."""
+        ...
+
+    def model(self, make: str, model: str) -> Known[Model] | None:
+        """Return what the meters of a model can do."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CounterPut:
+    """A counter sequence as it is handed over: compared with `seen`, then set."""
+
+    originator_id: OriginatorId
+    meter_id: MeterId
+    seen: CounterState
+    last_issued: int
+    highest_applied: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryWrite:
+    """Everything of one change: written together, or not at all.
+
+    Attributes:
+        expect: What it was based on: each record and its revision, 0 for absent.
+        put: Records to write.
+        claim: Names that must be free and are then taken, with who takes them: certificates, originators.
+        release: Names given up.
+        unmoved: Counter sequences that must not have moved.
+        counter: A sequence that is handed over.
+        vends: Codes sold elsewhere that are taken over; one whose delivery is owed is put into the outbox.
+        due: Instants at which a meter must be looked at again.
+        done: Such instants that have been served.
+    """
+
+    expect: Sequence[tuple[Ref, int]]
+    put: Sequence[StoredRecord]
+    claim: Sequence[tuple[Ref, str]] = ()
+    release: Sequence[Ref] = ()
+    unmoved: Sequence[tuple[OriginatorId, MeterId, CounterState]] = ()
+    counter: CounterPut | None = None
+    vends: Sequence[Vend] = ()
+    due: Sequence[tuple[Ms, MeterId]] = ()
+    done: Sequence[tuple[Ms, MeterId]] = ()
+
+
+class RegistryStore(Protocol):
+    """The registry in the ledger: linearizable reads, and writes that compare what they are based on.
+
+    Every method raises LedgerUnavailable if no answer can be had; `write` raises OutcomeUnknown if it may have been
+    carried out.
+    """
+
+    async def read(self, kind: type[R], *ids: str) -> Known[R] | None:
+        """Return one record as it is now."""
+        ...
+
+    async def read_many(self, refs: Sequence[Ref]) -> Sequence[Known[StoredRecord] | None]:
+        """Return records as they are now, in order; any number of them."""
+        ...
+
+    async def list_records(self, kind: type[R], *ids: str, after: str = "", limit: int = 100) -> Sequence[Known[R]]:
+        """Return records in the order of their ids, whose first ids are `ids`, from the first one after `after`."""
+        ...
+
+    async def sequence(self, originator_id: OriginatorId, meter_id: MeterId) -> CounterState:
+        """Return a counter sequence as it is now."""
+        ...
+
+    async def owed(self, meter_id: MeterId) -> Sequence[OwedVend]:
+        """Return the deliveries owed to a meter now."""
+        ...
+
+    async def write(self, write: RegistryWrite) -> int | None:
+        """Carry out all of `write`; return its revision, or None, with nothing written, if something had moved."""
+        ...
+
+    async def snapshot(self, pan: Pan, caller_id: ParticipantId) -> Registry:
+        """Return what decides about a top-up of `pan` by that caller, as it is now."""
         ...

@@ -139,11 +139,11 @@ async def test_delivery_is_asked_for_once(ledger: EtcdLedger) -> None:
     issued = vend(1, new_meter_id(), operation=Operation.ISSUE)
     stored = _stored(await _commit_one(ledger, Entry(vend=issued, seen=CounterState())))
     queued = issued.with_delivery(issued.delivery.queue(HandClock().now()))
-    written = await ledger.request_delivery(stored, queued)
+    written = await ledger.request_delivery(stored, queued, ())
     assert written is not None
     assert await ledger.find(PSP_ID, issued.sale.transaction_id) == written
     other = issued.with_delivery(queued.delivery.send(HandClock().now(), 1))
-    assert await ledger.request_delivery(stored, other) is None
+    assert await ledger.request_delivery(stored, other, ()) is None
 
 
 async def _race_for_one_id(store: Store) -> set[str]:

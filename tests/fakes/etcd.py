@@ -5,7 +5,7 @@ fail or delay the next transaction. Leases run out by the loop's clock, so a vir
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from etcdpb import rpc_pb2 as pb
 
@@ -51,9 +51,12 @@ class FakeEtcd:
         await asyncio.sleep(0)
         return self._range(request)
 
-    async def list_prefix(self, prefix: bytes, *, page: int = 5000) -> tuple[list[pb.KeyValue], int]:
+    async def list_prefix(self, prefix: bytes) -> tuple[list[pb.KeyValue], int]:
         await asyncio.sleep(0)
         return list(self._range(pb.RangeRequest(key=prefix, range_end=prefix_end(prefix))).kvs), self.revision
+
+    async def pages(self, prefix: bytes) -> AsyncIterator[tuple[Sequence[pb.KeyValue], int]]:
+        yield await self.list_prefix(prefix)
 
     async def watch(self, prefix: bytes, after_revision: int) -> AsyncIterator[pb.WatchResponse]:
         at = 0
@@ -79,6 +82,13 @@ class FakeEtcd:
         if not self.compacted < revision <= self.revision:
             raise EtcdRefused("required revision has been compacted, or is a future one", malformed=False)
         self.compacted = revision
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Write a key, as another client would."""
+        self.revision += 1
+        events: list[pb.Event] = []
+        self._put(pb.PutRequest(key=key, value=value), self.revision, events)
+        self._publish(events)
 
     def delete(self, key: bytes) -> None:
         """Delete a key behind everybody's back."""

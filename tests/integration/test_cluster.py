@@ -280,6 +280,7 @@ async def test_a_node_too_old_for_a_record_says_so_and_stops(make_stack: MakeSta
     from cluster import ops
     from cluster.client import EtcdClient
     from cluster.keys import Keys
+    from core.domain.registry import Kind
 
     stack = make_stack(meters=2, etcd_fsync=False)
     stack.start_all()
@@ -291,7 +292,7 @@ async def test_a_node_too_old_for_a_record_says_so_and_stops(make_stack: MakeSta
     assert stack.exit_code("node-a") is None, "a newer node among the members is no reason to stop"
     assert {node.node_id for node in found.nodes} == {"node-a", "node-z"}
     record = store.ParticipantRecord(schema=9, participant_id="psp-new")
-    key = Keys(config.prefix).participant("psp-new")
+    key = Keys(config.prefix).record(Kind.PARTICIPANT, "psp-new")
     await client.txn(etcd.TxnRequest(success=[ops.put(key, record.SerializeToString())]))
     await client.close()
     assert await asyncio.to_thread(stack.wait_ended, "node-a", 20) == 78

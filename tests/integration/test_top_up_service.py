@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
+from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
 from app.clock import SystemClock
 from app.devstack import DevStack
+from app.fleet_file import meter_by_pan
 from app.pki import DevCa, participant_uri
-from app.stackfiles import OUTSIDER, PSP
+from app.stackfiles import OUTSIDER, PSP, SUPPLIERS
 from core.domain.meter import luhn_digit
-from tests.support.calls import caller, failure_of, refused, top_up
+from tests.support.calls import caller, failure_of, refused, registry_caller, top_up
 from tests.support.selling import drained, new_id, pans
 
 if TYPE_CHECKING:
@@ -226,8 +228,16 @@ async def test_a_vend_never_issued_cannot_be_sent(module_stack: DevStack) -> Non
 
 
 async def test_a_code_made_elsewhere_is_checked_and_delivered_once(module_stack: DevStack) -> None:
-    first_pan, other_pan = pans(module_stack)[10], pans(module_stack)[12]
-    async with caller(module_stack) as stub:
+    meters = list(meter_by_pan(module_stack.folder / "sandbox").items())
+    (first_pan, _), (other_pan, other_meter) = meters[10], meters[12]
+    supplier = next(iter(SUPPLIERS))
+    async with registry_caller(module_stack, supplier) as registry:
+        await registry.HandOverMeter(
+            registry_pb.HandOverMeterRequest(
+                meter_id=other_meter, custody_before=registry_pb.CUSTODY_CENTRAL, custody=registry_pb.CUSTODY_SUPPLIER
+            )
+        )
+    async with caller(module_stack, supplier) as stub:
         # A code of this service for one meter stands in for one made elsewhere for another, which will refuse it.
         code = (await stub.TopUp(top_up(transaction_id=new_id(), pan=first_pan))).code
         made = pb.UtrnMadeElsewhere(pan=other_pan, utrn=code.utrn, utrn_counter=1, channel=types_pb2.CHANNEL_APP)

@@ -92,8 +92,11 @@ class SimClient:
     async def range(self, request: pb.RangeRequest) -> pb.RangeResponse:
         return await self._link.read(lambda: self._etcd.range(request))
 
-    async def list_prefix(self, prefix: bytes, *, page: int = 5000) -> tuple[list[pb.KeyValue], int]:
-        return await self._link.read(lambda: self._etcd.list_prefix(prefix, page=page))
+    async def list_prefix(self, prefix: bytes) -> tuple[list[pb.KeyValue], int]:
+        return await self._link.read(lambda: self._etcd.list_prefix(prefix))
+
+    async def pages(self, prefix: bytes) -> AsyncIterator[tuple[list[pb.KeyValue], int]]:
+        yield await self.list_prefix(prefix)
 
     async def grant_lease(self, ttl_s: int) -> tuple[int, int]:
         return await self._link.write(lambda: self._etcd.grant_lease(ttl_s))

@@ -22,10 +22,13 @@ from cluster.keys import Keys
 from cluster.ledger import EtcdLedger
 from cluster.outbox import EtcdOutbox
 from cluster.ownership import EtcdOwnership, Fitness
+from cluster.registry import EtcdRegistry
+from cluster.registry_records import name_of, value_of
+from cluster.registry_store import EtcdRegistryStore
 from core.domain.errors import Refused, UtrnError
-from core.domain.meter import Card, Meter, MeterId, Pan
+from core.domain.meter import MeterId, Pan
 from core.domain.money import Pence
-from core.domain.party import Participant, ParticipantId, Principal
+from core.domain.party import Principal
 from core.domain.transaction_id import TransactionId, make_transaction_id
 from core.domain.vend import Channel, Operation, Sale
 from core.flows.authorise import Authorise
@@ -36,12 +39,18 @@ from core.flows.deliver import DeliveryWorker
 from core.flows.delivery_attempt import AttemptDelivery
 from core.flows.idempotency import Answers
 from core.flows.issue import IssueVend
+from core.flows.keep_changes import ChangeKeeper
+from core.flows.keep_meters import KeepMeters
+from core.flows.lapse import Lapse
+from core.flows.turn import TurnMeter
 from core.observe import StageTimes
 from core.ports.ledger import Ledger
+from core.ports.registry import StoredRecord
 from tests.fakes.etcd import FakeEtcd
 from tests.sim.meters import SimHeadEnd, SimMeters, SimSigner, SimWan, meter_ids
 from tests.sim.network import Link, SimClient
-from tests.support.vends import HEAD_END, NOW, PSP, PSP_ID, SUPPLIER, card, meter
+from tests.support.market import KeptTrail
+from tests.support.vends import APPOINTMENTS, HEAD_END, NOW, PSP, PSP_ID, SUPPLIER, card, meter
 
 NODES = ("node-a", "node-b", "node-c")
 _LOAD_S = 8.0
@@ -87,28 +96,6 @@ class SimClock:
         return asyncio.get_running_loop().time()
 
 
-class SimRegistry:
-    """Who is who, the same for every node."""
-
-    ready = True
-
-    def __init__(self, meters: list[MeterId]) -> None:
-        self._cards = {pan_of(one): card(pan_of(one), one) for one in meters}
-        self._meters = {one: meter(one) for one in meters}
-
-    def caller(self, identity: str) -> Participant | None:
-        return PSP if identity in PSP.identities else None
-
-    def participant(self, participant_id: ParticipantId) -> Participant | None:
-        return {SUPPLIER.participant_id: SUPPLIER, PSP.participant_id: PSP}.get(participant_id)
-
-    def card(self, pan: Pan) -> Card | None:
-        return self._cards.get(pan)
-
-    def meter(self, meter_id: MeterId) -> Meter | None:
-        return self._meters.get(meter_id)
-
-
 def pan_of(meter_id: MeterId) -> Pan:
     return Pan(f"9826{int(meter_id[6:], 16):015d}")
 
@@ -139,13 +126,20 @@ class SimNode:
             ledger=ledger, signer=self.signer, counters=counters, answers=answers, clock=self.clock, times=times,
             batch_max=_FLOW.batch_max, in_flight_max=_FLOW.in_flight_max, attempts_max=_FLOW.commit_attempts_max,
         )  # fmt: skip
+        self.registry = EtcdRegistry(client, _CONFIG)
+        store = EtcdRegistryStore(client, _CONFIG, self.clock)
+        turn = TurnMeter(store=store, clock=self.clock)
+        self.meters = KeepMeters(store=store, turn=turn, clock=self.clock)
+        self._changes = ChangeKeeper(due_by=self.registry.due_by, turn=turn, clock=self.clock, random=sim.chance)
         self.issue = IssueVend(
-            authorise=Authorise(sim.registry), answers=answers, line=self.line, ledger=ledger, clock=self.clock,
+            authorise=Authorise(
+                registry=self.registry, store=store, turn=turn, clock=self.clock, trail=KeptTrail()
+            ), answers=answers, line=self.line, ledger=ledger, clock=self.clock,
             config=_FLOW,
         )  # fmt: skip
         attempt = AttemptDelivery(
             outbox=outbox, head_ends={HEAD_END: self.head_end}, clock=self.clock, times=times, random=sim.chance,
-            config=_DELIVERY,
+            config=_DELIVERY, lapsed=Lapse(registry=self.registry, clock=self.clock),
         )  # fmt: skip
         self.delivery = DeliveryWorker(
             outbox=outbox, ownership=self.ownership, head_ends={HEAD_END: self.head_end}, answers=answers,
@@ -155,7 +149,11 @@ class SimNode:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            for part in (self.ownership.run(), self._outbox.run(), self.line.run(), self.delivery.run()):
+            parts = (
+                self.registry.run(), self._changes.run(), self.ownership.run(), self._outbox.run(), self.line.run(),
+                self.delivery.run(),
+            )  # fmt: skip
+            for part in parts:
                 tasks.create_task(part)
 
 
@@ -171,7 +169,7 @@ class Simulation:
         self.meters = SimMeters()
         self.wan = SimWan(self.chance, self.meters, loss=self.chance.choice((0.0, 0.05, 0.15)))
         self.meter_ids = meter_ids(self.chance.choice((2, 4, 8)))
-        self.registry = SimRegistry(self.meter_ids)
+        self._seed_registry()
         self.history = History()
         self.nodes: dict[str, SimNode] = {}
         self.running: dict[str, asyncio.Task[None]] = {}
@@ -179,6 +177,13 @@ class Simulation:
         self.faults: list[str] = []
         self.acts: list[asyncio.Task[None]] = []
         self.ages: dict[str, float] = {}
+
+    def _seed_registry(self) -> None:
+        keys = Keys(_CONFIG.prefix)
+        cards = [card(pan_of(one), one) for one in self.meter_ids]
+        records: list[StoredRecord] = [SUPPLIER, PSP, APPOINTMENTS, *map(meter, self.meter_ids), *cards]
+        for record in records:
+            self.etcd.put(keys.record(*name_of(record)), value_of(record))
 
     async def run(self) -> SimResult:
         """Sell through faults, heal, wait until all is quiet, and check."""

@@ -1,7 +1,7 @@
 """Calls as an integrator makes them, and what comes back: code, reason, details."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,6 +9,9 @@ import grpc
 from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from utrn.v1 import appointment_service_pb2_grpc as appointment_rpc
+from utrn.v1 import credit_service_pb2_grpc as credit_rpc
+from utrn.v1 import registry_service_pb2_grpc as registry_rpc
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2_grpc as rpc
 from utrn.v1 import types_pb2
@@ -20,6 +23,9 @@ from app.stackfiles import PSP
 
 if TYPE_CHECKING:
     # Only the stubs know this class.
+    from utrn.v1.appointment_service_pb2_grpc import AppointmentServiceAsyncStub as AppointmentStub
+    from utrn.v1.credit_service_pb2_grpc import CreditServiceAsyncStub as CreditStub
+    from utrn.v1.registry_service_pb2_grpc import RegistryServiceAsyncStub as RegistryStub
     from utrn.v1.top_up_service_pb2_grpc import TopUpServiceAsyncStub as Stub
 
 
@@ -61,6 +67,36 @@ async def caller(
         [stack.node_target(node)], ca=stack.certs(PSP).ca, cert=paths.cert, key=paths.key
     ) as channel:
         yield rpc.TopUpServiceStub(channel)
+
+
+@asynccontextmanager
+async def registry_caller(stack: DevStack, who: str, *, node: str = "node-a") -> "AsyncIterator[RegistryStub]":
+    """A stub of RegistryService as `who`."""
+    async with _channel(stack, who, node) as channel:
+        yield registry_rpc.RegistryServiceStub(channel)
+
+
+@asynccontextmanager
+async def appointments_caller(stack: DevStack, who: str, *, node: str = "node-a") -> "AsyncIterator[AppointmentStub]":
+    """A stub of AppointmentService as `who`."""
+    async with _channel(stack, who, node) as channel:
+        yield appointment_rpc.AppointmentServiceStub(channel)
+
+
+@asynccontextmanager
+async def credit_caller(
+    stack: DevStack, who: str, *, certs: CertPaths | None = None, node: str = "node-a"
+) -> "AsyncIterator[CreditStub]":
+    """A stub of CreditService as `who`, or with any certificate."""
+    async with _channel(stack, who, node, certs) as channel:
+        yield credit_rpc.CreditServiceStub(channel)
+
+
+def _channel(
+    stack: DevStack, who: str, node: str, certs: CertPaths | None = None
+) -> AbstractAsyncContextManager[grpc.aio.Channel]:
+    paths = certs or stack.certs(who)
+    return secure_channel([stack.node_target(node)], ca=stack.certs(PSP).ca, cert=paths.cert, key=paths.key)
 
 
 def top_up(**fields: Any) -> pb.TopUpRequest:

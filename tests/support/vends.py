@@ -3,14 +3,32 @@
 import itertools
 import random
 from datetime import UTC, datetime
+from typing import TypeVar
 
+from core.domain.appointment import Appointment, Appointments, AppointmentState, Evidence, Terms
 from core.domain.delivery import NOT_REQUESTED
-from core.domain.meter import Card, Meter, MeterId, MeterKind, OriginatorId, Pan
+from core.domain.eligibility import Resolved
+from core.domain.meter import (
+    Card,
+    Meter,
+    MeterId,
+    MeterKind,
+    OriginatorId,
+    Pan,
+    PanStatus,
+    PanUse,
+    Registration,
+    Settings,
+)
 from core.domain.money import Pence
-from core.domain.party import Participant, ParticipantId, Role, SupplierKey
+from core.domain.party import Level, Option, Participant, ParticipantId, Profile, Role, Standing, SupplierKey
+from core.domain.timeline import FAR_FUTURE, Ms, Timeline, begin, ms_of
 from core.domain.token import PPTD_OFFSET, Counter, Utrn, check_digit
 from core.domain.transaction_id import TransactionId, make_transaction_id
 from core.domain.vend import Channel, Operation, Sale, Vend
+from tests.support.market import MemoryRegistry
+
+T = TypeVar("T")
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 ORIGINATOR = OriginatorId("90b3d51f30010001")
@@ -21,14 +39,33 @@ POINT = bytes.fromhex(
     "52815a6ed1643a04"
 )
 KEY = SupplierKey(originator_id=ORIGINATOR, key_id="01", public_point=POINT)
+LONG_AGO = ms_of(datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def always(value: T, since: Ms = LONG_AGO) -> Timeline[T]:
+    """A value that holds since long ago."""
+    return begin(value, since=since, now=since, by="test")
+
+
 SUPPLIER = Participant(
     participant_id=SUPPLIER_ID, role=Role.SUPPLIER, name="North", identities=("spiffe://utrn/participant/supplier-north",),
-    suspended=False, supplier_key=KEY, appointed_psps=frozenset({PSP_ID}),
+    standings=always(Standing.ACTIVE), supplier_key=KEY,
+    profiles=always(Profile(option=Option.PSP_ISSUES_AND_DELIVERS)),
 )  # fmt: skip
 PSP = Participant(
     participant_id=PSP_ID, role=Role.PSP, name="Corner", identities=("spiffe://utrn/participant/psp-corner",),
-    suspended=False, supplier_key=None, appointed_psps=frozenset(),
+    standings=always(Standing.ACTIVE),
 )  # fmt: skip
+TERMS = Terms(
+    appointment_id="corner", supplier_id=SUPPLIER_ID, psp_id=PSP_ID, level=Level.ISSUE_AND_DELIVER,
+    channels=frozenset(), min_pence=1, max_pence=819_100, since=LONG_AGO, until=None,
+)  # fmt: skip
+APPOINTMENT = Appointment(
+    terms=TERMS,
+    evidence=Evidence(terms=b"", signature=b"", certificate=b""),
+    states=always(AppointmentState.ACCEPTED),
+)
+APPOINTMENTS = Appointments(supplier_id=SUPPLIER_ID, psp_id=PSP_ID, all=(APPOINTMENT,))
 
 _chance = random.Random(7)
 _meters = itertools.count(1)
@@ -42,14 +79,40 @@ def new_meter_id() -> MeterId:
     return MeterId(f"00db12{next(_meters):010x}")
 
 
-def meter(meter_id: MeterId, kind: MeterKind = MeterKind.ESME) -> Meter:
+def meter(meter_id: MeterId, kind: MeterKind = MeterKind.ESME, settings: Settings | None = None) -> Meter:
     return Meter(
-        meter_id=meter_id, kind=kind, supplier_id=SUPPLIER_ID, scheme="gbcs", public_point=POINT, head_end=HEAD_END
+        meter_id=meter_id,
+        kind=kind,
+        scheme="gbcs",
+        public_point=POINT,
+        registrations=always(Registration(supplier_id=SUPPLIER_ID)),
+        settings=always(settings or Settings(head_end=HEAD_END)),
+        turned_at=LONG_AGO,
     )
 
 
 def card(pan: Pan, meter_id: MeterId, *, blocked: bool = False) -> Card:
-    return Card(pan=pan, meter_id=meter_id, blocked=blocked)
+    status = PanStatus.BLOCKED if blocked else PanStatus.ACTIVE
+    return Card(pan=pan, uses=always(PanUse(meter_id=meter_id, supplier_id=SUPPLIER_ID, status=status)))
+
+
+def market(*meters: Meter, pans: dict[Pan, MeterId]) -> MemoryRegistry:
+    """A registry with the supplier, its appointed PSP, and these meters and PANs."""
+    return MemoryRegistry(
+        participants={one.participant_id: one for one in (SUPPLIER, PSP)},
+        cards={pan: card(pan, meter_id) for pan, meter_id in pans.items()},
+        meters={one.meter_id: one for one in meters},
+        appointed={(SUPPLIER_ID, PSP_ID): APPOINTMENTS},
+    )
+
+
+def resolved(one: Meter) -> Resolved:
+    """What a PAN of a meter stands for, by records that are nowhere."""
+    return Resolved(
+        meter_id=one.meter_id, meter_kind=one.kind, scheme=one.scheme, public_point=one.public_point,
+        head_end=HEAD_END, supplier_id=SUPPLIER_ID, tenancy=1, key=KEY, since=LONG_AGO, until=FAR_FUTURE, basis=(),
+        rule="test",
+    )  # fmt: skip
 
 
 def utrn(counter: int, pence: int = 1000, mac: int = 0) -> Utrn:

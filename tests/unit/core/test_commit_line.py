@@ -15,7 +15,6 @@ from core.domain.meter import Meter, Pan
 from core.domain.money import Pence
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Channel, Operation, Sale
-from core.flows.authorise import Resolved
 from core.flows.commit import CommitLine, Draft
 from core.flows.counters import Counters
 from core.flows.idempotency import Answers, Issued
@@ -23,7 +22,7 @@ from core.observe import StageTimes
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 from tests.fakes.signer import FakeSigner
-from tests.support.vends import KEY, PSP_ID, meter, new_id, new_meter_id
+from tests.support.vends import PSP_ID, meter, new_id, new_meter_id, resolved
 
 # The scalar of the support's point: the first originator of tests/vectors/gbcs.json.
 SCALAR = 0xC92F51B1766E4AAA9167AB94B39D9DEB1B8B90897C0C52E0488E2C0916C98F39
@@ -58,7 +57,7 @@ class Line:
             amount=Pence(500),
             channel=Channel.APP,
         )
-        return self.line.submit(Draft(sale=sale, resolved=Resolved(one, KEY), value=code_value(Pence(500))))
+        return self.line.submit(Draft(sale=sale, resolved=resolved(one), value=code_value(Pence(500))))
 
 
 @pytest.fixture

@@ -11,46 +11,29 @@ from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
 from cluster.ledger import EtcdLedger
 from core.domain.errors import DeadlineTooShort, HsmUnavailable, PanBlocked, TransactionIdReused, UtrnError
-from core.domain.meter import Card, Meter, MeterId, Pan
+from core.domain.meter import MeterId, Pan
 from core.domain.money import Pence
-from core.domain.party import Participant, ParticipantId, Principal
+from core.domain.party import Principal
 from core.domain.vend import Channel, Operation, Sale
-from core.flows.authorise import Authorise
 from core.flows.config import FlowConfig
 from core.flows.idempotency import Answers, Issued
 from core.flows.issue import IssueVend
-from tests.support.vends import PSP, PSP_ID, SUPPLIER, meter, new_id, new_meter_id
+from tests.support.market import MemoryRegistry, authorise
+from tests.support.vends import PSP, PSP_ID, card, market, meter, new_id, new_meter_id
 from tests.unit.core.test_commit_line import Line
 
 PAN = Pan("9" * 19)
 
 
-class OneMeter:
-    """A Registry with one supplier, one PSP, one meter and one card."""
-
-    ready = True
-
-    def __init__(self) -> None:
-        self.only = meter(new_meter_id())
-        self.blocked = False
-
-    def caller(self, identity: str) -> Participant | None:
-        return None
-
-    def participant(self, participant_id: ParticipantId) -> Participant | None:
-        return SUPPLIER
-
-    def card(self, pan: Pan) -> Card | None:
-        return Card(pan=pan, meter_id=self.only.meter_id, blocked=self.blocked)
-
-    def meter(self, meter_id: MeterId) -> Meter | None:
-        return self.only
+def one_meter() -> MemoryRegistry:
+    only = meter(new_meter_id())
+    return market(only, pans={PAN: only.meter_id})
 
 
-def _issue(line: Line, registry: OneMeter) -> IssueVend:
+def _issue(line: Line, registry: MemoryRegistry) -> IssueVend:
     config = EtcdConfig(endpoints=("fake:1",))
     return IssueVend(
-        authorise=Authorise(registry),
+        authorise=authorise(registry, line.clock),
         answers=line.answers,
         line=line.line,
         ledger=EtcdLedger(cast("EtcdClient", line.etcd), config, line.clock),
@@ -73,18 +56,19 @@ def _sale() -> Sale:
 async def test_a_deadline_too_short_does_nothing() -> None:
     line = Line()
     with pytest.raises(DeadlineTooShort):
-        await _issue(line, OneMeter())(Principal(PSP), _sale(), time_left_s=0.019)
+        await _issue(line, one_meter())(Principal(PSP), _sale(), time_left_s=0.019)
     await line.line.drain()
     assert line.etcd.keys == {}
 
 
 async def test_a_card_blocked_after_the_sale_still_gets_the_answer_of_the_sale() -> None:
-    line, registry, sale = Line(), OneMeter(), _sale()
+    line, registry, sale = Line(), one_meter(), _sale()
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(line.line.run())
         issue = _issue(line, registry)
         first = await issue(Principal(PSP), sale, time_left_s=None)
-        registry.blocked = True
+        (only,) = registry.meters
+        registry.cards[PAN] = card(PAN, MeterId(only), blocked=True)
         # Another node, which remembers nothing.
         elsewhere = replace(issue, answers=Answers(recent_max=10))
         again = await elsewhere(Principal(PSP), sale, time_left_s=None)
@@ -96,7 +80,7 @@ async def test_a_card_blocked_after_the_sale_still_gets_the_answer_of_the_sale()
 
 @pytest.mark.parametrize("first_fails", [True, False])
 async def test_other_content_under_an_id_in_flight_is_judged_by_what_becomes_of_the_first(*, first_fails: bool) -> None:
-    line, registry, sale = Line(), OneMeter(), _sale()
+    line, registry, sale = Line(), one_meter(), _sale()
     other = replace(sale, amount=Pence(600))
     issue = _issue(line, registry)
     if first_fails:

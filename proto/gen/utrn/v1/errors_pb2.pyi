@@ -78,6 +78,56 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No node of this name is alive or drained."""
     ERROR_REASON_LAST_NODE: _ErrorReason.ValueType  # 26
     """It is the last node that serves; draining it would stop the service."""
+    ERROR_REASON_PARTICIPANT_UNKNOWN: _ErrorReason.ValueType  # 27
+    """No participant of this name, or not of the role that is needed. Facts: participant_id."""
+    ERROR_REASON_SUPPLIER_INACTIVE: _ErrorReason.ValueType  # 28
+    """The meter's supplier is suspended or has left."""
+    ERROR_REASON_METER_IN_CREDIT_MODE: _ErrorReason.ValueType  # 29
+    """The meter is in credit mode: it takes no top-ups."""
+    ERROR_REASON_METER_NOT_ENROLLED: _ErrorReason.ValueType  # 30
+    """The meter is not enrolled with this service; its SMSO serves it."""
+    ERROR_REASON_AMOUNT_OUT_OF_LIMITS: _ErrorReason.ValueType  # 31
+    """The amount is outside the supplier's or the appointment's limits. Facts: min_pence, max_pence, limit_of."""
+    ERROR_REASON_CHANNEL_NOT_ALLOWED: _ErrorReason.ValueType  # 32
+    """The supplier or the appointment does not allow sales through this channel. Facts: channel."""
+    ERROR_REASON_ABOVE_MAX_CREDIT: _ErrorReason.ValueType  # 33
+    """The amount is above the meter's Maximum Credit Threshold. Facts: max_credit_pence."""
+    ERROR_REASON_ABOVE_MAX_BALANCE: _ErrorReason.ValueType  # 34
+    """The credit would lift the balance above the Maximum Meter Balance Threshold. Facts: room_pence."""
+    ERROR_REASON_PAN_NOT_CURRENT: _ErrorReason.ValueType  # 35
+    """The PAN was given to an earlier tenant, or by an earlier supplier of the meter. Facts: because."""
+    ERROR_REASON_CENTRAL_ISSUE_OFF: _ErrorReason.ValueType  # 36
+    """The meter's supplier makes its codes itself; this service only delivers them."""
+    ERROR_REASON_COUNTER_ELSEWHERE: _ErrorReason.ValueType  # 37
+    """The counter sequence of this meter is in other hands. Facts: custody."""
+    ERROR_REASON_COUNTER_HERE: _ErrorReason.ValueType  # 38
+    """The counter sequence of this meter is this service's: no other generator may use it."""
+    ERROR_REASON_NOT_YOURS: _ErrorReason.ValueType  # 39
+    """The record belongs to another participant."""
+    ERROR_REASON_ROLE_NOT_ALLOWED: _ErrorReason.ValueType  # 40
+    """A participant of this role may not do this. Facts: role."""
+    ERROR_REASON_RECORD_EXISTS: _ErrorReason.ValueType  # 41
+    """A record of this name is there, with other content. Facts: kind."""
+    ERROR_REASON_RECORD_UNKNOWN: _ErrorReason.ValueType  # 42
+    """No such record. Facts: kind."""
+    ERROR_REASON_RECORD_CHANGED: _ErrorReason.ValueType  # 43
+    """The record is not what the request says it is any more: another change came first. Facts: kind."""
+    ERROR_REASON_DATE_IN_PAST: _ErrorReason.ValueType  # 44
+    """A change was asked for an instant that has passed. Facts: asked_ms, now_ms."""
+    ERROR_REASON_DATES_REVERSED: _ErrorReason.ValueType  # 45
+    """An end that is not after its beginning. Facts: since_ms, until_ms."""
+    ERROR_REASON_CHANGE_PENDING: _ErrorReason.ValueType  # 46
+    """A later change is recorded already. Facts: pending_ms."""
+    ERROR_REASON_NOTHING_TO_END: _ErrorReason.ValueType  # 47
+    """It has ended, never began, or no change is waiting."""
+    ERROR_REASON_SIGNATURE_WRONG: _ErrorReason.ValueType  # 48
+    """The signature, or the certificate it was made with, does not stand for the supplier. Facts: because."""
+    ERROR_REASON_TWO_PEOPLE_NEEDED: _ErrorReason.ValueType  # 49
+    """Credit without payment needs a second person, with another certificate."""
+    ERROR_REASON_DAILY_LIMIT: _ErrorReason.ValueType  # 50
+    """The supplier's limit of credit without payment is reached for this day. Facts: left_pence."""
+    ERROR_REASON_REGISTRY_MOVED: _ErrorReason.ValueType  # 51
+    """The registry changed under the request, more often than it was tried again."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason this service gives for not doing what was asked. Carried in google.rpc.ErrorInfo.reason, without the
@@ -140,4 +190,54 @@ ERROR_REASON_NODE_UNKNOWN: ErrorReason.ValueType  # 25
 """No node of this name is alive or drained."""
 ERROR_REASON_LAST_NODE: ErrorReason.ValueType  # 26
 """It is the last node that serves; draining it would stop the service."""
+ERROR_REASON_PARTICIPANT_UNKNOWN: ErrorReason.ValueType  # 27
+"""No participant of this name, or not of the role that is needed. Facts: participant_id."""
+ERROR_REASON_SUPPLIER_INACTIVE: ErrorReason.ValueType  # 28
+"""The meter's supplier is suspended or has left."""
+ERROR_REASON_METER_IN_CREDIT_MODE: ErrorReason.ValueType  # 29
+"""The meter is in credit mode: it takes no top-ups."""
+ERROR_REASON_METER_NOT_ENROLLED: ErrorReason.ValueType  # 30
+"""The meter is not enrolled with this service; its SMSO serves it."""
+ERROR_REASON_AMOUNT_OUT_OF_LIMITS: ErrorReason.ValueType  # 31
+"""The amount is outside the supplier's or the appointment's limits. Facts: min_pence, max_pence, limit_of."""
+ERROR_REASON_CHANNEL_NOT_ALLOWED: ErrorReason.ValueType  # 32
+"""The supplier or the appointment does not allow sales through this channel. Facts: channel."""
+ERROR_REASON_ABOVE_MAX_CREDIT: ErrorReason.ValueType  # 33
+"""The amount is above the meter's Maximum Credit Threshold. Facts: max_credit_pence."""
+ERROR_REASON_ABOVE_MAX_BALANCE: ErrorReason.ValueType  # 34
+"""The credit would lift the balance above the Maximum Meter Balance Threshold. Facts: room_pence."""
+ERROR_REASON_PAN_NOT_CURRENT: ErrorReason.ValueType  # 35
+"""The PAN was given to an earlier tenant, or by an earlier supplier of the meter. Facts: because."""
+ERROR_REASON_CENTRAL_ISSUE_OFF: ErrorReason.ValueType  # 36
+"""The meter's supplier makes its codes itself; this service only delivers them."""
+ERROR_REASON_COUNTER_ELSEWHERE: ErrorReason.ValueType  # 37
+"""The counter sequence of this meter is in other hands. Facts: custody."""
+ERROR_REASON_COUNTER_HERE: ErrorReason.ValueType  # 38
+"""The counter sequence of this meter is this service's: no other generator may use it."""
+ERROR_REASON_NOT_YOURS: ErrorReason.ValueType  # 39
+"""The record belongs to another participant."""
+ERROR_REASON_ROLE_NOT_ALLOWED: ErrorReason.ValueType  # 40
+"""A participant of this role may not do this. Facts: role."""
+ERROR_REASON_RECORD_EXISTS: ErrorReason.ValueType  # 41
+"""A record of this name is there, with other content. Facts: kind."""
+ERROR_REASON_RECORD_UNKNOWN: ErrorReason.ValueType  # 42
+"""No such record. Facts: kind."""
+ERROR_REASON_RECORD_CHANGED: ErrorReason.ValueType  # 43
+"""The record is not what the request says it is any more: another change came first. Facts: kind."""
+ERROR_REASON_DATE_IN_PAST: ErrorReason.ValueType  # 44
+"""A change was asked for an instant that has passed. Facts: asked_ms, now_ms."""
+ERROR_REASON_DATES_REVERSED: ErrorReason.ValueType  # 45
+"""An end that is not after its beginning. Facts: since_ms, until_ms."""
+ERROR_REASON_CHANGE_PENDING: ErrorReason.ValueType  # 46
+"""A later change is recorded already. Facts: pending_ms."""
+ERROR_REASON_NOTHING_TO_END: ErrorReason.ValueType  # 47
+"""It has ended, never began, or no change is waiting."""
+ERROR_REASON_SIGNATURE_WRONG: ErrorReason.ValueType  # 48
+"""The signature, or the certificate it was made with, does not stand for the supplier. Facts: because."""
+ERROR_REASON_TWO_PEOPLE_NEEDED: ErrorReason.ValueType  # 49
+"""Credit without payment needs a second person, with another certificate."""
+ERROR_REASON_DAILY_LIMIT: ErrorReason.ValueType  # 50
+"""The supplier's limit of credit without payment is reached for this day. Facts: left_pence."""
+ERROR_REASON_REGISTRY_MOVED: ErrorReason.ValueType  # 51
+"""The registry changed under the request, more often than it was tried again."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -3,8 +3,11 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
+from utrn.v1 import errors_pb2 as _errors_pb2
 from utrn.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -205,8 +208,11 @@ class SendTopUpRequest(_message.Message):
 
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
     MADE_ELSEWHERE_FIELD_NUMBER: _builtins.int
+    PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction_id of the vend issued here; or, with made_elsewhere, a new id for this delivery."""
+    participant_id: _builtins.str
+    """Who made the vend issued here. Empty: the caller. The supplier of a meter may send what an appointed PSP has sold."""
     @_builtins.property
     def made_elsewhere(self) -> Global___UtrnMadeElsewhere:
         """Present: send this code. Absent: send the code issued under transaction_id."""
@@ -216,10 +222,11 @@ class SendTopUpRequest(_message.Message):
         *,
         transaction_id: _builtins.str = ...,
         made_elsewhere: Global___UtrnMadeElsewhere | None = ...,
+        participant_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["made_elsewhere", b"made_elsewhere"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["made_elsewhere", b"made_elsewhere", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["made_elsewhere", b"made_elsewhere", "participant_id", b"participant_id", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -302,3 +309,121 @@ class GetVendResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetVendResponse: _TypeAlias = GetVendResponse  # noqa: Y015
+
+@_typing.final
+class CheckEligibilityRequest(_message.Message):
+    """What is to be sold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAN_FIELD_NUMBER: _builtins.int
+    AMOUNT_PENCE_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    DELIVER_FIELD_NUMBER: _builtins.int
+    pan: _builtins.str
+    """As IssueUtrnRequest.pan."""
+    amount_pence: _builtins.int
+    """Pence, 0 to 819100; 0 to ask without an amount."""
+    channel: _types_pb2.Channel.ValueType
+    """Where the consumer pays; unspecified to ask without a channel."""
+    deliver: _builtins.bool
+    """True: ask for TopUp, which also delivers. False: ask for IssueUtrn."""
+    def __init__(
+        self,
+        *,
+        pan: _builtins.str = ...,
+        amount_pence: _builtins.int = ...,
+        channel: _types_pb2.Channel.ValueType = ...,
+        deliver: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_pence", b"amount_pence", "channel", b"channel", "deliver", b"deliver", "pan", b"pan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckEligibilityRequest: _TypeAlias = CheckEligibilityRequest  # noqa: Y015
+
+@_typing.final
+class Objection(_message.Message):
+    """Why a sale would be refused."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FactsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
+    reason: _errors_pb2.ErrorReason.ValueType
+    """The reason it would be refused with."""
+    message: _builtins.str
+    """For people."""
+    @_builtins.property
+    def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As ErrorInfo.metadata."""
+
+    def __init__(
+        self,
+        *,
+        reason: _errors_pb2.ErrorReason.ValueType = ...,
+        message: _builtins.str = ...,
+        facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "message", b"message", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Objection: _TypeAlias = Objection  # noqa: Y015
+
+@_typing.final
+class CheckEligibilityResponse(_message.Message):
+    """Whether the sale would be allowed now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ELIGIBLE_FIELD_NUMBER: _builtins.int
+    OBJECTIONS_FIELD_NUMBER: _builtins.int
+    SUPPLIER_ID_FIELD_NUMBER: _builtins.int
+    eligible: _builtins.bool
+    """True if it would be."""
+    supplier_id: _builtins.str
+    """Participant id of the meter's supplier; only for its own supplier and its appointed PSPs."""
+    @_builtins.property
+    def objections(self) -> _containers.RepeatedCompositeFieldContainer[Global___Objection]:
+        """Every objection, the most important first. Whoever has no say over the meter hears only that."""
+
+    def __init__(
+        self,
+        *,
+        eligible: _builtins.bool = ...,
+        objections: _abc.Iterable[Global___Objection] | None = ...,
+        supplier_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["eligible", b"eligible", "objections", b"objections", "supplier_id", b"supplier_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckEligibilityResponse: _TypeAlias = CheckEligibilityResponse  # noqa: Y015

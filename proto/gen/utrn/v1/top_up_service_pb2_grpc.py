@@ -59,6 +59,11 @@ class TopUpServiceStub:
                 request_serializer=utrn_dot_v1_dot_top__up__service__pb2.GetVendRequest.SerializeToString,
                 response_deserializer=utrn_dot_v1_dot_top__up__service__pb2.GetVendResponse.FromString,
                 _registered_method=True)
+        self.CheckEligibility = channel.unary_unary(
+                '/utrn.v1.TopUpService/CheckEligibility',
+                request_serializer=utrn_dot_v1_dot_top__up__service__pb2.CheckEligibilityRequest.SerializeToString,
+                response_deserializer=utrn_dot_v1_dot_top__up__service__pb2.CheckEligibilityResponse.FromString,
+                _registered_method=True)
 
 
 class TopUpServiceServicer:
@@ -77,7 +82,7 @@ class TopUpServiceServicer:
         A repeat with the same content answers the same code, replayed = true.
         Errors: INVALID_ARGUMENT (BAD_FIELD, AMOUNT_NOT_ENCODABLE), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED
         (CALLER_SUSPENDED, NOT_APPOINTED), NOT_FOUND (PAN_UNKNOWN, METER_UNKNOWN), ALREADY_EXISTS
-        (TRANSACTION_ID_REUSED), FAILED_PRECONDITION (PAN_BLOCKED, TRANSACTION_ID_TOO_OLD, TRANSACTION_ID_FROM_FUTURE,
+        (TRANSACTION_ID_REUSED), FAILED_PRECONDITION (every objection of CheckEligibility, such as PAN_BLOCKED; TRANSACTION_ID_TOO_OLD, TRANSACTION_ID_FROM_FUTURE,
         TOO_MANY_UNAPPLIED, NOT_SUPPORTED_BY_METER, KEY_MISSING), RESOURCE_EXHAUSTED (OVERLOADED), DEADLINE_EXCEEDED
         (DEADLINE_TOO_SHORT), UNAVAILABLE (HSM_UNAVAILABLE, LEDGER_UNAVAILABLE, OUTCOME_UNKNOWN, SHUTTING_DOWN, NOT_READY).
         After a time-out, a lost connection or UNAVAILABLE: repeat with the same transaction_id, at any node. Never make a
@@ -123,6 +128,18 @@ class TopUpServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckEligibility(self, request, context):
+        """Answers, before money is taken, whether a sale would be allowed now, and every objection if not. The same rule
+        decides again at the sale; only that decision counts. Reads only.
+
+        Bounds: see each field. Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED
+        (CALLER_SUSPENDED), UNAVAILABLE (LEDGER_UNAVAILABLE, NOT_READY).
+        After a time-out: repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TopUpServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -145,6 +162,11 @@ def add_TopUpServiceServicer_to_server(servicer, server):
                     servicer.GetVend,
                     request_deserializer=utrn_dot_v1_dot_top__up__service__pb2.GetVendRequest.FromString,
                     response_serializer=utrn_dot_v1_dot_top__up__service__pb2.GetVendResponse.SerializeToString,
+            ),
+            'CheckEligibility': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckEligibility,
+                    request_deserializer=utrn_dot_v1_dot_top__up__service__pb2.CheckEligibilityRequest.FromString,
+                    response_serializer=utrn_dot_v1_dot_top__up__service__pb2.CheckEligibilityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -260,6 +282,33 @@ class TopUpService:
             '/utrn.v1.TopUpService/GetVend',
             utrn_dot_v1_dot_top__up__service__pb2.GetVendRequest.SerializeToString,
             utrn_dot_v1_dot_top__up__service__pb2.GetVendResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckEligibility(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utrn.v1.TopUpService/CheckEligibility',
+            utrn_dot_v1_dot_top__up__service__pb2.CheckEligibilityRequest.SerializeToString,
+            utrn_dot_v1_dot_top__up__service__pb2.CheckEligibilityResponse.FromString,
             options,
             channel_credentials,
             insecure,

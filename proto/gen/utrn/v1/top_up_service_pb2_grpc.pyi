@@ -46,7 +46,7 @@ class TopUpServiceStub:
     A repeat with the same content answers the same code, replayed = true.
     Errors: INVALID_ARGUMENT (BAD_FIELD, AMOUNT_NOT_ENCODABLE), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED
     (CALLER_SUSPENDED, NOT_APPOINTED), NOT_FOUND (PAN_UNKNOWN, METER_UNKNOWN), ALREADY_EXISTS
-    (TRANSACTION_ID_REUSED), FAILED_PRECONDITION (PAN_BLOCKED, TRANSACTION_ID_TOO_OLD, TRANSACTION_ID_FROM_FUTURE,
+    (TRANSACTION_ID_REUSED), FAILED_PRECONDITION (every objection of CheckEligibility, such as PAN_BLOCKED; TRANSACTION_ID_TOO_OLD, TRANSACTION_ID_FROM_FUTURE,
     TOO_MANY_UNAPPLIED, NOT_SUPPORTED_BY_METER, KEY_MISSING), RESOURCE_EXHAUSTED (OVERLOADED), DEADLINE_EXCEEDED
     (DEADLINE_TOO_SHORT), UNAVAILABLE (HSM_UNAVAILABLE, LEDGER_UNAVAILABLE, OUTCOME_UNKNOWN, SHUTTING_DOWN, NOT_READY).
     After a time-out, a lost connection or UNAVAILABLE: repeat with the same transaction_id, at any node. Never make a
@@ -76,6 +76,14 @@ class TopUpServiceStub:
     NOT_APPOINTED), NOT_FOUND (VEND_UNKNOWN), UNAVAILABLE (LEDGER_UNAVAILABLE, NOT_READY).
     After a time-out: repeat.
     """
+    CheckEligibility: _grpc.UnaryUnaryMultiCallable[_top_up_service_pb2.CheckEligibilityRequest, _top_up_service_pb2.CheckEligibilityResponse]
+    """Answers, before money is taken, whether a sale would be allowed now, and every objection if not. The same rule
+    decides again at the sale; only that decision counts. Reads only.
+
+    Bounds: see each field. Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED
+    (CALLER_SUSPENDED), UNAVAILABLE (LEDGER_UNAVAILABLE, NOT_READY).
+    After a time-out: repeat.
+    """
 
 @_typing.type_check_only
 class TopUpServiceAsyncStub(TopUpServiceStub):
@@ -95,7 +103,7 @@ class TopUpServiceAsyncStub(TopUpServiceStub):
     A repeat with the same content answers the same code, replayed = true.
     Errors: INVALID_ARGUMENT (BAD_FIELD, AMOUNT_NOT_ENCODABLE), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED
     (CALLER_SUSPENDED, NOT_APPOINTED), NOT_FOUND (PAN_UNKNOWN, METER_UNKNOWN), ALREADY_EXISTS
-    (TRANSACTION_ID_REUSED), FAILED_PRECONDITION (PAN_BLOCKED, TRANSACTION_ID_TOO_OLD, TRANSACTION_ID_FROM_FUTURE,
+    (TRANSACTION_ID_REUSED), FAILED_PRECONDITION (every objection of CheckEligibility, such as PAN_BLOCKED; TRANSACTION_ID_TOO_OLD, TRANSACTION_ID_FROM_FUTURE,
     TOO_MANY_UNAPPLIED, NOT_SUPPORTED_BY_METER, KEY_MISSING), RESOURCE_EXHAUSTED (OVERLOADED), DEADLINE_EXCEEDED
     (DEADLINE_TOO_SHORT), UNAVAILABLE (HSM_UNAVAILABLE, LEDGER_UNAVAILABLE, OUTCOME_UNKNOWN, SHUTTING_DOWN, NOT_READY).
     After a time-out, a lost connection or UNAVAILABLE: repeat with the same transaction_id, at any node. Never make a
@@ -125,6 +133,14 @@ class TopUpServiceAsyncStub(TopUpServiceStub):
     NOT_APPOINTED), NOT_FOUND (VEND_UNKNOWN), UNAVAILABLE (LEDGER_UNAVAILABLE, NOT_READY).
     After a time-out: repeat.
     """
+    CheckEligibility: _aio.UnaryUnaryMultiCallable[_top_up_service_pb2.CheckEligibilityRequest, _top_up_service_pb2.CheckEligibilityResponse]  # type: ignore[assignment]
+    """Answers, before money is taken, whether a sale would be allowed now, and every objection if not. The same rule
+    decides again at the sale; only that decision counts. Reads only.
+
+    Bounds: see each field. Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED
+    (CALLER_SUSPENDED), UNAVAILABLE (LEDGER_UNAVAILABLE, NOT_READY).
+    After a time-out: repeat.
+    """
 
 class TopUpServiceServicer(metaclass=_abc_1.ABCMeta):
     """Turns paid top-ups into codes and credits. One process for SMETS1 and SMETS2 meters, in one step or two; the caller
@@ -147,7 +163,7 @@ class TopUpServiceServicer(metaclass=_abc_1.ABCMeta):
         A repeat with the same content answers the same code, replayed = true.
         Errors: INVALID_ARGUMENT (BAD_FIELD, AMOUNT_NOT_ENCODABLE), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED
         (CALLER_SUSPENDED, NOT_APPOINTED), NOT_FOUND (PAN_UNKNOWN, METER_UNKNOWN), ALREADY_EXISTS
-        (TRANSACTION_ID_REUSED), FAILED_PRECONDITION (PAN_BLOCKED, TRANSACTION_ID_TOO_OLD, TRANSACTION_ID_FROM_FUTURE,
+        (TRANSACTION_ID_REUSED), FAILED_PRECONDITION (every objection of CheckEligibility, such as PAN_BLOCKED; TRANSACTION_ID_TOO_OLD, TRANSACTION_ID_FROM_FUTURE,
         TOO_MANY_UNAPPLIED, NOT_SUPPORTED_BY_METER, KEY_MISSING), RESOURCE_EXHAUSTED (OVERLOADED), DEADLINE_EXCEEDED
         (DEADLINE_TOO_SHORT), UNAVAILABLE (HSM_UNAVAILABLE, LEDGER_UNAVAILABLE, OUTCOME_UNKNOWN, SHUTTING_DOWN, NOT_READY).
         After a time-out, a lost connection or UNAVAILABLE: repeat with the same transaction_id, at any node. Never make a
@@ -193,6 +209,20 @@ class TopUpServiceServicer(metaclass=_abc_1.ABCMeta):
         Bounds: see each field. A supplier may also ask for a vend that another participant made for one of its meters.
         Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED (CALLER_SUSPENDED,
         NOT_APPOINTED), NOT_FOUND (VEND_UNKNOWN), UNAVAILABLE (LEDGER_UNAVAILABLE, NOT_READY).
+        After a time-out: repeat.
+        """
+
+    @_abc_1.abstractmethod
+    def CheckEligibility(
+        self,
+        request: _top_up_service_pb2.CheckEligibilityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_top_up_service_pb2.CheckEligibilityResponse, _abc.Awaitable[_top_up_service_pb2.CheckEligibilityResponse]]:
+        """Answers, before money is taken, whether a sale would be allowed now, and every objection if not. The same rule
+        decides again at the sale; only that decision counts. Reads only.
+
+        Bounds: see each field. Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED
+        (CALLER_SUSPENDED), UNAVAILABLE (LEDGER_UNAVAILABLE, NOT_READY).
         After a time-out: repeat.
         """
 

@@ -38,6 +38,8 @@ class _ChannelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Channel.Value
     """A call, to a person or to a machine."""
     CHANNEL_AUTOMATIC: _Channel.ValueType  # 6
     """A standing instruction of the consumer (auto top-up)."""
+    CHANNEL_NOT_PAID: _Channel.ValueType  # 7
+    """Nobody paid: credit given by the supplier (CreditService). Refused in sales."""
 
 class Channel(_Channel, metaclass=_ChannelEnumTypeWrapper):
     """Where the consumer paid. Kept with the vend; per-channel limits hang on it."""
@@ -56,6 +58,8 @@ CHANNEL_PHONE: Channel.ValueType  # 5
 """A call, to a person or to a machine."""
 CHANNEL_AUTOMATIC: Channel.ValueType  # 6
 """A standing instruction of the consumer (auto top-up)."""
+CHANNEL_NOT_PAID: Channel.ValueType  # 7
+"""Nobody paid: credit given by the supplier (CreditService). Refused in sales."""
 Global___Channel: _TypeAlias = Channel  # noqa: Y015
 
 class _DeliveryState:
@@ -126,6 +130,12 @@ class _DeliveryReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delive
     """The head end will not carry this message: meter unknown to it, not authorised, or not able."""
     DELIVERY_REASON_NO_ANSWER: _DeliveryReason.ValueType  # 8
     """The limit of attempts or of time was reached without an answer."""
+    DELIVERY_REASON_SUPPLIER_CHANGED: _DeliveryReason.ValueType  # 9
+    """The meter has another supplier since the sale. The supplier that sold it decides: refund, or a new sale."""
+    DELIVERY_REASON_TENANCY_CHANGED: _DeliveryReason.ValueType  # 10
+    """The meter has another tenant since the sale. Its supplier decides."""
+    DELIVERY_REASON_METER_REMOVED: _DeliveryReason.ValueType  # 11
+    """The meter was taken out of service, or is not enrolled any more. Its supplier decides."""
 
 class DeliveryReason(_DeliveryReason, metaclass=_DeliveryReasonEnumTypeWrapper):
     """Why a delivery ended as it did."""
@@ -148,6 +158,12 @@ DELIVERY_REASON_HEAD_END_REFUSED: DeliveryReason.ValueType  # 7
 """The head end will not carry this message: meter unknown to it, not authorised, or not able."""
 DELIVERY_REASON_NO_ANSWER: DeliveryReason.ValueType  # 8
 """The limit of attempts or of time was reached without an answer."""
+DELIVERY_REASON_SUPPLIER_CHANGED: DeliveryReason.ValueType  # 9
+"""The meter has another supplier since the sale. The supplier that sold it decides: refund, or a new sale."""
+DELIVERY_REASON_TENANCY_CHANGED: DeliveryReason.ValueType  # 10
+"""The meter has another tenant since the sale. Its supplier decides."""
+DELIVERY_REASON_METER_REMOVED: DeliveryReason.ValueType  # 11
+"""The meter was taken out of service, or is not enrolled any more. Its supplier decides."""
 Global___DeliveryReason: _TypeAlias = DeliveryReason  # noqa: Y015
 
 @_typing.final
@@ -293,6 +309,7 @@ class Vend(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
     MADE_ELSEWHERE_FIELD_NUMBER: _builtins.int
+    ALLOWED_BY_FIELD_NUMBER: _builtins.int
     participant_id: _builtins.str
     """Who made the vend: the participant id of the caller."""
     pan: _builtins.str
@@ -309,6 +326,8 @@ class Vend(_message.Message):
     """Where the consumer paid."""
     made_elsewhere: _builtins.bool
     """True if the code was made by the supplier's own generator and only delivered here."""
+    allowed_by: _builtins.str
+    """What allowed it: "own meter", or the appointment the seller acted on."""
     @_builtins.property
     def code(self) -> Global___IssuedCode:
         """The code and what was fixed with it."""
@@ -335,10 +354,11 @@ class Vend(_message.Message):
         reference: Global___SaleReference | None = ...,
         delivery: Global___Delivery | None = ...,
         made_elsewhere: _builtins.bool = ...,
+        allowed_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "delivery", b"delivery", "reference", b"reference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "code", b"code", "delivery", b"delivery", "made_elsewhere", b"made_elsewhere", "meter_id", b"meter_id", "originator_id", b"originator_id", "pan", b"pan", "participant_id", b"participant_id", "reference", b"reference", "supplier_id", b"supplier_id", "utrn_counter", b"utrn_counter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_by", b"allowed_by", "channel", b"channel", "code", b"code", "delivery", b"delivery", "made_elsewhere", b"made_elsewhere", "meter_id", b"meter_id", "originator_id", b"originator_id", "pan", b"pan", "participant_id", b"participant_id", "reference", b"reference", "supplier_id", b"supplier_id", "utrn_counter", b"utrn_counter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

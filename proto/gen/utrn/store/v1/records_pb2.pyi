@@ -102,6 +102,9 @@ class VendRecord(_message.Message):
     DELIVERY_FIELD_NUMBER: _builtins.int
     METER_KIND_FIELD_NUMBER: _builtins.int
     HEAD_END_FIELD_NUMBER: _builtins.int
+    TENANCY_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Highest schema understood by this reader: 1."""
     participant_id: _builtins.str
@@ -136,6 +139,10 @@ class VendRecord(_message.Message):
     """Kind of the meter at commit: core.domain.meter.MeterKind by number."""
     head_end: _builtins.str
     """Name of the head end that reaches the meter."""
+    tenancy: _builtins.int
+    """Which tenant of the meter it was sold to."""
+    rule: _builtins.str
+    """What allowed it: the rule, in words."""
     @_builtins.property
     def issued_at(self) -> _timestamp_pb2.Timestamp:
         """Commit instant."""
@@ -143,6 +150,10 @@ class VendRecord(_message.Message):
     @_builtins.property
     def delivery(self) -> Global___DeliveryRecord:
         """Delivery."""
+
+    @_builtins.property
+    def basis(self) -> _containers.RepeatedCompositeFieldContainer[Global___BasisRecord]:
+        """Which records it was based on."""
 
     def __init__(
         self,
@@ -166,14 +177,47 @@ class VendRecord(_message.Message):
         delivery: Global___DeliveryRecord | None = ...,
         meter_kind: _builtins.int = ...,
         head_end: _builtins.str = ...,
+        tenancy: _builtins.int = ...,
+        rule: _builtins.str = ...,
+        basis: _abc.Iterable[Global___BasisRecord] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "issued_at", b"issued_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_pence", b"amount_pence", "channel", b"channel", "delivery", b"delivery", "head_end", b"head_end", "issued_at", b"issued_at", "meter_id", b"meter_id", "meter_kind", b"meter_kind", "operation", b"operation", "originator_id", b"originator_id", "outlet_id", b"outlet_id", "pan", b"pan", "participant_id", b"participant_id", "receipt_id", b"receipt_id", "schema", b"schema", "supplier_id", b"supplier_id", "terminal_id", b"terminal_id", "transaction_id", b"transaction_id", "utrn", b"utrn", "utrn_counter", b"utrn_counter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_pence", b"amount_pence", "basis", b"basis", "channel", b"channel", "delivery", b"delivery", "head_end", b"head_end", "issued_at", b"issued_at", "meter_id", b"meter_id", "meter_kind", b"meter_kind", "operation", b"operation", "originator_id", b"originator_id", "outlet_id", b"outlet_id", "pan", b"pan", "participant_id", b"participant_id", "receipt_id", b"receipt_id", "rule", b"rule", "schema", b"schema", "supplier_id", b"supplier_id", "tenancy", b"tenancy", "terminal_id", b"terminal_id", "transaction_id", b"transaction_id", "utrn", b"utrn", "utrn_counter", b"utrn_counter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VendRecord: _TypeAlias = VendRecord  # noqa: Y015
+
+@_typing.final
+class BasisRecord(_message.Message):
+    """A record that a decision was based on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """core.domain.registry.Kind."""
+    id: _builtins.str
+    """Its id."""
+    revision: _builtins.int
+    """Its revision."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        id: _builtins.str = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BasisRecord: _TypeAlias = BasisRecord  # noqa: Y015
 
 @_typing.final
 class CounterRecord(_message.Message):
@@ -262,8 +306,142 @@ class VendPointer(_message.Message):
 Global___VendPointer: _TypeAlias = VendPointer  # noqa: Y015
 
 @_typing.final
+class LimitRecord(_message.Message):
+    """A limit of one channel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    MIN_PENCE_FIELD_NUMBER: _builtins.int
+    MAX_PENCE_FIELD_NUMBER: _builtins.int
+    WHOLE_POUNDS_FIELD_NUMBER: _builtins.int
+    CLOSED_FIELD_NUMBER: _builtins.int
+    channel: _builtins.int
+    """utrn.v1.Channel by number; 0 for every channel that has none of its own."""
+    min_pence: _builtins.int
+    """Least pence of one sale."""
+    max_pence: _builtins.int
+    """Most pence of one sale."""
+    whole_pounds: _builtins.bool
+    """Only multiples of 100 pence."""
+    closed: _builtins.bool
+    """No sales at all."""
+    def __init__(
+        self,
+        *,
+        channel: _builtins.int = ...,
+        min_pence: _builtins.int = ...,
+        max_pence: _builtins.int = ...,
+        whole_pounds: _builtins.bool = ...,
+        closed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "closed", b"closed", "max_pence", b"max_pence", "min_pence", b"min_pence", "whole_pounds", b"whole_pounds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LimitRecord: _TypeAlias = LimitRecord  # noqa: Y015
+
+@_typing.final
+class ProfilePeriod(_message.Message):
+    """What a supplier has chosen, from when to when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    RECORDED_AT_FIELD_NUMBER: _builtins.int
+    RECORDED_BY_FIELD_NUMBER: _builtins.int
+    OPTION_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    CREDIT_EACH_MAX_PENCE_FIELD_NUMBER: _builtins.int
+    CREDIT_DAY_MAX_PENCE_FIELD_NUMBER: _builtins.int
+    CREDIT_APPROVERS_FIELD_NUMBER: _builtins.int
+    since: _builtins.int
+    """Milliseconds since 1970."""
+    until: _builtins.int
+    """Milliseconds since 1970; 0 for open."""
+    recorded_at: _builtins.int
+    """When it was recorded, milliseconds since 1970."""
+    recorded_by: _builtins.str
+    """By whom."""
+    option: _builtins.int
+    """core.domain.party.Option by number."""
+    credit_each_max_pence: _builtins.int
+    """Most pence of credit without payment at once."""
+    credit_day_max_pence: _builtins.int
+    """Most pence of credit without payment a day."""
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___LimitRecord]:
+        """Limits."""
+
+    @_builtins.property
+    def credit_approvers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SAN URIs that may approve it."""
+
+    def __init__(
+        self,
+        *,
+        since: _builtins.int = ...,
+        until: _builtins.int = ...,
+        recorded_at: _builtins.int = ...,
+        recorded_by: _builtins.str = ...,
+        option: _builtins.int = ...,
+        limits: _abc.Iterable[Global___LimitRecord] | None = ...,
+        credit_each_max_pence: _builtins.int = ...,
+        credit_day_max_pence: _builtins.int = ...,
+        credit_approvers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credit_approvers", b"credit_approvers", "credit_day_max_pence", b"credit_day_max_pence", "credit_each_max_pence", b"credit_each_max_pence", "limits", b"limits", "option", b"option", "recorded_at", b"recorded_at", "recorded_by", b"recorded_by", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProfilePeriod: _TypeAlias = ProfilePeriod  # noqa: Y015
+
+@_typing.final
+class StatePeriod(_message.Message):
+    """A state by number, from when to when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    RECORDED_AT_FIELD_NUMBER: _builtins.int
+    RECORDED_BY_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    since: _builtins.int
+    """Milliseconds since 1970."""
+    until: _builtins.int
+    """Milliseconds since 1970; 0 for open."""
+    recorded_at: _builtins.int
+    """When it was recorded, milliseconds since 1970."""
+    recorded_by: _builtins.str
+    """By whom."""
+    state: _builtins.int
+    """The state."""
+    def __init__(
+        self,
+        *,
+        since: _builtins.int = ...,
+        until: _builtins.int = ...,
+        recorded_at: _builtins.int = ...,
+        recorded_by: _builtins.str = ...,
+        state: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recorded_at", b"recorded_at", "recorded_by", b"recorded_by", "since", b"since", "state", b"state", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatePeriod: _TypeAlias = StatePeriod  # noqa: Y015
+
+@_typing.final
 class ParticipantRecord(_message.Message):
-    """Key participant/<participant_id>."""
+    """Key registry/participant/<participant_id>."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -272,21 +450,19 @@ class ParticipantRecord(_message.Message):
     ROLE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     IDENTITIES_FIELD_NUMBER: _builtins.int
-    SUSPENDED_FIELD_NUMBER: _builtins.int
     ORIGINATOR_ID_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
     PREPAYMENT_PUBLIC_POINT_FIELD_NUMBER: _builtins.int
-    APPOINTED_PSPS_FIELD_NUMBER: _builtins.int
+    STANDINGS_FIELD_NUMBER: _builtins.int
+    PROFILES_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 1."""
+    """Highest schema understood by this reader: 2."""
     participant_id: _builtins.str
     """Its id."""
     role: _builtins.int
     """core.domain.party.Role by number."""
     name: _builtins.str
     """For people."""
-    suspended: _builtins.bool
-    """Suspended participants are refused."""
     originator_id: _builtins.str
     """Suppliers: EUI-64 under which codes are made, 16 hex digits."""
     key_id: _builtins.str
@@ -298,8 +474,12 @@ class ParticipantRecord(_message.Message):
         """SAN URIs of the certificates it may use."""
 
     @_builtins.property
-    def appointed_psps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Suppliers: PSPs it has appointed to issue and deliver."""
+    def standings(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatePeriod]:
+        """Whether it may act: core.domain.party.Standing."""
+
+    @_builtins.property
+    def profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProfilePeriod]:
+        """Suppliers: what they have chosen."""
 
     def __init__(
         self,
@@ -309,99 +489,645 @@ class ParticipantRecord(_message.Message):
         role: _builtins.int = ...,
         name: _builtins.str = ...,
         identities: _abc.Iterable[_builtins.str] | None = ...,
-        suspended: _builtins.bool = ...,
         originator_id: _builtins.str = ...,
         key_id: _builtins.str = ...,
         prepayment_public_point: _builtins.bytes = ...,
-        appointed_psps: _abc.Iterable[_builtins.str] | None = ...,
+        standings: _abc.Iterable[Global___StatePeriod] | None = ...,
+        profiles: _abc.Iterable[Global___ProfilePeriod] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["appointed_psps", b"appointed_psps", "identities", b"identities", "key_id", b"key_id", "name", b"name", "originator_id", b"originator_id", "participant_id", b"participant_id", "prepayment_public_point", b"prepayment_public_point", "role", b"role", "schema", b"schema", "suspended", b"suspended"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities", "key_id", b"key_id", "name", b"name", "originator_id", b"originator_id", "participant_id", b"participant_id", "prepayment_public_point", b"prepayment_public_point", "profiles", b"profiles", "role", b"role", "schema", b"schema", "standings", b"standings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ParticipantRecord: _TypeAlias = ParticipantRecord  # noqa: Y015
 
 @_typing.final
+class RegistrationPeriod(_message.Message):
+    """Whose meter it is, from when to when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    RECORDED_AT_FIELD_NUMBER: _builtins.int
+    RECORDED_BY_FIELD_NUMBER: _builtins.int
+    SUPPLIER_ID_FIELD_NUMBER: _builtins.int
+    CUSTODY_FIELD_NUMBER: _builtins.int
+    since: _builtins.int
+    """Milliseconds since 1970."""
+    until: _builtins.int
+    """Milliseconds since 1970; 0 for open."""
+    recorded_at: _builtins.int
+    """When it was recorded, milliseconds since 1970."""
+    recorded_by: _builtins.str
+    """By whom."""
+    supplier_id: _builtins.str
+    """The supplier."""
+    custody: _builtins.int
+    """core.domain.meter.Custody by number."""
+    def __init__(
+        self,
+        *,
+        since: _builtins.int = ...,
+        until: _builtins.int = ...,
+        recorded_at: _builtins.int = ...,
+        recorded_by: _builtins.str = ...,
+        supplier_id: _builtins.str = ...,
+        custody: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["custody", b"custody", "recorded_at", b"recorded_at", "recorded_by", b"recorded_by", "since", b"since", "supplier_id", b"supplier_id", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegistrationPeriod: _TypeAlias = RegistrationPeriod  # noqa: Y015
+
+@_typing.final
+class SettingsPeriod(_message.Message):
+    """What can change of a meter, from when to when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    RECORDED_AT_FIELD_NUMBER: _builtins.int
+    RECORDED_BY_FIELD_NUMBER: _builtins.int
+    PAYMENT_MODE_FIELD_NUMBER: _builtins.int
+    ENROLLED_FIELD_NUMBER: _builtins.int
+    HEAD_END_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    FIRMWARE_FIELD_NUMBER: _builtins.int
+    COHORT_FIELD_NUMBER: _builtins.int
+    MAX_CREDIT_PENCE_FIELD_NUMBER: _builtins.int
+    MAX_BALANCE_PENCE_FIELD_NUMBER: _builtins.int
+    TENANCY_FIELD_NUMBER: _builtins.int
+    since: _builtins.int
+    """Milliseconds since 1970."""
+    until: _builtins.int
+    """Milliseconds since 1970; 0 for open."""
+    recorded_at: _builtins.int
+    """When it was recorded, milliseconds since 1970."""
+    recorded_by: _builtins.str
+    """By whom."""
+    payment_mode: _builtins.int
+    """core.domain.meter.PaymentMode by number."""
+    enrolled: _builtins.bool
+    """True if this service serves it."""
+    head_end: _builtins.str
+    """Name of the head end that reaches it."""
+    zone: _builtins.str
+    """Its zone."""
+    firmware: _builtins.str
+    """Its firmware."""
+    cohort: _builtins.str
+    """Its SMETS1 cohort."""
+    max_credit_pence: _builtins.int
+    """Maximum Credit Threshold, pence; 0 for unknown."""
+    max_balance_pence: _builtins.int
+    """Maximum Meter Balance Threshold, pence; 0 for unknown."""
+    tenancy: _builtins.int
+    """Counts the tenants."""
+    def __init__(
+        self,
+        *,
+        since: _builtins.int = ...,
+        until: _builtins.int = ...,
+        recorded_at: _builtins.int = ...,
+        recorded_by: _builtins.str = ...,
+        payment_mode: _builtins.int = ...,
+        enrolled: _builtins.bool = ...,
+        head_end: _builtins.str = ...,
+        zone: _builtins.str = ...,
+        firmware: _builtins.str = ...,
+        cohort: _builtins.str = ...,
+        max_credit_pence: _builtins.int = ...,
+        max_balance_pence: _builtins.int = ...,
+        tenancy: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cohort", b"cohort", "enrolled", b"enrolled", "firmware", b"firmware", "head_end", b"head_end", "max_balance_pence", b"max_balance_pence", "max_credit_pence", b"max_credit_pence", "payment_mode", b"payment_mode", "recorded_at", b"recorded_at", "recorded_by", b"recorded_by", "since", b"since", "tenancy", b"tenancy", "until", b"until", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettingsPeriod: _TypeAlias = SettingsPeriod  # noqa: Y015
+
+@_typing.final
 class MeterRecord(_message.Message):
-    """Key meter/<meter_id>."""
+    """Key registry/meter/<meter_id>."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SCHEMA_FIELD_NUMBER: _builtins.int
     METER_ID_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
-    SUPPLIER_ID_FIELD_NUMBER: _builtins.int
     SCHEME_FIELD_NUMBER: _builtins.int
     PUBLIC_POINT_FIELD_NUMBER: _builtins.int
-    HEAD_END_FIELD_NUMBER: _builtins.int
+    GENERATION_FIELD_NUMBER: _builtins.int
+    MAKE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    REGISTRATIONS_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    TURNED_AT_FIELD_NUMBER: _builtins.int
+    BALANCE_PENCE_FIELD_NUMBER: _builtins.int
+    BALANCE_AT_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 1."""
+    """Highest schema understood by this reader: 2."""
     meter_id: _builtins.str
     """EUI-64, 16 hex digits."""
     kind: _builtins.int
     """core.domain.meter.MeterKind by number."""
-    supplier_id: _builtins.str
-    """Registered supplier."""
     scheme: _builtins.str
     """Token scheme, such as "gbcs"."""
     public_point: _builtins.bytes
     """Public point of the meter's key-agreement key, 65 bytes uncompressed."""
-    head_end: _builtins.str
-    """Name of the head end that reaches it."""
+    generation: _builtins.int
+    """core.domain.meter.Generation by number."""
+    make: _builtins.str
+    """Manufacturer."""
+    model: _builtins.str
+    """Its model."""
+    turned_at: _builtins.int
+    """Up to when changes have been carried out, milliseconds since 1970."""
+    balance_pence: _builtins.int
+    """Last balance the supplier has told, pence."""
+    balance_at: _builtins.int
+    """When it was told, milliseconds since 1970."""
+    @_builtins.property
+    def registrations(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegistrationPeriod]:
+        """Whose meter it is."""
+
+    @_builtins.property
+    def settings(self) -> _containers.RepeatedCompositeFieldContainer[Global___SettingsPeriod]:
+        """What can change of it."""
+
     def __init__(
         self,
         *,
         schema: _builtins.int = ...,
         meter_id: _builtins.str = ...,
         kind: _builtins.int = ...,
-        supplier_id: _builtins.str = ...,
         scheme: _builtins.str = ...,
         public_point: _builtins.bytes = ...,
-        head_end: _builtins.str = ...,
+        generation: _builtins.int = ...,
+        make: _builtins.str = ...,
+        model: _builtins.str = ...,
+        registrations: _abc.Iterable[Global___RegistrationPeriod] | None = ...,
+        settings: _abc.Iterable[Global___SettingsPeriod] | None = ...,
+        turned_at: _builtins.int = ...,
+        balance_pence: _builtins.int = ...,
+        balance_at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["head_end", b"head_end", "kind", b"kind", "meter_id", b"meter_id", "public_point", b"public_point", "schema", b"schema", "scheme", b"scheme", "supplier_id", b"supplier_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_at", b"balance_at", "balance_pence", b"balance_pence", "generation", b"generation", "kind", b"kind", "make", b"make", "meter_id", b"meter_id", "model", b"model", "public_point", b"public_point", "registrations", b"registrations", "schema", b"schema", "scheme", b"scheme", "settings", b"settings", "turned_at", b"turned_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MeterRecord: _TypeAlias = MeterRecord  # noqa: Y015
 
 @_typing.final
+class PanPeriod(_message.Message):
+    """What a PAN stands for, from when to when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    RECORDED_AT_FIELD_NUMBER: _builtins.int
+    RECORDED_BY_FIELD_NUMBER: _builtins.int
+    METER_ID_FIELD_NUMBER: _builtins.int
+    SUPPLIER_ID_FIELD_NUMBER: _builtins.int
+    TENANCY_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    since: _builtins.int
+    """Milliseconds since 1970."""
+    until: _builtins.int
+    """Milliseconds since 1970; 0 for open."""
+    recorded_at: _builtins.int
+    """When it was recorded, milliseconds since 1970."""
+    recorded_by: _builtins.str
+    """By whom."""
+    meter_id: _builtins.str
+    """The meter."""
+    supplier_id: _builtins.str
+    """Who gave the card."""
+    tenancy: _builtins.int
+    """To which of the meter's tenants."""
+    status: _builtins.int
+    """core.domain.meter.PanStatus by number."""
+    def __init__(
+        self,
+        *,
+        since: _builtins.int = ...,
+        until: _builtins.int = ...,
+        recorded_at: _builtins.int = ...,
+        recorded_by: _builtins.str = ...,
+        meter_id: _builtins.str = ...,
+        supplier_id: _builtins.str = ...,
+        tenancy: _builtins.int = ...,
+        status: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter_id", b"meter_id", "recorded_at", b"recorded_at", "recorded_by", b"recorded_by", "since", b"since", "status", b"status", "supplier_id", b"supplier_id", "tenancy", b"tenancy", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PanPeriod: _TypeAlias = PanPeriod  # noqa: Y015
+
+@_typing.final
 class PanRecord(_message.Message):
-    """Key pan/<pan>."""
+    """Key registry/pan/<pan>."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SCHEMA_FIELD_NUMBER: _builtins.int
     PAN_FIELD_NUMBER: _builtins.int
-    METER_ID_FIELD_NUMBER: _builtins.int
-    BLOCKED_FIELD_NUMBER: _builtins.int
+    FORM_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    REPLACED_BY_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 1."""
+    """Highest schema understood by this reader: 2."""
     pan: _builtins.str
     """The number."""
-    meter_id: _builtins.str
-    """The meter it stands for."""
-    blocked: _builtins.bool
-    """Blocked PANs are refused."""
+    form: _builtins.int
+    """core.domain.meter.PanForm by number."""
+    replaced_by: _builtins.str
+    """The PAN that replaced it, if one did."""
+    @_builtins.property
+    def uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___PanPeriod]:
+        """What it stands for."""
+
     def __init__(
         self,
         *,
         schema: _builtins.int = ...,
         pan: _builtins.str = ...,
-        meter_id: _builtins.str = ...,
-        blocked: _builtins.bool = ...,
+        form: _builtins.int = ...,
+        uses: _abc.Iterable[Global___PanPeriod] | None = ...,
+        replaced_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blocked", b"blocked", "meter_id", b"meter_id", "pan", b"pan", "schema", b"schema"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["form", b"form", "pan", b"pan", "replaced_by", b"replaced_by", "schema", b"schema", "uses", b"uses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PanRecord: _TypeAlias = PanRecord  # noqa: Y015
+
+@_typing.final
+class AppointmentRecord(_message.Message):
+    """One appointment."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPOINTMENT_ID_FIELD_NUMBER: _builtins.int
+    LEVEL_FIELD_NUMBER: _builtins.int
+    CHANNELS_FIELD_NUMBER: _builtins.int
+    MIN_PENCE_FIELD_NUMBER: _builtins.int
+    MAX_PENCE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    TERMS_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    appointment_id: _builtins.str
+    """Its id."""
+    level: _builtins.int
+    """core.domain.party.Level by number."""
+    min_pence: _builtins.int
+    """Least pence of one sale."""
+    max_pence: _builtins.int
+    """Most pence of one sale."""
+    since: _builtins.int
+    """Milliseconds since 1970."""
+    until: _builtins.int
+    """Milliseconds since 1970; 0 for open."""
+    terms: _builtins.bytes
+    """The terms as they were signed."""
+    signature: _builtins.bytes
+    """The supplier's signature over them."""
+    certificate: _builtins.bytes
+    """The certificate of the signature, DER."""
+    @_builtins.property
+    def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """utrn.v1.Channel by number; none for all."""
+
+    @_builtins.property
+    def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatePeriod]:
+        """core.domain.appointment.AppointmentState."""
+
+    def __init__(
+        self,
+        *,
+        appointment_id: _builtins.str = ...,
+        level: _builtins.int = ...,
+        channels: _abc.Iterable[_builtins.int] | None = ...,
+        min_pence: _builtins.int = ...,
+        max_pence: _builtins.int = ...,
+        since: _builtins.int = ...,
+        until: _builtins.int = ...,
+        terms: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+        certificate: _builtins.bytes = ...,
+        states: _abc.Iterable[Global___StatePeriod] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appointment_id", b"appointment_id", "certificate", b"certificate", "channels", b"channels", "level", b"level", "max_pence", b"max_pence", "min_pence", b"min_pence", "signature", b"signature", "since", b"since", "states", b"states", "terms", b"terms", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppointmentRecord: _TypeAlias = AppointmentRecord  # noqa: Y015
+
+@_typing.final
+class AppointmentsRecord(_message.Message):
+    """Key registry/appointment/<supplier>/<psp>."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    SUPPLIER_ID_FIELD_NUMBER: _builtins.int
+    PSP_ID_FIELD_NUMBER: _builtins.int
+    APPOINTMENTS_FIELD_NUMBER: _builtins.int
+    schema: _builtins.int
+    """Highest schema understood by this reader: 2."""
+    supplier_id: _builtins.str
+    """The supplier."""
+    psp_id: _builtins.str
+    """The PSP."""
+    @_builtins.property
+    def appointments(self) -> _containers.RepeatedCompositeFieldContainer[Global___AppointmentRecord]:
+        """Oldest first."""
+
+    def __init__(
+        self,
+        *,
+        schema: _builtins.int = ...,
+        supplier_id: _builtins.str = ...,
+        psp_id: _builtins.str = ...,
+        appointments: _abc.Iterable[Global___AppointmentRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appointments", b"appointments", "psp_id", b"psp_id", "schema", b"schema", "supplier_id", b"supplier_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppointmentsRecord: _TypeAlias = AppointmentsRecord  # noqa: Y015
+
+@_typing.final
+class ModelRecord(_message.Message):
+    """Key registry/model/<make>/<model>."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    MAKE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    SCHEMES_FIELD_NUMBER: _builtins.int
+    OVER_THE_AIR_FIELD_NUMBER: _builtins.int
+    CENTRAL_ISSUE_FIELD_NUMBER: _builtins.int
+    schema: _builtins.int
+    """Highest schema understood by this reader: 2."""
+    make: _builtins.str
+    """Manufacturer."""
+    model: _builtins.str
+    """Model."""
+    over_the_air: _builtins.bool
+    """Whether codes can be sent to it."""
+    central_issue: _builtins.bool
+    """Whether codes for it can be made here."""
+    @_builtins.property
+    def schemes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Token schemes it takes."""
+
+    def __init__(
+        self,
+        *,
+        schema: _builtins.int = ...,
+        make: _builtins.str = ...,
+        model: _builtins.str = ...,
+        schemes: _abc.Iterable[_builtins.str] | None = ...,
+        over_the_air: _builtins.bool = ...,
+        central_issue: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["central_issue", b"central_issue", "make", b"make", "model", b"model", "over_the_air", b"over_the_air", "schema", b"schema", "schemes", b"schemes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelRecord: _TypeAlias = ModelRecord  # noqa: Y015
+
+@_typing.final
+class OwedVendRecord(_message.Message):
+    """A vend whose delivery was owed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    UTRN_COUNTER_FIELD_NUMBER: _builtins.int
+    participant_id: _builtins.str
+    """Who made it."""
+    transaction_id: _builtins.str
+    """Its id."""
+    utrn_counter: _builtins.int
+    """Its counter."""
+    def __init__(
+        self,
+        *,
+        participant_id: _builtins.str = ...,
+        transaction_id: _builtins.str = ...,
+        utrn_counter: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["participant_id", b"participant_id", "transaction_id", b"transaction_id", "utrn_counter", b"utrn_counter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OwedVendRecord: _TypeAlias = OwedVendRecord  # noqa: Y015
+
+@_typing.final
+class MarketChangeRecord(_message.Message):
+    """Key change/<responsible supplier>/<instant, 13 digits>/<meter>."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    METER_ID_FIELD_NUMBER: _builtins.int
+    AT_FIELD_NUMBER: _builtins.int
+    CARRIED_OUT_AT_FIELD_NUMBER: _builtins.int
+    KINDS_FIELD_NUMBER: _builtins.int
+    RESPONSIBLE_FIELD_NUMBER: _builtins.int
+    SUPPLIER_AFTER_FIELD_NUMBER: _builtins.int
+    ORIGINATOR_ID_FIELD_NUMBER: _builtins.int
+    LAST_ISSUED_FIELD_NUMBER: _builtins.int
+    HIGHEST_APPLIED_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    schema: _builtins.int
+    """Highest schema understood by this reader: 2."""
+    meter_id: _builtins.str
+    """The meter."""
+    at: _builtins.int
+    """When it takes effect, milliseconds since 1970."""
+    carried_out_at: _builtins.int
+    """When it was carried out, milliseconds since 1970."""
+    responsible: _builtins.str
+    """Under whom the codes were sold."""
+    supplier_after: _builtins.str
+    """Whose meter it is afterwards; empty for nobody's."""
+    originator_id: _builtins.str
+    """Under which originator the codes were made; empty if the supplier has no key here."""
+    last_issued: _builtins.int
+    """Last counter spent."""
+    highest_applied: _builtins.int
+    """Highest counter known to be credited."""
+    @_builtins.property
+    def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """core.domain.market_change.ChangeKind by number."""
+
+    @_builtins.property
+    def in_flight(self) -> _containers.RepeatedCompositeFieldContainer[Global___OwedVendRecord]:
+        """Deliveries owed at that instant."""
+
+    def __init__(
+        self,
+        *,
+        schema: _builtins.int = ...,
+        meter_id: _builtins.str = ...,
+        at: _builtins.int = ...,
+        carried_out_at: _builtins.int = ...,
+        kinds: _abc.Iterable[_builtins.int] | None = ...,
+        responsible: _builtins.str = ...,
+        supplier_after: _builtins.str = ...,
+        originator_id: _builtins.str = ...,
+        last_issued: _builtins.int = ...,
+        highest_applied: _builtins.int = ...,
+        in_flight: _abc.Iterable[Global___OwedVendRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "carried_out_at", b"carried_out_at", "highest_applied", b"highest_applied", "in_flight", b"in_flight", "kinds", b"kinds", "last_issued", b"last_issued", "meter_id", b"meter_id", "originator_id", b"originator_id", "responsible", b"responsible", "schema", b"schema", "supplier_after", b"supplier_after"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MarketChangeRecord: _TypeAlias = MarketChangeRecord  # noqa: Y015
+
+@_typing.final
+class CreditRequestRecord(_message.Message):
+    """Key credit/<supplier>/<transaction_id>."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    SUPPLIER_ID_FIELD_NUMBER: _builtins.int
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    PAN_FIELD_NUMBER: _builtins.int
+    AMOUNT_PENCE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    ASKED_BY_FIELD_NUMBER: _builtins.int
+    ASKED_AT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    DECIDED_AT_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
+    schema: _builtins.int
+    """Highest schema understood by this reader: 2."""
+    supplier_id: _builtins.str
+    """The supplier."""
+    transaction_id: _builtins.str
+    """Its id, and the id of the vend it becomes."""
+    pan: _builtins.str
+    """The PAN."""
+    amount_pence: _builtins.int
+    """Pence."""
+    reason: _builtins.int
+    """core.domain.credit.CreditReason by number."""
+    note: _builtins.str
+    """For people."""
+    asked_by: _builtins.str
+    """SAN URI of who asked."""
+    asked_at: _builtins.int
+    """Milliseconds since 1970."""
+    state: _builtins.int
+    """core.domain.credit.CreditState by number."""
+    decided_by: _builtins.str
+    """SAN URI of who decided."""
+    decided_at: _builtins.int
+    """Milliseconds since 1970; 0 while it waits."""
+    day: _builtins.str
+    """The UTC day it was counted against."""
+    def __init__(
+        self,
+        *,
+        schema: _builtins.int = ...,
+        supplier_id: _builtins.str = ...,
+        transaction_id: _builtins.str = ...,
+        pan: _builtins.str = ...,
+        amount_pence: _builtins.int = ...,
+        reason: _builtins.int = ...,
+        note: _builtins.str = ...,
+        asked_by: _builtins.str = ...,
+        asked_at: _builtins.int = ...,
+        state: _builtins.int = ...,
+        decided_by: _builtins.str = ...,
+        decided_at: _builtins.int = ...,
+        day: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_pence", b"amount_pence", "asked_at", b"asked_at", "asked_by", b"asked_by", "day", b"day", "decided_at", b"decided_at", "decided_by", b"decided_by", "note", b"note", "pan", b"pan", "reason", b"reason", "schema", b"schema", "state", b"state", "supplier_id", b"supplier_id", "transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreditRequestRecord: _TypeAlias = CreditRequestRecord  # noqa: Y015
+
+@_typing.final
+class CreditDayRecord(_message.Message):
+    """Key credit-day/<supplier>/<day>."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    SUPPLIER_ID_FIELD_NUMBER: _builtins.int
+    DAY_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_PENCE_FIELD_NUMBER: _builtins.int
+    schema: _builtins.int
+    """Highest schema understood by this reader: 2."""
+    supplier_id: _builtins.str
+    """The supplier."""
+    day: _builtins.str
+    """The UTC day, as 2026-11-24."""
+    count: _builtins.int
+    """How many were approved."""
+    total_pence: _builtins.int
+    """Their pence."""
+    def __init__(
+        self,
+        *,
+        schema: _builtins.int = ...,
+        supplier_id: _builtins.str = ...,
+        day: _builtins.str = ...,
+        count: _builtins.int = ...,
+        total_pence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "day", b"day", "schema", b"schema", "supplier_id", b"supplier_id", "total_pence", b"total_pence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreditDayRecord: _TypeAlias = CreditDayRecord  # noqa: Y015
 
 @_typing.final
 class NodeRecord(_message.Message):

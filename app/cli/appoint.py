@@ -1,0 +1,196 @@
+"""`utrn appoint`: sign, propose, accept, suspend, end and verify appointments."""
+
+import base64
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.market import (
+    CA,
+    CERT,
+    JSON,
+    KEY,
+    TARGET,
+    Files,
+    Instant,
+    appointments,
+    choice,
+    enum_name,
+    instant_text,
+    message_json,
+    moment,
+)
+from app.cli.output import EXIT_FAILED, console, fail, print_json, print_table
+
+if TYPE_CHECKING:
+    from utrn.v1 import appointment_service_pb2 as pb
+
+app = typer.Typer(no_args_is_help=True, help="Appointments of PSPs by suppliers.")
+
+_Supplier = Annotated[str, typer.Argument(help="Who appoints.")]
+_Psp = Annotated[str, typer.Argument(help="Who is appointed.")]
+_Id = Annotated[str, typer.Argument(help="The supplier's own id of it.")]
+
+
+@app.command("propose")
+def propose(
+    supplier: _Supplier, psp: _Psp, appointment_id: _Id,
+    target: TARGET, cert: CERT, key: KEY, ca: CA,
+    level: Annotated[str, typer.Option(help="issue, or issue_and_deliver.")] = "issue",
+    channel: Annotated[list[str], typer.Option(help="Only this channel; repeat it. None: all.")] = [],  # noqa: B006  # typer's way
+    min_pence: int = 1, max_pence: int = 819_100,
+    since: Instant = "", until: Instant = "", as_json: JSON = False,
+) -> None:  # fmt: skip
+    """Appoint a PSP: sign the terms with the supplier's certificate, and propose them."""
+    from utrn.v1 import appointment_service_pb2 as pb
+
+    signed = _signed(
+        supplier, psp, appointment_id, (cert, key, ca), level=level, channels=channel, amounts=(min_pence, max_pence),
+        dates=(since, until),
+    )  # fmt: skip
+    reply = appointments("Appoint", pb.AppointRequest(signed_terms=signed), target, (cert, key, ca))
+    _done(changed=reply.changed, as_json=as_json)
+
+
+@app.command("sign")
+def sign(
+    supplier: _Supplier, psp: _Psp, appointment_id: _Id, cert: CERT, key: KEY,
+    level: Annotated[str, typer.Option(help="issue, or issue_and_deliver.")] = "issue",
+    channel: Annotated[list[str], typer.Option(help="Only this channel; repeat it. None: all.")] = [],  # noqa: B006  # typer's way
+    min_pence: int = 1, max_pence: int = 819_100,
+    since: Instant = "", until: Instant = "",
+) -> None:  # fmt: skip
+    """Print signed terms as a line of a registry file, for an operator to load."""
+    signed = _signed(
+        supplier, psp, appointment_id, (cert, key, cert), level=level, channels=channel,
+        amounts=(min_pence, max_pence), dates=(since, until),
+    )  # fmt: skip
+    names = ("terms", "signature", "certificate")
+    parts = {name: base64.b64encode(getattr(signed, name)).decode() for name in names}
+    typer.echo(json.dumps({"type": "appointment", **parts}))
+
+
+def _signed(
+    supplier: str, psp: str, appointment_id: str, tls: Files, *, level: str, channels: list[str],
+    amounts: tuple[int, int], dates: tuple[str, str],
+) -> "pb.SignedTerms":  # fmt: skip
+    from utrn.v1 import appointment_service_pb2 as pb
+    from utrn_client.appointing import sign_terms
+
+    from app.clock import SystemClock
+    from core.domain.party import Level
+    from core.domain.vend import Channel
+
+    since = moment(dates[0] or SystemClock().now().isoformat(timespec="milliseconds"))
+    terms = pb.AppointmentTerms(
+        appointment_id=appointment_id, supplier_id=supplier, psp_id=psp,
+        level=pb.Level.ValueType(choice(level, Level, "--level")),
+        channels=[choice(one, Channel, "--channel") for one in channels],
+        min_pence=amounts[0], max_pence=amounts[1], since=since, until=moment(dates[1]),
+    )  # fmt: skip
+    try:
+        return sign_terms(terms, cert=tls[0], key=tls[1])
+    except (OSError, ValueError) as error:
+        fail(f"cannot sign with {tls[1]}: {error}")
+
+
+@app.command("accept")
+def accept(
+    supplier: _Supplier, psp: _Psp, appointment_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA,
+    as_json: JSON = False,
+) -> None:  # fmt: skip
+    """Accept an appointment, as the PSP."""
+    from utrn.v1 import appointment_service_pb2 as pb
+
+    request = pb.AcceptAppointmentRequest(name=_name(supplier, psp, appointment_id))
+    _done(changed=appointments("AcceptAppointment", request, target, (cert, key, ca)).changed, as_json=as_json)
+
+
+@app.command("suspend")
+def suspend(
+    supplier: _Supplier, psp: _Psp, appointment_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA,
+    resume: Annotated[bool, typer.Option(help="Lift the suspension.")] = False, as_json: JSON = False,
+) -> None:  # fmt: skip
+    """Suspend an appointment at once, or lift the suspension."""
+    from utrn.v1 import appointment_service_pb2 as pb
+
+    request = pb.SuspendAppointmentRequest(name=_name(supplier, psp, appointment_id), suspended=not resume)
+    _done(changed=appointments("SuspendAppointment", request, target, (cert, key, ca)).changed, as_json=as_json)
+
+
+@app.command("end")
+def end(
+    supplier: _Supplier, psp: _Psp, appointment_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA,
+    as_json: JSON = False,
+) -> None:  # fmt: skip
+    """End an appointment for good."""
+    from utrn.v1 import appointment_service_pb2 as pb
+
+    request = pb.EndAppointmentRequest(name=_name(supplier, psp, appointment_id))
+    _done(changed=appointments("EndAppointment", request, target, (cert, key, ca)).changed, as_json=as_json)
+
+
+@app.command("list")
+def list_all(
+    target: TARGET, cert: CERT, key: KEY, ca: CA, supplier: Annotated[str, typer.Option(help="Only of this one.")] = "",
+    as_json: JSON = False,
+) -> None:  # fmt: skip
+    """List the appointments you may see."""
+    from utrn.v1 import appointment_service_pb2 as pb
+
+    from core.domain.appointment import AppointmentState
+    from core.domain.party import Level
+
+    request = pb.ListAppointmentsRequest(supplier_id=supplier)
+    found = appointments("ListAppointments", request, target, (cert, key, ca)).appointments
+    if as_json:
+        print_json({"appointments": [message_json(one) for one in found]})
+        return
+    rows = [
+        (
+            one.terms.supplier_id, one.terms.psp_id, one.terms.appointment_id, enum_name(one.terms.level, Level),
+            enum_name(one.states[-1].state, AppointmentState), instant_text(one.terms.since),
+            instant_text(one.terms.until), f"{one.terms.min_pence} to {one.terms.max_pence}",
+        )
+        for one in found
+    ]  # fmt: skip
+    columns = ("supplier", "PSP", "appointment", "level", "state", "since", "until", "pence")
+    print_table("Appointments", columns, rows)
+
+
+@app.command("verify")
+def verify(supplier: _Supplier, psp: _Psp, target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
+    """Verify the signatures of all appointments between two, here and not at the node, against --ca."""
+    from utrn.v1 import appointment_service_pb2 as pb
+    from utrn_client.appointing import BadEvidence, verify_terms
+
+    found = appointments(
+        "GetAppointments", pb.GetAppointmentsRequest(supplier_id=supplier, psp_id=psp), target, (cert, key, ca)
+    )
+    verdicts: dict[str, str] = {}
+    for one in found.appointments:
+        try:
+            verdicts[one.terms.appointment_id] = f"signed by {verify_terms(one.evidence, roots=ca.read_bytes())}"
+        except BadEvidence as error:
+            verdicts[one.terms.appointment_id] = f"BROKEN: {error}"
+    broken = any(text.startswith("BROKEN") for text in verdicts.values())
+    if as_json:
+        print_json({"ok": not broken, "appointments": verdicts})
+    else:
+        print_table("Signatures", ("appointment", "verdict"), list(verdicts.items()))
+    if broken:
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _name(supplier: str, psp: str, appointment_id: str) -> "pb.AppointmentName":
+    from utrn.v1 import appointment_service_pb2 as pb
+
+    return pb.AppointmentName(supplier_id=supplier, psp_id=psp, appointment_id=appointment_id)
+
+
+def _done(*, changed: bool, as_json: bool) -> None:
+    if as_json:
+        print_json({"changed": changed})
+    else:
+        console.print("done" if changed else "nothing to do: it is so already", highlight=False)

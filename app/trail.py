@@ -1,0 +1,146 @@
+"""FileTrail: decisions in a file that is only ever appended to, in blocks chained by their hashes.
+
+Each block is some lines of decisions and one line `{"block": n, "prev": ..., "sha256": ...}` whose hash covers the
+hash before it and the block's bytes. Taking a line out, changing one or putting one in breaks the chain from there on.
+A file begins anew with each life of the node; `utrn audit verify` checks a file.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, NoReturn
+
+from core.ports.clock import Clock
+from core.ports.trail import Decision, Trail
+
+log = logging.getLogger(__name__)
+
+_WAITING_MAX = 100_000
+_EVERY_S = 0.2
+
+
+class BadTrail(Exception):
+    """The file is not what was written; the message names the block."""
+
+
+class FileTrail:
+    """Takes decisions into memory, writes them a moment later in another thread; `lost` counts those it could not."""
+
+    def __init__(self, folder: Path, node_id: str, clock: Clock) -> None:
+        self._path = folder / f"{node_id}-{clock.now():%Y%m%dT%H%M%S%f}.trail"
+        self._waiting: list[Decision] = []
+        self._file: IO[bytes] | None = None
+        self._block = 0
+        self._hash = hashlib.sha256(b"").hexdigest()
+        self.lost = 0
+        self.healthy = True
+
+    def note(self, decision: Decision) -> None:
+        """Take one decision."""
+        if len(self._waiting) >= _WAITING_MAX:
+            self.lost += 1
+            return
+        self._waiting.append(decision)
+
+    async def run(self) -> NoReturn:
+        """Write what waits, for ever; write the rest when cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(_EVERY_S)
+                await asyncio.to_thread(self.flush)
+        finally:
+            self.flush()
+            if self._file is not None:
+                self._file.close()
+
+    def flush(self) -> None:
+        """Write what waits and make it durable. What cannot be written stays, and is tried again."""
+        block = self._waiting[:]
+        if not block:
+            return
+        body = "".join(map(_line, block)).encode()
+        digest = hashlib.sha256(self._hash.encode() + body).hexdigest()
+        seal = json.dumps({"block": self._block, "prev": self._hash, "sha256": digest, "lost": self.lost}).encode()
+        try:
+            if self._file is None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  # open as long as the node lives
+            start = self._file.tell()
+            try:
+                self._file.write(body + seal + b"\n")
+                os.fsync(self._file.fileno())
+            except OSError:
+                # A full disk may have taken a part: a block is there whole, or not at all.
+                self._file.truncate(start)
+                raise
+        except OSError as error:
+            if self.healthy:
+                log.exception("the trail of decisions cannot be written", extra={"error": str(error)})
+            self.healthy = False
+            return
+        del self._waiting[: len(block)]
+        self._block, self._hash, self.healthy = self._block + 1, digest, True
+
+
+def _line(one: Decision) -> str:
+    return (
+        json.dumps(
+            {
+                "at": one.at.isoformat(timespec="milliseconds"),
+                "caller": one.caller,
+                "identity": one.identity,
+                "act": one.act,
+                "ask": one.ask,
+                "subject": one.subject,
+                "pence": one.amount,
+                "outcome": one.outcome,
+                "rule": one.rule,
+                # A PAN is the consumer's: its last four digits tell it apart from the meter's others.
+                "basis": [
+                    [str(ref.kind), f"..{ref.id[-4:]}" if ref.kind == "pan" else ref.id, revision]
+                    for ref, revision in one.basis
+                ],
+            }
+        )
+        + "\n"
+    )
+
+
+def verified(path: Path) -> Iterator[dict[str, object]]:
+    """Yield the decisions of a file, block by block, each checked before it is yielded.
+
+    Raises:
+        BadTrail: the chain is broken, or a block was cut off.
+    """
+    before, body, block = hashlib.sha256(b"").hexdigest(), b"", 0
+    with path.open("rb") as file:
+        for line in file:
+            record = _parsed(line, block)
+            if "sha256" not in record:
+                body += line
+                continue
+            digest = hashlib.sha256(before.encode() + body).hexdigest()
+            if record["prev"] != before or record["sha256"] != digest or record["block"] != block:
+                raise BadTrail(f"{path}: block {block} is not what was written")
+            yield from (_parsed(one, block) for one in body.splitlines())
+            before, body, block = digest, b"", block + 1
+    if body:
+        raise BadTrail(f"{path}: block {block} has no seal: the node died while writing it, or it was cut off")
+
+
+def _parsed(line: bytes, block: int) -> dict[str, object]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise BadTrail(f"block {block}: a line is no JSON") from error
+    if not isinstance(record, dict):
+        raise BadTrail(f"block {block}: a line is no object")
+    return record
+
+
+if TYPE_CHECKING:
+    _: type[Trail] = FileTrail

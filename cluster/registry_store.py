@@ -1,0 +1,215 @@
+"""EtcdRegistryStore: the registry in etcd, linearizable; every write is one Txn that compares what it is based on."""
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from etcdpb import rpc_pb2 as pb
+from utrn.store.v1 import records_pb2 as store
+
+from cluster import compares, ops
+from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable, prefix_end
+from cluster.config import EtcdConfig
+from cluster.keys import Keys
+from cluster.ledger import counter_of
+from cluster.records import SCHEMA, pointer_value, read, vend_value
+from cluster.registry import Copy
+from cluster.registry_records import kind_of, name_of, record_of, value_of
+from cluster.shards import shard_of
+from core.domain.errors import LedgerUnavailable, OutcomeUnknown
+from core.domain.market_change import OwedVend
+from core.domain.meter import Meter, MeterId, OriginatorId, Pan
+from core.domain.party import ParticipantId
+from core.domain.registry import Kind, Known, Ref
+from core.domain.transaction_id import TransactionId
+from core.domain.vend import Vend
+from core.ports.clock import Clock
+from core.ports.ledger import CounterState
+from core.ports.registry import CounterPut, R, Registry, RegistryStore, RegistryWrite, StoredRecord
+
+_READ_AT_ONCE = 100
+_RETRY_AFTER_S = 0.05
+_UNREACHABLE = "the ledger cannot be reached; nothing was written"
+_UNKNOWN = "the ledger did not say whether this was written; repeat the same request"
+
+
+class EtcdRegistryStore:
+    """The registry behind the copies."""
+
+    def __init__(self, client: EtcdClient, config: EtcdConfig, clock: Clock) -> None:
+        self._client = client
+        self._keys = Keys(config.prefix)
+        self._shards = config.shards
+        self._clock = clock
+        self._resolve_s = config.resolve_timeout_ms / 1000
+
+    async def read(self, kind: type[R], *ids: str) -> Known[R] | None:
+        """Return one record as it is now."""
+        (found,) = await self.read_many([Ref(kind_of(kind), "/".join(ids))])
+        return cast("Known[R] | None", found)
+
+    async def read_many(self, refs: Sequence[Ref]) -> Sequence[Known[StoredRecord] | None]:
+        """Return records as they are now, in order."""
+        found: list[Known[StoredRecord] | None] = []
+        for at in range(0, len(refs), _READ_AT_ONCE):
+            chunk = refs[at : at + _READ_AT_ONCE]
+            kvs = await self._get([self._key(ref) for ref in chunk])
+            found += [
+                None if kv is None else Known(record_of(ref.kind, kv.value), kv.mod_revision)
+                for ref, kv in zip(chunk, kvs, strict=True)
+            ]
+        return found
+
+    async def list_records(self, kind: type[R], *ids: str, after: str = "", limit: int = 100) -> Sequence[Known[R]]:
+        """Return records in the order of their ids."""
+        prefix = self._keys.record(kind_of(kind), "/".join((*ids, "")) if ids else "")
+        start = prefix if not after else self._keys.record(kind_of(kind), after) + b"\0"
+        request = pb.RangeRequest(key=start, range_end=prefix_end(prefix), limit=limit)
+        reply = await self._range(request)
+        return [Known(cast("R", record_of(kind_of(kind), kv.value)), kv.mod_revision) for kv in reply.kvs]
+
+    async def sequence(self, originator_id: OriginatorId, meter_id: MeterId) -> CounterState:
+        """Return a counter sequence as it is now."""
+        counter, applied = await self._get(
+            [self._keys.counter(originator_id, meter_id), self._keys.applied(originator_id, meter_id)]
+        )
+        return counter_of(counter, applied)
+
+    async def owed(self, meter_id: MeterId) -> Sequence[OwedVend]:
+        """Return the deliveries owed to a meter now."""
+        prefix = self._keys.outboxes_of(shard_of(meter_id, self._shards), meter_id)
+        reply = await self._range(pb.RangeRequest(key=prefix, range_end=prefix_end(prefix), limit=1000))
+        return [self._owed(kv) for kv in reply.kvs]
+
+    async def write(self, write: RegistryWrite) -> int | None:
+        """Carry out all of `write`."""
+        txn = self._txn(write)
+        until = self._clock.monotonic() + self._resolve_s
+        unknown = False
+        while True:
+            try:
+                reply = await self._client.txn(txn)
+            except EtcdUnreachable as error:
+                if not unknown:
+                    raise LedgerUnavailable(_UNREACHABLE) from error
+            except EtcdRefused as error:
+                raise LedgerUnavailable("the ledger takes no writes now; nothing was written") from error
+            except EtcdUnknown:
+                unknown = True
+            else:
+                if reply.succeeded:
+                    return reply.header.revision
+                (there,) = ops.got(reply)
+                # Ours, byte for byte: an earlier sending was carried out, and its answer was lost.
+                ours = unknown and there is not None and there.value == value_of(write.put[0])
+                return there.mod_revision if ours and there is not None else None
+            if self._clock.monotonic() >= until:
+                raise OutcomeUnknown(_UNKNOWN)
+            await asyncio.sleep(_RETRY_AFTER_S)
+
+    async def snapshot(self, pan: Pan, caller_id: ParticipantId) -> Registry:
+        """Return what decides about a top-up of `pan` by that caller, as it is now."""
+        copy = Copy()
+        await self._copy_into(copy, [Ref(Kind.PAN, pan), Ref(Kind.PARTICIPANT, caller_id)])
+        card = copy.card(pan)
+        meters = sorted({one.value.meter_id for one in card.record.uses.periods}) if card is not None else []
+        await self._copy_into(copy, [Ref(Kind.METER, one) for one in meters])
+        refs: set[Ref] = set()
+        for meter_id in meters:
+            meter = copy.meter(meter_id)
+            refs |= _neighbours(meter.record, caller_id) if meter is not None else set()
+        await self._copy_into(copy, sorted(refs))
+        return copy
+
+    async def _copy_into(self, copy: Copy, refs: Sequence[Ref]) -> None:
+        for kv in await self._get([self._key(ref) for ref in refs]):
+            if kv is not None:
+                copy.apply(self._keys, kv, gone=False)
+
+    def _txn(self, write: RegistryWrite) -> pb.TxnRequest:
+        keys = self._keys
+        compare: list[pb.Compare] = []
+        for ref, revision in write.expect:
+            compare += compares.record_unmoved(self._key(ref), revision)
+        for ref, _ in write.claim:
+            compare += compares.absent(self._key(ref))
+        for originator_id, meter_id, seen in write.unmoved:
+            compare += compares.counter_unmoved(keys.counter(originator_id, meter_id), seen.revision)
+        puts = [ops.put(keys.record(*name_of(record)), value_of(record)) for record in write.put]
+        puts += [ops.put(self._key(ref), owner.encode()) for ref, owner in write.claim]
+        puts += [ops.delete(self._key(ref)) for ref in write.release]
+        puts += [ops.put(keys.due(at, meter_id), b"") for at, meter_id in write.due]
+        puts += [ops.delete(keys.due(at, meter_id)) for at, meter_id in write.done]
+        if write.counter is not None:
+            compare += compares.counter_unmoved(
+                keys.counter(write.counter.originator_id, write.counter.meter_id), write.counter.seen.revision
+            )
+            puts += self._sequence_puts(write.counter)
+        for vend in write.vends:
+            more, wanted = self._taken_over(vend)
+            compare += more
+            puts += wanted
+        return pb.TxnRequest(compare=compare, success=puts, failure=[ops.get(keys.record(*name_of(write.put[0])))])
+
+    def _sequence_puts(self, counter: CounterPut) -> list[pb.RequestOp]:
+        pair = counter.originator_id, counter.meter_id
+        record = store.CounterRecord(
+            schema=SCHEMA, last_issued=counter.last_issued, last_issued_here=counter.seen.last_issued_here
+        )
+        applied = store.AppliedRecord(schema=SCHEMA, highest_applied=counter.highest_applied)
+        return [
+            ops.put(self._keys.counter(*pair), record.SerializeToString(deterministic=True)),
+            ops.put(self._keys.applied(*pair), applied.SerializeToString(deterministic=True)),
+        ]
+
+    def _taken_over(self, vend: Vend) -> tuple[list[pb.Compare], list[pb.RequestOp]]:
+        keys = self._keys
+        vend_key = keys.vend(vend.sale.participant_id, vend.sale.transaction_id)
+        external = keys.external(vend.originator_id, vend.meter_id, vend.counter)
+        puts = [ops.put(vend_key, vend_value(vend)), ops.put(external, pointer_value(vend))]
+        if vend.delivery.owed:
+            shard = shard_of(vend.meter_id, self._shards)
+            puts.append(ops.put(keys.outbox(shard, vend.meter_id, vend.counter), pointer_value(vend)))
+        return compares.vend_absent(vend_key) + compares.external_absent(external), puts
+
+    def _owed(self, kv: pb.KeyValue) -> OwedVend:
+        pointer = read(store.VendPointer(), kv.value)
+        _, _, counter = self._keys.parse_outbox(kv.key)
+        return OwedVend(
+            participant_id=ParticipantId(pointer.participant_id),
+            transaction_id=TransactionId(pointer.transaction_id),
+            counter=counter,
+        )
+
+    def _key(self, ref: Ref) -> bytes:
+        # A SAN URI may hold anything, and may be long.
+        record_id = hashlib.sha256(ref.id.encode()).hexdigest() if ref.kind is Kind.IDENTITY else ref.id
+        return self._keys.record(ref.kind, record_id)
+
+    async def _get(self, keys: Sequence[bytes]) -> list[pb.KeyValue | None]:
+        if not keys:
+            return []
+        try:
+            return ops.got(await self._client.read(pb.TxnRequest(success=[ops.get(key) for key in keys])))
+        except EtcdUnreachable as error:
+            raise LedgerUnavailable(_UNREACHABLE) from error
+
+    async def _range(self, request: pb.RangeRequest) -> pb.RangeResponse:
+        try:
+            return await self._client.range(request)
+        except EtcdUnreachable as error:
+            raise LedgerUnavailable(_UNREACHABLE) from error
+
+
+def _neighbours(meter: Meter, caller_id: ParticipantId) -> set[Ref]:
+    """Return what else decides about a meter: its suppliers, what they have appointed the caller to, and its model."""
+    refs: set[Ref] = {Ref(Kind.MODEL, f"{meter.make}/{meter.model}")} if meter.make else set()
+    for period in meter.registrations.periods:
+        refs.add(Ref(Kind.PARTICIPANT, period.value.supplier_id))
+        refs.add(Ref(Kind.APPOINTMENT, f"{period.value.supplier_id}/{caller_id}"))
+    return refs
+
+
+if TYPE_CHECKING:
+    _: type[RegistryStore] = EtcdRegistryStore

@@ -1,0 +1,92 @@
+"""AppointmentService: suppliers appoint PSPs."""
+# ruff: noqa: N802
+
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+from utrn.v1 import appointment_service_pb2 as pb
+from utrn.v1 import appointment_service_pb2_grpc as rpc
+
+from core.api import registry_convert as made
+from core.api.authenticate import Authenticate
+from core.api.errors import Context
+from core.domain.appointment import Evidence
+from core.domain.errors import BadField
+from core.domain.party import ParticipantId, parse_participant_id
+from core.flows.appoint import Appoint
+from core.flows.market_view import MarketView
+
+_BYTES_MAX = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppointmentServicer(rpc.AppointmentServiceServicer):
+    """The appointments' service. What each method promises is written in appointment_service.proto."""
+
+    authenticate: Authenticate
+    appoint: Appoint
+    view: MarketView
+
+    async def Appoint(self, request: pb.AppointRequest, context: Context) -> pb.AppointResponse:
+        """Propose an appointment."""
+        principal, signed = self.authenticate(context), request.signed_terms
+        for name in ("terms", "signature", "certificate"):
+            if not 1 <= len(getattr(signed, name)) <= _BYTES_MAX:
+                field = f"signed_terms.{name}"
+                raise BadField(f"{field}: 1 to {_BYTES_MAX} bytes are needed", field=field)
+        try:
+            terms = pb.AppointmentTerms.FromString(signed.terms)
+        except DecodeError as error:
+            raise BadField(
+                "signed_terms.terms: a serialized AppointmentTerms is needed", field="signed_terms.terms"
+            ) from error
+        evidence = Evidence(terms=signed.terms, signature=signed.signature, certificate=signed.certificate)
+        done = await self.appoint.propose(principal, made.terms_of(terms, "signed_terms.terms"), evidence)
+        return pb.AppointResponse(changed=done.changed)
+
+    async def AcceptAppointment(
+        self, request: pb.AcceptAppointmentRequest, context: Context
+    ) -> pb.AcceptAppointmentResponse:
+        """Accept an appointment."""
+        done = await self.appoint.accept(self.authenticate(context), *_named(request.name))
+        return pb.AcceptAppointmentResponse(changed=done.changed)
+
+    async def SuspendAppointment(
+        self, request: pb.SuspendAppointmentRequest, context: Context
+    ) -> pb.SuspendAppointmentResponse:
+        """Suspend an appointment."""
+        name = _named(request.name)
+        done = await self.appoint.suspend(self.authenticate(context), *name, suspended=request.suspended)
+        return pb.SuspendAppointmentResponse(changed=done.changed)
+
+    async def EndAppointment(self, request: pb.EndAppointmentRequest, context: Context) -> pb.EndAppointmentResponse:
+        """End an appointment."""
+        done = await self.appoint.end(self.authenticate(context), *_named(request.name))
+        return pb.EndAppointmentResponse(changed=done.changed)
+
+    async def GetAppointments(self, request: pb.GetAppointmentsRequest, context: Context) -> pb.GetAppointmentsResponse:
+        """Look appointments up."""
+        found = await self.appoint.find(
+            self.authenticate(context),
+            parse_participant_id(request.supplier_id, field="supplier_id"),
+            parse_participant_id(request.psp_id, field="psp_id"),
+        )
+        return pb.GetAppointmentsResponse(appointments=made.appointment_messages(found.all))
+
+    async def ListAppointments(
+        self, request: pb.ListAppointmentsRequest, context: Context
+    ) -> pb.ListAppointmentsResponse:
+        """List appointments."""
+        whose = parse_participant_id(request.supplier_id, field="supplier_id") if request.supplier_id else None
+        found = await self.view.appointments(self.authenticate(context), whose)
+        return pb.ListAppointmentsResponse(appointments=made.appointment_messages(found))
+
+
+def _named(name: pb.AppointmentName) -> tuple[ParticipantId, ParticipantId, str]:
+    if not name.appointment_id:
+        raise BadField("name.appointment_id: is missing", field="name.appointment_id")
+    return (
+        parse_participant_id(name.supplier_id, field="name.supplier_id"),
+        parse_participant_id(name.psp_id, field="name.psp_id"),
+        name.appointment_id,
+    )

@@ -1,0 +1,63 @@
+"""CreditService: credit without payment, by two people of a supplier."""
+# ruff: noqa: N802
+
+import re
+from dataclasses import dataclass
+
+from utrn.v1 import credit_service_pb2 as pb
+from utrn.v1 import credit_service_pb2_grpc as rpc
+
+from core.api import convert
+from core.api import registry_convert as made
+from core.api.authenticate import Authenticate
+from core.api.errors import Context
+from core.domain.errors import BadField
+from core.domain.meter import PanRule
+from core.domain.party import parse_participant_id
+from core.domain.timeline import ms_of
+from core.domain.transaction_id import parse_transaction_id
+from core.flows.give_credit import GiveCredit
+from core.ports.clock import Clock
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreditServicer(rpc.CreditServiceServicer):
+    """The credit service. What each method promises is written in credit_service.proto."""
+
+    authenticate: Authenticate
+    credit: GiveCredit
+    clock: Clock
+    pan_rule: PanRule
+
+    async def AskCredit(self, request: pb.AskCreditRequest, context: Context) -> pb.AskCreditResponse:
+        """Ask for credit."""
+        principal = self.authenticate(context)
+        asked = made.credit_of(request.credit, principal, self.pan_rule, ms_of(self.clock.now()))
+        return pb.AskCreditResponse(credit=made.credit_message(await self.credit.ask(principal, asked)))
+
+    async def DecideCredit(self, request: pb.DecideCreditRequest, context: Context) -> pb.DecideCreditResponse:
+        """Decide a request."""
+        principal = self.authenticate(context)
+        decided, issued = await self.credit.decide(
+            principal,
+            parse_transaction_id(request.transaction_id),
+            approve=request.approve,
+            time_left_s=context.time_remaining(),
+        )
+        code = None if issued is None else convert.issued_code(issued.stored.vend)
+        return pb.DecideCreditResponse(credit=made.credit_message(decided), code=code)
+
+    async def ListCredits(self, request: pb.ListCreditsRequest, context: Context) -> pb.ListCreditsResponse:
+        """Report credit."""
+        principal = self.authenticate(context)
+        if request.day and not _DAY.fullmatch(request.day):
+            raise BadField("day: a day as 2026-11-24 is needed", field="day")
+        whose = principal.participant_id
+        if request.supplier_id:
+            whose = parse_participant_id(request.supplier_id, field="supplier_id")
+        found, day = await self.credit.report(principal, whose, request.day)
+        return pb.ListCreditsResponse(
+            credits=[made.credit_message(one) for one in found], approved=day.count, approved_pence=day.total_pence
+        )

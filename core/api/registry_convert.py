@@ -1,0 +1,466 @@
+"""Proto <-> domain for the registry, appointments and credit. Bounds of requests are checked here."""
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import UTC
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from google.protobuf import timestamp_pb2
+from utrn.v1 import appointment_service_pb2 as appointment_pb
+from utrn.v1 import credit_service_pb2 as credit_pb
+from utrn.v1 import registry_service_pb2 as pb
+
+from core.domain.appointment import Appointment, Terms
+from core.domain.code_value import code_value
+from core.domain.credit import CreditReason, CreditRequest
+from core.domain.errors import BadField
+from core.domain.market_change import MarketChange
+from core.domain.meter import (
+    Card,
+    Generation,
+    Meter,
+    MeterId,
+    MeterKind,
+    Model,
+    PanRule,
+    PaymentMode,
+    Registration,
+    Settings,
+    parse_eui64,
+    parse_pan,
+)
+from core.domain.money import Pence
+from core.domain.party import (
+    CreditRule,
+    Level,
+    Limit,
+    Option,
+    Participant,
+    Principal,
+    Profile,
+    Role,
+    SupplierKey,
+    parse_identities,
+    parse_participant_id,
+)
+from core.domain.timeline import Ms, Period, begin, check_dates, ms_of
+from core.domain.transaction_id import parse_transaction_id
+from core.domain.vend import Channel
+from core.flows.keep_parties import NewParticipant, Written
+
+_PENCE_MAX = 819_100
+_APPOINTMENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
+_KEY_ID = re.compile(r"(?:[0-9a-f]{2}){1,32}", re.ASCII)
+_SCHEMES = frozenset({"gbcs"})
+_CHANNELS = frozenset(int(one) for one in Channel if one is not Channel.NOT_PAID)
+
+
+# Small things.
+
+
+def parse_text(text: str, name: str, *, least: int = 0, most: int = 40) -> str:
+    """Return a text of printable characters without a slash; raise BadField if it is none."""
+    if not least <= len(text) <= most or not text.isprintable() or "/" in text:
+        raise BadField(f"{name}: {least} to {most} printable characters without / are needed", field=name)
+    return text
+
+
+def parse_point(point: bytes, name: str) -> bytes:
+    """Return a point of P-256, 65 bytes uncompressed; raise BadField if it is none."""
+    try:
+        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
+    except ValueError as error:
+        raise BadField(f"{name}: a point of P-256, 65 bytes uncompressed, is needed", field=name) from error
+    if len(point) != 65:
+        raise BadField(f"{name}: the uncompressed form, 65 bytes, is needed", field=name)
+    return point
+
+
+def parse_meter_id(text: str, field: str = "meter_id") -> MeterId:
+    """Return an EUI-64; raise BadField if it is none."""
+    return MeterId(parse_eui64(text, field=field))
+
+
+def stamp(ms: int | None) -> timestamp_pb2.Timestamp | None:
+    """Return milliseconds as a timestamp."""
+    if ms is None:
+        return None
+    timestamp = timestamp_pb2.Timestamp()
+    timestamp.FromMilliseconds(ms)
+    return timestamp
+
+
+def instant(message: timestamp_pb2.Timestamp, name: str) -> Ms:
+    """Return a timestamp in milliseconds; raise BadField if it is out of range."""
+    try:
+        return ms_of(message.ToDatetime(tzinfo=UTC))
+    except (ValueError, OverflowError) as error:
+        raise BadField(f"{name}: a timestamp is needed", field=name) from error
+
+
+def since_of(request: object, name: str = "since") -> Ms | None:
+    """Return a request's instant; None for at once."""
+    has = request.HasField(name)  # type: ignore[attr-defined]
+    return instant(getattr(request, name), name) if has else None
+
+
+def page_limit(limit: int) -> int:
+    """Return the length of a page; raise BadField if it is out of bounds."""
+    if not 0 <= limit <= 1000:
+        raise BadField("limit: 0 to 1000 is needed", field="limit")
+    return limit or 100
+
+
+def written(one: Written) -> pb.Written:
+    """Return what became of a change."""
+    return pb.Written(revision=one.revision, changed=one.changed)
+
+
+def _dates(period: Period[Any]) -> pb.Dates:
+    return pb.Dates(
+        since=stamp(period.since), until=stamp(period.until), recorded_at=stamp(period.recorded_at),
+        recorded_by=period.recorded_by,
+    )  # fmt: skip
+
+
+def number_in(number: int, name: str, allowed: Iterable[int]) -> int:
+    """Return a number of an enum; raise BadField if it is not said, or not known."""
+    if number not in set(allowed):
+        raise BadField(f"{name}: is missing or not known", field=name)
+    return number
+
+
+# Participants.
+
+
+def new_participant(request: pb.AddParticipantRequest) -> NewParticipant:
+    """Return who is to be brought on board."""
+    one = request.participant
+    return NewParticipant(
+        participant_id=parse_participant_id(one.participant_id, field="participant.participant_id"),
+        role=Role(number_in(one.role, "participant.role", Role)),
+        name=parse_text(one.name, "participant.name", least=1, most=200),
+        identities=parse_identities(tuple(one.identities), field="participant.identities"),
+        supplier_key=_supplier_key(one.supplier_key) if one.HasField("supplier_key") else None,
+        profile=profile_of(request.profile) if request.HasField("profile") else None,
+    )
+
+
+def _supplier_key(key: pb.SupplierKey) -> SupplierKey:
+    if not _KEY_ID.fullmatch(key.key_id):
+        raise BadField("supplier_key.key_id: 1 to 32 bytes in lower-case hex are needed", field="supplier_key.key_id")
+    return SupplierKey(
+        originator_id=parse_eui64(key.originator_id, field="supplier_key.originator_id"),
+        key_id=key.key_id,
+        public_point=parse_point(key.public_point, "supplier_key.public_point"),
+    )
+
+
+def profile_of(profile: pb.Profile) -> Profile:
+    """Return what a supplier chooses."""
+    limits = tuple(_limit(one) for one in profile.limits)
+    if len({one.channel for one in limits}) != len(limits):
+        raise BadField("profile.limits: at most one per channel", field="profile.limits")
+    for name, pence in (
+        ("credit_each_max_pence", profile.credit_each_max_pence),
+        ("credit_day_max_pence", profile.credit_day_max_pence),
+    ):
+        if not 0 <= pence <= 10**10:
+            raise BadField(f"profile.{name}: 0 to 10^10 pence are needed", field=f"profile.{name}")
+    return Profile(
+        option=Option(number_in(profile.option, "profile.option", Option)),
+        limits=limits,
+        credit=CreditRule(
+            each_max_pence=profile.credit_each_max_pence,
+            day_max_pence=profile.credit_day_max_pence,
+            approvers=frozenset(profile.credit_approvers),
+        ),
+    )
+
+
+def _limit(one: pb.ChannelLimit) -> Limit:
+    number_in(one.channel, "profile.limits.channel", _CHANNELS | {0})
+    _amounts(one.min_pence, one.max_pence, "profile.limits")
+    return Limit(
+        channel=one.channel, min_pence=one.min_pence, max_pence=one.max_pence, whole_pounds=one.whole_pounds,
+        closed=one.closed,
+    )  # fmt: skip
+
+
+def _amounts(least: int, most: int, name: str) -> None:
+    if not 1 <= least <= most <= _PENCE_MAX:
+        raise BadField(f"{name}: 1 <= min_pence <= max_pence <= {_PENCE_MAX} is needed", field=name)
+
+
+def participant_message(one: Participant) -> pb.Participant:
+    """Return a participant and its history."""
+    key = one.supplier_key
+    return pb.Participant(
+        participant_id=one.participant_id,
+        role=pb.Role.ValueType(one.role),
+        name=one.name,
+        identities=one.identities,
+        supplier_key=None
+        if key is None
+        else pb.SupplierKey(originator_id=key.originator_id, key_id=key.key_id, public_point=key.public_point),
+        standings=[
+            pb.StandingPeriod(dates=_dates(period), standing=pb.Standing.ValueType(period.value))
+            for period in one.standings.periods
+        ],
+        profiles=[
+            pb.ProfilePeriod(dates=_dates(period), profile=_profile_message(period.value))
+            for period in one.profiles.periods
+        ],
+    )
+
+
+def _profile_message(profile: Profile) -> pb.Profile:
+    return pb.Profile(
+        option=pb.Option.ValueType(profile.option),
+        limits=[
+            pb.ChannelLimit(
+                channel=one.channel,
+                min_pence=one.min_pence,
+                max_pence=one.max_pence,
+                whole_pounds=one.whole_pounds,
+                closed=one.closed,
+            )
+            for one in profile.limits
+        ],
+        credit_each_max_pence=profile.credit.each_max_pence,
+        credit_day_max_pence=profile.credit.day_max_pence,
+        credit_approvers=sorted(profile.credit.approvers),
+    )
+
+
+# Models.
+
+
+def model_of(one: pb.Model) -> Model:
+    """Return a row of the capability matrix."""
+    if not set(one.schemes) <= _SCHEMES:
+        raise BadField(f"model.schemes: of {', '.join(sorted(_SCHEMES))}", field="model.schemes")
+    return Model(
+        make=parse_text(one.make, "model.make", least=1),
+        model=parse_text(one.model, "model.model", least=1),
+        schemes=frozenset(one.schemes),
+        over_the_air=one.over_the_air,
+        central_issue=one.central_issue,
+    )
+
+
+def model_message(one: Model) -> pb.Model:
+    """Return a row of the capability matrix."""
+    return pb.Model(
+        make=one.make, model=one.model, schemes=sorted(one.schemes), over_the_air=one.over_the_air,
+        central_issue=one.central_issue,
+    )  # fmt: skip
+
+
+# Meters.
+
+
+def new_meter_of(
+    one: pb.Meter, supplier_id: str, settings: pb.MeterSettings, *, enrolled: bool, since: Ms | None, now: Ms, by: str
+) -> Meter:
+    """Return a meter to be registered."""
+    if one.scheme not in _SCHEMES:
+        raise BadField(f"meter.scheme: one of {', '.join(sorted(_SCHEMES))} is needed", field="meter.scheme")
+    registration = Registration(supplier_id=parse_participant_id(supplier_id, field="supplier_id"))
+    start = merged(Settings(head_end=""), settings)
+    parse_participant_id(start.head_end, field="settings.head_end")
+    first = Settings(**{**{name: getattr(start, name) for name in Settings.__slots__}, "enrolled": enrolled})
+    return Meter(
+        meter_id=parse_meter_id(one.meter_id, "meter.meter_id"),
+        kind=MeterKind(number_in(one.kind, "meter.kind", MeterKind)),
+        generation=Generation(one.generation or Generation.SMETS2),
+        make=parse_text(one.make, "meter.make"),
+        model=parse_text(one.model, "meter.model"),
+        scheme=one.scheme,
+        public_point=parse_point(one.public_point, "meter.public_point"),
+        registrations=begin(registration, since=since, now=now, by=by),
+        settings=begin(first, since=since, now=now, by=by),
+    )
+
+
+def merged(settings: Settings, asked: pb.MeterSettings) -> Settings:
+    """Return `settings` with what is asked for; what is left out stays."""
+    for name in ("max_credit_pence", "max_balance_pence"):
+        if not 0 <= getattr(asked, name) <= 100 * _PENCE_MAX:
+            raise BadField(f"settings.{name}: 0 to {100 * _PENCE_MAX} is needed", field=f"settings.{name}")
+    if asked.payment_mode:
+        number_in(asked.payment_mode, "settings.payment_mode", PaymentMode)
+    if asked.head_end:
+        parse_participant_id(asked.head_end, field="settings.head_end")
+    return Settings(
+        payment_mode=PaymentMode(asked.payment_mode or settings.payment_mode),
+        enrolled=settings.enrolled,
+        head_end=asked.head_end or settings.head_end,
+        zone=parse_text(asked.zone, "settings.zone") or settings.zone,
+        firmware=parse_text(asked.firmware, "settings.firmware") or settings.firmware,
+        cohort=parse_text(asked.cohort, "settings.cohort") or settings.cohort,
+        max_credit_pence=asked.max_credit_pence or settings.max_credit_pence,
+        max_balance_pence=asked.max_balance_pence or settings.max_balance_pence,
+        tenancy=settings.tenancy,
+    )
+
+
+def meter_message(meter: Meter) -> pb.Meter:
+    """Return a meter and its history."""
+    return pb.Meter(
+        meter_id=meter.meter_id,
+        kind=pb.MeterKind.ValueType(meter.kind),
+        generation=pb.MeterGeneration.ValueType(meter.generation),
+        make=meter.make,
+        model=meter.model,
+        scheme=meter.scheme,
+        public_point=meter.public_point,
+        registrations=[
+            pb.RegistrationPeriod(
+                dates=_dates(one), supplier_id=one.value.supplier_id, custody=pb.Custody.ValueType(one.value.custody)
+            )
+            for one in meter.registrations.periods
+        ],
+        settings=[
+            pb.SettingsPeriod(dates=_dates(one), settings=_settings_message(one.value))
+            for one in meter.settings.periods
+        ],
+        carried_out_to=stamp(meter.turned_at),
+    )
+
+
+def _settings_message(one: Settings) -> pb.MeterSettings:
+    return pb.MeterSettings(
+        payment_mode=pb.PaymentMode.ValueType(one.payment_mode),
+        head_end=one.head_end,
+        zone=one.zone,
+        firmware=one.firmware,
+        cohort=one.cohort,
+        max_credit_pence=one.max_credit_pence,
+        max_balance_pence=one.max_balance_pence,
+        tenancy=one.tenancy,
+        enrolled=one.enrolled,
+    )
+
+
+def change_message(one: MarketChange) -> pb.MarketChange:
+    """Return a change that was carried out."""
+    return pb.MarketChange(
+        meter_id=one.meter_id,
+        at=stamp(one.at),
+        carried_out_at=stamp(one.carried_out_at),
+        kinds=[pb.MarketChangeKind.ValueType(kind) for kind in one.kinds],
+        responsible_supplier_id=one.responsible,
+        supplier_id_after=one.supplier_after or "",
+        originator_id=one.originator_id or "",
+        last_issued=one.last_issued,
+        highest_applied=one.highest_applied,
+        in_flight=[
+            pb.OwedVend(
+                participant_id=vend.participant_id, transaction_id=vend.transaction_id, utrn_counter=vend.counter
+            )
+            for vend in one.in_flight
+        ],
+    )
+
+
+def pan_message(card: Card) -> pb.Pan:
+    """Return a PAN and its history."""
+    return pb.Pan(
+        pan=card.pan,
+        form=pb.PanForm.ValueType(card.form),
+        uses=[
+            pb.PanPeriod(
+                dates=_dates(one),
+                meter_id=one.value.meter_id,
+                supplier_id=one.value.supplier_id,
+                tenancy=one.value.tenancy,
+                status=pb.PanStatus.ValueType(one.value.status),
+            )
+            for one in card.uses.periods
+        ],
+        replaced_by=card.replaced_by or "",
+    )
+
+
+# Appointments.
+
+
+def terms_of(terms: appointment_pb.AppointmentTerms, name: str) -> Terms:
+    """Return terms; raise BadField or DatesReversed if they are none."""
+    if not _APPOINTMENT_ID.fullmatch(terms.appointment_id):
+        raise BadField(f"{name}.appointment_id: 1 to 64 of a-z, 0-9 and - are needed", field=f"{name}.appointment_id")
+    _amounts(terms.min_pence, terms.max_pence, name)
+    for channel in terms.channels:
+        number_in(channel, f"{name}.channels", _CHANNELS)
+    since = since_of(terms)
+    if since is None:
+        raise BadField(f"{name}.since: is missing", field=f"{name}.since")
+    until = since_of(terms, "until")
+    check_dates(since, until)
+    return Terms(
+        appointment_id=terms.appointment_id,
+        supplier_id=parse_participant_id(terms.supplier_id, field=f"{name}.supplier_id"),
+        psp_id=parse_participant_id(terms.psp_id, field=f"{name}.psp_id"),
+        level=Level(number_in(terms.level, f"{name}.level", (Level.ISSUE, Level.ISSUE_AND_DELIVER))),
+        channels=frozenset(terms.channels),
+        min_pence=terms.min_pence,
+        max_pence=terms.max_pence,
+        since=since,
+        until=until,
+    )
+
+
+def appointment_messages(every: Sequence[Appointment]) -> list[appointment_pb.Appointment]:
+    """Return appointments with evidence and history."""
+    return [
+        appointment_pb.Appointment(
+            terms=appointment_pb.AppointmentTerms.FromString(one.evidence.terms),
+            evidence=appointment_pb.SignedTerms(
+                terms=one.evidence.terms, signature=one.evidence.signature, certificate=one.evidence.certificate
+            ),
+            states=[
+                appointment_pb.AppointmentStatePeriod(
+                    state=appointment_pb.AppointmentState.ValueType(period.value),
+                    since=stamp(period.since),
+                    by=period.recorded_by,
+                )
+                for period in one.states.periods
+            ],
+        )
+        for one in every
+    ]
+
+
+# Credit.
+
+
+def credit_of(one: credit_pb.Credit, principal: Principal, pan_rule: PanRule, now: Ms) -> CreditRequest:
+    """Return a request for credit."""
+    return CreditRequest(
+        supplier_id=principal.participant_id,
+        transaction_id=parse_transaction_id(one.transaction_id),
+        pan=parse_pan(one.pan, pan_rule),
+        amount=code_value(Pence(one.amount_pence)).amount,
+        reason=CreditReason(number_in(one.reason, "credit.reason", CreditReason)),
+        note=parse_text(one.note, "credit.note", most=200),
+        asked_by=principal.identity,
+        asked_at=now,
+    )
+
+
+def credit_message(one: CreditRequest) -> credit_pb.Credit:
+    """Return a request for credit as it stands."""
+    return credit_pb.Credit(
+        transaction_id=one.transaction_id,
+        pan=one.pan,
+        amount_pence=one.amount,
+        reason=credit_pb.CreditReason.ValueType(one.reason),
+        note=one.note,
+        state=credit_pb.CreditState.ValueType(one.state),
+        asked_by=one.asked_by,
+        asked_at=stamp(one.asked_at),
+        decided_by=one.decided_by,
+        decided_at=stamp(one.decided_at),
+    )

@@ -1,0 +1,335 @@
+"""RegistryService: who takes part, which meters there are, which PANs stand for them."""
+# ruff: noqa: N802
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from typing import Final
+
+from utrn.v1 import registry_service_pb2 as pb
+from utrn.v1 import registry_service_pb2_grpc as rpc
+
+from core.api import convert
+from core.api import registry_convert as made
+from core.api.authenticate import Authenticate
+from core.api.errors import Context
+from core.api.lines import read_line
+from core.domain.errors import BadField, Refused, UtrnError
+from core.domain.meter import Custody, MeterId, Pan, PanForm, PanRule, Settings, parse_pan
+from core.domain.party import ParticipantId, Principal, Standing, parse_identities, parse_participant_id
+from core.domain.timeline import Ms, ms_of
+from core.flows.keep_meters import HandOver, KeepMeters
+from core.flows.keep_pans import KeepPans
+from core.flows.keep_parties import KeepParties
+from core.flows.load_records import Loadable, LoadRecords
+from core.flows.market_view import MarketView
+from core.ports.clock import Clock
+
+REGISTRY_SERVICE: Final = "utrn.v1.RegistryService"
+_LINES_MAX = 1000
+_PANS_MAX = 20
+_CODES_MAX = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistryServicer(rpc.RegistryServiceServicer):
+    """The registry's service. What each method promises is written in registry_service.proto."""
+
+    authenticate: Authenticate
+    parties: KeepParties
+    meters: KeepMeters
+    pans: KeepPans
+    load: LoadRecords
+    view: MarketView
+    clock: Clock
+    pan_rule: PanRule
+
+    async def AddParticipant(self, request: pb.AddParticipantRequest, context: Context) -> pb.AddParticipantResponse:
+        """Bring a participant on board."""
+        done = await self.parties.add(self.authenticate(context), made.new_participant(request))
+        return pb.AddParticipantResponse(written=made.written(done))
+
+    async def SetIdentities(self, request: pb.SetIdentitiesRequest, context: Context) -> pb.SetIdentitiesResponse:
+        """Change name and certificates."""
+        done = await self.parties.set_identities(
+            self.authenticate(context),
+            _participant_id(request.participant_id),
+            made.parse_text(request.name, "name", least=1, most=200),
+            parse_identities(tuple(request.identities), field="identities"),
+        )
+        return pb.SetIdentitiesResponse(written=made.written(done))
+
+    async def SetStanding(self, request: pb.SetStandingRequest, context: Context) -> pb.SetStandingResponse:
+        """Suspend, readmit, offboard."""
+        standing = Standing(made.number_in(request.standing, "standing", Standing))
+        participant_id = _participant_id(request.participant_id)
+        done = await self.parties.set_standing(self.authenticate(context), participant_id, standing)
+        return pb.SetStandingResponse(written=made.written(done))
+
+    async def SetProfile(self, request: pb.SetProfileRequest, context: Context) -> pb.SetProfileResponse:
+        """Choose who may issue and deliver."""
+        done = await self.parties.set_profile(
+            self.authenticate(context),
+            parse_participant_id(request.supplier_id, field="supplier_id"),
+            made.profile_of(request.profile),
+            made.since_of(request),
+        )
+        return pb.SetProfileResponse(written=made.written(done))
+
+    async def GetParticipant(self, request: pb.GetParticipantRequest, context: Context) -> pb.GetParticipantResponse:
+        """Look a participant up."""
+        principal = self.authenticate(context)
+        wanted = _participant_id(request.participant_id) if request.participant_id else principal.participant_id
+        found = await self.view.participant(principal, wanted)
+        return pb.GetParticipantResponse(participant=made.participant_message(found))
+
+    async def ListParticipants(
+        self, request: pb.ListParticipantsRequest, context: Context
+    ) -> pb.ListParticipantsResponse:
+        """List participants."""
+        limit = made.page_limit(request.limit)
+        found = await self.view.participants(self.authenticate(context), request.after, limit)
+        return pb.ListParticipantsResponse(participants=[made.participant_message(one) for one in found])
+
+    async def SetModel(self, request: pb.SetModelRequest, context: Context) -> pb.SetModelResponse:
+        """Write a row of the capability matrix."""
+        done = await self.parties.set_model(self.authenticate(context), made.model_of(request.model))
+        return pb.SetModelResponse(written=made.written(done))
+
+    async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+        """List the capability matrix."""
+        found = await self.view.models(self.authenticate(context))
+        return pb.ListModelsResponse(models=[made.model_message(one) for one in found])
+
+    async def AddMeter(self, request: pb.AddMeterRequest, context: Context) -> pb.AddMeterResponse:
+        """Register a meter."""
+        principal = self.authenticate(context)
+        meter = made.new_meter_of(
+            request.meter, request.supplier_id, request.settings, enrolled=not request.not_enrolled,
+            since=made.since_of(request), now=self._now(), by=principal.participant_id,
+        )  # fmt: skip
+        return pb.AddMeterResponse(written=made.written(await self.meters.add(principal, meter)))
+
+    async def ChangeMeter(self, request: pb.ChangeMeterRequest, context: Context) -> pb.ChangeMeterResponse:
+        """Change settings."""
+        principal, asked = self.authenticate(context), request.settings
+        made.merged(Settings(head_end=""), asked)
+        done = await self.meters.change(
+            principal, _meter_id(request.meter_id), lambda one: made.merged(one, asked), made.since_of(request)
+        )
+        return pb.ChangeMeterResponse(written=made.written(done))
+
+    async def ChangeSupplier(self, request: pb.ChangeSupplierRequest, context: Context) -> pb.ChangeSupplierResponse:
+        """Change of Supplier."""
+        done = await self.meters.change_supplier(
+            self.authenticate(context),
+            _meter_id(request.meter_id),
+            parse_participant_id(request.losing_supplier_id, field="losing_supplier_id"),
+            parse_participant_id(request.gaining_supplier_id, field="gaining_supplier_id"),
+            made.since_of(request),
+        )
+        return pb.ChangeSupplierResponse(written=made.written(done))
+
+    async def ChangeTenant(self, request: pb.ChangeTenantRequest, context: Context) -> pb.ChangeTenantResponse:
+        """Change of Tenancy."""
+        if request.tenancy_before < 1:
+            raise BadField("tenancy_before: 1 or more is needed", field="tenancy_before")
+        done = await self.meters.change_tenant(
+            self.authenticate(context), _meter_id(request.meter_id), made.since_of(request), request.tenancy_before
+        )
+        return pb.ChangeTenantResponse(written=made.written(done))
+
+    async def ExchangeMeter(self, request: pb.ExchangeMeterRequest, context: Context) -> pb.ExchangeMeterResponse:
+        """Exchange a meter."""
+        principal = self.authenticate(context)
+        if len(request.pans) > _PANS_MAX:
+            raise BadField(f"pans: at most {_PANS_MAX}", field="pans")
+        new = made.new_meter_of(
+            request.new_meter, request.supplier_id, request.settings, enrolled=True, since=None, now=self._now(),
+            by=principal.participant_id,
+        )  # fmt: skip
+        pans = [self._pan(pan, "pans") for pan in request.pans]
+        done = await self.meters.exchange(principal, _meter_id(request.old_meter_id, "old_meter_id"), new, pans)
+        return pb.ExchangeMeterResponse(written=made.written(done))
+
+    async def EndMeter(self, request: pb.EndMeterRequest, context: Context) -> pb.EndMeterResponse:
+        """Take a meter out of service."""
+        at = made.since_of(request, "at")
+        done = await self.meters.end(self.authenticate(context), _meter_id(request.meter_id), at)
+        return pb.EndMeterResponse(written=made.written(done))
+
+    async def CancelChange(self, request: pb.CancelChangeRequest, context: Context) -> pb.CancelChangeResponse:
+        """Cancel a change that waits."""
+        done = await self.meters.cancel(
+            self.authenticate(context), _meter_id(request.meter_id), registration=request.registration
+        )
+        return pb.CancelChangeResponse(written=made.written(done))
+
+    async def HandOverMeter(self, request: pb.HandOverMeterRequest, context: Context) -> pb.HandOverMeterResponse:
+        """Hand counters over."""
+        principal = self.authenticate(context)
+        if len(request.codes) > _CODES_MAX:
+            raise BadField(f"codes: at most {_CODES_MAX}", field="codes")
+        done = await self.meters.hand_over(
+            principal,
+            HandOver(
+                meter_id=_meter_id(request.meter_id),
+                custody_before=Custody(made.number_in(request.custody_before, "custody_before", Custody)),
+                custody=Custody(made.number_in(request.custody, "custody", Custody)),
+                last_issued=request.last_issued,
+                highest_applied=request.highest_applied,
+                codes=tuple(convert.unspent_code(one, self.pan_rule) for one in request.codes),
+                settings=(lambda one: replace(made.merged(one, request.settings), enrolled=True))
+                if request.custody_before == pb.CUSTODY_SMSO
+                else (lambda one: replace(one, enrolled=False))
+                if request.custody == pb.CUSTODY_SMSO
+                else None,
+                public_point=made.parse_point(request.public_point, "public_point") if request.public_point else None,
+            ),
+        )
+        change = None if done.change is None else made.change_message(done.change)
+        return pb.HandOverMeterResponse(written=made.written(done.written), change=change)
+
+    async def RecordBalance(self, request: pb.RecordBalanceRequest, context: Context) -> pb.RecordBalanceResponse:
+        """Keep a balance."""
+        at = made.instant(request.at, "at")
+        if not request.HasField("at") or at > self._now():
+            raise BadField("at: an instant that has passed is needed", field="at")
+        done = await self.meters.record_balance(
+            self.authenticate(context), _meter_id(request.meter_id), request.balance_pence, at
+        )
+        return pb.RecordBalanceResponse(written=made.written(done))
+
+    async def GetMeter(self, request: pb.GetMeterRequest, context: Context) -> pb.GetMeterResponse:
+        """Look a meter up."""
+        found = await self.view.meter(self.authenticate(context), _meter_id(request.meter_id))
+        return pb.GetMeterResponse(meter=made.meter_message(found))
+
+    async def ListMeters(self, request: pb.ListMetersRequest, context: Context) -> pb.ListMetersResponse:
+        """List meters."""
+        limit = made.page_limit(request.limit)
+        found, after = await self.view.meters(self.authenticate(context), request.after, limit)
+        return pb.ListMetersResponse(meters=[made.meter_message(one) for one in found], next_after=after)
+
+    async def ListSellers(self, request: pb.ListSellersRequest, context: Context) -> pb.ListSellersResponse:
+        """Answer who could sell."""
+        at = made.since_of(request, "at")
+        pan = self._pan(request.pan, "pan") if request.pan else None
+        meter_id = _meter_id(request.meter_id) if pan is None else None
+        found = await self.view.sellers(self.authenticate(context), meter_id, pan, at)
+        return pb.ListSellersResponse(
+            meter_id=found.meter_id or "",
+            supplier_id=found.supplier_id or "",
+            sellers=[
+                pb.Seller(
+                    participant_id=one.participant_id,
+                    may_issue=one.may_issue,
+                    may_deliver=one.may_deliver,
+                    allowed_by=one.rule,
+                )
+                for one in found.sellers
+            ],
+        )
+
+    async def ListMarketChanges(
+        self, request: pb.ListMarketChangesRequest, context: Context
+    ) -> pb.ListMarketChangesResponse:
+        """List what was carried out."""
+        principal = self.authenticate(context)
+        whose = _participant_id(request.supplier_id) if request.supplier_id else principal.participant_id
+        after = made.since_of(request, "after") or Ms(0)
+        found = await self.view.changes(principal, whose, after, made.page_limit(request.limit))
+        return pb.ListMarketChangesResponse(changes=[made.change_message(one) for one in found])
+
+    async def GivePan(self, request: pb.GivePanRequest, context: Context) -> pb.GivePanResponse:
+        """Give a PAN."""
+        done = await self.pans.give(
+            self.authenticate(context),
+            self._pan(request.pan, "pan"),
+            PanForm(request.form or PanForm.PLASTIC),
+            _meter_id(request.meter_id),
+            made.since_of(request),
+        )
+        return pb.GivePanResponse(written=made.written(done))
+
+    async def ReplacePan(self, request: pb.ReplacePanRequest, context: Context) -> pb.ReplacePanResponse:
+        """Replace a lost PAN."""
+        done = await self.pans.replace_lost(
+            self.authenticate(context),
+            self._pan(request.lost_pan, "lost_pan"),
+            self._pan(request.new_pan, "new_pan"),
+            PanForm(request.form or PanForm.PLASTIC),
+        )
+        return pb.ReplacePanResponse(written=made.written(done))
+
+    async def SetPanBlocked(self, request: pb.SetPanBlockedRequest, context: Context) -> pb.SetPanBlockedResponse:
+        """Block a PAN."""
+        pan = self._pan(request.pan, "pan")
+        done = await self.pans.block(self.authenticate(context), pan, blocked=request.blocked)
+        return pb.SetPanBlockedResponse(written=made.written(done))
+
+    async def RepointPan(self, request: pb.RepointPanRequest, context: Context) -> pb.RepointPanResponse:
+        """Point a PAN elsewhere."""
+        done = await self.pans.repoint(
+            self.authenticate(context),
+            self._pan(request.pan, "pan"),
+            _meter_id(request.from_meter_id, "from_meter_id"),
+            _meter_id(request.to_meter_id, "to_meter_id"),
+            made.since_of(request),
+        )
+        return pb.RepointPanResponse(written=made.written(done))
+
+    async def GetPan(self, request: pb.GetPanRequest, context: Context) -> pb.GetPanResponse:
+        """Look a PAN up."""
+        found = await self.view.pan(self.authenticate(context), self._pan(request.pan, "pan"))
+        return pb.GetPanResponse(pan=made.pan_message(found))
+
+    async def ListPans(self, request: pb.ListPansRequest, context: Context) -> pb.ListPansResponse:
+        """List the PANs of a meter."""
+        found = await self.view.pans_of(self.authenticate(context), _meter_id(request.meter_id))
+        return pb.ListPansResponse(pans=[made.pan_message(one) for one in found])
+
+    async def LoadRecords(
+        self, requests: AsyncIterator[pb.LoadRecordsRequest], context: Context
+    ) -> AsyncIterator[pb.LoadRecordsResponse]:
+        """Load a file part by part."""
+        principal = self.authenticate(context)
+        async for request in requests:
+            if not 1 <= len(request.lines) <= _LINES_MAX or request.first_line < 1:
+                raise BadField(f"lines: 1 to {_LINES_MAX} lines from line 1 on are needed", field="lines")
+            lines = [
+                (request.first_line + index, self._line(line, principal))
+                for index, line in enumerate(request.lines)
+                if line.strip()
+            ]
+            loaded = await self.load(principal, lines)
+            yield pb.LoadRecordsResponse(
+                last_line=request.first_line + len(request.lines) - 1,
+                loaded=loaded.loaded,
+                unchanged=loaded.unchanged,
+                problems=[
+                    pb.LineProblem(line=number, reason=one.reason, message=one.message)
+                    for number, one in sorted(loaded.problems.items())
+                ],
+            )
+
+    def _line(self, line: str, principal: Principal) -> Loadable | Refused:
+        try:
+            return read_line(line, pan_rule=self.pan_rule, now=self._now(), by=principal.participant_id)
+        except UtrnError as error:
+            if isinstance(error, Refused):
+                return error
+            raise
+
+    def _pan(self, text: str, field: str) -> Pan:
+        return parse_pan(text, self.pan_rule, field=field)
+
+    def _now(self) -> Ms:
+        return ms_of(self.clock.now())
+
+
+def _participant_id(text: str) -> ParticipantId:
+    return parse_participant_id(text, field="participant_id")
+
+
+def _meter_id(text: str, field: str = "meter_id") -> MeterId:
+    return made.parse_meter_id(text, field)

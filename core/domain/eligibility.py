@@ -1,0 +1,362 @@
+"""judge: may this caller do this for this PAN, at this instant? The one rule on every path; pure.
+
+Objections come in the order in which a caller may learn of them: whoever has no say over a meter hears only that.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol, TypeVar
+
+from core.domain import errors
+from core.domain.appointment import Appointment, Appointments
+from core.domain.errors import Refused
+from core.domain.meter import Card, Custody, Meter, MeterId, MeterKind, Model, Pan, PanStatus, PanUse, PaymentMode
+from core.domain.party import Level, Option, Participant, ParticipantId, Profile, Role, Standing, SupplierKey
+from core.domain.registry import Basis, Kind, Known, Ref
+from core.domain.timeline import FAR_FUTURE, Ms, Timeline
+
+_T = TypeVar("_T")
+BALANCE_TRUSTED_MS = 24 * 3600 * 1000
+
+
+class Act(IntEnum):
+    """What is asked for."""
+
+    ISSUE = 1
+    TOP_UP = 2
+    DELIVER = 3
+    DELIVER_MADE_ELSEWHERE = 4
+    CREDIT = 5
+
+
+_NEEDED = {Act.ISSUE: Level.ISSUE, Act.TOP_UP: Level.ISSUE_AND_DELIVER, Act.DELIVER: Level.ISSUE_AND_DELIVER}
+_MINTING = frozenset({Act.ISSUE, Act.TOP_UP, Act.CREDIT})
+
+
+class Records(Protocol):
+    """Where the records are looked up."""
+
+    def participant(self, participant_id: ParticipantId, /) -> Known[Participant] | None:
+        """A participant."""
+        ...
+
+    def card(self, pan: Pan, /) -> Known[Card] | None:
+        """A PAN."""
+        ...
+
+    def meter(self, meter_id: MeterId, /) -> Known[Meter] | None:
+        """A meter."""
+        ...
+
+    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId, /) -> Known[Appointments] | None:
+        """Appointments."""
+        ...
+
+    def model(self, make: str, model: str, /) -> Known[Model] | None:
+        """A model."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """Who asks for what. `amount` in pence, `channel` the number in utrn.v1; 0 where they do not matter."""
+
+    caller: Participant
+    act: Act
+    pan: Pan
+    amount: int
+    channel: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """What a PAN stands for, and that the caller may have what it asked for.
+
+    It holds from `since` until `until`, and as long as no record of `basis` has moved. `rule` names what allowed it.
+    """
+
+    meter_id: MeterId
+    meter_kind: MeterKind
+    scheme: str
+    public_point: bytes
+    head_end: str
+    supplier_id: ParticipantId
+    tenancy: int
+    key: SupplierKey
+    since: Ms
+    until: Ms
+    basis: Basis
+    rule: str
+
+
+@dataclass(slots=True)
+class Ruling:
+    """What came of a question. `turn` names a meter whose change is due, and must be carried out before all else."""
+
+    resolved: Resolved | None
+    refusals: list[Refused]
+    basis: Basis
+    meter_id: MeterId | None = None
+    supplier_id: ParticipantId | None = None
+    turn: MeterId | None = None
+
+
+def judge(records: Records, question: Question, now: Ms, *, every: bool = False) -> Ruling:
+    """Return whether `question` may be done at `now`, by whom it was decided, and until when that holds.
+
+    Args:
+        records: The registry.
+        question: Who asks for what.
+        now: The instant.
+        every: Find every objection, not only the first.
+    """
+    case = _Case(records, question, now)
+    refusals: list[Refused] = []
+    for refusal in case.objections():
+        refusals.append(refusal)
+        if not every:
+            break
+    return Ruling(
+        resolved=None if refusals or case.turn is not None else case.resolved(),
+        refusals=refusals,
+        basis=tuple(case.basis),
+        meter_id=case.meter_id,
+        supplier_id=case.supplier_id,
+        turn=case.turn,
+    )
+
+
+class _Case:
+    """One question under way; notes every record it has looked at, and until when each holds."""
+
+    __slots__ = (
+        "_card_use", "_key", "_meter", "_now", "_profile", "_question", "_records", "_registration", "_rule",
+        "_settings", "basis", "meter_id", "supplier_id", "turn", "until",
+    )  # fmt: skip
+
+    def __init__(self, records: Records, question: Question, now: Ms) -> None:
+        self._records = records
+        self._question = question
+        self._now = now
+        self.basis: list[tuple[Ref, int]] = []
+        self.until = FAR_FUTURE
+        self.turn: MeterId | None = None
+        self.meter_id: MeterId | None = None
+        self.supplier_id: ParticipantId | None = None
+        self._rule = ""
+
+    def resolved(self) -> Resolved:
+        meter = self._meter
+        return Resolved(
+            meter_id=meter.meter_id,
+            meter_kind=meter.kind,
+            scheme=meter.scheme,
+            public_point=meter.public_point,
+            head_end=self._settings.head_end,
+            supplier_id=self._registration.supplier_id,
+            tenancy=self._settings.tenancy,
+            key=self._key,
+            since=meter.turned_at,
+            until=self.until,
+            basis=tuple(self.basis),
+            rule=self._rule,
+        )
+
+    def objections(self) -> Iterator[Refused]:
+        """Yield what stands against it. Ends early where nothing further may be told, or can be known."""
+        use = self._use()
+        if isinstance(use, Refused):
+            yield use
+            return
+        self._card_use = use
+        unknown = self._look_at_meter(use.meter_id)
+        if unknown is not None:
+            yield unknown
+            return
+        if self.turn is not None:
+            return
+        no_say = self._no_say()
+        if no_say is not None:
+            yield no_say
+            return
+        yield from self._of_pan()
+        yield from self._of_meter()
+        yield from self._of_counters()
+        if self._question.amount:
+            yield from self._of_amount()
+
+    def _use(self) -> PanUse | Refused:
+        card = self._records.card(self._question.pan)
+        if card is None:
+            return errors.PanUnknown("pan is not registered; check the number with the consumer's supplier")
+        self.basis.append((Ref(Kind.PAN, self._question.pan), card.revision))
+        use = self._hold(card.record.uses)
+        if use is None:
+            return errors.PanUnknown("pan stands for no meter at this time; check with the consumer's supplier")
+        return use
+
+    def _look_at_meter(self, meter_id: MeterId) -> Refused | None:
+        known = self._records.meter(meter_id)
+        if known is None:
+            return errors.MeterUnknown("pan stands for a meter that is not registered; its supplier must register it")
+        self.basis.append((Ref(Kind.METER, meter_id), known.revision))
+        self._meter = meter = known.record
+        self.meter_id = meter_id
+        if meter.due(self._now) is not None:
+            self.turn = meter_id
+            return None
+        # What was carried out stays carried out, even where this node's clock is a little slow.
+        self._now = max(self._now, meter.turned_at)
+        registration, settings = self._hold(meter.registrations), self._hold(meter.settings)
+        if registration is None or settings is None:
+            return errors.MeterUnknown("nobody supplies this meter at this time; the supplier must register it")
+        self._registration, self._settings = registration, settings
+        self.supplier_id = registration.supplier_id
+        return None
+
+    def _no_say(self) -> Refused | None:
+        """Return why the caller has no say over the meter, or None."""
+        question, supplier_id = self._question, self._registration.supplier_id
+        supplier = self._records.participant(supplier_id)
+        caller = question.caller
+        mine = caller.role is Role.SUPPLIER and caller.participant_id == supplier_id
+        if supplier is None or supplier.record.supplier_key is None:
+            return _not_appointed() if not mine else errors.SupplierInactive("the meter's supplier has no key here")
+        self.basis.append((Ref(Kind.PARTICIPANT, supplier_id), supplier.revision))
+        self._key = supplier.record.supplier_key
+        self._profile = self._hold(supplier.record.profiles) or Profile()
+        if not mine:
+            refusal = self._not_for_psp(caller)
+            if refusal is not None:
+                return refusal
+        if self._hold(supplier.record.standings) is not Standing.ACTIVE:
+            return errors.SupplierInactive("the meter's supplier is not active; ask the operator")
+        self._rule = self._rule or "own meter"
+        return None
+
+    def _not_for_psp(self, caller: Participant) -> Refused | None:
+        """Return why the caller is no PSP that may do this for the meter's supplier, or None."""
+        if caller.role is not Role.PSP:
+            return _not_appointed()
+        known = self._records.appointments(self._registration.supplier_id, caller.participant_id)
+        appointment = None if known is None else known.record.in_force_at(self._now)
+        if known is None or appointment is None:
+            return _not_appointed()
+        self.basis.append((Ref(Kind.APPOINTMENT, f"{known.record.supplier_id}/{known.record.psp_id}"), known.revision))
+        myself = self._records.participant(caller.participant_id)
+        if myself is None or self._hold(myself.record.standings) is not Standing.ACTIVE:
+            return errors.CallerSuspended("this participant is suspended; ask the operator")
+        self.basis.append((Ref(Kind.PARTICIPANT, caller.participant_id), myself.revision))
+        self._until(appointment.terms.until)
+        level = min(appointment.terms.level, self._profile.psp_level)
+        needed = _NEEDED.get(self._question.act)
+        if needed is None or level < needed:
+            return errors.NotAppointed(
+                "the meter's supplier has not appointed the caller to do this",
+                may=level.name,
+                needed="SUPPLIER" if needed is None else needed.name,
+            )
+        self._rule = f"appointment {appointment.terms.appointment_id}"
+        return self._outside_terms(appointment)
+
+    def _outside_terms(self, appointment: Appointment) -> Refused | None:
+        terms, question = appointment.terms, self._question
+        if question.channel and terms.channels and question.channel not in terms.channels:
+            return errors.ChannelNotAllowed("the appointment does not cover this channel", channel=question.channel)
+        if question.amount and not terms.min_pence <= question.amount <= terms.max_pence:
+            return _out_of_limits(terms.min_pence, terms.max_pence, "appointment")
+        return None
+
+    def _of_pan(self) -> Iterator[Refused]:
+        use = self._card_use
+        if use.status is not PanStatus.ACTIVE:
+            yield errors.PanBlocked("pan is blocked; the consumer needs a new card from the supplier")
+        if use.supplier_id != self._registration.supplier_id:
+            yield errors.PanNotCurrent("the card was given by an earlier supplier of the meter", because="supplier")
+        elif use.tenancy != self._settings.tenancy:
+            yield errors.PanNotCurrent("the card was given to an earlier tenant", because="tenancy")
+
+    def _of_meter(self) -> Iterator[Refused]:
+        settings, meter, act = self._settings, self._meter, self._question.act
+        if not settings.enrolled:
+            yield errors.MeterNotEnrolled("the meter is not enrolled with this service; ask its SMSO")
+        if settings.payment_mode is not PaymentMode.PREPAYMENT:
+            yield errors.MeterInCreditMode("the meter is in credit mode; its supplier can change that")
+        if not meter.make:
+            return
+        model = self._records.model(meter.make, meter.model)
+        if model is None:
+            yield errors.NotSupportedByMeter("the meter's model is not in the capability matrix", scheme=meter.scheme)
+            return
+        self.basis.append((Ref(Kind.MODEL, f"{meter.make}/{meter.model}"), model.revision))
+        if meter.scheme not in model.record.schemes:
+            yield errors.NotSupportedByMeter("the model does not take codes of this scheme", scheme=meter.scheme)
+        if act in _MINTING and not model.record.central_issue:
+            yield errors.NotSupportedByMeter("codes for this model cannot be made here", scheme=meter.scheme)
+        if act is not Act.ISSUE and not model.record.over_the_air:
+            yield errors.NotSupportedByMeter("this model cannot be sent codes over the air", scheme=meter.scheme)
+
+    def _of_counters(self) -> Iterator[Refused]:
+        custody = self._registration.custody
+        if self._question.act in _MINTING:
+            if self._profile.option is Option.SUPPLIER_GENERATES:
+                yield errors.CentralIssueOff("the meter's supplier makes its codes itself; ask the supplier for one")
+            elif custody is not Custody.CENTRAL:
+                yield errors.CounterElsewhere("the meter's counters are in other hands", custody=custody.name)
+        elif self._question.act is Act.DELIVER_MADE_ELSEWHERE and custody is not Custody.SUPPLIER:
+            yield errors.CounterHere("the meter's counters are not its supplier's; have them handed over first")
+
+    def _of_amount(self) -> Iterator[Refused]:
+        question, settings, meter = self._question, self._settings, self._meter
+        if question.act is not Act.CREDIT:
+            yield from self._of_limits()
+        if settings.max_credit_pence and question.amount > settings.max_credit_pence:
+            yield errors.AboveMaxCredit(
+                f"the meter takes at most {settings.max_credit_pence} pence at once",
+                max_credit_pence=settings.max_credit_pence,
+            )
+        if settings.max_balance_pence and 0 <= self._now - meter.balance_at <= BALANCE_TRUSTED_MS:
+            room = settings.max_balance_pence - meter.balance_pence
+            if question.amount > room:
+                yield errors.AboveMaxBalance("the meter's balance would go above its maximum", room_pence=max(0, room))
+
+    def _of_limits(self) -> Iterator[Refused]:
+        question = self._question
+        limit = self._profile.limit_of(question.channel)
+        if limit is None:
+            return
+        if limit.closed:
+            yield errors.ChannelNotAllowed("the supplier has closed this channel", channel=question.channel)
+        elif not limit.min_pence <= question.amount <= limit.max_pence:
+            yield _out_of_limits(limit.min_pence, limit.max_pence, "supplier")
+        elif limit.whole_pounds and question.amount % 100:
+            yield _out_of_limits(limit.min_pence, limit.max_pence, "supplier, whole pounds")
+
+    def _hold(self, timeline: Timeline[_T]) -> _T | None:
+        """Return what holds now, and remember until when: its end, or whatever is recorded to follow."""
+        now = self._now
+        for period in reversed(timeline.periods):
+            if period.since <= now:
+                if period.until is None:
+                    return period.value
+                if now < period.until:
+                    self._until(period.until)
+                    return period.value
+                return None
+            self._until(period.since)
+        return None
+
+    def _until(self, until: Ms | None) -> None:
+        if until is not None and until < self.until:
+            self.until = until
+
+
+def _not_appointed() -> Refused:
+    return errors.NotAppointed("this caller may not top up this meter; its supplier must appoint the caller first")
+
+
+def _out_of_limits(least: int, most: int, limit_of: str) -> Refused:
+    return errors.AmountOutOfLimits(
+        f"the amount is outside the limits: {least} to {most} pence", min_pence=least, max_pence=most, limit_of=limit_of
+    )

@@ -1,0 +1,42 @@
+"""Known and Ref: a record of the registry with its revision, and how records are named."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Generic, NamedTuple, TypeVar
+
+_R = TypeVar("_R", covariant=True)
+
+
+class Kind(StrEnum):
+    """Kinds of records; also how their keys are spelled."""
+
+    PARTICIPANT = "participant"
+    METER = "meter"
+    PAN = "pan"
+    APPOINTMENT = "appointment"
+    MODEL = "model"
+    CHANGE = "change"
+    CREDIT = "credit"
+    CREDIT_DAY = "credit-day"
+    IDENTITY = "identity"
+    ORIGINATOR = "originator"
+    DUE = "due"
+
+
+class Ref(NamedTuple):
+    """Names one record: its kind and its id."""
+
+    kind: Kind
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Known(Generic[_R]):
+    """A record and the revision of the ledger that wrote it."""
+
+    record: _R
+    revision: int
+
+
+# What a decision was based on: every record and its revision. The commit compares them all.
+Basis = tuple[tuple[Ref, int], ...]

@@ -1,0 +1,151 @@
+"""Timeline: what was true from when to when. Only the future can be changed; what has begun is never rewritten.
+
+Instants are whole milliseconds since 1970 (UTC). A period holds from `since`, inclusive, to `until`, exclusive.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Generic, NewType, TypeVar
+
+from core.domain.errors import ChangePending, DateInPast, DatesReversed, NothingToEnd
+
+Ms = NewType("Ms", int)
+T = TypeVar("T")
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+NEVER = Ms(0)
+FAR_FUTURE = Ms(2**53)
+
+
+def ms_of(instant: datetime) -> Ms:
+    """Return an aware datetime as milliseconds, rounded down."""
+    past = instant - _EPOCH
+    return Ms((past.days * 86_400 + past.seconds) * 1000 + past.microseconds // 1000)
+
+
+def instant_of(ms: int) -> datetime:
+    """Return milliseconds as a datetime in UTC."""
+    return datetime.fromtimestamp(ms / 1000, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Period(Generic[T]):
+    """One value and when it holds; `until` None is open. Who said so, and when, is kept with it."""
+
+    value: T
+    since: Ms
+    until: Ms | None
+    recorded_at: Ms
+    recorded_by: str
+
+    def holds_at(self, at: Ms) -> bool:
+        """Return whether it holds at that instant."""
+        return self.since <= at and (self.until is None or at < self.until)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline(Generic[T]):
+    """Periods of one thing, oldest first, never overlapping. A gap is only where somebody ended one."""
+
+    periods: tuple[Period[T], ...] = ()
+
+    def at(self, at: Ms) -> Period[T] | None:
+        """Return the period that holds at that instant."""
+        for period in reversed(self.periods):
+            if period.since <= at:
+                return period if period.until is None or at < period.until else None
+        return None
+
+    def known_at(self, at: Ms) -> Period[T] | None:
+        """Return what this service went by at that instant: not what was only recorded later."""
+        period = self.at(at)
+        return period if period is not None and period.recorded_at <= at else None
+
+    @property
+    def last(self) -> Period[T] | None:
+        """The latest period, which may lie in the future."""
+        return self.periods[-1] if self.periods else None
+
+    def change(self, value: T, *, since: Ms | None, now: Ms, by: str) -> "Timeline[T]":
+        """Return this timeline with `value` from `since` on; None: from now on.
+
+        Raises:
+            DateInPast: `since` has passed; what has begun is not rewritten.
+            ChangePending: a later change is recorded already.
+        """
+        last = self.last
+        if last is None:
+            return begin(value, since=since, now=now, by=by)
+        start = self._begin(since, now)
+        if last.until is None:
+            last = replace(last, until=start)
+        elif start < last.until:
+            raise _pending(last)
+        return Timeline((*self.periods[:-1], last, Period(value, start, None, now, by)))
+
+    def end(self, *, at: Ms | None, now: Ms) -> "Timeline[T]":
+        """Return this timeline with its open period ended at `at`; None: now.
+
+        Raises:
+            DateInPast, ChangePending: as `change`.
+            NothingToEnd: nothing is open.
+        """
+        last = self.last
+        if last is None or last.until is not None:
+            raise NothingToEnd("it has ended already, or never began")
+        return Timeline((*self.periods[:-1], replace(last, until=self._begin(at, now))))
+
+    def cancel(self, *, now: Ms) -> "Timeline[T]":
+        """Return this timeline without its last change, which has not begun; the period before it is open again.
+
+        Raises:
+            NothingToEnd: no change is waiting for its instant.
+        """
+        last = self.last
+        if last is not None and last.until is not None and last.until > now:
+            return Timeline((*self.periods[:-1], replace(last, until=None)))
+        if last is not None and last.since > now and len(self.periods) > 1:
+            before = self.periods[-2]
+            joined = replace(before, until=None) if before.until == last.since else before
+            return Timeline((*self.periods[:-2], joined))
+        raise NothingToEnd("no change is waiting for its instant")
+
+    def _begin(self, since: Ms | None, now: Ms) -> Ms:
+        """Return when a change takes place, after everything that has begun."""
+        last = self.periods[-1]
+        newest = last.since if last.until is None or last.until > now else last.until - 1
+        if since is None:
+            if last.since > now or (last.until is not None and last.until > now):
+                raise _pending(last)
+            # Two changes within one millisecond keep their order.
+            return Ms(max(now, newest + 1))
+        if since < now:
+            raise DateInPast(
+                "the date has passed, and what has begun is not rewritten; leave it out for at once",
+                asked_ms=since,
+                now_ms=now,
+            )
+        if since <= last.since:
+            if since == last.since == now:
+                return Ms(since + 1)
+            raise _pending(last)
+        return since
+
+
+def begin(value: T, *, since: Ms | None, now: Ms, by: str) -> Timeline[T]:
+    """Return the timeline of a thing that is new here.
+
+    Its first period may begin in the past: it says since when the thing is known elsewhere.
+    """
+    return Timeline((Period(value, now if since is None else since, None, now, by),))
+
+
+def _pending(last: Period[T]) -> ChangePending:
+    at = last.since if last.until is None else max(last.since, last.until)
+    return ChangePending("a change is recorded for a later instant; cancel it first, or wait for it", pending_ms=at)
+
+
+def check_dates(since: Ms | None, until: Ms | None) -> None:
+    """Return if the dates are in order; raise DatesReversed if not."""
+    if since is not None and until is not None and until <= since:
+        raise DatesReversed("the end must be after the beginning", since_ms=since, until_ms=until)

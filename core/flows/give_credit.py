@@ -1,0 +1,135 @@
+"""Credit without payment: asked for by one person of a supplier, approved by another, counted against the day, issued.
+
+The approval is the ledger's: request and day's total are written together. A crash after it loses nothing: deciding
+again finds it approved, and issues the one code of its transaction id.
+"""
+
+from dataclasses import dataclass, replace
+
+from core.domain.credit import CreditDay, CreditRequest, CreditState, check_approver, check_asked, count_in
+from core.domain.eligibility import Act
+from core.domain.errors import RecordChanged, RecordExists, RecordUnknown
+from core.domain.party import Participant, ParticipantId, Principal, Profile, Role
+from core.domain.registry import Kind, Ref
+from core.domain.timeline import instant_of, ms_of
+from core.domain.transaction_id import TransactionId
+from core.domain.vend import Channel, Operation, Sale
+from core.flows.authorise import Authorise
+from core.flows.idempotency import Issued
+from core.flows.issue import IssueVend
+from core.flows.roles import READERS, SUPPLIERS, own, require
+from core.ports.clock import Clock
+from core.ports.registry import RegistryStore, RegistryWrite, StoredRecord
+
+_RACES_MAX = 10
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveCredit:
+    """Asks, decides, reports."""
+
+    store: RegistryStore
+    authorise: Authorise
+    issue: IssueVend
+    clock: Clock
+
+    async def ask(self, principal: Principal, asked: CreditRequest) -> CreditRequest:
+        """Keep a request; the same one again changes nothing.
+
+        Raises:
+            RoleNotAllowed, AmountOutOfLimits, RecordExists, and every objection against a top-up of the PAN.
+        """
+        require(principal, SUPPLIERS)
+        check_asked((await self._profile(principal)).credit, asked.amount)
+        known = await self.store.read(CreditRequest, principal.participant_id, asked.transaction_id)
+        if known is None:
+            _, objections = await self.authorise.objections(
+                principal, Act.CREDIT, asked.pan, amount=asked.amount, channel=0
+            )
+            if objections:
+                raise objections[0]
+            ref = _ref(principal.participant_id, asked.transaction_id)
+            if await self.store.write(RegistryWrite(expect=[(ref, 0)], put=[asked])) is not None:
+                return asked
+            known = await self.store.read(CreditRequest, principal.participant_id, asked.transaction_id)
+        if known is None or (known.record.pan, known.record.amount, known.record.reason) != (
+            asked.pan, asked.amount, asked.reason,
+        ):  # fmt: skip
+            raise RecordExists("a request of this transaction_id has other content", kind="credit")
+        return known.record
+
+    async def decide(
+        self, principal: Principal, transaction_id: TransactionId, *, approve: bool, time_left_s: float | None
+    ) -> tuple[CreditRequest, Issued | None]:
+        """Decide a request, as another person than who asked; answer its code if it is approved.
+
+        Raises:
+            RoleNotAllowed, TwoPeopleNeeded, DailyLimit, RecordUnknown, RecordChanged, and whatever refuses an issue.
+        """
+        require(principal, SUPPLIERS)
+        to = CreditState.APPROVED if approve else CreditState.REJECTED
+        decided = await self._decided(principal, transaction_id, to)
+        if decided.state is CreditState.REJECTED:
+            return decided, None
+        sale = Sale(
+            participant_id=principal.participant_id,
+            transaction_id=transaction_id,
+            operation=Operation.CREDIT,
+            pan=decided.pan,
+            amount=decided.amount,
+            channel=Channel.NOT_PAID,
+        )
+        return decided, await self.issue(principal, sale, time_left_s=time_left_s)
+
+    async def report(
+        self, principal: Principal, supplier_id: ParticipantId, day: str
+    ) -> tuple[list[CreditRequest], CreditDay]:
+        """Return a supplier's requests and the totals of a UTC day."""
+        require(principal, READERS)
+        if principal.role is not Role.HELPDESK:
+            own(principal, supplier_id)
+        day = day or self.clock.now().date().isoformat()
+        found = await self.store.list_records(CreditRequest, supplier_id, limit=_PAGE)
+        total = await self.store.read(CreditDay, supplier_id, day)
+        empty = CreditDay(supplier_id=supplier_id, day=day)
+        return [one.record for one in found], empty if total is None else total.record
+
+    async def _decided(self, principal: Principal, transaction_id: TransactionId, to: CreditState) -> CreditRequest:
+        supplier_id = principal.participant_id
+        for _ in range(_RACES_MAX):
+            known = await self.store.read(CreditRequest, supplier_id, transaction_id)
+            if known is None:
+                raise RecordUnknown("there is no request of this transaction_id", kind="credit")
+            if known.record.state is to:
+                return known.record
+            if known.record.state is not CreditState.WAITING:
+                raise RecordChanged(f"the request is {known.record.state.name.lower()} already", kind="credit")
+            rule = (await self._profile(principal)).credit
+            check_approver(rule, known.record.asked_by, principal.identity)
+            now = ms_of(self.clock.now())
+            day = instant_of(now).date().isoformat()
+            decided = replace(
+                known.record, state=to, decided_by=principal.identity, decided_at=now,
+                day=day if to is CreditState.APPROVED else "",
+            )  # fmt: skip
+            expect = [(_ref(supplier_id, transaction_id), known.revision)]
+            put: list[StoredRecord] = [decided]
+            if to is CreditState.APPROVED:
+                total = await self.store.read(CreditDay, supplier_id, day)
+                before = CreditDay(supplier_id=supplier_id, day=day) if total is None else total.record
+                put.append(count_in(rule, before, decided.amount))
+                expect.append((Ref(Kind.CREDIT_DAY, f"{supplier_id}/{day}"), 0 if total is None else total.revision))
+            if await self.store.write(RegistryWrite(expect=expect, put=put)) is not None:
+                return decided
+        raise RecordChanged("others keep deciding credit of this day; repeat", kind="credit")
+
+    async def _profile(self, principal: Principal) -> Profile:
+        known = await self.store.read(Participant, principal.participant_id)
+        if known is None:
+            raise RecordUnknown("the supplier is not registered", kind="participant")
+        return known.record.profile_at(ms_of(self.clock.now()))
+
+
+def _ref(supplier_id: ParticipantId, transaction_id: TransactionId) -> Ref:
+    return Ref(Kind.CREDIT, f"{supplier_id}/{transaction_id}")

@@ -1,0 +1,184 @@
+"""Participants: brought on board, suspended, offboarded by an operator; profiles chosen by the suppliers themselves."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from core.domain.errors import BadField, ParticipantUnknown, RecordChanged, RecordExists
+from core.domain.meter import Model
+from core.domain.party import NO_PROFILES, Participant, ParticipantId, Principal, Profile, Role, Standing, SupplierKey
+from core.domain.registry import Kind, Known, Ref
+from core.domain.timeline import Ms, begin, ms_of
+from core.flows.roles import KEEPERS, OPERATORS, own, require
+from core.ports.clock import Clock
+from core.ports.registry import RegistryStore, RegistryWrite
+
+_RACES_MAX = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What came of a change: the revision, and False in `changed` if it was so already."""
+
+    revision: int
+    changed: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewParticipant:
+    """What a participant is made of."""
+
+    participant_id: ParticipantId
+    role: Role
+    name: str
+    identities: tuple[str, ...]
+    supplier_key: SupplierKey | None = None
+    profile: Profile | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepParties:
+    """Changes participants and models. Every change is one write, based on what was read."""
+
+    store: RegistryStore
+    clock: Clock
+
+    async def add(self, principal: Principal, new: NewParticipant) -> Written:
+        """Bring a participant on board; adding it again as it is changes nothing.
+
+        Raises:
+            RecordExists: the name, a certificate or an originator is taken.
+        """
+        require(principal, OPERATORS)
+        if (new.role is Role.SUPPLIER) is not (new.supplier_key is not None):
+            raise BadField("supplier_key: suppliers need one, others have none", field="supplier_key")
+        before = await self.store.read(Participant, new.participant_id)
+        if before is not None:
+            return _same(before, new)
+        now, by = ms_of(self.clock.now()), principal.participant_id
+        participant = Participant(
+            participant_id=new.participant_id,
+            role=new.role,
+            name=new.name,
+            identities=new.identities,
+            standings=begin(Standing.ACTIVE, since=None, now=now, by=by),
+            supplier_key=new.supplier_key,
+            profiles=NO_PROFILES if new.profile is None else begin(new.profile, since=None, now=now, by=by),
+        )
+        claims = [(Ref(Kind.IDENTITY, identity), str(new.participant_id)) for identity in new.identities]
+        if new.supplier_key is not None:
+            claims.append((Ref(Kind.ORIGINATOR, new.supplier_key.originator_id), str(new.participant_id)))
+        write = RegistryWrite(expect=[(_ref(new.participant_id), 0)], put=[participant], claim=claims)
+        revision = await self.store.write(write)
+        if revision is None:
+            raise RecordExists("the name, a certificate or the originator is taken by another", kind="participant")
+        return Written(revision=revision)
+
+    async def set_identities(
+        self, principal: Principal, participant_id: ParticipantId, name: str, identities: tuple[str, ...]
+    ) -> Written:
+        """Change a participant's name and certificates, at once.
+
+        Raises:
+            ParticipantUnknown, RecordExists: as named.
+        """
+        require(principal, OPERATORS)
+        before = await self._known(participant_id)
+        after = replace(before.record, name=name, identities=identities)
+        added = set(identities) - set(before.record.identities)
+        gone = set(before.record.identities) - set(identities)
+        write = RegistryWrite(
+            expect=[(_ref(participant_id), before.revision)],
+            put=[after],
+            claim=[(Ref(Kind.IDENTITY, one), str(participant_id)) for one in sorted(added)],
+            release=[Ref(Kind.IDENTITY, one) for one in sorted(gone)],
+        )
+        if after == before.record:
+            return Written(revision=before.revision, changed=False)
+        revision = await self.store.write(write)
+        if revision is None:
+            raise RecordExists("a certificate is taken by another participant", kind="identity")
+        return Written(revision=revision)
+
+    async def set_standing(self, principal: Principal, participant_id: ParticipantId, standing: Standing) -> Written:
+        """Suspend, readmit or offboard a participant, at once."""
+        require(principal, OPERATORS)
+        now, by = ms_of(self.clock.now()), principal.participant_id
+
+        def change(one: Participant) -> Participant:
+            if one.standing is standing:
+                return one
+            if one.standing is Standing.LEFT:
+                raise RecordChanged("the participant has left; bring it on board anew", kind="participant")
+            return replace(one, standings=one.standings.change(standing, since=None, now=now, by=by))
+
+        return await self._update(participant_id, change)
+
+    async def set_profile(
+        self, principal: Principal, supplier_id: ParticipantId, profile: Profile, since: Ms | None
+    ) -> Written:
+        """Choose who may issue and deliver for a supplier's meters, with which limits, from `since` on."""
+        require(principal, KEEPERS)
+        own(principal, supplier_id)
+        now, by = ms_of(self.clock.now()), principal.participant_id
+
+        def change(one: Participant) -> Participant:
+            if one.role is not Role.SUPPLIER:
+                raise ParticipantUnknown("no supplier of this name", participant_id=supplier_id)
+            last = one.profiles.last
+            if last is not None and last.value == profile and (since is None or last.since == since):
+                return one
+            return replace(one, profiles=one.profiles.change(profile, since=since, now=now, by=by))
+
+        return await self._update(supplier_id, change)
+
+    async def set_model(self, principal: Principal, model: Model) -> Written:
+        """Say what the meters of a model can do."""
+        require(principal, OPERATORS)
+        ref = Ref(Kind.MODEL, f"{model.make}/{model.model}")
+        for _ in range(_RACES_MAX):
+            before = await self.store.read(Model, model.make, model.model)
+            if before is not None and before.record == model:
+                return Written(revision=before.revision, changed=False)
+            expect = [(ref, 0 if before is None else before.revision)]
+            revision = await self.store.write(RegistryWrite(expect=expect, put=[model]))
+            if revision is not None:
+                return Written(revision=revision)
+        raise _overtaken()
+
+    async def _update(self, participant_id: ParticipantId, change: Callable[[Participant], Participant]) -> Written:
+        for _ in range(_RACES_MAX):
+            before = await self._known(participant_id)
+            after = change(before.record)
+            if after == before.record:
+                return Written(revision=before.revision, changed=False)
+            write = RegistryWrite(expect=[(_ref(participant_id), before.revision)], put=[after])
+            revision = await self.store.write(write)
+            if revision is not None:
+                return Written(revision=revision)
+        raise _overtaken()
+
+    async def _known(self, participant_id: ParticipantId) -> Known[Participant]:
+        known = await self.store.read(Participant, participant_id)
+        if known is None:
+            raise ParticipantUnknown("no participant of this name", participant_id=participant_id)
+        return known
+
+
+def _same(before: Known[Participant], new: NewParticipant) -> Written:
+    one = before.record
+    if (one.role, one.name, one.identities, one.supplier_key) != (
+        new.role,
+        new.name,
+        new.identities,
+        new.supplier_key,
+    ) or one.standing is Standing.LEFT:
+        raise RecordExists("a participant of this name is there, with other content", kind="participant")
+    return Written(revision=before.revision, changed=False)
+
+
+def _ref(participant_id: ParticipantId) -> Ref:
+    return Ref(Kind.PARTICIPANT, participant_id)
+
+
+def _overtaken() -> RecordChanged:
+    return RecordChanged("others keep changing this record; look at it, and repeat if it is still right", kind="")

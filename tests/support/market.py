@@ -1,0 +1,76 @@
+"""A registry in memory, and a trail that keeps what it is told."""
+
+from dataclasses import dataclass, field
+from typing import cast
+
+from core.domain.appointment import Appointments
+from core.domain.meter import Card, Meter, MeterId, Model, Pan
+from core.domain.party import Participant, ParticipantId
+from core.domain.registry import Known
+from core.flows.authorise import Authorise
+from core.flows.turn import TurnMeter
+from core.ports.clock import Clock
+from core.ports.registry import Registry, RegistryStore
+from core.ports.trail import Decision
+
+
+@dataclass
+class MemoryRegistry:
+    """Records that are nowhere else: their revision is that of an absent key."""
+
+    ready: bool = True
+    participants: dict[str, Participant] = field(default_factory=dict)
+    cards: dict[str, Card] = field(default_factory=dict)
+    meters: dict[str, Meter] = field(default_factory=dict)
+    appointed: dict[tuple[str, str], Appointments] = field(default_factory=dict)
+    models: dict[tuple[str, str], Model] = field(default_factory=dict)
+
+    def caller(self, identity: str) -> Participant | None:
+        return next((one for one in self.participants.values() if identity in one.identities), None)
+
+    def participant(self, participant_id: ParticipantId) -> Known[Participant] | None:
+        found = self.participants.get(participant_id)
+        return None if found is None else Known(found, 0)
+
+    def card(self, pan: Pan) -> Known[Card] | None:
+        found = self.cards.get(pan)
+        return None if found is None else Known(found, 0)
+
+    def meter(self, meter_id: MeterId) -> Known[Meter] | None:
+        found = self.meters.get(meter_id)
+        return None if found is None else Known(found, 0)
+
+    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId) -> Known[Appointments] | None:
+        found = self.appointed.get((supplier_id, psp_id))
+        return None if found is None else Known(found, 0)
+
+    def model(self, make: str, model: str) -> Known[Model] | None:
+        found = self.models.get((make, model))
+        return None if found is None else Known(found, 0)
+
+
+class KeptTrail:
+    """Keeps every decision."""
+
+    def __init__(self) -> None:
+        self.decisions: list[Decision] = []
+
+    def note(self, decision: Decision) -> None:
+        self.decisions.append(decision)
+
+
+class NoStore:
+    """A store of which only `snapshot` is asked, and answers with what is in memory."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+
+    async def snapshot(self, pan: Pan, caller_id: ParticipantId) -> Registry:
+        return self.registry
+
+
+def authorise(registry: Registry, clock: Clock, trail: KeptTrail | None = None) -> Authorise:
+    """The authorisation by a registry in memory, where no change is ever due."""
+    store = cast("RegistryStore", NoStore(registry))
+    turn = TurnMeter(store=store, clock=clock)
+    return Authorise(registry=registry, store=store, turn=turn, clock=clock, trail=trail or KeptTrail())

@@ -1,0 +1,130 @@
+"""Effective dating: no overlap, no gap unless said, and what has begun is never rewritten."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from core.domain.errors import ChangePending, DateInPast, DatesReversed, NothingToEnd, Refused
+from core.domain.timeline import Ms, Timeline, begin, check_dates
+
+
+@dataclass
+class _Said:
+    """What was asked for and granted, told by hand: the value at every instant from then on."""
+
+    since: int
+    value: int | None
+
+
+class TimelineMachine(RuleBasedStateMachine):
+    """Changes, ends and cancels at a clock that only goes on, beside a plain list of what holds from when on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 1000
+        self.value = 0
+        self.timeline: Timeline[int] = begin(0, since=None, now=Ms(1000), by="first")
+        self.said = [_Said(1000, 0)]
+        self.past: dict[int, int | None] = {}
+
+    @rule(by=st.integers(0, 50))
+    def time_goes_on(self, by: int) -> None:
+        for instant in range(self.now, self.now + by):
+            self.past[instant] = self._said_at(instant)
+        self.now += by
+
+    @rule(since=st.one_of(st.none(), st.integers(-60, 120)))
+    def change(self, since: int | None) -> None:
+        self.value += 1
+        asked = None if since is None else Ms(self.now + since)
+        try:
+            self.timeline = self.timeline.change(self.value, since=asked, now=Ms(self.now), by="someone")
+        except (DateInPast, ChangePending):
+            return
+        period = self.timeline.last
+        assert period is not None
+        assert asked is None or period.since in (asked, asked + 1)
+        if self.said[-1].since == period.since:
+            # What begins at the very instant of an end takes the end's place.
+            self.said.pop()
+        self.said.append(_Said(period.since, self.value))
+
+    @rule(at=st.one_of(st.none(), st.integers(-60, 120)))
+    def end(self, at: int | None) -> None:
+        try:
+            self.timeline = self.timeline.end(at=None if at is None else Ms(self.now + at), now=Ms(self.now))
+        except (DateInPast, ChangePending, NothingToEnd):
+            return
+        period = self.timeline.last
+        assert period is not None
+        assert period.until is not None
+        self.said.append(_Said(period.until, None))
+
+    @precondition(lambda self: self.said[-1].since > self.now and len(self.said) > 1)
+    @rule()
+    def cancel(self) -> None:
+        self.timeline = self.timeline.cancel(now=Ms(self.now))
+        self.said.pop()
+
+    @precondition(lambda self: self.said[-1].since <= self.now)
+    @rule()
+    def nothing_waits_to_be_cancelled(self) -> None:
+        with pytest.raises(NothingToEnd):
+            self.timeline.cancel(now=Ms(self.now))
+
+    @invariant()
+    def periods_are_in_order_and_never_overlap(self) -> None:
+        for one, next_one in zip(self.timeline.periods, self.timeline.periods[1:], strict=False):
+            assert one.until is not None
+            assert one.since < one.until <= next_one.since
+
+    @invariant()
+    def what_holds_is_what_was_said_and_gaps_are_where_they_were_said(self) -> None:
+        for instant in {self.now, *(one.since for one in self.said), *(one.since - 1 for one in self.said)}:
+            held = self.timeline.at(Ms(instant))
+            assert (None if held is None else held.value) == self._said_at(instant)
+
+    @invariant()
+    def the_past_is_never_rewritten(self) -> None:
+        for instant, value in list(self.past.items())[-100:]:
+            held = self.timeline.known_at(Ms(instant))
+            assert (None if held is None else held.value) == value
+
+    def _said_at(self, instant: int) -> int | None:
+        held = [one for one in self.said if one.since <= instant]
+        return held[-1].value if held else None
+
+
+TestTimeline = TimelineMachine.TestCase
+
+
+def test_what_was_recorded_later_was_not_known_before() -> None:
+    known = begin("old", since=Ms(10), now=Ms(500), by="load")
+    assert known.at(Ms(100)) is not None
+    assert known.known_at(Ms(100)) is None, "nobody could go by it before it was recorded"
+    assert known.known_at(Ms(500)) is not None
+
+
+@given(st.integers(0, 100), st.integers(0, 100))
+def test_reversed_dates_are_named(since: int, until: int) -> None:
+    if until > since:
+        check_dates(Ms(since), Ms(until))
+    else:
+        with pytest.raises(DatesReversed):
+            check_dates(Ms(since), Ms(until))
+
+
+def test_two_changes_within_a_millisecond_keep_their_order() -> None:
+    one = begin("a", since=None, now=Ms(5), by="x").change("b", since=None, now=Ms(5), by="x")
+    two = one.change("c", since=None, now=Ms(6), by="x")
+    assert [(period.value, period.since) for period in two.periods] == [("a", 5), ("b", 6), ("c", 7)]
+
+
+def test_a_date_that_has_passed_says_what_time_it_is_here() -> None:
+    with pytest.raises(DateInPast) as refused:
+        begin("a", since=None, now=Ms(5), by="x").change("b", since=Ms(90), now=Ms(100), by="x")
+    assert isinstance(refused.value, Refused)
+    assert refused.value.facts == {"asked_ms": "90", "now_ms": "100"}
