@@ -1,0 +1,169 @@
+"""A node's flows of the market over any etcd, with a clock driven by hand; two of them over one etcd make a market."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from cluster.ledger import EtcdLedger
+from cluster.registry import EtcdRegistry
+from cluster.registry_records import name_of
+from cluster.registry_store import EtcdRegistryStore
+from core.domain.meter import MeterId, Pan
+from core.domain.money import Pence
+from core.domain.party import Participant, ParticipantId, Principal, Profile, Role, Standing, SupplierKey
+from core.domain.registry import Ref
+from core.domain.timeline import ms_of
+from core.domain.transaction_id import TransactionId
+from core.domain.vend import Channel, Operation, Sale
+from core.flows.appoint import Appoint
+from core.flows.authorise import Authorise
+from core.flows.commit import CommitLine
+from core.flows.config import FlowConfig
+from core.flows.counters import Counters
+from core.flows.give_credit import GiveCredit
+from core.flows.idempotency import Answers, Issued
+from core.flows.issue import IssueVend
+from core.flows.keep_meters import KeepMeters, new_meter
+from core.flows.keep_pans import KeepPans
+from core.flows.keep_parties import KeepParties
+from core.flows.load_records import LoadRecords
+from core.flows.market_view import MarketView
+from core.flows.send import SendIssued
+from core.flows.turn import TurnMeter
+from core.observe import StageTimes
+from core.ports.registry import RegistryRecord, RegistryWrite
+from tests.fakes.clock import HandClock
+from tests.fakes.signer import FakeSigner
+from tests.support.etcd import Store
+from tests.support.market import KeptTrail
+from tests.support.vends import APPOINTMENTS, POINT, PSP, SUPPLIER, always, card, meter, new_id, new_meter_id
+
+# The scalar of the support's point: the first originator of tests/vectors/gbcs.json.
+SCALAR = 0xC92F51B1766E4AAA9167AB94B39D9DEB1B8B90897C0C52E0488E2C0916C98F39
+GAINING_ID = ParticipantId("supplier-gaining")
+GAINING = replace(
+    SUPPLIER,
+    participant_id=GAINING_ID,
+    name="Gaining",
+    identities=("spiffe://utrn/participant/supplier-gaining", "spiffe://utrn/participant/supplier-gaining-two"),
+    supplier_key=SupplierKey(originator_id="90b3d51f30010009", key_id="01", public_point=POINT),
+    profiles=always(Profile()),
+)
+OPERATOR = Participant(
+    participant_id=ParticipantId("operator"), role=Role.OPERATOR, name="Ops", identities=("spiffe://utrn/operator",),
+    standings=always(Standing.ACTIVE),
+)  # fmt: skip
+
+
+def as_(participant: Participant, certificate: int = 0) -> Principal:
+    """Return who calls as `participant`, by one of its certificates."""
+    return Principal(participant, participant.identities[certificate])
+
+
+@dataclass
+class MarketNode:
+    """Everything a node does about the market. `registry` follows etcd only while `following` runs."""
+
+    store: Store
+    clock: HandClock
+
+    def __post_init__(self) -> None:
+        """Wire it as the composition root does."""
+        client, config, clock = self.store.client, self.store.config, self.clock
+        self.registry = EtcdRegistry(client, config)
+        self.records = EtcdRegistryStore(client, config, clock)
+        self.ledger = EtcdLedger(client, config, clock)
+        self.trail = KeptTrail()
+        self.turn = TurnMeter(store=self.records, clock=clock)
+        self.authorise = Authorise(
+            registry=self.registry, store=self.records, turn=self.turn, clock=clock, trail=self.trail
+        )
+        self.answers = Answers(recent_max=100)
+        self.counters = Counters(clock, trust_s=60, sequences_max=1000, alarm=256, refuse=500)
+        self.line = CommitLine(
+            ledger=self.ledger, signer=FakeSigner({"01": SCALAR}), counters=self.counters, answers=self.answers,
+            clock=clock, times=StageTimes(), batch_max=64, in_flight_max=1000, attempts_max=20,
+        )  # fmt: skip
+        self.issue = IssueVend(
+            authorise=self.authorise, answers=self.answers, line=self.line, ledger=self.ledger, clock=clock,
+            config=FlowConfig(),
+        )  # fmt: skip
+        self.send = SendIssued(authorise=self.authorise, ledger=self.ledger, answers=self.answers, clock=clock)
+        self.meters = KeepMeters(store=self.records, turn=self.turn, clock=clock)
+        self.pans = KeepPans(store=self.records, clock=clock)
+        self.parties = KeepParties(store=self.records, clock=clock)
+        self.credit = GiveCredit(store=self.records, authorise=self.authorise, issue=self.issue, clock=clock)
+        self.view = MarketView(store=self.records, search_pans=self.registry.pans_of, clock=clock)
+
+    def load(self, roots: bytes) -> LoadRecords:
+        """Return the bulk load, with appointments verified under `roots`."""
+        appoint = Appoint(store=self.records, clock=self.clock, roots=roots)
+        return LoadRecords(store=self.records, parties=self.parties, appoint=appoint, clock=self.clock)
+
+    @asynccontextmanager
+    async def running(self, *, following: bool = True, committing: bool = True) -> AsyncIterator[None]:
+        """Follow the registry and commit, until left.
+
+        Args:
+            following: False: read the registry once, and hear nothing more.
+            committing: False: what is asked for waits for ever.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            parts = [tasks.create_task(self.registry.run())]
+            await self.registry.complete()
+            if not following:
+                parts.pop().cancel()
+            if committing:
+                parts.append(tasks.create_task(self.line.run()))
+            try:
+                yield
+            finally:
+                for part in parts:
+                    part.cancel()
+
+    async def seen(self, meter_id: MeterId, revision: int) -> None:
+        """Return when the copy in memory has a meter at `revision` or later."""
+        async with asyncio.timeout(5):
+            while (known := self.registry.meter(meter_id)) is None or known.revision < revision:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+
+    async def sell(
+        self, who: Participant, pan: Pan, pence: int = 1000, *, transaction_id: TransactionId | None = None,
+        operation: Operation = Operation.TOP_UP,
+    ) -> Issued:  # fmt: skip
+        """Sell as `who`."""
+        sale = Sale(
+            participant_id=who.participant_id,
+            transaction_id=transaction_id or new_id(self.clock.now()),
+            operation=operation,
+            pan=pan,
+            amount=Pence(pence),
+            channel=Channel.ONLINE,
+        )
+        return await self.issue(as_(who), sale, time_left_s=None)
+
+
+async def put_all(node: MarketNode, records: Sequence[RegistryRecord]) -> None:
+    """Write records as they are."""
+    for record in records:
+        ref = Ref(*name_of(record))
+        assert await node.records.write(RegistryWrite(expect=[(ref, 0)], put=[record])) is not None
+
+
+async def open_market(node: MarketNode, meters: int = 1) -> list[tuple[MeterId, Pan]]:
+    """Write two suppliers, an appointed PSP, and meters of the first one, each with a PAN."""
+    await put_all(node, [SUPPLIER, GAINING, PSP, OPERATOR, APPOINTMENTS])
+    made: list[tuple[MeterId, Pan]] = []
+    for number in range(meters):
+        one = meter(new_meter_id())
+        pan = Pan(f"98260{number:03d}{int(one.meter_id[6:], 16):011d}")
+        await put_all(node, [new_meter(one, SUPPLIER, one.turned_at), card(pan, one.meter_id)])
+        made.append((one.meter_id, pan))
+    return made
+
+
+def at(node: MarketNode, seconds: float) -> int:
+    """Return an instant so many seconds ahead of a node's clock, in milliseconds."""
+    return ms_of(node.clock.now() + timedelta(seconds=seconds))
