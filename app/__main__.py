@@ -9,6 +9,7 @@ from app.cli import (
     check_config,
     cluster,
     conformance,
+    credit,
     demo,
     drill,
     hsm,
@@ -45,6 +46,7 @@ app.add_typer(appoint.app, name="appoint")
 app.add_typer(meters.meter, name="meter")
 app.add_typer(meters.pan, name="pan")
 app.add_typer(audit.app, name="audit")
+app.add_typer(credit.app, name="credit")
 app.add_typer(sandbox.app, name="sandbox")
 
 

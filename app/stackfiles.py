@@ -258,7 +258,11 @@ class StackFiles:
         return file
 
     def _appointment(self, supplier: str) -> dict[str, object]:
-        """Return the line of the PSP's appointment, signed with the supplier's certificate."""
+        """Return the line of the PSP's appointment, signed with the supplier's certificate; always the same one."""
+        file = self.folder / "pki" / f"appointment-{supplier}.json"
+        if file.exists():
+            kept: dict[str, object] = json.loads(file.read_text(encoding="utf-8"))
+            return kept
         since = timestamp_pb2.Timestamp()
         since.FromDatetime(SystemClock().now() - timedelta(minutes=1))
         terms = appointment_pb.AppointmentTerms(
@@ -268,7 +272,10 @@ class StackFiles:
         certs = self.certs(supplier)
         signed = sign_terms(terms, cert=certs.cert, key=certs.key)
         parts = {name: getattr(signed, name) for name in ("terms", "signature", "certificate")}
-        return {"type": "appointment", **{name: b64encode(value).decode() for name, value in parts.items()}}
+        line: dict[str, object] = {"type": "appointment"}
+        line |= {name: b64encode(value).decode() for name, value in parts.items()}
+        file.write_text(json.dumps(line), encoding="utf-8")
+        return line
 
 
 def free_ports(count: int) -> list[int]:

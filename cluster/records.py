@@ -10,7 +10,7 @@ from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.meter import MeterId, MeterKind, OriginatorId, Pan
 from core.domain.money import Pence
 from core.domain.party import ParticipantId
-from core.domain.registry import Kind, Ref
+from core.domain.registry import Basis, Kind, Ref
 from core.domain.token import Counter, Utrn
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Channel, Operation, Sale, SaleReference, Vend
@@ -88,7 +88,7 @@ def vend_value(vend: Vend) -> bytes:
         ),
         tenancy=vend.tenancy,
         rule=vend.rule,
-        basis=[pb.BasisRecord(kind=ref.kind, id=ref.id, revision=revision) for ref, revision in vend.basis],
+        basis=" ".join([f"{kind}/{record_id}@{revision}" for (kind, record_id), revision in vend.basis]),
     ).SerializeToString(deterministic=True)
 
 
@@ -123,9 +123,18 @@ def vend_of(value: bytes) -> Vend:
         issued_at=issued_at,
         tenancy=record.tenancy or 1,
         rule=record.rule,
-        basis=tuple((Ref(Kind(one.kind), one.id), one.revision) for one in record.basis),
+        basis=_basis_of(record.basis),
         delivery=_delivery_of(record.delivery),
     )
+
+
+def _basis_of(text: str) -> Basis:
+    found = []
+    for one in text.split():
+        name, revision = one.rsplit("@", 1)
+        kind, record_id = name.split("/", 1)
+        found.append((Ref(Kind(kind), record_id), int(revision)))
+    return tuple(found)
 
 
 def _delivery_of(record: pb.DeliveryRecord) -> Delivery:

@@ -5,6 +5,7 @@ garbage collector need not look at, and is decoded for the one request that need
 """
 
 import asyncio
+import gc
 import logging
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NoReturn, cast
@@ -17,6 +18,7 @@ from cluster.keys import Keys
 from cluster.records import check_schema
 from cluster.registry_records import record_of
 from core.domain.appointment import Appointments
+from core.domain.eligibility import Says
 from core.domain.meter import Card, Meter, MeterId, Model, Pan
 from core.domain.party import Participant, ParticipantId, SupplierKey
 from core.domain.registry import Kind, Known
@@ -44,6 +46,7 @@ class Copy:
         }
         self._callers: dict[str, Participant] = {}
         self.due: set[tuple[Ms, MeterId]] = set()
+        self.says: Says = {}
 
     def caller(self, identity: str) -> Participant | None:
         """Return the participant that uses the SAN URI `identity`."""
@@ -99,6 +102,7 @@ class Copy:
             self._apply_decoded(kind, record_id, record, gone=gone)
 
     def _apply_decoded(self, kind: Kind, record_id: str, record: pb.KeyValue, *, gone: bool) -> None:
+        self.says.clear()
         before = self._decoded[kind].pop(record_id, None)
         if before is not None and isinstance(before.record, Participant):
             for identity in before.record.identities:
@@ -124,6 +128,11 @@ class EtcdRegistry:
     def ready(self) -> bool:
         """True once the copy is complete."""
         return self._complete.is_set()
+
+    @property
+    def says(self) -> Says:
+        """What was found of callers and suppliers lately."""
+        return self._copy.says
 
     def caller(self, identity: str) -> Participant | None:
         """Return the participant that uses the SAN URI `identity`."""
@@ -195,6 +204,9 @@ class EtcdRegistry:
             for one in page:
                 copy.apply(self._keys, one, gone=False)
         self._copy = copy
+        # What was read lives as long as the node: the collector need not look at millions of records again.
+        gc.collect()
+        gc.freeze()
         self._complete.set()
         log.info("registry read", extra=copy.counts)
         return revision

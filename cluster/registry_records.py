@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from typing import Protocol, TypeVar
 
 from utrn.store.v1 import records_pb2 as pb
@@ -47,6 +48,14 @@ from core.domain.token import Counter
 from core.domain.transaction_id import TransactionId
 from core.ports.registry import StoredRecord
 
+# Of a million meters most have settings that others have too; one object stands for all of them.
+_ALIKE_MAX = 10_000
+# Looked up, not called: every request decodes a meter and a PAN.
+_KINDS = {int(one): one for one in MeterKind}
+_GENERATIONS = {int(one): one for one in Generation}
+_FORMS_OF_PAN = {int(one): one for one in PanForm}
+_STATUSES = {int(one): one for one in PanStatus}
+
 _T = TypeVar("_T")
 _S = TypeVar("_S", bound=IntEnum)
 
@@ -73,10 +82,11 @@ def _dates(period: Period[object]) -> dict[str, object]:
 def _timeline(records: Iterable[_D], value: Callable[[_D], _T]) -> Timeline[_T]:
     return Timeline(
         tuple(
-            Period(
-                value(one), Ms(one.since), Ms(one.until) if one.until else None, Ms(one.recorded_at), one.recorded_by
-            )
-            for one in records
+            [
+                # Instants are plain numbers in both worlds; NewType's call would cost as much as reading one.
+                Period(value(one), one.since, one.until or None, one.recorded_at, one.recorded_by)  # type: ignore[arg-type]
+                for one in records
+            ]
         )
     )
 
@@ -208,8 +218,8 @@ def _meter_of(value: bytes) -> Meter:
     record = read(pb.MeterRecord(), value)
     return Meter(
         meter_id=MeterId(record.meter_id),
-        kind=MeterKind(record.kind),
-        generation=Generation(record.generation),
+        kind=_KINDS[record.kind],
+        generation=_GENERATIONS[record.generation],
         make=record.make,
         model=record.model,
         scheme=record.scheme,
@@ -223,20 +233,50 @@ def _meter_of(value: bytes) -> Meter:
 
 
 def _registration_of(record: pb.RegistrationPeriod) -> Registration:
-    return Registration(supplier_id=ParticipantId(record.supplier_id), custody=Custody(record.custody))
+    return _registration(record.supplier_id, record.custody)
+
+
+@lru_cache(maxsize=_ALIKE_MAX)
+def _registration(supplier_id: str, custody: int) -> Registration:
+    return Registration(supplier_id=ParticipantId(supplier_id), custody=Custody(custody))
 
 
 def _settings_of(record: pb.SettingsPeriod) -> Settings:
+    return _settings(
+        record.payment_mode,
+        record.enrolled,
+        record.head_end,
+        record.zone,
+        record.firmware,
+        record.cohort,
+        record.max_credit_pence,
+        record.max_balance_pence,
+        record.tenancy,
+    )
+
+
+@lru_cache(maxsize=_ALIKE_MAX)
+def _settings(
+    mode: int,
+    enrolled: bool,
+    head_end: str,
+    zone: str,
+    firmware: str,
+    cohort: str,
+    credit: int,
+    balance: int,
+    tenancy: int,
+) -> Settings:
     return Settings(
-        payment_mode=PaymentMode(record.payment_mode),
-        enrolled=record.enrolled,
-        head_end=record.head_end,
-        zone=record.zone,
-        firmware=record.firmware,
-        cohort=record.cohort,
-        max_credit_pence=record.max_credit_pence,
-        max_balance_pence=record.max_balance_pence,
-        tenancy=record.tenancy,
+        payment_mode=PaymentMode(mode),
+        enrolled=enrolled,
+        head_end=head_end,
+        zone=zone,
+        firmware=firmware,
+        cohort=cohort,
+        max_credit_pence=credit,
+        max_balance_pence=balance,
+        tenancy=tenancy,
     )
 
 
@@ -266,7 +306,7 @@ def _card_of(value: bytes) -> Card:
     record = read(pb.PanRecord(), value)
     return Card(
         pan=Pan(record.pan),
-        form=PanForm(record.form),
+        form=_FORMS_OF_PAN[record.form],
         uses=_timeline(record.uses, _use_of),
         replaced_by=Pan(record.replaced_by) if record.replaced_by else None,
     )
@@ -277,7 +317,7 @@ def _use_of(record: pb.PanPeriod) -> PanUse:
         meter_id=MeterId(record.meter_id),
         supplier_id=ParticipantId(record.supplier_id),
         tenancy=record.tenancy,
-        status=PanStatus(record.status),
+        status=_STATUSES[record.status],
     )
 
 

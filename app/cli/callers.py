@@ -88,7 +88,7 @@ def _sell(
     sale_id = transaction_id or make_transaction_id(now_ms, secrets.randbits(74))
     if transaction_id is None:
         errors.print(f"transaction_id {sale_id}: repeat with --transaction-id if no answer comes", highlight=False)
-    pence = _pence(amount)
+    pence = pence_of(amount)
 
     async def ask(channel: "grpc.aio.Channel") -> pb.TopUpResponse | pb.IssueUtrnResponse:
         stub = rpc.TopUpServiceStub(channel)
@@ -120,7 +120,8 @@ def _sell(
         console.print(f"{reply.code.amount_pence / 100:.2f} pounds{again}", highlight=False)
 
 
-def _pence(amount: str) -> int:
+def pence_of(amount: str) -> int:
+    """Return pounds as pence; end with what is wrong with them."""
     try:
         pence = Decimal(amount) * 100
     except InvalidOperation:

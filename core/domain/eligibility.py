@@ -6,13 +6,23 @@ Objections come in the order in which a caller may learn of them: whoever has no
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from core.domain import errors
-from core.domain.appointment import Appointment, Appointments
+from core.domain.appointment import Appointments, Terms
 from core.domain.errors import Refused
 from core.domain.meter import Card, Custody, Meter, MeterId, MeterKind, Model, Pan, PanStatus, PanUse, PaymentMode
-from core.domain.party import Level, Option, Participant, ParticipantId, Profile, Role, Standing, SupplierKey
+from core.domain.party import (
+    DEFAULT_PROFILE,
+    Level,
+    Option,
+    Participant,
+    ParticipantId,
+    Profile,
+    Role,
+    Standing,
+    SupplierKey,
+)
 from core.domain.registry import Basis, Kind, Known, Ref
 from core.domain.timeline import FAR_FUTURE, Ms, Timeline
 
@@ -34,8 +44,29 @@ _NEEDED = {Act.ISSUE: Level.ISSUE, Act.TOP_UP: Level.ISSUE_AND_DELIVER, Act.DELI
 _MINTING = frozenset({Act.ISSUE, Act.TOP_UP, Act.CREDIT})
 
 
+class Say(NamedTuple):
+    """By what right a caller may do one act for one supplier: until `until`, while no record of `basis` changes."""
+
+    key: SupplierKey
+    profile: Profile
+    terms: Terms | None
+    basis: Basis
+    rule: str
+    since: Ms
+    until: Ms
+
+
+# By caller, supplier and act. Whoever keeps the records empties it when a participant or an appointment changes.
+Says = dict[tuple[ParticipantId, ParticipantId, Act], Say]
+
+
 class Records(Protocol):
     """Where the records are looked up."""
+
+    @property
+    def says(self) -> Says:
+        """What was found of callers and suppliers lately: the same for sale after sale."""
+        ...
 
     def participant(self, participant_id: ParticipantId, /) -> Known[Participant] | None:
         """A participant."""
@@ -69,8 +100,7 @@ class Question:
     channel: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resolved:
+class Resolved(NamedTuple):
     """What a PAN stands for, and that the caller may have what it asked for.
 
     It holds from `since` until `until`, and as long as no record of `basis` has moved. `rule` names what allowed it.
@@ -217,39 +247,61 @@ class _Case:
 
     def _no_say(self) -> Refused | None:
         """Return why the caller has no say over the meter, or None."""
-        question, supplier_id = self._question, self._registration.supplier_id
+        says, question = self._records.says, self._question
+        key = question.caller.participant_id, self._registration.supplier_id, question.act
+        say = says.get(key)
+        if say is None or not say.since <= self._now < say.until:
+            found = self._find_say()
+            if isinstance(found, Refused):
+                return found
+            say = says[key] = found
+        self.basis += say.basis
+        self._until(say.until)
+        self._key, self._profile, self._rule = say.key, say.profile, say.rule
+        return None if say.terms is None else self._outside_terms(say.terms)
+
+    def _find_say(self) -> "Say | Refused":
+        """Return by what right the caller may do this for the meter's supplier, or why it may not."""
+        caller, supplier_id = self._question.caller, self._registration.supplier_id
         supplier = self._records.participant(supplier_id)
-        caller = question.caller
         mine = caller.role is Role.SUPPLIER and caller.participant_id == supplier_id
         if supplier is None or supplier.record.supplier_key is None:
             return _not_appointed() if not mine else errors.SupplierInactive("the meter's supplier has no key here")
-        self.basis.append((Ref(Kind.PARTICIPANT, supplier_id), supplier.revision))
-        self._key = supplier.record.supplier_key
-        self._profile = self._hold(supplier.record.profiles) or Profile()
-        if not mine:
-            refusal = self._not_for_psp(caller)
-            if refusal is not None:
-                return refusal
-        if self._hold(supplier.record.standings) is not Standing.ACTIVE:
+        kept, self.until = self.until, FAR_FUTURE
+        profile = self._hold(supplier.record.profiles) or DEFAULT_PROFILE
+        basis: list[tuple[Ref, int]] = [(Ref(Kind.PARTICIPANT, supplier_id), supplier.revision)]
+        terms = None if mine else self._terms(caller, profile, basis)
+        active = self._hold(supplier.record.standings) is Standing.ACTIVE
+        until, self.until = self.until, kept
+        if isinstance(terms, Refused):
+            return terms
+        if not active:
             return errors.SupplierInactive("the meter's supplier is not active; ask the operator")
-        self._rule = self._rule or "own meter"
-        return None
+        return Say(
+            key=supplier.record.supplier_key,
+            profile=profile,
+            terms=terms,
+            basis=tuple(basis),
+            rule="own meter" if terms is None else f"appointment {terms.appointment_id}",
+            since=self._now,
+            until=until,
+        )
 
-    def _not_for_psp(self, caller: Participant) -> Refused | None:
-        """Return why the caller is no PSP that may do this for the meter's supplier, or None."""
+    def _terms(self, caller: Participant, profile: Profile, basis: list[tuple[Ref, int]]) -> Terms | Refused:
+        """Return the terms under which a PSP may do this for the meter's supplier, or why it may not."""
         if caller.role is not Role.PSP:
             return _not_appointed()
         known = self._records.appointments(self._registration.supplier_id, caller.participant_id)
         appointment = None if known is None else known.record.in_force_at(self._now)
         if known is None or appointment is None:
             return _not_appointed()
-        self.basis.append((Ref(Kind.APPOINTMENT, f"{known.record.supplier_id}/{known.record.psp_id}"), known.revision))
+        basis.append((Ref(Kind.APPOINTMENT, f"{known.record.supplier_id}/{known.record.psp_id}"), known.revision))
         myself = self._records.participant(caller.participant_id)
         if myself is None or self._hold(myself.record.standings) is not Standing.ACTIVE:
             return errors.CallerSuspended("this participant is suspended; ask the operator")
-        self.basis.append((Ref(Kind.PARTICIPANT, caller.participant_id), myself.revision))
+        basis.append((Ref(Kind.PARTICIPANT, caller.participant_id), myself.revision))
         self._until(appointment.terms.until)
-        level = min(appointment.terms.level, self._profile.psp_level)
+        level = min(appointment.terms.level, profile.psp_level)
         needed = _NEEDED.get(self._question.act)
         if needed is None or level < needed:
             return errors.NotAppointed(
@@ -257,11 +309,10 @@ class _Case:
                 may=level.name,
                 needed="SUPPLIER" if needed is None else needed.name,
             )
-        self._rule = f"appointment {appointment.terms.appointment_id}"
-        return self._outside_terms(appointment)
+        return appointment.terms
 
-    def _outside_terms(self, appointment: Appointment) -> Refused | None:
-        terms, question = appointment.terms, self._question
+    def _outside_terms(self, terms: Terms) -> Refused | None:
+        question = self._question
         if question.channel and terms.channels and question.channel not in terms.channels:
             return errors.ChannelNotAllowed("the appointment does not cover this channel", channel=question.channel)
         if question.amount and not terms.min_pence <= question.amount <= terms.max_pence:
@@ -336,6 +387,10 @@ class _Case:
     def _hold(self, timeline: Timeline[_T]) -> _T | None:
         """Return what holds now, and remember until when: its end, or whatever is recorded to follow."""
         now = self._now
+        if timeline.periods:
+            last = timeline.periods[-1]
+            if last.since <= now and last.until is None:
+                return last.value
         for period in reversed(timeline.periods):
             if period.since <= now:
                 if period.until is None:

@@ -113,6 +113,14 @@ class Meter:
 
     def due(self, now: Ms) -> Ms | None:
         """Return the newest instant up to `now` at which something changed that has not been carried out yet."""
+        registration, settings = self.registrations.periods[-1], self.settings.periods[-1]
+        if (
+            registration.until is None
+            and settings.until is None
+            and not (registration.since > self.turned_at or settings.since > self.turned_at)
+        ):
+            # Everything has been carried out, and nothing follows: so it is for nearly every meter.
+            return None
         newest = NEVER
         for instant in self.instants():
             if newest < instant <= now:

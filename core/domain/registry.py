@@ -1,6 +1,5 @@
 """Known and Ref: a record of the registry with its revision, and how records are named."""
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Generic, NamedTuple, TypeVar
 
@@ -30,8 +29,7 @@ class Ref(NamedTuple):
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Known(Generic[_R]):
+class Known(NamedTuple, Generic[_R]):
     """A record and the revision of the ledger that wrote it."""
 
     record: _R

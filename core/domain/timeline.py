@@ -3,9 +3,8 @@
 Instants are whole milliseconds since 1970 (UTC). A period holds from `since`, inclusive, to `until`, exclusive.
 """
 
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Generic, NewType, TypeVar
+from typing import Generic, NamedTuple, NewType, TypeVar
 
 from core.domain.errors import ChangePending, DateInPast, DatesReversed, NothingToEnd
 
@@ -28,8 +27,7 @@ def instant_of(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Period(Generic[T]):
+class Period(NamedTuple, Generic[T]):
     """One value and when it holds; `until` None is open. Who said so, and when, is kept with it."""
 
     value: T
@@ -43,9 +41,11 @@ class Period(Generic[T]):
         return self.since <= at and (self.until is None or at < self.until)
 
 
-@dataclass(frozen=True, slots=True)
-class Timeline(Generic[T]):
-    """Periods of one thing, oldest first, never overlapping. A gap is only where somebody ended one."""
+class Timeline(NamedTuple, Generic[T]):
+    """Periods of one thing, oldest first, never overlapping. A gap is only where somebody ended one.
+
+    Tuples, because every request decodes some: they are made in a third of the time of a frozen dataclass.
+    """
 
     periods: tuple[Period[T], ...] = ()
 
@@ -78,7 +78,7 @@ class Timeline(Generic[T]):
             return begin(value, since=since, now=now, by=by)
         start = self._begin(since, now)
         if last.until is None:
-            last = replace(last, until=start)
+            last = last._replace(until=start)
         elif start < last.until:
             raise _pending(last)
         return Timeline((*self.periods[:-1], last, Period(value, start, None, now, by)))
@@ -93,7 +93,7 @@ class Timeline(Generic[T]):
         last = self.last
         if last is None or last.until is not None:
             raise NothingToEnd("it has ended already, or never began")
-        return Timeline((*self.periods[:-1], replace(last, until=self._begin(at, now))))
+        return Timeline((*self.periods[:-1], last._replace(until=self._begin(at, now))))
 
     def cancel(self, *, now: Ms) -> "Timeline[T]":
         """Return this timeline without its last change, which has not begun; the period before it is open again.
@@ -103,10 +103,10 @@ class Timeline(Generic[T]):
         """
         last = self.last
         if last is not None and last.until is not None and last.until > now:
-            return Timeline((*self.periods[:-1], replace(last, until=None)))
+            return Timeline((*self.periods[:-1], last._replace(until=None)))
         if last is not None and last.since > now and len(self.periods) > 1:
             before = self.periods[-2]
-            joined = replace(before, until=None) if before.until == last.since else before
+            joined = before._replace(until=None) if before.until == last.since else before
             return Timeline((*self.periods[:-2], joined))
         raise NothingToEnd("no change is waiting for its instant")
 

@@ -16,7 +16,7 @@ from core.domain.market_change import MarketChange
 from core.domain.meter import Card, Custody, Meter, MeterId, OriginatorId, Pan, Registration, Settings
 from core.domain.party import Option, Participant, ParticipantId, Principal, Role, Standing
 from core.domain.registry import Kind, Known, Ref
-from core.domain.timeline import Ms, instant_of, ms_of
+from core.domain.timeline import Ms, Timeline, instant_of, ms_of
 from core.domain.vend import Sale, Vend
 from core.flows.keep_parties import Written
 from core.flows.roles import KEEPERS, OPERATORS, own, require
@@ -331,8 +331,8 @@ def new_meter(meter: Meter, supplier: Participant, now: Ms) -> Meter:
     """
     first, settings = meter.registrations.periods[0], meter.settings.periods[0]
     custody = custody_for(supplier, now) if settings.value.enrolled else Custody.SMSO
-    registration = replace(first, value=replace(first.value, custody=custody))
-    return replace(meter, registrations=replace(meter.registrations, periods=(registration,)), turned_at=now)
+    registration = first._replace(value=replace(first.value, custody=custody))
+    return replace(meter, registrations=Timeline((registration,)), turned_at=now)
 
 
 def custody_for(supplier: Participant, at: Ms) -> Custody:

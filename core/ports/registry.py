@@ -6,6 +6,7 @@ from typing import Protocol, TypeVar
 
 from core.domain.appointment import Appointments
 from core.domain.credit import CreditDay, CreditRequest
+from core.domain.eligibility import Says
 from core.domain.market_change import MarketChange, OwedVend
 from core.domain.meter import Card, Meter, MeterId, Model, OriginatorId, Pan
 from core.domain.party import Participant, ParticipantId
@@ -25,6 +26,11 @@ class Registry(Protocol):
     @property
     def ready(self) -> bool:
         """True once the copy is complete."""
+        ...
+
+    @property
+    def says(self) -> Says:
+        """What was found of callers and suppliers lately; empty after every change of one."""
         ...
 
     def caller(self, identity: str) -> Participant | None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from core.domain.appointment import Appointments
+from core.domain.eligibility import Says
 from core.domain.meter import Card, Meter, MeterId, Model, Pan
 from core.domain.party import Participant, ParticipantId
 from core.domain.registry import Known
@@ -24,6 +25,10 @@ class MemoryRegistry:
     meters: dict[str, Meter] = field(default_factory=dict)
     appointed: dict[tuple[str, str], Appointments] = field(default_factory=dict)
     models: dict[tuple[str, str], Model] = field(default_factory=dict)
+
+    @property
+    def says(self) -> Says:
+        return {}
 
     def caller(self, identity: str) -> Participant | None:
         return next((one for one in self.participants.values() if identity in one.identities), None)

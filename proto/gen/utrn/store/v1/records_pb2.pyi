@@ -143,6 +143,8 @@ class VendRecord(_message.Message):
     """Which tenant of the meter it was sold to."""
     rule: _builtins.str
     """What allowed it: the rule, in words."""
+    basis: _builtins.str
+    """Which records it was based on: kind/id@revision, with a space between them."""
     @_builtins.property
     def issued_at(self) -> _timestamp_pb2.Timestamp:
         """Commit instant."""
@@ -150,10 +152,6 @@ class VendRecord(_message.Message):
     @_builtins.property
     def delivery(self) -> Global___DeliveryRecord:
         """Delivery."""
-
-    @_builtins.property
-    def basis(self) -> _containers.RepeatedCompositeFieldContainer[Global___BasisRecord]:
-        """Which records it was based on."""
 
     def __init__(
         self,
@@ -179,7 +177,7 @@ class VendRecord(_message.Message):
         head_end: _builtins.str = ...,
         tenancy: _builtins.int = ...,
         rule: _builtins.str = ...,
-        basis: _abc.Iterable[Global___BasisRecord] | None = ...,
+        basis: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "issued_at", b"issued_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
@@ -188,36 +186,6 @@ class VendRecord(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VendRecord: _TypeAlias = VendRecord  # noqa: Y015
-
-@_typing.final
-class BasisRecord(_message.Message):
-    """A record that a decision was based on."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    KIND_FIELD_NUMBER: _builtins.int
-    ID_FIELD_NUMBER: _builtins.int
-    REVISION_FIELD_NUMBER: _builtins.int
-    kind: _builtins.str
-    """core.domain.registry.Kind."""
-    id: _builtins.str
-    """Its id."""
-    revision: _builtins.int
-    """Its revision."""
-    def __init__(
-        self,
-        *,
-        kind: _builtins.str = ...,
-        id: _builtins.str = ...,
-        revision: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kind", b"kind", "revision", b"revision"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___BasisRecord: _TypeAlias = BasisRecord  # noqa: Y015
 
 @_typing.final
 class CounterRecord(_message.Message):
