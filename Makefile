@@ -1,5 +1,5 @@
 # The only commands to know. `make demo` and `make test` install what they need first.
-.PHONY: setup demo test check unit it sim drill-check drills load bench proto proto-check proto-release up down clean
+.PHONY: setup demo test check unit it sim drill-check drills load bench million proto proto-check proto-release up down clean
 
 RUN ?= run
 SHAPE ?= steady
@@ -39,6 +39,9 @@ drills: setup ## every drill, RUNS times each: docs/operating/drills-table.md, b
 
 load: setup ## Locust against a cluster on this machine: make load SHAPE=steady|peak|retry-storm
 	@.venv/bin/python -m app.load $(SHAPE)
+
+million: setup ## a million meters loaded and mirrored: time, size, memory, start-up
+	@.venv/bin/python -m tests.bench.registry
 
 bench: setup ## ratios within one run; JSON lines in build/bench.jsonl
 	@.venv/bin/python -m tests.bench.run

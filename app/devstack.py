@@ -81,6 +81,8 @@ class DevStack(StackFiles):
             "--client-cert-auth",
             "--peer-cert-file", str(tls.cert), "--peer-key-file", str(tls.key), "--peer-trusted-ca-file", str(tls.ca),
             "--peer-client-cert-auth", "--log-level", "error",
+            # A country's registry is larger than etcd's default quota of 2 GB; 8 GB is the most that etcd recommends.
+            "--quota-backend-bytes", str(8 * 1024**3),
         ]  # fmt: skip
         if not self.plan.etcd_fsync:
             arguments.append("--unsafe-no-fsync")
@@ -147,8 +149,8 @@ class DevStack(StackFiles):
         if wait:
             self.wait_serving(node)
 
-    def wait_serving(self, node: str) -> None:
-        """Return when the node answers SERVING."""
+    def wait_serving(self, node: str, wait_s: float = START_WAIT_S) -> None:
+        """Return when the node answers SERVING; a large registry takes longer to read."""
         import grpc
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -157,7 +159,7 @@ class DevStack(StackFiles):
             certs.ca.read_bytes(), certs.key.read_bytes(), certs.cert.read_bytes()
         )
         options = (("grpc.ssl_target_name_override", "localhost"), ("grpc.max_reconnect_backoff_ms", 100))
-        until = time.monotonic() + START_WAIT_S
+        until = time.monotonic() + wait_s
         with grpc.secure_channel(self.node_target(node), credentials, options=options) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             while time.monotonic() < until:
@@ -170,7 +172,7 @@ class DevStack(StackFiles):
                 if reply.status == health_pb2.HealthCheckResponse.SERVING:
                     return
                 time.sleep(_POLL_S)
-        raise StackFailed(f"{node} does not serve after {START_WAIT_S:.0f} s; see {self.log_file(node)}")
+        raise StackFailed(f"{node} does not serve after {wait_s:.0f} s; see {self.log_file(node)}")
 
     def pid(self, name: str) -> int:
         """Process id of a part."""

@@ -92,6 +92,10 @@ class NodeCollector(Collector):
         yield GaugeMetricFamily(
             "utrn_mirror_revision", "How far the mirror of the outbox is.", value=node.outbox.mirror_revision
         )
+        yield GaugeMetricFamily(
+            "utrn_trail_healthy", "1 if the trail of decisions is written.", value=node.trail.healthy
+        )
+        yield CounterMetricFamily("utrn_trail_lost", "Decisions the trail could not keep.", value=node.trail.lost)
         yield GaugeMetricFamily("utrn_peers_heard", "Peers whose heart is heard.", value=len(node.peers.heard))
         epochs = GaugeMetricFamily("utrn_epoch", "Epoch of each shard this node owns.", labels=["shard"])
         for shard, epoch in sorted(node.ownership.epochs().items()):

@@ -55,8 +55,12 @@ class FileTrail:
                 await asyncio.to_thread(self.flush)
         finally:
             self.flush()
-            if self._file is not None:
-                self._file.close()
+            self.close()
+
+    def close(self) -> None:
+        """Close the file; a decision noted later is lost."""
+        if self._file is not None:
+            self._file.close()
 
     def flush(self) -> None:
         """Write what waits and make it durable. What cannot be written stays, and is tried again."""

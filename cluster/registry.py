@@ -39,6 +39,7 @@ class Copy:
     def __init__(self) -> None:
         self._raw: dict[Kind, dict[str, tuple[int, bytes]]] = {Kind.METER: {}, Kind.PAN: {}}
         self._meters, self._pans = self._raw[Kind.METER], self._raw[Kind.PAN]
+        self._raw_by_name = {str(kind): records for kind, records in self._raw.items()}
         self._decoded: dict[Kind, dict[str, Known[object]]] = {
             Kind.PARTICIPANT: {},
             Kind.APPOINTMENT: {},
@@ -88,14 +89,17 @@ class Copy:
     def apply(self, keys: Keys, record: pb.KeyValue, *, gone: bool) -> None:
         """Take a change in."""
         kind_name, record_id = keys.parse_registry(record.key)
-        kind = Kind(kind_name)
-        if kind in self._raw:
+        raw = self._raw_by_name.get(kind_name)
+        if raw is not None:
             if gone:
-                self._raw[kind].pop(record_id, None)
+                raw.pop(record_id, None)
             else:
-                check_schema(record.value)
-                self._raw[kind][record_id] = (record.mod_revision, record.value)
-        elif kind is Kind.DUE:
+                value = record.value
+                check_schema(value)
+                raw[record_id] = (record.mod_revision, value)
+            return
+        kind = Kind(kind_name)
+        if kind is Kind.DUE:
             at, meter_id = record_id.split("/")
             (self.due.discard if gone else self.due.add)((Ms(int(at)), MeterId(meter_id)))
         else:

@@ -27,7 +27,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     """Print a table."""
     table = Table(title=title, title_justify="left")
     for column in columns:
-        table.add_column(column)
+        # On a narrow screen a long id goes on in the next line: nothing is cut off.
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console.print(table)

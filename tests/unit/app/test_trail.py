@@ -1,0 +1,103 @@
+"""The trail of decisions: what was written is what is read, and whoever changes it is found out."""
+
+import errno
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app.trail import BadTrail, FileTrail, verified
+from core.domain.registry import Kind, Ref
+from core.ports.trail import Decision
+from tests.fakes.clock import HandClock
+
+
+def decision(number: int) -> Decision:
+    return Decision(
+        at=datetime(2026, 11, 24, 12, 0, 0, 1000 * number, tzinfo=UTC), caller="psp-corner",
+        identity='spiffe://a/"quoted"\\', act="TOP_UP", ask=f"id-{number}", subject="00db120000000001", amount=1000,
+        outcome="allowed", rule="appointment corner",
+        basis=((Ref(Kind.PAN, "9826000000000001234"), 7), (Ref(Kind.METER, "00db120000000001"), 9)),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def trail(tmp_path: Path) -> Iterator[FileTrail]:
+    made = FileTrail(tmp_path, "node-a", HandClock())
+    yield made
+    made.close()
+
+
+def _file(folder: Path) -> Path:
+    (file,) = folder.glob("*.trail")
+    return file
+
+
+def test_every_decision_is_read_as_it_was_made_but_for_the_pan(trail: FileTrail, tmp_path: Path) -> None:
+    for number in range(5):
+        trail.note(decision(number))
+        if number % 2:
+            trail.flush()
+    trail.flush()
+    found = list(verified(_file(tmp_path)))
+    assert [one["ask"] for one in found] == [f"id-{number}" for number in range(5)]
+    assert found[0]["identity"] == 'spiffe://a/"quoted"\\'
+    assert found[0]["basis"] == [["pan", "..1234", 7], ["meter", "00db120000000001", 9]]
+    assert b"9826000000000001234" not in _file(tmp_path).read_bytes()
+
+
+@pytest.mark.parametrize("tamper", ["change", "take out", "put in", "cut off", "swap"])
+def test_a_line_changed_taken_out_or_put_in_is_found(trail: FileTrail, tmp_path: Path, tamper: str) -> None:
+    for number in range(6):
+        trail.note(decision(number))
+        if number == 2:
+            trail.flush()
+    trail.flush()
+    file = _file(tmp_path)
+    lines = file.read_bytes().splitlines(keepends=True)
+    match tamper:
+        case "change":
+            lines[1] = lines[1].replace(b"1000", b"9000")
+        case "take out":
+            del lines[0]
+        case "put in":
+            lines.insert(2, lines[0])
+        case "cut off":
+            lines.pop()
+        case _:
+            lines[:4], lines[4:] = lines[4:], lines[:4]
+    file.write_bytes(b"".join(lines))
+    with pytest.raises(BadTrail):
+        list(verified(file))
+
+
+def test_a_full_disk_loses_nothing_and_is_told(trail: FileTrail, tmp_path: Path, monkeypatch: Any) -> None:
+    trail.note(decision(0))
+    trail.flush()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    monkeypatch.setattr("app.trail.os.fsync", full)
+    trail.note(decision(1))
+    trail.flush()
+    told = [trail.healthy]
+    monkeypatch.undo()
+    trail.note(decision(2))
+    trail.flush()
+    assert [*told, trail.healthy] == [False, True]
+    assert [one["ask"] for one in verified(_file(tmp_path))] == ["id-0", "id-1", "id-2"]
+
+
+def test_seals_say_how_many_could_not_be_kept(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("app.trail._WAITING_MAX", 2)
+    trail = FileTrail(tmp_path, "node-a", HandClock())
+    for number in range(5):
+        trail.note(decision(number))
+    trail.flush()
+    trail.close()
+    seal = json.loads(_file(tmp_path).read_bytes().splitlines()[-1])
+    assert (seal["lost"], trail.lost) == (3, 3)
