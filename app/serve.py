@@ -102,7 +102,7 @@ async def _serve(node: Node) -> None:
 
 
 async def _run(node: Node, stop: _Stop) -> None:
-    guard = Guard(stop.broken)
+    guard = Guard(stop.broken, node.note)
     server, port = build_server(node.config.api, node.services, guard)
     try:
         with serve_metrics(node, guard):

@@ -1,11 +1,13 @@
 """Builds a node from its configuration: the one composition root. Nothing here does I/O."""
 
 import random
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 
+from google.protobuf.message import Message
 from utrn.peer.v1 import peer_service_pb2 as peer
 
 from app.clock import SystemClock
@@ -21,8 +23,9 @@ from cluster.registry_store import EtcdRegistryStore
 from cluster.view import EtcdCluster
 from core.api.admin_servicer import AdminServicer
 from core.api.appointment_servicer import AppointmentServicer
-from core.api.authenticate import Authenticate
+from core.api.authenticate import Authenticate, uris_of
 from core.api.credit_servicer import CreditServicer
+from core.api.errors import Context
 from core.api.health import Health
 from core.api.peer_servicer import PeerServicer
 from core.api.registry_servicer import RegistryServicer
@@ -59,8 +62,11 @@ from core.ports.outbox import Outbox
 from core.ports.ownership import Ownership
 from core.ports.registry import Registry, RegistryStore
 from core.ports.signer import TokenSigner
-from core.ports.trail import Trail
+from core.ports.trail import Decision, Trail
 from hsm.signer import HsmSigner
+
+# What may stand in the trail as it came in a request: ids, and nothing that could be a line of its own.
+_SUBJECT = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +97,7 @@ class Node:
     registry: EtcdRegistry
     changes: ChangeKeeper
     trail: FileTrail
+    note: Callable[[Context, str, Message, str], None]
     head_ends: Mapping[str, GrpcHeadEnd]
     line: CommitLine
     delivery: DeliveryWorker
@@ -157,6 +164,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         registry=registry,
         changes=ChangeKeeper(due_by=registry.due_by, turn=turn, clock=clock, random=_chance()),
         trail=trail,
+        note=partial(_note, ports),
         head_ends=head_ends,
         line=line,
         delivery=delivery,
@@ -356,6 +364,28 @@ def _credit(config: Config, ports: Adapters, vending: IssueVend) -> CreditServic
     credit = GiveCredit(store=ports.store, authorise=vending.authorise, issue=vending, clock=ports.clock)
     return CreditServicer(
         authenticate=Authenticate(ports.registry), credit=credit, clock=ports.clock, pan_rule=config.flow.pan
+    )
+
+
+def _note(ports: Adapters, context: Context, method: str, request: Message, outcome: str) -> None:
+    """Note what was asked for and decided about the market: who, with which certificate, about what."""
+    identity = next(iter(uris_of(context)), "")
+    caller = ports.registry.caller(identity)
+    names = ("meter_id", "participant_id", "supplier_id", "psp_id", "transaction_id", "old_meter_id")
+    subject = next((str(getattr(request, name)) for name in names if getattr(request, name, "")), "")
+    ports.trail.note(
+        Decision(
+            at=ports.clock.now(),
+            caller="" if caller is None else caller.participant_id,
+            identity=identity,
+            act=method,
+            ask="",
+            subject=subject if _SUBJECT.fullmatch(subject) else "",
+            amount=0,
+            outcome=outcome,
+            rule="" if caller is None else caller.role.name.lower(),
+            basis=(),
+        )
     )
 
 

@@ -110,11 +110,36 @@ def status_of(error: domain.UtrnError) -> status_pb2.Status:
 class Guard:
     """The net around every method: errors answered as they should be, calls counted, refusals counted by reason."""
 
-    def __init__(self, stop: Callable[[InvariantBroken], None]) -> None:
-        """Take what ends the process when a promise of this program does not hold."""
+    def __init__(
+        self,
+        stop: Callable[[InvariantBroken], None],
+        note: Callable[[Context, str, Message, str], None] = lambda *_: None,
+    ) -> None:
+        """Take what ends the process when a promise of this program does not hold, and what notes a decision.
+
+        `note` gets the call, the method's name, the request, and "allowed" or the reason of the refusal.
+        """
         self._stop = stop
+        self._note = note
         self.calls = 0
         self.answered: Counter[tuple[str, str]] = Counter()
+
+    def noted(
+        self, method: Callable[[_Request, Context], Awaitable[_Reply]]
+    ) -> Callable[[_Request, Context], Awaitable[_Reply]]:
+        """Return `method` with every decision it comes to noted."""
+
+        async def answer(request: _Request, context: Context) -> _Reply:
+            try:
+                reply = await method(request, context)
+            except domain.UtrnError as error:
+                self._note(context, method.__name__, request, error.reason)
+                raise
+            self._note(context, method.__name__, request, "allowed")
+            return reply
+
+        answer.__name__ = method.__name__
+        return answer
 
     def unary(
         self, method: Callable[[_Request, Context], Awaitable[_Reply]]

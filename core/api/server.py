@@ -97,10 +97,14 @@ def _add(
 ) -> None:
     """Add a servicer with every method behind the guard; `add` and `file` are generated, and hardly typed."""
     (service,) = file.DESCRIPTOR.services_by_name.values()
-    behind = {
-        method.name: (guard.stream if method.server_streaming else guard.unary)(getattr(servicer, method.name))
-        for method in service.methods
-    }
+    behind: dict[str, Callable[..., Any]] = {}
+    for method in service.methods:
+        ours = getattr(servicer, method.name)
+        if method.server_streaming:
+            behind[method.name] = guard.stream(ours)
+        else:
+            # Sales are noted where they are decided, with the records they are based on.
+            behind[method.name] = guard.unary(ours if isinstance(servicer, TopUpServicer) else guard.noted(ours))
     add(SimpleNamespace(**behind), server)
 
 

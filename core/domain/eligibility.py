@@ -321,7 +321,8 @@ class _Case:
 
     def _of_pan(self) -> Iterator[Refused]:
         use = self._card_use
-        if use.status is not PanStatus.ACTIVE:
+        # A code that was paid for is delivered, even if the card was lost since.
+        if use.status is not PanStatus.ACTIVE and self._question.act is not Act.DELIVER:
             yield errors.PanBlocked("pan is blocked; the consumer needs a new card from the supplier")
         if use.supplier_id != self._registration.supplier_id:
             yield errors.PanNotCurrent("the card was given by an earlier supplier of the meter", because="supplier")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from core.domain.appointment import Appointment, Appointments
 from core.domain.errors import NotYours, RecordUnknown
 from core.domain.market_change import MarketChange
-from core.domain.meter import Card, Custody, Meter, MeterId, Model, Pan, PanStatus, PaymentMode
+from core.domain.meter import Card, Custody, Meter, MeterId, Model, Pan, PanStatus, PanUse, PaymentMode
 from core.domain.party import Level, Option, Participant, ParticipantId, Principal, Role, Standing
 from core.domain.timeline import Ms, ms_of
 from core.flows.roles import PSPS, READERS, own, require
@@ -130,12 +130,13 @@ class MarketView:
         """Return who could sell to a meter, or by a PAN, at an instant, as the registry stood then; None: now."""
         require(principal, READERS)
         instant = at if at is not None else ms_of(self.clock.now())
+        given: PanUse | None = None
         if pan is not None:
             card = await self.pan(principal, pan)
             use = card.uses.known_at(instant)
             if use is None or use.value.status is not PanStatus.ACTIVE:
                 return Sellers(meter_id=None, supplier_id=None)
-            meter_id = use.value.meter_id
+            given, meter_id = use.value, use.value.meter_id
         if meter_id is None:
             raise RecordUnknown("a meter or a PAN is needed", kind="meter")
         meter = await self.meter(principal, meter_id)
@@ -145,7 +146,8 @@ class MarketView:
         supplier_id = whose.value.supplier_id
         supplier = await self.store.read(Participant, supplier_id)
         standing = None if supplier is None else supplier.record.standings.known_at(instant)
-        sellable = settings.value.enrolled and settings.value.payment_mode is PaymentMode.PREPAYMENT
+        current = given is None or (given.supplier_id, given.tenancy) == (supplier_id, settings.value.tenancy)
+        sellable = current and settings.value.enrolled and settings.value.payment_mode is PaymentMode.PREPAYMENT
         if supplier is None or standing is None or standing.value is not Standing.ACTIVE or not sellable:
             return Sellers(meter_id=meter_id, supplier_id=supplier_id)
         found = await self._sellers(supplier.record, whose.value.custody, instant)

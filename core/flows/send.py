@@ -7,7 +7,7 @@ from core.domain.eligibility import Act, Resolved
 from core.domain.errors import LedgerUnavailable, NotAppointed, VendUnknown
 from core.domain.party import ParticipantId, Principal
 from core.domain.transaction_id import TransactionId
-from core.domain.vend import Operation, Vend
+from core.domain.vend import Vend
 from core.flows.authorise import Authorise
 from core.flows.idempotency import Answers
 from core.ports.clock import Clock
@@ -73,7 +73,7 @@ class SendIssued:
             Act.DELIVER,
             vend.sale.pan,
             amount=0,
-            channel=vend.sale.channel if vend.sale.operation is not Operation.CREDIT else 0,
+            channel=0,
             ask=vend.sale.transaction_id,
             snapshot=snapshot,
         )

@@ -405,6 +405,15 @@ def test_the_trail_of_a_node_can_be_read_and_verified(module_stack: DevStack) ->
     assert as_json(utrn("audit", "verify", *files, "--json"))["ok"]
     found = as_json(utrn("audit", "show", *files, "--refused", "--json"))["decisions"]
     assert all(one["outcome"] != "allowed" for one in found)
+    certs = module_stack.certs(SOUTH)
+    _, meter_id = meters_of(module_stack, NORTH)[9]
+    utrn("meter", "end", meter_id, *_as(module_stack, SOUTH), code=1)
+    until = time.monotonic() + 5
+    told: list[dict[str, Any]] = []
+    while not told and time.monotonic() < until:
+        told = as_json(utrn("audit", "show", *files, "--subject", meter_id, "--refused", "--json"))["decisions"]
+    assert [(one["caller"], one["act"], one["outcome"]) for one in told] == [(SOUTH, "EndMeter", "NOT_YOURS")]
+    assert certs.key.read_text() not in "".join(Path(file).read_text() for file in files)
 
 
 # The integration guide.

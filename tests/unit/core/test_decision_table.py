@@ -112,7 +112,7 @@ RULES: list[tuple[str, Callable[[Case], bool]]] = [
     ("METER_UNKNOWN", lambda case: case.meter in ("ended", "not registered")),
     ("NOT_APPOINTED", lambda case: not _has_say(case)),
     ("SUPPLIER_INACTIVE", lambda case: case.supplier is not Standing.ACTIVE and case.meter != "at another"),
-    ("PAN_BLOCKED", lambda case: case.pan in ("blocked", "replaced")),
+    ("PAN_BLOCKED", lambda case: case.pan in ("blocked", "replaced") and case.act is not Act.DELIVER),
     ("PAN_NOT_CURRENT", lambda case: case.pan in ("earlier tenant", "earlier supplier") or case.meter == "at another"),
     ("METER_NOT_ENROLLED", lambda case: case.meter in ("not enrolled", "custody smso")),
     ("METER_IN_CREDIT_MODE", lambda case: case.meter == "credit mode"),
