@@ -181,6 +181,9 @@ class KeepMeters:
         supplier_id = new.registrations.periods[0].value.supplier_id
         own(principal, supplier_id)
         new = new_meter(new, await self._supplier(supplier_id), now)
+        there, last = await self.store.read(Meter, new.meter_id), known.record.registrations.last
+        if there is not None and same_meter(there.record, new) and last is not None and last.until is not None:
+            return Written(revision=there.revision, changed=False)
         old = replace(known.record, registrations=known.record.registrations.end(at=None, now=now))
         at = old.registrations.periods[-1].until
         note = await self.turn.note(known, old, max(now, at or now))
