@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from base64 import b64encode
@@ -17,6 +16,7 @@ from utrn.v1 import appointment_service_pb2 as appointment_pb
 from utrn_client.appointing import sign_terms
 
 from app.clock import SystemClock
+from app.free_ports import free_ports
 from app.namespaces import Namespaces
 from app.pki import CertPaths, DevCa, participant_uri
 from hsm.config import HsmConfig, find_softhsm
@@ -276,17 +276,6 @@ class StackFiles:
         line |= {name: b64encode(value).decode() for name, value in parts.items()}
         file.write_text(json.dumps(line), encoding="utf-8")
         return line
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports: list[int] = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def _lasting_ports(folder: Path, count: int) -> list[int]:

@@ -16,7 +16,7 @@ import pytest
 from etcdpb import rpc_pb2 as pb
 from etcdpb import rpc_pb2_grpc as rpc
 
-from app.stackfiles import free_ports
+from app.free_ports import free_ports
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
 from tests.fakes.etcd import FakeEtcd

@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 from utrn.peer.v1 import peer_service_pb2 as pb
 
-from app.stackfiles import free_ports
+from app.free_ports import free_ports
 from cluster.client import EtcdClient
 from cluster.config import PeersConfig
 from cluster.peers import Heard, PeerWatch
