@@ -41,6 +41,7 @@ from core.flows.deliver import DeliveryWorker
 from core.flows.delivery_attempt import AttemptDelivery
 from core.flows.drain import DrainNode
 from core.flows.give_credit import GiveCredit
+from core.flows.hand_over import HandOverMeter
 from core.flows.idempotency import Answers
 from core.flows.issue import IssueVend
 from core.flows.keep_changes import ChangeKeeper
@@ -342,10 +343,12 @@ def _appoint(config: Config, ports: Adapters) -> Appoint:
 
 def _market(config: Config, ports: Adapters, turn: TurnMeter, registry: EtcdRegistry) -> RegistryServicer:
     parties = KeepParties(store=ports.store, clock=ports.clock)
+    meters = KeepMeters(store=ports.store, turn=turn, clock=ports.clock)
     return RegistryServicer(
         authenticate=Authenticate(ports.registry),
         parties=parties,
-        meters=KeepMeters(store=ports.store, turn=turn, clock=ports.clock),
+        meters=meters,
+        hand_over=HandOverMeter(meters=meters, store=ports.store),
         pans=KeepPans(store=ports.store, clock=ports.clock),
         load=LoadRecords(store=ports.store, parties=parties, appoint=_appoint(config, ports), clock=ports.clock),
         view=_view(ports, registry),
@@ -361,7 +364,14 @@ def _appointments(config: Config, ports: Adapters, registry: EtcdRegistry) -> Ap
 
 
 def _credit(config: Config, ports: Adapters, vending: IssueVend) -> CreditServicer:
-    credit = GiveCredit(store=ports.store, authorise=vending.authorise, issue=vending, clock=ports.clock)
+    credit = GiveCredit(
+        store=ports.store,
+        authorise=vending.authorise,
+        issue=vending,
+        clock=ports.clock,
+        id_window=config.flow.hot_window,
+        id_ahead=config.flow.ahead_max,
+    )
     return CreditServicer(
         authenticate=Authenticate(ports.registry), credit=credit, clock=ports.clock, pan_rule=config.flow.pan
     )

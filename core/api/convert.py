@@ -19,9 +19,9 @@ from core.domain.money import Pence
 from core.domain.party import ParticipantId, Principal, parse_participant_id
 from core.domain.token import COUNTER_MAX, Counter, Utrn, parse_utrn, printed, truncated_counter, value_of
 from core.domain.transaction_id import TransactionId, parse_transaction_id
-from core.domain.vend import NO_REFERENCE, Channel, Operation, Sale, SaleReference, Vend
+from core.domain.vend import NO_REFERENCE, SOLD_THROUGH, Channel, Operation, Sale, SaleReference, Vend
 from core.flows.check_eligibility import Eligibility
-from core.flows.keep_meters import SoldElsewhere
+from core.flows.hand_over import SoldElsewhere
 
 _T = TypeVar("_T")
 _REFERENCE_MAX = 40
@@ -236,10 +236,9 @@ def _code(made: service_pb.UtrnMadeElsewhere) -> tuple[Utrn, Counter]:
 
 
 def _channel(number: int, field: str) -> Channel:
-    try:
-        return Channel(number)
-    except ValueError:
-        raise BadField(f"{field}: one of the named channels is needed", field=field) from None
+    if number not in SOLD_THROUGH:
+        raise BadField(f"{field}: one of the named channels, at which something is paid, is needed", field=field)
+    return Channel(number)
 
 
 def _reference(reference: pb.SaleReference, field: str) -> SaleReference:

@@ -1,7 +1,6 @@
 """CreditService: credit without payment, by two people of a supplier."""
 # ruff: noqa: N802
 
-import re
 from dataclasses import dataclass
 
 from utrn.v1 import credit_service_pb2 as pb
@@ -11,15 +10,13 @@ from core.api import convert
 from core.api import registry_convert as made
 from core.api.authenticate import Authenticate
 from core.api.errors import Context
-from core.domain.errors import BadField
+from core.domain.credit import day_start
 from core.domain.meter import PanRule
 from core.domain.party import parse_participant_id
 from core.domain.timeline import ms_of
 from core.domain.transaction_id import parse_transaction_id
-from core.flows.give_credit import GiveCredit
+from core.flows.give_credit import CreditQuery, GiveCredit
 from core.ports.clock import Clock
-
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +49,17 @@ class CreditServicer(rpc.CreditServiceServicer):
     async def ListCredits(self, request: pb.ListCreditsRequest, context: Context) -> pb.ListCreditsResponse:
         """Report credit."""
         principal = self.authenticate(context)
-        if request.day and not _DAY.fullmatch(request.day):
-            raise BadField("day: a day as 2026-11-24 is needed", field="day")
+        if request.day:
+            day_start(request.day)
+        after = parse_transaction_id(request.after, field="after") if request.after else ""
         whose = principal.participant_id
         if request.supplier_id:
             whose = parse_participant_id(request.supplier_id, field="supplier_id")
-        found, day = await self.credit.report(principal, whose, request.day)
+        asked = CreditQuery(day=request.day, waiting_only=request.waiting_only, after=after)
+        told = await self.credit.report(principal, whose, asked)
         return pb.ListCreditsResponse(
-            credits=[made.credit_message(one) for one in found], approved=day.count, approved_pence=day.total_pence
+            credits=[made.credit_message(one) for one in told.requests],
+            approved=told.total.count,
+            approved_pence=told.total.total_pence,
+            next_after=told.next_after,
         )

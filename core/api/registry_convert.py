@@ -46,14 +46,13 @@ from core.domain.party import (
 )
 from core.domain.timeline import Ms, Period, begin, check_dates, ms_of
 from core.domain.transaction_id import parse_transaction_id
-from core.domain.vend import Channel
+from core.domain.vend import SOLD_THROUGH
 from core.flows.keep_parties import NewParticipant, Written
 
 _PENCE_MAX = 819_100
 _APPOINTMENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
 _KEY_ID = re.compile(r"(?:[0-9a-f]{2}){1,32}", re.ASCII)
 _SCHEMES = frozenset({"gbcs"})
-_CHANNELS = frozenset(int(one) for one in Channel if one is not Channel.NOT_PAID)
 
 
 # Small things.
@@ -180,7 +179,7 @@ def profile_of(profile: pb.Profile) -> Profile:
 
 
 def _limit(one: pb.ChannelLimit) -> Limit:
-    number_in(one.channel, "profile.limits.channel", _CHANNELS | {0})
+    number_in(one.channel, "profile.limits.channel", SOLD_THROUGH | {0})
     _amounts(one.min_pence, one.max_pence, "profile.limits")
     return Limit(
         channel=one.channel, min_pence=one.min_pence, max_pence=one.max_pence, whole_pounds=one.whole_pounds,
@@ -393,7 +392,7 @@ def terms_of(terms: appointment_pb.AppointmentTerms, name: str) -> Terms:
         raise BadField(f"{name}.appointment_id: 1 to 64 of a-z, 0-9 and - are needed", field=f"{name}.appointment_id")
     _amounts(terms.min_pence, terms.max_pence, name)
     for channel in terms.channels:
-        number_in(channel, f"{name}.channels", _CHANNELS)
+        number_in(channel, f"{name}.channels", SOLD_THROUGH)
     since = since_of(terms)
     if since is None:
         raise BadField(f"{name}.since: is missing", field=f"{name}.since")

@@ -17,7 +17,8 @@ from core.domain.errors import BadField, Refused, UtrnError
 from core.domain.meter import Custody, MeterId, Pan, PanForm, PanRule, Settings, parse_pan
 from core.domain.party import ParticipantId, Principal, Standing, parse_identities, parse_participant_id
 from core.domain.timeline import Ms, ms_of
-from core.flows.keep_meters import HandOver, KeepMeters
+from core.flows.hand_over import HandOver, HandOverMeter
+from core.flows.keep_meters import KeepMeters
 from core.flows.keep_pans import KeepPans
 from core.flows.keep_parties import KeepParties
 from core.flows.load_records import Loadable, LoadRecords
@@ -37,6 +38,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     authenticate: Authenticate
     parties: KeepParties
     meters: KeepMeters
+    hand_over: HandOverMeter
     pans: KeepPans
     load: LoadRecords
     view: MarketView
@@ -74,6 +76,12 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             made.since_of(request),
         )
         return pb.SetProfileResponse(written=made.written(done))
+
+    async def CancelProfile(self, request: pb.CancelProfileRequest, context: Context) -> pb.CancelProfileResponse:
+        """Cancel a profile that waits."""
+        supplier_id = parse_participant_id(request.supplier_id, field="supplier_id")
+        done = await self.parties.cancel_profile(self.authenticate(context), supplier_id)
+        return pb.CancelProfileResponse(written=made.written(done))
 
     async def GetParticipant(self, request: pb.GetParticipantRequest, context: Context) -> pb.GetParticipantResponse:
         """Look a participant up."""
@@ -169,7 +177,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         principal = self.authenticate(context)
         if len(request.codes) > _CODES_MAX:
             raise BadField(f"codes: at most {_CODES_MAX}", field="codes")
-        done = await self.meters.hand_over(
+        done = await self.hand_over(
             principal,
             HandOver(
                 meter_id=_meter_id(request.meter_id),
@@ -186,7 +194,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
                 public_point=made.parse_point(request.public_point, "public_point") if request.public_point else None,
             ),
         )
-        change = None if done.change is None else made.change_message(done.change)
+        change = None if done.note is None else made.change_message(done.note)
         return pb.HandOverMeterResponse(written=made.written(done.written), change=change)
 
     async def RecordBalance(self, request: pb.RecordBalanceRequest, context: Context) -> pb.RecordBalanceResponse:
@@ -277,6 +285,11 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             made.since_of(request),
         )
         return pb.RepointPanResponse(written=made.written(done))
+
+    async def CancelPan(self, request: pb.CancelPanRequest, context: Context) -> pb.CancelPanResponse:
+        """Cancel what a PAN was going to stand for."""
+        done = await self.pans.cancel(self.authenticate(context), self._pan(request.pan, "pan"))
+        return pb.CancelPanResponse(written=made.written(done))
 
     async def GetPan(self, request: pb.GetPanRequest, context: Context) -> pb.GetPanResponse:
         """Look a PAN up."""

@@ -1,14 +1,18 @@
 """CreditRequest: credit without payment, asked for by one person of a supplier and approved by another."""
 
+import re
 from dataclasses import dataclass
+from datetime import datetime
 from enum import IntEnum
 
-from core.domain.errors import AmountOutOfLimits, DailyLimit, TwoPeopleNeeded
+from core.domain.errors import AmountOutOfLimits, BadField, DailyLimit, TwoPeopleNeeded
 from core.domain.meter import Pan
 from core.domain.money import Pence
 from core.domain.party import CreditRule, ParticipantId
-from core.domain.timeline import Ms
+from core.domain.timeline import Ms, instant_of, ms_of
 from core.domain.transaction_id import TransactionId
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 class CreditReason(IntEnum):
@@ -44,6 +48,12 @@ class CreditRequest:
     decided_at: Ms | None = None
     day: str = ""
 
+    def concerns(self, day: str | None) -> bool:
+        """Return whether it was asked for or approved on a UTC day; None: whether it waits."""
+        if day is None:
+            return self.state is CreditState.WAITING
+        return day in (self.day, day_of(self.asked_at))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreditDay:
@@ -53,6 +63,22 @@ class CreditDay:
     day: str
     count: int = 0
     total_pence: int = 0
+
+
+def day_of(at: Ms) -> str:
+    """Return the UTC day of an instant, as 2026-11-24."""
+    return instant_of(at).date().isoformat()
+
+
+def day_start(day: str) -> int:
+    """Return the first millisecond of a UTC day; raise BadField if it is none."""
+    wrong = BadField("day: a day as 2026-11-24 is needed", field="day")
+    if not _DAY.fullmatch(day):
+        raise wrong
+    try:
+        return ms_of(datetime.fromisoformat(f"{day}T00:00:00+00:00"))
+    except ValueError as error:
+        raise wrong from error
 
 
 def check_asked(rule: CreditRule, amount: Pence) -> None:

@@ -127,10 +127,14 @@ class Meter:
                 newest = instant
         return newest if newest > self.turned_at else None
 
-    def next_change(self, now: Ms) -> Ms | None:
-        """Return the earliest instant after `now` at which something changes."""
-        later = [instant for instant in self.instants() if instant > now]
-        return min(later, default=None)
+    def stands_at(self, now: Ms, since: Ms | None) -> tuple[Registration, Settings] | None:
+        """Return whose the meter is and how it is set at `since`; None: now, never before what was carried out.
+
+        None if nobody supplies it then.
+        """
+        at = max(now, self.turned_at) if since is None else since
+        registration, settings = self.registrations.at(at), self.settings.at(at)
+        return None if registration is None or settings is None else (registration.value, settings.value)
 
     def instants(self) -> list[Ms]:
         """Return every instant at which something begins or ends."""

@@ -3,6 +3,7 @@
 Instants are whole milliseconds since 1970 (UTC). A period holds from `since`, inclusive, to `until`, exclusive.
 """
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Generic, NamedTuple, NewType, TypeVar
 
@@ -82,6 +83,34 @@ class Timeline(NamedTuple, Generic[T]):
         elif start < last.until:
             raise _pending(last)
         return Timeline((*self.periods[:-1], last, Period(value, start, None, now, by)))
+
+    def adjust(self, change: Callable[[T], T], *, now: Ms, by: str) -> "Timeline[T]":
+        """Return this timeline with `change` made at once to what holds, and to what is recorded to follow.
+
+        Dates stay as they are: a card is blocked, or a threshold set, without waiting for a change that is recorded
+        for later. Where nothing differs, the timeline is the same.
+
+        Raises:
+            NothingToEnd: nothing holds, and nothing follows.
+            ChangePending: what follows begins within this very millisecond; repeat.
+        """
+        kept = [one for one in self.periods if one.until is not None and one.until <= now]
+        rest = self.periods[len(kept) :]
+        if not rest:
+            raise NothingToEnd("it has ended, and nothing is recorded to follow")
+        for one in rest:
+            value = change(one.value)
+            if value == one.value:
+                kept.append(one)
+            elif one.since > now:
+                kept.append(one._replace(value=value, recorded_at=now, recorded_by=by))
+            else:
+                # Two changes within one millisecond keep their order.
+                start = Ms(max(now, one.since + 1))
+                if one.until is not None and start >= one.until:
+                    raise _pending(rest[-1])
+                kept += [one._replace(until=start), Period(value, start, one.until, now, by)]
+        return Timeline(tuple(kept))
 
     def end(self, *, at: Ms | None, now: Ms) -> "Timeline[T]":
         """Return this timeline with its open period ended at `at`; None: now.

@@ -26,6 +26,10 @@ class Channel(IntEnum):
     NOT_PAID = 7
 
 
+# Credit without payment has a way of its own (core/flows/give_credit.py), which no sale can take.
+SOLD_THROUGH = frozenset(Channel) - {Channel.NOT_PAID}
+
+
 class Operation(IntEnum):
     """How a vend came to be. Stored by number."""
 

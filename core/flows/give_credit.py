@@ -4,15 +4,26 @@ The approval is the ledger's: request and day's total are written together. A cr
 again finds it approved, and issues the one code of its transaction id.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
-from core.domain.credit import CreditDay, CreditRequest, CreditState, check_approver, check_asked, count_in
+from core.domain.credit import (
+    CreditDay,
+    CreditRequest,
+    CreditState,
+    check_approver,
+    check_asked,
+    count_in,
+    day_of,
+    day_start,
+)
 from core.domain.eligibility import Act
 from core.domain.errors import RecordChanged, RecordExists, RecordUnknown
-from core.domain.party import Participant, ParticipantId, Principal, Profile, Role
+from core.domain.party import Participant, ParticipantId, Principal, Profile
 from core.domain.registry import Kind, Ref
-from core.domain.timeline import instant_of, ms_of
-from core.domain.transaction_id import TransactionId
+from core.domain.timeline import ms_of
+from core.domain.transaction_id import TransactionId, check_window, make_transaction_id
 from core.domain.vend import Channel, Operation, Sale
 from core.flows.authorise import Authorise
 from core.flows.idempotency import Issued
@@ -26,13 +37,33 @@ _PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CreditQuery:
+    """Which requests are asked about: those of a UTC day, "" for today; or all that wait. From after an id."""
+
+    day: str = ""
+    waiting_only: bool = False
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditReport:
+    """A page of requests, the totals of the day, and after which id to go on; "" when all has been told."""
+
+    requests: Sequence[CreditRequest]
+    total: CreditDay
+    next_after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GiveCredit:
-    """Asks, decides, reports."""
+    """Asks, decides, reports. `id_window` and `id_ahead` are how old and how new a transaction id may be."""
 
     store: RegistryStore
     authorise: Authorise
     issue: IssueVend
     clock: Clock
+    id_window: timedelta
+    id_ahead: timedelta
 
     async def ask(self, principal: Principal, asked: CreditRequest) -> CreditRequest:
         """Keep a request; the same one again changes nothing.
@@ -82,18 +113,23 @@ class GiveCredit:
         )
         return decided, await self.issue(principal, sale, time_left_s=time_left_s)
 
-    async def report(
-        self, principal: Principal, supplier_id: ParticipantId, day: str
-    ) -> tuple[list[CreditRequest], CreditDay]:
-        """Return a supplier's requests and the totals of a UTC day."""
+    async def report(self, principal: Principal, supplier_id: ParticipantId, asked: CreditQuery) -> CreditReport:
+        """Return a page of a supplier's requests, and the totals of the day over all pages."""
         require(principal, READERS)
-        if principal.role is not Role.HELPDESK:
-            own(principal, supplier_id)
-        day = day or self.clock.now().date().isoformat()
-        found = await self.store.list_records(CreditRequest, supplier_id, limit=_PAGE)
+        own(principal, supplier_id)
+        day = asked.day or self.clock.now().date().isoformat()
+        # Ids carry their time: nothing older can have been asked for or approved on the day.
+        oldest = make_transaction_id(day_start(day) - self.id_window // timedelta(milliseconds=1), 0)
+        after = asked.after or ("" if asked.waiting_only else oldest)
+        start = f"{supplier_id}/{after}" if after else ""
+        page = await self.store.list_records(CreditRequest, supplier_id, after=start, limit=_PAGE)
+        found = [one.record for one in page]
         total = await self.store.read(CreditDay, supplier_id, day)
-        empty = CreditDay(supplier_id=supplier_id, day=day)
-        return [one.record for one in found], empty if total is None else total.record
+        return CreditReport(
+            requests=[one for one in found if one.concerns(None if asked.waiting_only else day)],
+            total=CreditDay(supplier_id=supplier_id, day=day) if total is None else total.record,
+            next_after=found[-1].transaction_id if len(found) == _PAGE else "",
+        )
 
     async def _decided(self, principal: Principal, transaction_id: TransactionId, to: CreditState) -> CreditRequest:
         supplier_id = principal.participant_id
@@ -107,8 +143,11 @@ class GiveCredit:
                 raise RecordChanged(f"the request is {known.record.state.name.lower()} already", kind="credit")
             rule = (await self._profile(principal)).credit
             check_approver(rule, known.record.asked_by, principal.identity)
+            if to is CreditState.APPROVED:
+                # What could not be issued any more is not counted against the day.
+                check_window(transaction_id, now=self.clock.now(), window=self.id_window, ahead=self.id_ahead)
             now = ms_of(self.clock.now())
-            day = instant_of(now).date().isoformat()
+            day = day_of(now)
             decided = replace(
                 known.record, state=to, decided_by=principal.identity, decided_at=now,
                 day=day if to is CreditState.APPROVED else "",

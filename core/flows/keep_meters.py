@@ -5,61 +5,34 @@ with its note of what was under way; what takes effect later leaves a reminder, 
 whoever needs the meter first, carries it out.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 
-from core.domain.delivery import NOT_REQUESTED
-from core.domain.errors import BadField, ParticipantUnknown, RecordChanged, RecordExists, RecordUnknown
-from core.domain.invariant import InvariantBroken
+from core.domain.errors import ParticipantUnknown, RecordChanged, RecordExists, RecordUnknown
 from core.domain.market_change import MarketChange
-from core.domain.meter import Card, Custody, Meter, MeterId, OriginatorId, Pan, Registration, Settings
+from core.domain.meter import Card, Custody, Meter, MeterId, Pan, PanUse, Registration, Settings
 from core.domain.party import Option, Participant, ParticipantId, Principal, Role, Standing
 from core.domain.registry import Kind, Known, Ref
-from core.domain.timeline import Ms, Timeline, instant_of, ms_of
-from core.domain.vend import Sale, Vend
+from core.domain.timeline import Ms, Period, Timeline, ms_of
 from core.flows.keep_parties import Written
 from core.flows.roles import KEEPERS, OPERATORS, own, require
 from core.flows.turn import TurnMeter
 from core.ports.clock import Clock
-from core.ports.registry import CounterPut, RegistryStore, RegistryWrite, StoredRecord
+from core.ports.registry import RegistryStore, RegistryWrite, StoredRecord
 
 _RACES_MAX = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SoldElsewhere:
-    """A code sold elsewhere and not known to be used; `deliver` if it is still to be sent to the meter."""
-
-    sale: Sale
-    issued_at: datetime
-    deliver: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HandOver:
-    """Who spends a meter's counters from now on, and what the one before says of them.
-
-    `codes` are codes sold by the one before; `settings` and `public_point`
-    are what becomes of the meter's, None for as they are.
-    """
-
-    meter_id: MeterId
-    custody_before: Custody
-    custody: Custody
-    last_issued: int = 0
-    highest_applied: int = 0
-    codes: tuple[SoldElsewhere, ...] = ()
-    settings: Callable[[Settings], Settings] | None = None
-    public_point: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HandedOver:
-    """The hand-over is done. `change` says what the next one must know: the counters, and what is still on its way."""
+class Changed:
+    """A change is done. `note` tells what was under way, if the change took effect with it."""
 
     written: Written
-    change: MarketChange | None
+    note: MarketChange | None
+
+
+# Adds to the write of a change what must be written with it, for the meter as it will be.
+Extend = Callable[[RegistryWrite, Meter], Awaitable[RegistryWrite]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +53,7 @@ class KeepMeters:
         require(principal, KEEPERS)
         first = meter.registrations.periods[0].value
         own(principal, first.supplier_id)
-        meter = new_meter(meter, await self._supplier(first.supplier_id), ms_of(self.clock.now()))
+        meter = new_meter(meter, await self.supplier(first.supplier_id), ms_of(self.clock.now()))
         known = await self.store.read(Meter, meter.meter_id)
         if known is not None:
             if not same_meter(known.record, meter):
@@ -95,17 +68,21 @@ class KeepMeters:
     async def change(
         self, principal: Principal, meter_id: MeterId, change: Callable[[Settings], Settings], since: Ms | None
     ) -> Written:
-        """Change what can change of a meter: payment mode, head end, thresholds, tenant."""
+        """Change what can change of a meter: payment mode, head end, thresholds, tenant.
+
+        At once (`since` None) it reaches what is recorded for later too, whose date stays.
+        """
 
         def changed(meter: Meter, now: Ms) -> Meter:
-            last = meter.settings.last
-            value = change(last.value if last is not None else Settings(head_end=""))
-            if last is not None and last.value == value and (since is None or last.since == since):
+            by, last = principal.participant_id, meter.settings.last
+            if since is None or last is None:
+                return replace(meter, settings=meter.settings.adjust(change, now=now, by=by))
+            value = change(last.value)
+            if (last.value, last.since) == (value, since):
                 return meter
-            by = principal.participant_id
             return replace(meter, settings=meter.settings.change(value, since=since, now=now, by=by))
 
-        return (await self._update(principal, meter_id, changed)).written
+        return (await self.update(principal, meter_id, changed)).written
 
     async def change_tenant(
         self, principal: Principal, meter_id: MeterId, since: Ms | None, tenancy_before: int
@@ -134,7 +111,7 @@ class KeepMeters:
             RecordChanged: `losing` is not the meter's latest supplier.
         """
         require(principal, OPERATORS)
-        supplier = await self._supplier(gaining)
+        supplier = await self.supplier(gaining)
 
         def changed(meter: Meter, now: Ms) -> Meter:
             last = meter.registrations.last
@@ -143,11 +120,11 @@ class KeepMeters:
             if last is None or last.value.supplier_id != losing:
                 raise RecordChanged("the meter is not the losing supplier's", kind="meter")
             begin = now if since is None else since
-            value = Registration(supplier_id=gaining, custody=custody_for(supplier, begin))
+            value = Registration(supplier_id=gaining, custody=custody_for(supplier, meter.settings.at(begin), begin))
             by = principal.participant_id
             return replace(meter, registrations=meter.registrations.change(value, since=since, now=now, by=by))
 
-        return (await self._update(principal, meter_id, changed)).written
+        return (await self.update(principal, meter_id, changed)).written
 
     async def end(self, principal: Principal, meter_id: MeterId, at: Ms | None) -> Written:
         """Take a meter out of service at `at`: from then on nobody supplies it."""
@@ -158,7 +135,7 @@ class KeepMeters:
                 return meter
             return replace(meter, registrations=meter.registrations.end(at=at, now=now))
 
-        return (await self._update(principal, meter_id, changed)).written
+        return (await self.update(principal, meter_id, changed)).written
 
     async def cancel(self, principal: Principal, meter_id: MeterId, *, registration: bool) -> Written:
         """Cancel the change that waits for its instant: of the supplier, or of the settings."""
@@ -170,19 +147,21 @@ class KeepMeters:
 
         if registration:
             require(principal, OPERATORS)
-        return (await self._update(principal, meter_id, changed)).written
+        return (await self.update(principal, meter_id, changed)).written
 
     async def exchange(self, principal: Principal, old_id: MeterId, new: Meter, pans: Sequence[Pan]) -> Written:
         """Meter exchange, at once: the old meter ends, the new one begins, the named PANs stand for the new one."""
         require(principal, KEEPERS)
         await self.turn(old_id)
         known = await self._known(principal, old_id)
-        now, by = ms_of(self.clock.now()), principal.participant_id
-        supplier_id = new.registrations.periods[0].value.supplier_id
-        own(principal, supplier_id)
-        new = new_meter(new, await self._supplier(supplier_id), now)
-        there, last = await self.store.read(Meter, new.meter_id), known.record.registrations.last
-        if there is not None and same_meter(there.record, new) and last is not None and last.until is not None:
+        now, by = max(ms_of(self.clock.now()), Ms(known.record.turned_at + 1)), principal.participant_id
+        supplier_id, last = new.registrations.periods[0].value.supplier_id, known.record.registrations.last
+        holds = known.record.registrations.at(now) or last
+        if holds is None or last is None or holds.value.supplier_id != supplier_id:
+            raise RecordChanged("the old meter is another supplier's", kind="meter")
+        new = new_meter(new, await self.supplier(supplier_id), now)
+        there = await self.store.read(Meter, new.meter_id)
+        if there is not None and same_meter(there.record, new) and last.until is not None:
             return Written(revision=there.revision, changed=False)
         old = replace(known.record, registrations=known.record.registrations.end(at=None, now=now))
         at = old.registrations.periods[-1].until
@@ -194,8 +173,7 @@ class KeepMeters:
             use = None if card is None else card.record.uses.last
             if card is None or use is None or use.value.meter_id != old_id:
                 raise RecordChanged("one of the PANs does not stand for the old meter", kind="pan")
-            value = replace(use.value, meter_id=new.meter_id, tenancy=new.settings.periods[0].value.tenancy)
-            uses = card.record.uses.change(value, since=None, now=now, by=by)
+            uses = card.record.uses.adjust(_moved_to(old_id, new), now=now, by=by)
             put.append(replace(card.record, uses=uses))
             expect.append((Ref(Kind.PAN, pan), card.revision))
         revision = await self.store.write(RegistryWrite(expect=expect, put=put, unmoved=note.unmoved))
@@ -203,103 +181,50 @@ class KeepMeters:
             raise _overtaken()
         return Written(revision=revision)
 
-    async def hand_over(self, principal: Principal, hand_over: HandOver) -> HandedOver:
-        """Hand a meter's counters to another generator, with everything that goes with them, in one write.
-
-        Raises:
-            RecordChanged: the counters are not with whom the request says.
-            BadField: the counters told are behind what this service has spent.
-        """
-        require(principal, KEEPERS)
-        if Custody.SMSO in (hand_over.custody, hand_over.custody_before):
-            require(principal, OPERATORS)
-        seen = await self._sequence(hand_over.meter_id)
-
-        def changed(meter: Meter, now: Ms) -> Meter:
-            last = meter.registrations.last
-            if last is None or last.until is not None or last.since > now:
-                raise RecordChanged("nobody supplies this meter now, or a change waits", kind="meter")
-            if last.value.custody is hand_over.custody:
-                return meter
-            if last.value.custody is not hand_over.custody_before:
-                raise RecordChanged("the counters are in other hands", kind="meter", custody=last.value.custody.name)
-            value, by = replace(last.value, custody=hand_over.custody), principal.participant_id
-            meter = replace(meter, registrations=meter.registrations.change(value, since=None, now=now, by=by))
-            latest = _latest(meter)
-            if hand_over.settings is not None and latest is not None and hand_over.settings(latest) != latest:
-                settings = meter.settings.change(hand_over.settings(latest), since=None, now=now, by=by)
-                meter = replace(meter, settings=settings)
-            return meter if hand_over.public_point is None else replace(meter, public_point=hand_over.public_point)
-
-        counter = self._counter(hand_over, seen) if hand_over.custody is Custody.CENTRAL else None
-        return await self._update(principal, hand_over.meter_id, changed, counter=counter, codes=hand_over.codes)
-
     async def record_balance(self, principal: Principal, meter_id: MeterId, pence: int, at: Ms) -> Written:
         """Keep the last balance of a meter that its supplier knows; an older one changes nothing."""
 
         def changed(meter: Meter, _: Ms) -> Meter:
             return meter if meter.balance_at >= at else replace(meter, balance_pence=pence, balance_at=at)
 
-        return (await self._update(principal, meter_id, changed)).written
+        return (await self.update(principal, meter_id, changed)).written
 
-    def _counter(self, hand_over: HandOver, seen: CounterPut) -> CounterPut:
-        if hand_over.last_issued < seen.seen.last_issued:
-            raise BadField(
-                f"last_issued: this service has spent counters up to {seen.seen.last_issued}", field="last_issued"
-            )
-        if not 0 <= hand_over.highest_applied <= hand_over.last_issued:
-            raise BadField("highest_applied: 0 to last_issued is needed", field="highest_applied")
-        applied = max(hand_over.highest_applied, seen.seen.highest_applied)
-        return replace(seen, last_issued=hand_over.last_issued, highest_applied=applied)
-
-    async def _sequence(self, meter_id: MeterId) -> CounterPut:
-        known = await self.store.read(Meter, meter_id)
-        last = None if known is None else known.record.registrations.last
-        if last is None:
-            raise RecordUnknown("the meter is not registered", kind="meter")
-        key = (await self._supplier(last.value.supplier_id)).supplier_key
-        if key is None:
-            raise ParticipantUnknown("the supplier has no key here", participant_id=last.value.supplier_id)
-        originator_id = OriginatorId(key.originator_id)
-        seen = await self.store.sequence(originator_id, meter_id)
-        return CounterPut(originator_id=originator_id, meter_id=meter_id, seen=seen, last_issued=0, highest_applied=0)
-
-    async def _update(
+    async def update(
         self,
         principal: Principal,
         meter_id: MeterId,
         change: Callable[[Meter, Ms], Meter],
         *,
-        counter: CounterPut | None = None,
-        codes: Sequence[SoldElsewhere] = (),
-    ) -> HandedOver:
+        extend: Extend | None = None,
+    ) -> Changed:
+        """Change a meter by `change`, in one write with what `extend` adds to it.
+
+        Raises:
+            RecordUnknown, RecordChanged, and whatever `change` and `extend` raise.
+        """
         require(principal, KEEPERS)
         for _ in range(_RACES_MAX):
             # What is due comes first, so that every note tells of one change.
             await self.turn(meter_id)
             known = await self._known(principal, meter_id)
-            now = max(ms_of(self.clock.now()), known.record.turned_at)
+            # After all that was carried out, even by a node whose clock is ahead: every change has its own instant.
+            now = max(ms_of(self.clock.now()), Ms(known.record.turned_at + 1))
             after = change(known.record, now)
             if after == known.record:
-                return HandedOver(
-                    written=Written(revision=known.revision, changed=False), change=await self._last(after)
-                )
-            done = [(at, meter_id) for at in known.record.instants() if at > now and at not in after.instants()]
+                unchanged = Written(revision=known.revision, changed=False)
+                return Changed(written=unchanged, note=await self._last(after))
             note = await self.turn.note(known, after, now)
-            unmoved = () if counter is not None else note.unmoved
+            instants = after.instants()
             write = RegistryWrite(
                 expect=[(_ref(meter_id), known.revision)],
                 put=[note.meter, *note.notes],
-                unmoved=unmoved,
-                counter=counter,
-                vends=[_vend_of(one, note.meter, counter, now) for one in codes] if counter is not None else (),
+                unmoved=note.unmoved,
                 due=due_of(note.meter, note.meter.turned_at),
-                done=done,
+                done=[(at, meter_id) for at in known.record.instants() if at > now and at not in instants],
             )
-            revision = await self.store.write(write)
+            revision = await self.store.write(write if extend is None else await extend(write, note.meter))
             if revision is not None:
-                written = Written(revision=revision)
-                return HandedOver(written=written, change=note.notes[0] if note.notes else None)
+                return Changed(written=Written(revision=revision), note=note.notes[0] if note.notes else None)
         raise _overtaken()
 
     async def _last(self, meter: Meter) -> MarketChange | None:
@@ -320,7 +245,8 @@ class KeepMeters:
         own(principal, holds.value.supplier_id)
         return known
 
-    async def _supplier(self, supplier_id: ParticipantId) -> Participant:
+    async def supplier(self, supplier_id: ParticipantId) -> Participant:
+        """Return a supplier that has not left; raise ParticipantUnknown if there is none of this name."""
         known = await self.store.read(Participant, supplier_id)
         if known is None or known.record.role is not Role.SUPPLIER or known.record.standing is Standing.LEFT:
             raise ParticipantUnknown("no supplier of this name", participant_id=supplier_id)
@@ -333,13 +259,15 @@ def new_meter(meter: Meter, supplier: Participant, now: Ms) -> Meter:
     Whose they are follows from the supplier's profile, unless the meter is not enrolled: then its SMSO's.
     """
     first, settings = meter.registrations.periods[0], meter.settings.periods[0]
-    custody = custody_for(supplier, now) if settings.value.enrolled else Custody.SMSO
+    custody = custody_for(supplier, settings, now)
     registration = first._replace(value=replace(first.value, custody=custody))
     return replace(meter, registrations=Timeline((registration,)), turned_at=now)
 
 
-def custody_for(supplier: Participant, at: Ms) -> Custody:
+def custody_for(supplier: Participant, settings: Period[Settings] | None, at: Ms) -> Custody:
     """Return who spends the counters of a meter that becomes the supplier's at `at`."""
+    if settings is not None and not settings.value.enrolled:
+        return Custody.SMSO
     generates = supplier.profile_at(at).option is Option.SUPPLIER_GENERATES
     return Custody.SUPPLIER if generates else Custody.CENTRAL
 
@@ -367,32 +295,10 @@ def due_of(meter: Meter, after: Ms) -> list[tuple[Ms, MeterId]]:
     return [(at, meter.meter_id) for at in sorted(set(meter.instants())) if at > after]
 
 
-def _vend_of(sold: SoldElsewhere, meter: Meter, counter: CounterPut, now: Ms) -> Vend:
-    """Return the vend of a code that is taken over with its meter."""
-    code = sold.sale.code
-    registration, settings = meter.registrations.at(meter.turned_at), _latest(meter)
-    if code is None or registration is None or settings is None:
-        raise InvariantBroken("a code taken over has its digits, and its meter a supplier")
-    if code[1] > counter.last_issued:
-        raise BadField("codes.utrn_counter: above last_issued", field="codes.utrn_counter")
-    return Vend(
-        sale=sold.sale,
-        meter_id=meter.meter_id,
-        meter_kind=meter.kind,
-        head_end=settings.head_end,
-        supplier_id=registration.value.supplier_id,
-        originator_id=counter.originator_id,
-        utrn=code[0],
-        counter=code[1],
-        issued_at=sold.issued_at,
-        tenancy=settings.tenancy,
-        rule="handed over",
-        delivery=NOT_REQUESTED.queue(instant_of(now)) if sold.deliver else NOT_REQUESTED,
-    )
-
-
-def _latest(meter: Meter) -> Settings | None:
-    return None if meter.settings.last is None else meter.settings.last.value
+def _moved_to(old_id: MeterId, new: Meter) -> Callable[[PanUse], PanUse]:
+    """Return what a meter exchange does to a PAN of the old meter; a block stays."""
+    tenancy = new.settings.periods[0].value.tenancy
+    return lambda use: replace(use, meter_id=new.meter_id, tenancy=tenancy) if use.meter_id == old_id else use
 
 
 def _ref(meter_id: MeterId) -> Ref:

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import cast
 
 from core.domain.errors import RecordChanged, RecordExists, RecordUnknown
-from core.domain.meter import Card, Meter, MeterId, Pan, PanForm, PanStatus, PanUse, Registration
+from core.domain.invariant import check
+from core.domain.meter import Card, Meter, MeterId, Pan, PanForm, PanStatus, PanUse, Registration, Settings
 from core.domain.party import Principal
 from core.domain.registry import Kind, Known, Ref
-from core.domain.timeline import Ms, begin, ms_of
+from core.domain.timeline import Ms, Period, begin, ms_of
 from core.flows.keep_parties import Written
 from core.flows.roles import KEEPERS, own, require
 from core.ports.clock import Clock
@@ -24,27 +26,30 @@ class KeepPans:
     clock: Clock
 
     async def give(self, principal: Principal, pan: Pan, form: PanForm, meter_id: MeterId, since: Ms | None) -> Written:
-        """Give a new PAN to the present tenant of a meter; giving it again as it is changes nothing.
+        """Give a new PAN to the tenant that a meter has at `since`; giving it again as it is changes nothing.
 
         Raises:
             RecordExists: the PAN is there and stands for something else.
             RecordUnknown: no such meter.
         """
-        use = await self._use(principal, meter_id, since)
-        now, by = ms_of(self.clock.now()), principal.participant_id
-        card = Card(pan=pan, form=form, uses=begin(use, since=since, now=now, by=by))
-        known = await self.store.read(Card, pan)
-        if known is None:
-            revision = await self.store.write(RegistryWrite(expect=[(_ref(pan), 0)], put=[card]))
+        for _ in range(_RACES_MAX):
+            use, meter = await self._use(principal, meter_id, since)
+            now, by = ms_of(self.clock.now()), principal.participant_id
+            card = Card(pan=pan, form=form, uses=begin(use, since=since, now=now, by=by))
+            known = await self.store.read(Card, pan)
+            if known is not None:
+                if not same_card(known.record, card):
+                    raise RecordExists("the PAN is registered already, for something else", kind="pan")
+                return Written(revision=known.revision, changed=False)
+            revision = await self.store.write(RegistryWrite(expect=[(_ref(pan), 0), meter], put=[card]))
             if revision is not None:
                 return Written(revision=revision)
-            known = await self.store.read(Card, pan)
-        if known is None or not same_card(known.record, card):
-            raise RecordExists("the PAN is registered already, for something else", kind="pan")
-        return Written(revision=known.revision, changed=False)
+        raise _overtaken()
 
     async def replace_lost(self, principal: Principal, lost: Pan, new: Pan, form: PanForm) -> Written:
         """Replace a lost PAN by a new one for the same meter and tenant, at once, in one write.
+
+        The new one also stands for what the lost one was going to stand for.
 
         Raises:
             RecordChanged: the lost one has been replaced already, by another.
@@ -54,103 +59,120 @@ class KeepPans:
         now, by = ms_of(self.clock.now()), principal.participant_id
         if known.record.replaced_by == new:
             return Written(revision=known.revision, changed=False)
-        use = known.record.uses.at(now)
+        uses = known.record.uses
+        use = uses.at(now)
         if known.record.replaced_by is not None or use is None:
             raise RecordChanged("the PAN has been replaced already, or stands for nothing", kind="pan")
-        dead = replace(use.value, status=PanStatus.REPLACED)
-        old = replace(known.record, uses=known.record.uses.change(dead, since=None, now=now, by=by), replaced_by=new)
-        live = replace(use.value, status=PanStatus.ACTIVE)
-        card = Card(pan=new, form=form, uses=begin(live, since=None, now=now, by=by))
-        write = RegistryWrite(expect=[(_ref(lost), known.revision), (_ref(new), 0)], put=[card, old])
+        dead = uses.adjust(_with(PanStatus.REPLACED), now=now, by=by)
+        live = begin(replace(use.value, status=PanStatus.ACTIVE), since=None, now=now, by=by)
+        for later in [one for one in uses.periods if one.since > now]:
+            live = live.change(replace(later.value, status=PanStatus.ACTIVE), since=later.since, now=now, by=by)
+        write = RegistryWrite(
+            expect=[(_ref(lost), known.revision), (_ref(new), 0)],
+            put=[Card(pan=new, form=form, uses=live), replace(known.record, uses=dead, replaced_by=new)],
+        )
         revision = await self.store.write(write)
         if revision is None:
             raise RecordExists("the new PAN is taken, or the lost one changed in this moment", kind="pan")
         return Written(revision=revision)
 
     async def block(self, principal: Principal, pan: Pan, *, blocked: bool) -> Written:
-        """Block a PAN, or lift its block, at once."""
+        """Block a PAN, or lift its block, at once; also for what it is going to stand for."""
         status = PanStatus.BLOCKED if blocked else PanStatus.ACTIVE
-
-        def change(card: Card, now: Ms) -> Card:
-            last = card.uses.last
-            if last is None or last.value.status is status:
-                return card
-            if last.value.status is PanStatus.REPLACED:
+        for _ in range(_RACES_MAX):
+            known = await self._known(principal, pan)
+            if known.record.replaced_by is not None:
                 raise RecordChanged("the PAN has been replaced for good", kind="pan")
-            value = replace(last.value, status=status)
-            return replace(card, uses=card.uses.change(value, since=None, now=now, by=principal.participant_id))
-
-        return await self._update(principal, pan, change)
+            now, by = ms_of(self.clock.now()), principal.participant_id
+            after = replace(known.record, uses=known.record.uses.adjust(_with(status), now=now, by=by))
+            written = await self._write(known, after)
+            if written is not None:
+                return written
+        raise _overtaken()
 
     async def repoint(
         self, principal: Principal, pan: Pan, meter_from: MeterId, meter_to: MeterId, since: Ms | None
     ) -> Written:
-        """Point a PAN to the present tenant of another meter, or anew to the same one after a change of hands.
+        """Point a PAN to the tenant that another meter has at `since`, or anew to the same one after a change of hands.
+
+        A blocked PAN stays blocked.
 
         Raises:
             RecordChanged: it does not stand for `meter_from` (any more).
         """
-        use = await self._use(principal, meter_to, since)
-
-        def change(card: Card, now: Ms) -> Card:
-            last = card.uses.last
-            if last is not None and last.value == use and (since is None or last.since == since):
-                return card
-            if last is None or last.value.meter_id != meter_from:
-                raise RecordChanged("the PAN stands for another meter: it was moved before", kind="pan")
-            if last.value.status is PanStatus.REPLACED:
-                raise RecordChanged("the PAN has been replaced for good", kind="pan")
-            return replace(card, uses=card.uses.change(use, since=since, now=now, by=principal.participant_id))
-
-        return await self._update(principal, pan, change, taken_over=True)
-
-    async def _update(
-        self, principal: Principal, pan: Pan, change: Callable[[Card, Ms], Card], *, taken_over: bool = False
-    ) -> Written:
-        """Change a PAN. `taken_over`: it may be another supplier's, if the meter is the caller's now."""
         for _ in range(_RACES_MAX):
-            known = await self._known(principal, pan, taken_over=taken_over)
-            after = change(known.record, ms_of(self.clock.now()))
-            if after == known.record:
+            use, meter = await self._use(principal, meter_to, since)
+            known = await self._known(principal, pan, taken_over=True)
+            last = _last(known.record)
+            use = replace(use, status=last.value.status)
+            if last.value == use and (since is None or last.since == since):
                 return Written(revision=known.revision, changed=False)
-            revision = await self.store.write(RegistryWrite(expect=[(_ref(pan), known.revision)], put=[after]))
-            if revision is not None:
-                return Written(revision=revision)
-        raise RecordChanged("others keep changing this PAN; look at it, and repeat if it is still right", kind="pan")
+            if last.value.meter_id != meter_from:
+                raise RecordChanged("the PAN stands for another meter: it was moved before", kind="pan")
+            if known.record.replaced_by is not None:
+                raise RecordChanged("the PAN has been replaced for good", kind="pan")
+            now, by = ms_of(self.clock.now()), principal.participant_id
+            uses = known.record.uses.change(use, since=since, now=now, by=by)
+            written = await self._write(known, replace(known.record, uses=uses), meter)
+            if written is not None:
+                return written
+        raise _overtaken()
+
+    async def cancel(self, principal: Principal, pan: Pan) -> Written:
+        """Cancel what a PAN was going to stand for; as the supplier that recorded it, or as an operator.
+
+        Raises:
+            NothingToEnd: nothing waits for its instant.
+        """
+        for _ in range(_RACES_MAX):
+            known = await self._known(principal, pan)
+            own(principal, _last(known.record).value.supplier_id)
+            uses = known.record.uses.cancel(now=ms_of(self.clock.now()))
+            written = await self._write(known, replace(known.record, uses=uses))
+            if written is not None:
+                return written
+        raise _overtaken()
+
+    async def _write(self, known: Known[Card], after: Card, *meters: tuple[Ref, int]) -> Written | None:
+        """Write a PAN as it is to be, based on what was read; return None if something moved in between."""
+        if after == known.record:
+            return Written(revision=known.revision, changed=False)
+        expect = [(_ref(after.pan), known.revision), *meters]
+        revision = await self.store.write(RegistryWrite(expect=expect, put=[after]))
+        return None if revision is None else Written(revision=revision)
 
     async def _known(self, principal: Principal, pan: Pan, *, taken_over: bool = False) -> Known[Card]:
+        """Return a PAN that is the caller's, now or later; with `taken_over`, one whose meter is the caller's now."""
         require(principal, KEEPERS)
         known = await self.store.read(Card, pan)
-        last = None if known is None else known.record.uses.last
-        if known is None or last is None:
+        if known is None:
             raise RecordUnknown("the PAN is not registered", kind="pan")
-        if not taken_over:
+        last = _last(known.record)
+        if taken_over:
+            # The card of an earlier supplier: who may adopt it is whose the meter behind it is now.
+            registration, _, _ = await self._stands(last.value.meter_id, None)
+            own(principal, registration.supplier_id)
+            return known
+        holds = known.record.uses.at(ms_of(self.clock.now()))
+        if holds is None or principal.participant_id != holds.value.supplier_id:
             own(principal, last.value.supplier_id)
-        else:
-            # The card of an earlier supplier: who may adopt it is whose the meter behind it is, now or then.
-            own_meter = await self._registration(last.value.meter_id, None)
-            own(principal, own_meter.supplier_id)
         return known
 
-    async def _use(self, principal: Principal, meter_id: MeterId, since: Ms | None) -> PanUse:
+    async def _use(self, principal: Principal, meter_id: MeterId, since: Ms | None) -> tuple[PanUse, tuple[Ref, int]]:
+        """Return what a PAN of a meter's tenant stands for at `since`, and the meter it is read from."""
         require(principal, KEEPERS)
-        known = await self.store.read(Meter, meter_id)
-        settings = None if known is None else known.record.settings.last
-        if settings is None:
-            raise RecordUnknown("the meter is not registered", kind="meter")
-        registration = await self._registration(meter_id, since)
+        registration, settings, meter = await self._stands(meter_id, since)
         own(principal, registration.supplier_id)
-        return PanUse(meter_id=meter_id, supplier_id=registration.supplier_id, tenancy=settings.value.tenancy)
+        return PanUse(meter_id=meter_id, supplier_id=registration.supplier_id, tenancy=settings.tenancy), meter
 
-    async def _registration(self, meter_id: MeterId, since: Ms | None) -> Registration:
-        """Return whose the meter is at `since`, or now."""
+    async def _stands(self, meter_id: MeterId, since: Ms | None) -> tuple[Registration, Settings, tuple[Ref, int]]:
         known = await self.store.read(Meter, meter_id)
-        now = ms_of(self.clock.now())
-        at = max(now, known.record.turned_at) if known is not None and since is None else (since or now)
-        found = None if known is None else known.record.registrations.at(Ms(at))
+        if known is None:
+            raise RecordUnknown("the meter is not registered", kind="meter")
+        found = known.record.stands_at(ms_of(self.clock.now()), since)
         if found is None:
             raise RecordUnknown("nobody supplies the meter at this time", kind="meter")
-        return found.value
+        return *found, (Ref(Kind.METER, meter_id), known.revision)
 
 
 def same_card(known: Card, asked: Card) -> bool:
@@ -159,5 +181,19 @@ def same_card(known: Card, asked: Card) -> bool:
     return has is not None and wants is not None and has.value == wants.value and known.form is asked.form
 
 
+def _last(card: Card) -> Period[PanUse]:
+    last = card.uses.last
+    check(last is not None, "a registered PAN stands, stood or will stand for a meter")
+    return cast("Period[PanUse]", last)
+
+
+def _with(status: PanStatus) -> Callable[[PanUse], PanUse]:
+    return lambda use: replace(use, status=status)
+
+
 def _ref(pan: Pan) -> Ref:
     return Ref(Kind.PAN, pan)
+
+
+def _overtaken() -> RecordChanged:
+    return RecordChanged("others keep changing this PAN; look at it, and repeat if it is still right", kind="pan")

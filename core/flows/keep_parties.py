@@ -131,6 +131,17 @@ class KeepParties:
 
         return await self._update(supplier_id, change)
 
+    async def cancel_profile(self, principal: Principal, supplier_id: ParticipantId) -> Written:
+        """Cancel the profile that waits for its instant.
+
+        Raises:
+            NothingToEnd: none waits.
+        """
+        require(principal, KEEPERS)
+        own(principal, supplier_id)
+        now = ms_of(self.clock.now())
+        return await self._update(supplier_id, lambda one: replace(one, profiles=one.profiles.cancel(now=now)))
+
     async def set_model(self, principal: Principal, model: Model) -> Written:
         """Say what the meters of a model can do."""
         require(principal, OPERATORS)

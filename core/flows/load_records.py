@@ -171,15 +171,16 @@ class LoadRecords:
         if meter is None:
             raise RecordUnknown(f"meter_id: {one.meter_id} is not registered", kind="meter")
         now = ms_of(self.clock.now())
-        at = max(now, one.since or now, meter.record.turned_at)
-        whose, settings = meter.record.registrations.at(Ms(at)), meter.record.settings.last
-        if whose is None or settings is None:
+        # A card used elsewhere before belongs to whoever has the meter now.
+        found = meter.record.stands_at(now, one.since if one.since is not None and one.since > now else None)
+        if found is None:
             raise RecordUnknown(f"meter_id: nobody supplies {one.meter_id} at this time", kind="meter")
-        own(principal, whose.value.supplier_id)
+        registration, settings = found
+        own(principal, registration.supplier_id)
         use = PanUse(
             meter_id=one.meter_id,
-            supplier_id=whose.value.supplier_id,
-            tenancy=settings.value.tenancy,
+            supplier_id=registration.supplier_id,
+            tenancy=settings.tenancy,
             status=PanStatus.BLOCKED if one.blocked else PanStatus.ACTIVE,
         )
         uses = begin(use, since=one.since, now=now, by=principal.participant_id)

@@ -31,8 +31,9 @@ from core.domain.party import CreditRule, Option, Profile, Role, Standing
 from core.domain.registry import Kind, Ref
 from core.domain.timeline import Ms, ms_of
 from core.domain.vend import Channel, Operation, Sale
+from core.flows.give_credit import CreditQuery
+from core.flows.hand_over import HandOver, SoldElsewhere
 from core.flows.idempotency import Issued
-from core.flows.keep_meters import HandOver, SoldElsewhere
 from core.flows.keep_parties import NewParticipant
 from core.ports.registry import RegistryWrite
 from tests.fakes.clock import HandClock
@@ -202,9 +203,9 @@ async def test_counters_go_to_the_suppliers_generator_and_come_back_without_a_cl
     )
     async with node.running():
         assert (await node.sell(PSP, pan)).stored.vend.counter == 1
-        told = await node.meters.hand_over(as_(SUPPLIER), out)
-        assert told.change is not None
-        assert told.change.last_issued == 1, "the supplier's generator goes on from here"
+        told = await node.hand_over(as_(SUPPLIER), out)
+        assert told.note is not None
+        assert told.note.last_issued == 1, "the supplier's generator goes on from here"
         await node.seen(meter_id, told.written.revision)
         with pytest.raises(CounterElsewhere):
             await node.sell(PSP, pan)
@@ -214,8 +215,8 @@ async def test_counters_go_to_the_suppliers_generator_and_come_back_without_a_cl
         )  # fmt: skip
         assert (await node.issue(as_(SUPPLIER), theirs, time_left_s=None)).stored.vend.counter == 2
         node.clock.advance(1)
-        done = await node.meters.hand_over(as_(SUPPLIER), back)
-        assert not (await node.meters.hand_over(as_(SUPPLIER), back)).written.changed
+        done = await node.hand_over(as_(SUPPLIER), back)
+        assert not (await node.hand_over(as_(SUPPLIER), back)).written.changed
         await node.seen(meter_id, done.written.revision)
         assert (await node.sell(PSP, pan)).stored.vend.counter == 6, "no counter of theirs is used again"
 
@@ -227,11 +228,11 @@ async def test_counters_told_too_low_are_refused(store: Store) -> None:
         for _ in range(3):
             await node.sell(PSP, pan)
     out = HandOver(meter_id=meter_id, custody_before=Custody.CENTRAL, custody=Custody.SUPPLIER)
-    await node.meters.hand_over(as_(SUPPLIER), out)
+    await node.hand_over(as_(SUPPLIER), out)
     node.clock.advance(1)
     back = replace(out, custody_before=Custody.SUPPLIER, custody=Custody.CENTRAL, last_issued=2)
     with pytest.raises(UtrnError, match="spent counters up to 3"):
-        await node.meters.hand_over(as_(SUPPLIER), back)
+        await node.hand_over(as_(SUPPLIER), back)
 
 
 async def test_a_meter_is_enrolled_from_an_smso_with_its_open_sale_and_backed_out_again(store: Store) -> None:
@@ -241,9 +242,9 @@ async def test_a_meter_is_enrolled_from_an_smso_with_its_open_sale_and_backed_ou
         meter_id=meter_id, custody_before=Custody.CENTRAL, custody=Custody.SMSO,
         settings=lambda one: replace(one, enrolled=False),
     )  # fmt: skip
-    await node.meters.hand_over(as_(OPERATOR), smso)
+    await node.hand_over(as_(OPERATOR), smso)
     with pytest.raises(RoleNotAllowed):
-        await node.meters.hand_over(as_(SUPPLIER), replace(smso, custody=Custody.CENTRAL, custody_before=Custody.SMSO))
+        await node.hand_over(as_(SUPPLIER), replace(smso, custody=Custody.CENTRAL, custody_before=Custody.SMSO))
     open_sale = Sale(
         participant_id=PSP_ID, transaction_id=new_id(), operation=Operation.MADE_ELSEWHERE, pan=pan,
         amount=Pence(1000), channel=Channel.ONLINE, code=(utrn(40), 40),  # type: ignore[arg-type]
@@ -255,16 +256,16 @@ async def test_a_meter_is_enrolled_from_an_smso_with_its_open_sale_and_backed_ou
     )  # fmt: skip
     async with node.running():
         node.clock.advance(1)
-        done = await node.meters.hand_over(as_(OPERATOR), enrol)
+        done = await node.hand_over(as_(OPERATOR), enrol)
         await node.seen(meter_id, done.written.revision)
         assert [one.counter for one in await node.records.owed(meter_id)] == [40], (
             "the open sale is delivered from here"
         )
         assert (await node.sell(PSP, pan)).stored.vend.counter == 42
         node.clock.advance(1)
-        out = await node.meters.hand_over(as_(OPERATOR), smso)
-        assert out.change is not None
-        assert (out.change.last_issued, len(out.change.in_flight)) == (42, 2), "everything the SMSO must know"
+        out = await node.hand_over(as_(OPERATOR), smso)
+        assert out.note is not None
+        assert (out.note.last_issued, len(out.note.in_flight)) == (42, 2), "everything the SMSO must know"
         await node.seen(meter_id, out.written.revision)
         with pytest.raises(UtrnError) as refused:
             await node.sell(PSP, pan)
@@ -395,7 +396,7 @@ async def test_credit_takes_two_people_and_is_counted_against_the_day(store: Sto
         node.clock.advance(24 * 3600)
         _, tomorrow = await node.credit.decide(two, more.transaction_id, approve=True, time_left_s=None)
         assert tomorrow is not None
-    _, day = await node.credit.report(one, GAINING_ID, "")
+    day = (await node.credit.report(one, GAINING_ID, CreditQuery())).total
     assert (day.count, day.total_pence) == (1, 600)
 
 
@@ -431,7 +432,7 @@ async def test_credit_approved_by_a_node_that_died_before_issuing_is_issued_once
     async with other.running():
         _, given = await other.credit.decide(as_(GAINING, 1), asked.transaction_id, approve=True, time_left_s=None)
     assert given is not None
-    _, day = await other.credit.report(as_(GAINING), GAINING_ID, "")
+    day = (await other.credit.report(as_(GAINING), GAINING_ID, CreditQuery())).total
     assert (day.count, day.total_pence) == (1, 1000), "counted once"
 
 

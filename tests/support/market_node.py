@@ -23,6 +23,7 @@ from core.flows.commit import CommitLine
 from core.flows.config import FlowConfig
 from core.flows.counters import Counters
 from core.flows.give_credit import GiveCredit
+from core.flows.hand_over import HandOverMeter
 from core.flows.idempotency import Answers, Issued
 from core.flows.issue import IssueVend
 from core.flows.keep_meters import KeepMeters, new_meter
@@ -92,9 +93,13 @@ class MarketNode:
         )  # fmt: skip
         self.send = SendIssued(authorise=self.authorise, ledger=self.ledger, answers=self.answers, clock=clock)
         self.meters = KeepMeters(store=self.records, turn=self.turn, clock=clock)
+        self.hand_over = HandOverMeter(meters=self.meters, store=self.records)
         self.pans = KeepPans(store=self.records, clock=clock)
         self.parties = KeepParties(store=self.records, clock=clock)
-        self.credit = GiveCredit(store=self.records, authorise=self.authorise, issue=self.issue, clock=clock)
+        self.credit = GiveCredit(
+            store=self.records, authorise=self.authorise, issue=self.issue, clock=clock,
+            id_window=FlowConfig().hot_window, id_ahead=FlowConfig().ahead_max,
+        )  # fmt: skip
         self.view = MarketView(store=self.records, search_pans=self.registry.pans_of, clock=clock)
 
     def load(self, roots: bytes) -> LoadRecords:

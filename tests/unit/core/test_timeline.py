@@ -52,6 +52,22 @@ class TimelineMachine(RuleBasedStateMachine):
             self.said.pop()
         self.said.append(_Said(period.since, self.value))
 
+    @rule()
+    def adjust(self) -> None:
+        """Everything that holds or follows, a thousand more, from now on; dates as they are."""
+        try:
+            self.timeline = self.timeline.adjust(lambda one: one + 1000, now=Ms(self.now), by="someone")
+        except (ChangePending, NothingToEnd):
+            return
+        holds = self.timeline.at(Ms(self.now)) or self.timeline.at(Ms(self.now + 1))
+        before = [one for one in self.said if one.since <= self.now]
+        follow = [one for one in self.said if one.since > self.now]
+        for one in follow:
+            one.value = None if one.value is None else one.value + 1000
+        if before and before[-1].value is not None and holds is not None:
+            changed = _Said(max(self.now, before[-1].since + 1), before[-1].value + 1000)
+            self.said = [*before, changed, *follow]
+
     @rule(at=st.one_of(st.none(), st.integers(-60, 120)))
     def end(self, at: int | None) -> None:
         try:
@@ -121,6 +137,16 @@ def test_two_changes_within_a_millisecond_keep_their_order() -> None:
     one = begin("a", since=None, now=Ms(5), by="x").change("b", since=None, now=Ms(5), by="x")
     two = one.change("c", since=None, now=Ms(6), by="x")
     assert [(period.value, period.since) for period in two.periods] == [("a", 5), ("b", 6), ("c", 7)]
+
+
+def test_an_adjustment_reaches_what_waits_and_keeps_its_date() -> None:
+    one = begin("a", since=None, now=Ms(5), by="x").change("b", since=Ms(90), now=Ms(10), by="x")
+    two = one.adjust(lambda value: value + "!", now=Ms(20), by="y")
+    assert [(period.value, period.since, period.until) for period in two.periods] == [
+        ("a", 5, 20), ("a!", 20, 90), ("b!", 90, None),
+    ]  # fmt: skip
+    assert two.adjust(lambda value: value, now=Ms(30), by="y") == two
+    assert two.cancel(now=Ms(30)).at(Ms(100)) == two.periods[1]._replace(until=None)
 
 
 def test_a_date_that_has_passed_says_what_time_it_is_here() -> None:

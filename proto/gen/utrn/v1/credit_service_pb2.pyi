@@ -251,19 +251,27 @@ class ListCreditsRequest(_message.Message):
 
     DAY_FIELD_NUMBER: _builtins.int
     SUPPLIER_ID_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    WAITING_ONLY_FIELD_NUMBER: _builtins.int
     day: _builtins.str
-    """The UTC day of the totals, as 2026-11-24; empty for today."""
+    """The UTC day of the report, as 2026-11-24; empty for today."""
     supplier_id: _builtins.str
     """Whose. Empty: the caller. Operators and auditors name a supplier."""
+    after: _builtins.str
+    """Go on after this transaction id; empty for from the beginning."""
+    waiting_only: _builtins.bool
+    """True: every request that waits for its second person, whatever its day, and nothing else."""
     def __init__(
         self,
         *,
         day: _builtins.str = ...,
         supplier_id: _builtins.str = ...,
+        after: _builtins.str = ...,
+        waiting_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "supplier_id", b"supplier_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "day", b"day", "supplier_id", b"supplier_id", "waiting_only", b"waiting_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -278,13 +286,16 @@ class ListCreditsResponse(_message.Message):
     CREDITS_FIELD_NUMBER: _builtins.int
     APPROVED_FIELD_NUMBER: _builtins.int
     APPROVED_PENCE_FIELD_NUMBER: _builtins.int
+    NEXT_AFTER_FIELD_NUMBER: _builtins.int
     approved: _builtins.int
-    """How many were approved on the day."""
+    """How many were approved on the day, over all pages."""
     approved_pence: _builtins.int
     """Their pence."""
+    next_after: _builtins.str
+    """Where to go on; empty when all has been told."""
     @_builtins.property
     def credits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Credit]:
-        """In the order they were asked for, at most 1000."""
+        """Those asked for or approved on the day, in the order of their transaction ids. A page may be empty, and more follow."""
 
     def __init__(
         self,
@@ -292,10 +303,11 @@ class ListCreditsResponse(_message.Message):
         credits: _abc.Iterable[Global___Credit] | None = ...,
         approved: _builtins.int = ...,
         approved_pence: _builtins.int = ...,
+        next_after: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "approved_pence", b"approved_pence", "credits", b"credits"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "approved_pence", b"approved_pence", "credits", b"credits", "next_after", b"next_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -79,7 +79,7 @@ class CreditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListCredits(self, request, context):
-        """Answers what was asked for and decided, and the totals of a day: the report of credit without payment.
+        """Answers what was asked for and approved on a day, and its totals: the report of credit without payment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

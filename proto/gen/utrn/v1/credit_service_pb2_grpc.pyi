@@ -43,7 +43,7 @@ class CreditServiceStub:
     DecideCredit: _grpc.UnaryUnaryMultiCallable[_credit_service_pb2.DecideCreditRequest, _credit_service_pb2.DecideCreditResponse]
     """Approves a request and issues its code, whose delivery is owed; or rejects it. A repeat answers the same code."""
     ListCredits: _grpc.UnaryUnaryMultiCallable[_credit_service_pb2.ListCreditsRequest, _credit_service_pb2.ListCreditsResponse]
-    """Answers what was asked for and decided, and the totals of a day: the report of credit without payment."""
+    """Answers what was asked for and approved on a day, and its totals: the report of credit without payment."""
 
 @_typing.type_check_only
 class CreditServiceAsyncStub(CreditServiceStub):
@@ -60,7 +60,7 @@ class CreditServiceAsyncStub(CreditServiceStub):
     DecideCredit: _aio.UnaryUnaryMultiCallable[_credit_service_pb2.DecideCreditRequest, _credit_service_pb2.DecideCreditResponse]  # type: ignore[assignment]
     """Approves a request and issues its code, whose delivery is owed; or rejects it. A repeat answers the same code."""
     ListCredits: _aio.UnaryUnaryMultiCallable[_credit_service_pb2.ListCreditsRequest, _credit_service_pb2.ListCreditsResponse]  # type: ignore[assignment]
-    """Answers what was asked for and decided, and the totals of a day: the report of credit without payment."""
+    """Answers what was asked for and approved on a day, and its totals: the report of credit without payment."""
 
 class CreditServiceServicer(metaclass=_abc_1.ABCMeta):
     """Credit without payment: goodwill, emergency and additional support credit. Suppliers only, for their own meters, and
@@ -92,6 +92,6 @@ class CreditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _credit_service_pb2.ListCreditsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_credit_service_pb2.ListCreditsResponse, _abc.Awaitable[_credit_service_pb2.ListCreditsResponse]]:
-        """Answers what was asked for and decided, and the totals of a day: the report of credit without payment."""
+        """Answers what was asked for and approved on a day, and its totals: the report of credit without payment."""
 
 def add_CreditServiceServicer_to_server(servicer: CreditServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1115,6 +1115,52 @@ class SetProfileResponse(_message.Message):
 Global___SetProfileResponse: _TypeAlias = SetProfileResponse  # noqa: Y015
 
 @_typing.final
+class CancelProfileRequest(_message.Message):
+    """Request of CancelProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUPPLIER_ID_FIELD_NUMBER: _builtins.int
+    supplier_id: _builtins.str
+    """Whose."""
+    def __init__(
+        self,
+        *,
+        supplier_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["supplier_id", b"supplier_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelProfileRequest: _TypeAlias = CancelProfileRequest  # noqa: Y015
+
+@_typing.final
+class CancelProfileResponse(_message.Message):
+    """Response of CancelProfile."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRITTEN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def written(self) -> Global___Written:
+        """What became of it."""
+
+    def __init__(
+        self,
+        *,
+        written: Global___Written | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["written", b"written"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["written", b"written"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelProfileResponse: _TypeAlias = CancelProfileResponse  # noqa: Y015
+
+@_typing.final
 class GetParticipantRequest(_message.Message):
     """Request of GetParticipant."""
 
@@ -2472,6 +2518,52 @@ class RepointPanResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RepointPanResponse: _TypeAlias = RepointPanResponse  # noqa: Y015
+
+@_typing.final
+class CancelPanRequest(_message.Message):
+    """Request of CancelPan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAN_FIELD_NUMBER: _builtins.int
+    pan: _builtins.str
+    """Which PAN."""
+    def __init__(
+        self,
+        *,
+        pan: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pan", b"pan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelPanRequest: _TypeAlias = CancelPanRequest  # noqa: Y015
+
+@_typing.final
+class CancelPanResponse(_message.Message):
+    """Response of CancelPan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRITTEN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def written(self) -> Global___Written:
+        """What became of it."""
+
+    def __init__(
+        self,
+        *,
+        written: Global___Written | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["written", b"written"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["written", b"written"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelPanResponse: _TypeAlias = CancelPanResponse  # noqa: Y015
 
 @_typing.final
 class GetPanRequest(_message.Message):

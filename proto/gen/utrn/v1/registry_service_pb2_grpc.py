@@ -66,6 +66,11 @@ class RegistryServiceStub:
                 request_serializer=utrn_dot_v1_dot_registry__service__pb2.SetProfileRequest.SerializeToString,
                 response_deserializer=utrn_dot_v1_dot_registry__service__pb2.SetProfileResponse.FromString,
                 _registered_method=True)
+        self.CancelProfile = channel.unary_unary(
+                '/utrn.v1.RegistryService/CancelProfile',
+                request_serializer=utrn_dot_v1_dot_registry__service__pb2.CancelProfileRequest.SerializeToString,
+                response_deserializer=utrn_dot_v1_dot_registry__service__pb2.CancelProfileResponse.FromString,
+                _registered_method=True)
         self.GetParticipant = channel.unary_unary(
                 '/utrn.v1.RegistryService/GetParticipant',
                 request_serializer=utrn_dot_v1_dot_registry__service__pb2.GetParticipantRequest.SerializeToString,
@@ -171,6 +176,11 @@ class RegistryServiceStub:
                 request_serializer=utrn_dot_v1_dot_registry__service__pb2.RepointPanRequest.SerializeToString,
                 response_deserializer=utrn_dot_v1_dot_registry__service__pb2.RepointPanResponse.FromString,
                 _registered_method=True)
+        self.CancelPan = channel.unary_unary(
+                '/utrn.v1.RegistryService/CancelPan',
+                request_serializer=utrn_dot_v1_dot_registry__service__pb2.CancelPanRequest.SerializeToString,
+                response_deserializer=utrn_dot_v1_dot_registry__service__pb2.CancelPanResponse.FromString,
+                _registered_method=True)
         self.GetPan = channel.unary_unary(
                 '/utrn.v1.RegistryService/GetPan',
                 request_serializer=utrn_dot_v1_dot_registry__service__pb2.GetPanRequest.SerializeToString,
@@ -226,6 +236,13 @@ class RegistryServiceServicer:
 
     def SetProfile(self, request, context):
         """Chooses who may issue and deliver for a supplier's meters, and its limits. The supplier itself, or an operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelProfile(self, request, context):
+        """Cancels the profile that waits for its instant. Callers: the supplier itself, operators.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -381,6 +398,13 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CancelPan(self, request, context):
+        """Cancels what a PAN was going to stand for. Callers: the supplier that recorded it, operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPan(self, request, context):
         """Answers one PAN with its history.
         """
@@ -427,6 +451,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.SetProfile,
                     request_deserializer=utrn_dot_v1_dot_registry__service__pb2.SetProfileRequest.FromString,
                     response_serializer=utrn_dot_v1_dot_registry__service__pb2.SetProfileResponse.SerializeToString,
+            ),
+            'CancelProfile': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelProfile,
+                    request_deserializer=utrn_dot_v1_dot_registry__service__pb2.CancelProfileRequest.FromString,
+                    response_serializer=utrn_dot_v1_dot_registry__service__pb2.CancelProfileResponse.SerializeToString,
             ),
             'GetParticipant': grpc.unary_unary_rpc_method_handler(
                     servicer.GetParticipant,
@@ -532,6 +561,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.RepointPan,
                     request_deserializer=utrn_dot_v1_dot_registry__service__pb2.RepointPanRequest.FromString,
                     response_serializer=utrn_dot_v1_dot_registry__service__pb2.RepointPanResponse.SerializeToString,
+            ),
+            'CancelPan': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelPan,
+                    request_deserializer=utrn_dot_v1_dot_registry__service__pb2.CancelPanRequest.FromString,
+                    response_serializer=utrn_dot_v1_dot_registry__service__pb2.CancelPanResponse.SerializeToString,
             ),
             'GetPan': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPan,
@@ -669,6 +703,33 @@ class RegistryService:
             '/utrn.v1.RegistryService/SetProfile',
             utrn_dot_v1_dot_registry__service__pb2.SetProfileRequest.SerializeToString,
             utrn_dot_v1_dot_registry__service__pb2.SetProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelProfile(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utrn.v1.RegistryService/CancelProfile',
+            utrn_dot_v1_dot_registry__service__pb2.CancelProfileRequest.SerializeToString,
+            utrn_dot_v1_dot_registry__service__pb2.CancelProfileResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1236,6 +1297,33 @@ class RegistryService:
             '/utrn.v1.RegistryService/RepointPan',
             utrn_dot_v1_dot_registry__service__pb2.RepointPanRequest.SerializeToString,
             utrn_dot_v1_dot_registry__service__pb2.RepointPanResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelPan(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utrn.v1.RegistryService/CancelPan',
+            utrn_dot_v1_dot_registry__service__pb2.CancelPanRequest.SerializeToString,
+            utrn_dot_v1_dot_registry__service__pb2.CancelPanResponse.FromString,
             options,
             channel_credentials,
             insecure,

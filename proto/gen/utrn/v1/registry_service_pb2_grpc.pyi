@@ -53,6 +53,8 @@ class RegistryServiceStub:
     """Suspends, readmits or offboards a participant, at once. Operators."""
     SetProfile: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SetProfileRequest, _registry_service_pb2.SetProfileResponse]
     """Chooses who may issue and deliver for a supplier's meters, and its limits. The supplier itself, or an operator."""
+    CancelProfile: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CancelProfileRequest, _registry_service_pb2.CancelProfileResponse]
+    """Cancels the profile that waits for its instant. Callers: the supplier itself, operators."""
     GetParticipant: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]
     """Answers one participant with its history."""
     ListParticipants: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListParticipantsRequest, _registry_service_pb2.ListParticipantsResponse]
@@ -100,6 +102,8 @@ class RegistryServiceStub:
     """Blocks a PAN, or lifts its block, at once."""
     RepointPan: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RepointPanRequest, _registry_service_pb2.RepointPanResponse]
     """Points a PAN to another meter, or anew to the same one after a change of supplier or tenant."""
+    CancelPan: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CancelPanRequest, _registry_service_pb2.CancelPanResponse]
+    """Cancels what a PAN was going to stand for. Callers: the supplier that recorded it, operators."""
     GetPan: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetPanRequest, _registry_service_pb2.GetPanResponse]
     """Answers one PAN with its history."""
     ListPans: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListPansRequest, _registry_service_pb2.ListPansResponse]
@@ -136,6 +140,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Suspends, readmits or offboards a participant, at once. Operators."""
     SetProfile: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SetProfileRequest, _registry_service_pb2.SetProfileResponse]  # type: ignore[assignment]
     """Chooses who may issue and deliver for a supplier's meters, and its limits. The supplier itself, or an operator."""
+    CancelProfile: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CancelProfileRequest, _registry_service_pb2.CancelProfileResponse]  # type: ignore[assignment]
+    """Cancels the profile that waits for its instant. Callers: the supplier itself, operators."""
     GetParticipant: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]  # type: ignore[assignment]
     """Answers one participant with its history."""
     ListParticipants: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListParticipantsRequest, _registry_service_pb2.ListParticipantsResponse]  # type: ignore[assignment]
@@ -183,6 +189,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Blocks a PAN, or lifts its block, at once."""
     RepointPan: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RepointPanRequest, _registry_service_pb2.RepointPanResponse]  # type: ignore[assignment]
     """Points a PAN to another meter, or anew to the same one after a change of supplier or tenant."""
+    CancelPan: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CancelPanRequest, _registry_service_pb2.CancelPanResponse]  # type: ignore[assignment]
+    """Cancels what a PAN was going to stand for. Callers: the supplier that recorded it, operators."""
     GetPan: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetPanRequest, _registry_service_pb2.GetPanResponse]  # type: ignore[assignment]
     """Answers one PAN with its history."""
     ListPans: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListPansRequest, _registry_service_pb2.ListPansResponse]  # type: ignore[assignment]
@@ -240,6 +248,14 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.SetProfileResponse, _abc.Awaitable[_registry_service_pb2.SetProfileResponse]]:
         """Chooses who may issue and deliver for a supplier's meters, and its limits. The supplier itself, or an operator."""
+
+    @_abc_1.abstractmethod
+    def CancelProfile(
+        self,
+        request: _registry_service_pb2.CancelProfileRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.CancelProfileResponse, _abc.Awaitable[_registry_service_pb2.CancelProfileResponse]]:
+        """Cancels the profile that waits for its instant. Callers: the supplier itself, operators."""
 
     @_abc_1.abstractmethod
     def GetParticipant(
@@ -413,6 +429,14 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.RepointPanResponse, _abc.Awaitable[_registry_service_pb2.RepointPanResponse]]:
         """Points a PAN to another meter, or anew to the same one after a change of supplier or tenant."""
+
+    @_abc_1.abstractmethod
+    def CancelPan(
+        self,
+        request: _registry_service_pb2.CancelPanRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.CancelPanResponse, _abc.Awaitable[_registry_service_pb2.CancelPanResponse]]:
+        """Cancels what a PAN was going to stand for. Callers: the supplier that recorded it, operators."""
 
     @_abc_1.abstractmethod
     def GetPan(
