@@ -28,7 +28,7 @@ _PROBLEMS_MAX = 1000
 # Whoever holds etcd's certificate can write anything; the trail of the registry names this hand.
 _BOOTSTRAP = Principal(
     Participant(
-        participant_id=ParticipantId("bootstrap"), role=Role.OPERATOR, name="", identities=(), standings=Timeline()
+        participant_id=ParticipantId("bootstrap"), role=Role.OPERATOR, known_as=Timeline(), standings=Timeline()
     )
 )
 _NUMBERS = ("_pence", "channel")

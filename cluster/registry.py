@@ -110,7 +110,10 @@ class Copy:
         before = self._decoded[kind].pop(record_id, None)
         if before is not None and isinstance(before.record, Participant):
             for identity in before.record.identities:
-                self._callers.pop(identity, None)
+                holder = self._callers.get(identity)
+                # Given up by one and taken by another: in whichever order they are told of, it is the taker's.
+                if holder is not None and holder.participant_id == before.record.participant_id:
+                    del self._callers[identity]
         if gone:
             return
         known = Known(record_of(kind, record.value), record.mod_revision)

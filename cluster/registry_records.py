@@ -13,6 +13,7 @@ from core.domain.appointment import Appointment, Appointments, AppointmentState,
 from core.domain.credit import CreditDay, CreditReason, CreditRequest, CreditState
 from core.domain.market_change import ChangeKind, MarketChange, OwedVend
 from core.domain.meter import (
+    Abilities,
     Card,
     Custody,
     Generation,
@@ -32,6 +33,7 @@ from core.domain.meter import (
 from core.domain.money import Pence
 from core.domain.party import (
     CreditRule,
+    KnownAs,
     Level,
     Limit,
     Option,
@@ -104,8 +106,10 @@ def _participant_record(one: Participant) -> pb.ParticipantRecord:
         schema=SCHEMA,
         participant_id=one.participant_id,
         role=one.role,
-        name=one.name,
-        identities=one.identities,
+        known_as=[
+            pb.KnownAsPeriod(name=period.value.name, identities=period.value.identities, **_dates(period))  # type: ignore[arg-type]
+            for period in one.known_as.periods
+        ],
         originator_id="" if key is None else key.originator_id,
         key_id="" if key is None else key.key_id,
         prepayment_public_point=b"" if key is None else key.public_point,
@@ -145,8 +149,7 @@ def _participant_of(value: bytes) -> Participant:
     return Participant(
         participant_id=ParticipantId(record.participant_id),
         role=Role(record.role),
-        name=record.name,
-        identities=tuple(record.identities),
+        known_as=_timeline(record.known_as, lambda one: KnownAs(name=one.name, identities=tuple(one.identities))),
         standings=_timeline(record.standings, lambda one: Standing(one.state)),
         supplier_key=key,
         profiles=_timeline(record.profiles, _profile_of),
@@ -384,9 +387,15 @@ def _model_record(one: Model) -> pb.ModelRecord:
         schema=SCHEMA,
         make=one.make,
         model=one.model,
-        schemes=sorted(one.schemes),
-        over_the_air=one.over_the_air,
-        central_issue=one.central_issue,
+        abilities=[
+            pb.AbilitiesPeriod(
+                schemes=sorted(period.value.schemes),
+                over_the_air=period.value.over_the_air,
+                central_issue=period.value.central_issue,
+                **_dates(period),  # type: ignore[arg-type]
+            )
+            for period in one.abilities.periods
+        ],
     )
 
 
@@ -395,9 +404,12 @@ def _model_of(value: bytes) -> Model:
     return Model(
         make=record.make,
         model=record.model,
-        schemes=frozenset(record.schemes),
-        over_the_air=record.over_the_air,
-        central_issue=record.central_issue,
+        abilities=_timeline(
+            record.abilities,
+            lambda one: Abilities(
+                schemes=frozenset(one.schemes), over_the_air=one.over_the_air, central_issue=one.central_issue
+            ),
+        ),
     )
 
 

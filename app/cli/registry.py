@@ -138,13 +138,13 @@ def sellers(
 def changes(
     target: TARGET, cert: CERT, key: KEY, ca: CA,
     supplier: Annotated[str, typer.Option(help="Whose; your own if left out.")] = "",
-    after: Instant = "", as_json: JSON = False,
+    since: Instant = "", as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Changes of hands that were carried out, with what was under way: owed deliveries and unspent codes."""
     from utrn.v1 import registry_service_pb2 as pb
     from utrn.v1 import registry_service_pb2_grpc as rpc
 
-    request = pb.ListMarketChangesRequest(supplier_id=supplier, after=moment(after), limit=1000)
+    request = pb.ListMarketChangesRequest(supplier_id=supplier, since=moment(since), limit=1000)
     reply = ask(lambda channel: rpc.RegistryServiceStub(channel).ListMarketChanges(request), target, (cert, key, ca))
     rows = [
         (

@@ -78,8 +78,8 @@ class AppointmentServicer(rpc.AppointmentServiceServicer):
     ) -> pb.ListAppointmentsResponse:
         """List appointments."""
         whose = parse_participant_id(request.supplier_id, field="supplier_id") if request.supplier_id else None
-        found = await self.view.appointments(self.authenticate(context), whose)
-        return pb.ListAppointmentsResponse(appointments=made.appointment_messages(found))
+        found, after = await self.view.appointments(self.authenticate(context), whose, made.page_after(request.after))
+        return pb.ListAppointmentsResponse(appointments=made.appointment_messages(found), next_after=after)
 
 
 def _named(name: pb.AppointmentName) -> tuple[ParticipantId, ParticipantId, str]:

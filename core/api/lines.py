@@ -16,11 +16,11 @@ from core.api.registry_convert import parse_point, parse_text, terms_of
 from core.domain.appointment import Evidence
 from core.domain.errors import BadField
 from core.domain.meter import (
+    Abilities,
     Generation,
     Meter,
     MeterId,
     MeterKind,
-    Model,
     PanForm,
     PanRule,
     PaymentMode,
@@ -41,7 +41,7 @@ from core.domain.party import (
 )
 from core.domain.timeline import Ms, begin, ms_of
 from core.flows.keep_parties import NewParticipant
-from core.flows.load_records import Loadable, NewCard, SignedAppointment
+from core.flows.load_records import Loadable, NewCard, NewModel, SignedAppointment
 
 LINE_CHARACTERS_MAX: Final = 20_000
 _KEY_ID = re.compile(r"(?:[0-9a-f]{2}){1,32}", re.ASCII)
@@ -258,13 +258,16 @@ def _card(reader: _Reader) -> NewCard:
     )
 
 
-def _model(reader: _Reader) -> Model:
-    return Model(
-        make=parse_text(reader.text("make"), "make", least=1),
-        model=parse_text(reader.text("model"), "model", least=1),
+def _model(reader: _Reader) -> NewModel:
+    abilities = Abilities(
         schemes=frozenset(reader.texts("schemes")),
         over_the_air=reader.flag("over_the_air", default=True),
         central_issue=reader.flag("central_issue", default=True),
+    )
+    return NewModel(
+        make=parse_text(reader.text("make"), "make", least=1),
+        model=parse_text(reader.text("model"), "model", least=1),
+        abilities=abilities,
     )
 
 

@@ -17,6 +17,7 @@ from core.domain.credit import CreditReason, CreditRequest
 from core.domain.errors import BadField
 from core.domain.market_change import MarketChange
 from core.domain.meter import (
+    Abilities,
     Card,
     Generation,
     Meter,
@@ -51,6 +52,7 @@ from core.flows.keep_parties import NewParticipant, Written
 
 _PENCE_MAX = 819_100
 _APPOINTMENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
+_AFTER = re.compile(r"[a-z0-9/-]{0,200}", re.ASCII)
 _KEY_ID = re.compile(r"(?:[0-9a-f]{2}){1,32}", re.ASCII)
 _SCHEMES = frozenset({"gbcs"})
 
@@ -109,6 +111,13 @@ def page_limit(limit: int) -> int:
     if not 0 <= limit <= 1000:
         raise BadField("limit: 0 to 1000 is needed", field="limit")
     return limit or 100
+
+
+def page_after(text: str) -> str:
+    """Return where a page goes on, as the page before told it; raise BadField if it cannot have."""
+    if not _AFTER.fullmatch(text):
+        raise BadField("after: what the page before answered is needed", field="after")
+    return text
 
 
 def written(one: Written) -> pb.Written:
@@ -203,6 +212,10 @@ def participant_message(one: Participant) -> pb.Participant:
         supplier_key=None
         if key is None
         else pb.SupplierKey(originator_id=key.originator_id, key_id=key.key_id, public_point=key.public_point),
+        known_as=[
+            pb.KnownAsPeriod(dates=_dates(period), name=period.value.name, identities=period.value.identities)
+            for period in one.known_as.periods
+        ],
         standings=[
             pb.StandingPeriod(dates=_dates(period), standing=pb.Standing.ValueType(period.value))
             for period in one.standings.periods
@@ -236,25 +249,33 @@ def _profile_message(profile: Profile) -> pb.Profile:
 # Models.
 
 
-def model_of(one: pb.Model) -> Model:
-    """Return a row of the capability matrix."""
+def model_of(one: pb.Model) -> tuple[str, str, Abilities]:
+    """Return make, model, and what its meters can do."""
     if not set(one.schemes) <= _SCHEMES:
         raise BadField(f"model.schemes: of {', '.join(sorted(_SCHEMES))}", field="model.schemes")
-    return Model(
-        make=parse_text(one.make, "model.make", least=1),
-        model=parse_text(one.model, "model.model", least=1),
-        schemes=frozenset(one.schemes),
-        over_the_air=one.over_the_air,
-        central_issue=one.central_issue,
-    )
+    can = Abilities(schemes=frozenset(one.schemes), over_the_air=one.over_the_air, central_issue=one.central_issue)
+    return parse_text(one.make, "model.make", least=1), parse_text(one.model, "model.model", least=1), can
 
 
 def model_message(one: Model) -> pb.Model:
     """Return a row of the capability matrix."""
+    last = one.abilities.periods[-1].value
     return pb.Model(
-        make=one.make, model=one.model, schemes=sorted(one.schemes), over_the_air=one.over_the_air,
-        central_issue=one.central_issue,
-    )  # fmt: skip
+        make=one.make,
+        model=one.model,
+        schemes=sorted(last.schemes),
+        over_the_air=last.over_the_air,
+        central_issue=last.central_issue,
+        history=[
+            pb.AbilitiesPeriod(
+                dates=_dates(period),
+                schemes=sorted(period.value.schemes),
+                over_the_air=period.value.over_the_air,
+                central_issue=period.value.central_issue,
+            )
+            for period in one.abilities.periods
+        ],
+    )
 
 
 # Meters.

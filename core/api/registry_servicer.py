@@ -16,7 +16,7 @@ from core.api.lines import read_line
 from core.domain.errors import BadField, Refused, UtrnError
 from core.domain.meter import Custody, MeterId, Pan, PanForm, PanRule, Settings, parse_pan
 from core.domain.party import ParticipantId, Principal, Standing, parse_identities, parse_participant_id
-from core.domain.timeline import Ms, ms_of
+from core.domain.timeline import NEVER, Ms, ms_of
 from core.flows.hand_over import HandOver, HandOverMeter
 from core.flows.keep_meters import KeepMeters
 from core.flows.keep_pans import KeepPans
@@ -95,12 +95,14 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     ) -> pb.ListParticipantsResponse:
         """List participants."""
         limit = made.page_limit(request.limit)
-        found = await self.view.participants(self.authenticate(context), request.after, limit)
+        found = await self.view.participants(self.authenticate(context), made.page_after(request.after), limit)
         return pb.ListParticipantsResponse(participants=[made.participant_message(one) for one in found])
 
     async def SetModel(self, request: pb.SetModelRequest, context: Context) -> pb.SetModelResponse:
         """Write a row of the capability matrix."""
-        done = await self.parties.set_model(self.authenticate(context), made.model_of(request.model))
+        done = await self.parties.set_model(
+            self.authenticate(context), *made.model_of(request.model), made.since_of(request)
+        )
         return pb.SetModelResponse(written=made.written(done))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
@@ -215,7 +217,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     async def ListMeters(self, request: pb.ListMetersRequest, context: Context) -> pb.ListMetersResponse:
         """List meters."""
         limit = made.page_limit(request.limit)
-        found, after = await self.view.meters(self.authenticate(context), request.after, limit)
+        found, after = await self.view.meters(self.authenticate(context), made.page_after(request.after), limit)
         return pb.ListMetersResponse(meters=[made.meter_message(one) for one in found], next_after=after)
 
     async def ListSellers(self, request: pb.ListSellersRequest, context: Context) -> pb.ListSellersResponse:
@@ -244,9 +246,14 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         """List what was carried out."""
         principal = self.authenticate(context)
         whose = _participant_id(request.supplier_id) if request.supplier_id else principal.participant_id
-        after = made.since_of(request, "after") or Ms(0)
-        found = await self.view.changes(principal, whose, after, made.page_limit(request.limit))
-        return pb.ListMarketChangesResponse(changes=[made.change_message(one) for one in found])
+        found, after = await self.view.changes(
+            principal,
+            whose,
+            since=made.since_of(request) or NEVER,
+            after=made.page_after(request.after),
+            limit=made.page_limit(request.limit),
+        )
+        return pb.ListMarketChangesResponse(changes=[made.change_message(one) for one in found], next_after=after)
 
     async def GivePan(self, request: pb.GivePanRequest, context: Context) -> pb.GivePanResponse:
         """Give a PAN."""

@@ -338,15 +338,16 @@ class _Case:
         if not meter.make:
             return
         model = self._records.model(meter.make, meter.model)
-        if model is None:
+        can = None if model is None else self._hold(model.record.abilities)
+        if model is None or can is None:
             yield errors.NotSupportedByMeter("the meter's model is not in the capability matrix", scheme=meter.scheme)
             return
         self.basis.append((Ref(Kind.MODEL, f"{meter.make}/{meter.model}"), model.revision))
-        if meter.scheme not in model.record.schemes:
+        if meter.scheme not in can.schemes:
             yield errors.NotSupportedByMeter("the model does not take codes of this scheme", scheme=meter.scheme)
-        if act in _MINTING and not model.record.central_issue:
+        if act in _MINTING and not can.central_issue:
             yield errors.NotSupportedByMeter("codes for this model cannot be made here", scheme=meter.scheme)
-        if act is not Act.ISSUE and not model.record.over_the_air:
+        if act is not Act.ISSUE and not can.over_the_air:
             yield errors.NotSupportedByMeter("this model cannot be sent codes over the air", scheme=meter.scheme)
 
     def _of_counters(self) -> Iterator[Refused]:

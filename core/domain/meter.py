@@ -171,17 +171,24 @@ class Card:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """What the meters of one make and model can do: a row of the capability matrix.
+class Abilities:
+    """What meters can do. `schemes` are the token schemes they take, `over_the_air` whether a code can be sent to them.
 
-    `schemes` are the token schemes they take; `over_the_air` says whether a code can be sent to them.
+    `central_issue` says whether codes for them can be made here.
     """
 
-    make: str
-    model: str
     schemes: frozenset[str]
     over_the_air: bool = True
     central_issue: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The meters of one make and model: a row of the capability matrix, and its history."""
+
+    make: str
+    model: str
+    abilities: Timeline[Abilities]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,16 +126,35 @@ NO_PROFILES: Timeline[Profile] = Timeline()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnownAs:
+    """A participant's name, and the SAN URIs of its certificates."""
+
+    name: str
+    identities: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Participant:
-    """A registered party. `identities` are the SAN URIs of its certificates; suppliers have a key, others none."""
+    """A registered party and its history. Suppliers have a key, others none."""
 
     participant_id: ParticipantId
     role: Role
-    name: str
-    identities: tuple[str, ...]
+    known_as: Timeline[KnownAs]
     standings: Timeline[Standing]
     supplier_key: SupplierKey | None = None
     profiles: Timeline[Profile] = NO_PROFILES
+
+    @property
+    def name(self) -> str:
+        """Its name, for people."""
+        last = self.known_as.last
+        return "" if last is None else last.value.name
+
+    @property
+    def identities(self) -> tuple[str, ...]:
+        """The SAN URIs by which it may call; every change of them takes place at once. None once it has left."""
+        last = self.known_as.last
+        return () if last is None or self.standing is Standing.LEFT else last.value.identities
 
     @property
     def standing(self) -> Standing:

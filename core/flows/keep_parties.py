@@ -4,10 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from core.domain.errors import BadField, ParticipantUnknown, RecordChanged, RecordExists
-from core.domain.meter import Model
-from core.domain.party import NO_PROFILES, Participant, ParticipantId, Principal, Profile, Role, Standing, SupplierKey
+from core.domain.meter import Abilities, Model
+from core.domain.party import (
+    NO_PROFILES,
+    KnownAs,
+    Participant,
+    ParticipantId,
+    Principal,
+    Profile,
+    Role,
+    Standing,
+    SupplierKey,
+)
 from core.domain.registry import Kind, Known, Ref
-from core.domain.timeline import Ms, begin, ms_of
+from core.domain.timeline import Ms, Timeline, begin, ms_of
 from core.flows.roles import KEEPERS, OPERATORS, own, require
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
@@ -58,8 +68,7 @@ class KeepParties:
         participant = Participant(
             participant_id=new.participant_id,
             role=new.role,
-            name=new.name,
-            identities=new.identities,
+            known_as=begin(KnownAs(name=new.name, identities=new.identities), since=None, now=now, by=by),
             standings=begin(Standing.ACTIVE, since=None, now=now, by=by),
             supplier_key=new.supplier_key,
             profiles=NO_PROFILES if new.profile is None else begin(new.profile, since=None, now=now, by=by),
@@ -83,7 +92,13 @@ class KeepParties:
         """
         require(principal, OPERATORS)
         before = await self._known(participant_id)
-        after = replace(before.record, name=name, identities=identities)
+        if before.record.standing is Standing.LEFT:
+            raise _left()
+        known_as, last = KnownAs(name=name, identities=identities), before.record.known_as.last
+        if last is not None and last.value == known_as:
+            return Written(revision=before.revision, changed=False)
+        now, by = ms_of(self.clock.now()), principal.participant_id
+        after = replace(before.record, known_as=before.record.known_as.change(known_as, since=None, now=now, by=by))
         added = set(identities) - set(before.record.identities)
         gone = set(before.record.identities) - set(identities)
         write = RegistryWrite(
@@ -92,15 +107,13 @@ class KeepParties:
             claim=[(Ref(Kind.IDENTITY, one), str(participant_id)) for one in sorted(added)],
             release=[Ref(Kind.IDENTITY, one) for one in sorted(gone)],
         )
-        if after == before.record:
-            return Written(revision=before.revision, changed=False)
         revision = await self.store.write(write)
         if revision is None:
             raise RecordExists("a certificate is taken by another participant", kind="identity")
         return Written(revision=revision)
 
     async def set_standing(self, principal: Principal, participant_id: ParticipantId, standing: Standing) -> Written:
-        """Suspend, readmit or offboard a participant, at once."""
+        """Suspend, readmit or offboard a participant, at once. Whoever leaves gives its certificates up."""
         require(principal, OPERATORS)
         now, by = ms_of(self.clock.now()), principal.participant_id
 
@@ -108,7 +121,7 @@ class KeepParties:
             if one.standing is standing:
                 return one
             if one.standing is Standing.LEFT:
-                raise RecordChanged("the participant has left; bring it on board anew", kind="participant")
+                raise _left()
             return replace(one, standings=one.standings.change(standing, since=None, now=now, by=by))
 
         return await self._update(participant_id, change)
@@ -142,16 +155,22 @@ class KeepParties:
         now = ms_of(self.clock.now())
         return await self._update(supplier_id, lambda one: replace(one, profiles=one.profiles.cancel(now=now)))
 
-    async def set_model(self, principal: Principal, model: Model) -> Written:
-        """Say what the meters of a model can do."""
+    async def set_model(
+        self, principal: Principal, make: str, model: str, abilities: Abilities, since: Ms | None
+    ) -> Written:
+        """Say what the meters of a model can do from `since` on."""
         require(principal, OPERATORS)
-        ref = Ref(Kind.MODEL, f"{model.make}/{model.model}")
+        ref = Ref(Kind.MODEL, f"{make}/{model}")
         for _ in range(_RACES_MAX):
-            before = await self.store.read(Model, model.make, model.model)
-            if before is not None and before.record == model:
+            before = await self.store.read(Model, make, model)
+            rows: Timeline[Abilities] = Timeline() if before is None else before.record.abilities
+            last = rows.last
+            if before is not None and last is not None and last.value == abilities and since in (None, last.since):
                 return Written(revision=before.revision, changed=False)
+            now, by = ms_of(self.clock.now()), principal.participant_id
+            row = Model(make=make, model=model, abilities=rows.change(abilities, since=since, now=now, by=by))
             expect = [(ref, 0 if before is None else before.revision)]
-            revision = await self.store.write(RegistryWrite(expect=expect, put=[model]))
+            revision = await self.store.write(RegistryWrite(expect=expect, put=[row]))
             if revision is not None:
                 return Written(revision=revision)
         raise _overtaken()
@@ -162,7 +181,12 @@ class KeepParties:
             after = change(before.record)
             if after == before.record:
                 return Written(revision=before.revision, changed=False)
-            write = RegistryWrite(expect=[(_ref(participant_id), before.revision)], put=[after])
+            gone = set(before.record.identities) - set(after.identities)
+            write = RegistryWrite(
+                expect=[(_ref(participant_id), before.revision)],
+                put=[after],
+                release=[Ref(Kind.IDENTITY, one) for one in sorted(gone)],
+            )
             revision = await self.store.write(write)
             if revision is not None:
                 return Written(revision=revision)
@@ -185,6 +209,10 @@ def _same(before: Known[Participant], new: NewParticipant) -> Written:
     ) or one.standing is Standing.LEFT:
         raise RecordExists("a participant of this name is there, with other content", kind="participant")
     return Written(revision=before.revision, changed=False)
+
+
+def _left() -> RecordChanged:
+    return RecordChanged("the participant has left; bring it on board under another name", kind="participant")
 
 
 def _ref(participant_id: ParticipantId) -> Ref:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast
 
 from core.domain.appointment import Evidence, Terms
 from core.domain.errors import BadField, ParticipantUnknown, RecordExists, RecordUnknown, Refused
-from core.domain.meter import Card, Meter, MeterId, Model, Pan, PanForm, PanStatus, PanUse
+from core.domain.meter import Abilities, Card, Meter, MeterId, Pan, PanForm, PanStatus, PanUse
 from core.domain.party import Participant, ParticipantId, Principal, Role, Standing
 from core.domain.registry import Kind, Known, Ref
 from core.domain.timeline import Ms, begin, ms_of
@@ -45,7 +45,16 @@ class SignedAppointment:
     evidence: Evidence
 
 
-Loadable = NewParticipant | Model | SignedAppointment | Meter | NewCard
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewModel:
+    """What the meters of a model can do, from now on."""
+
+    make: str
+    model: str
+    abilities: Abilities
+
+
+Loadable = NewParticipant | NewModel | SignedAppointment | Meter | NewCard
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,7 +93,7 @@ class LoadRecords:
         loaded = Loaded(problems={number: one for number, one in lines if isinstance(one, Refused)})
         unique = _unique(lines, loaded)
         for number, one in unique:
-            if isinstance(one, NewParticipant | Model | SignedAppointment):
+            if isinstance(one, NewParticipant | NewModel | SignedAppointment):
                 await self._one(principal, number, one, loaded)
         meters = [(number, one) for number, one in unique if isinstance(one, Meter)]
         cards = [(number, one) for number, one in unique if isinstance(one, NewCard)]
@@ -94,14 +103,14 @@ class LoadRecords:
         return loaded
 
     async def _one(
-        self, principal: Principal, number: int, one: NewParticipant | Model | SignedAppointment, loaded: Loaded
+        self, principal: Principal, number: int, one: NewParticipant | NewModel | SignedAppointment, loaded: Loaded
     ) -> None:
         try:
             match one:
                 case NewParticipant():
                     written = await self.parties.add(principal, one)
-                case Model():
-                    written = await self.parties.set_model(principal, one)
+                case NewModel():
+                    written = await self.parties.set_model(principal, one.make, one.model, one.abilities, None)
                 case SignedAppointment():
                     written = await self.appoint.take_over(principal, one.terms, one.evidence)
         except Refused as refusal:
@@ -246,7 +255,7 @@ def _name(one: Loadable) -> tuple[str, str]:
     match one:
         case NewParticipant():
             return "participant_id", one.participant_id
-        case Model():
+        case NewModel():
             return "model", f"{one.make}/{one.model}"
         case SignedAppointment():
             return "appointment_id", f"{one.terms.supplier_id}/{one.terms.psp_id}/{one.terms.appointment_id}"

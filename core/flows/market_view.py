@@ -8,7 +8,7 @@ from core.domain.errors import NotYours, RecordUnknown
 from core.domain.market_change import MarketChange
 from core.domain.meter import Card, Custody, Meter, MeterId, Model, Pan, PanStatus, PanUse, PaymentMode
 from core.domain.party import Level, Option, Participant, ParticipantId, Principal, Role, Standing
-from core.domain.timeline import Ms, ms_of
+from core.domain.timeline import NEVER, Ms, ms_of
 from core.flows.roles import PSPS, READERS, own, require
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore
@@ -101,30 +101,40 @@ class MarketView:
         return [one for one in found if any(period.value.supplier_id == mine for period in one.uses.periods)]
 
     async def changes(
-        self, principal: Principal, supplier_id: ParticipantId, after: Ms, limit: int
-    ) -> list[MarketChange]:
-        """Return the changes for which a supplier answers, oldest first."""
+        self,
+        principal: Principal,
+        supplier_id: ParticipantId,
+        *,
+        since: Ms = NEVER,
+        after: str = "",
+        limit: int = _MANY,
+    ) -> tuple[list[MarketChange], str]:
+        """Return the changes for which a supplier answers, oldest first, and where to go on: "" at the end."""
         require(principal, READERS)
         own(principal, supplier_id)
-        start = f"{supplier_id}/{after:013d}/~" if after else ""
-        found = await self.store.list_records(MarketChange, supplier_id, after=start, limit=limit)
-        return [one.record for one in found]
+        start = f"{supplier_id}/{after or f'{since:013d}'}"
+        page = await self.store.list_records(MarketChange, supplier_id, after=start, limit=limit)
+        found = [one.record for one in page]
+        return found, f"{found[-1].at:013d}/{found[-1].meter_id}" if len(found) == limit else ""
 
-    async def appointments(self, principal: Principal, supplier_id: ParticipantId | None) -> list[Appointment]:
-        """Return the appointments the caller may see."""
+    async def appointments(
+        self, principal: Principal, supplier_id: ParticipantId | None, after: str = ""
+    ) -> tuple[list[Appointment], str]:
+        """Return the appointments the caller may see, and where to go on: "" at the end."""
         require(principal, READERS | PSPS)
         if principal.role is Role.SUPPLIER:
             supplier_id = principal.participant_id
         ids = () if supplier_id is None else (supplier_id,)
         found: Sequence[Appointments] = [
-            one.record for one in await self.store.list_records(Appointments, *ids, limit=_MANY)
+            one.record for one in await self.store.list_records(Appointments, *ids, after=after, limit=_MANY)
         ]
-        return [
+        seen = [
             one
             for every in found
             if principal.role is not Role.PSP or every.psp_id == principal.participant_id
             for one in every.all
         ]
+        return seen, f"{found[-1].supplier_id}/{found[-1].psp_id}" if len(found) == _MANY else ""
 
     async def sellers(self, principal: Principal, meter_id: MeterId | None, pan: Pan | None, at: Ms | None) -> Sellers:
         """Return who could sell to a meter, or by a PAN, at an instant, as the registry stood then; None: now."""

@@ -216,7 +216,8 @@ class FakeEtcd:
         else:
             found = [request.key] if request.key in self.keys else []
         kvs = [] if request.count_only else [self.keys[key] for key in found]
-        reply = pb.RangeResponse(kvs=kvs, count=len(found))
+        page = kvs[: request.limit] if request.limit else kvs
+        reply = pb.RangeResponse(kvs=page, count=len(found), more=len(page) < len(kvs))
         reply.header.revision = self.revision
         return reply
 

@@ -39,7 +39,7 @@ from tests.fakes.clock import HandClock
 from tests.fakes.signer import FakeSigner
 from tests.support.etcd import Store
 from tests.support.market import KeptTrail
-from tests.support.vends import APPOINTMENTS, POINT, PSP, SUPPLIER, always, card, meter, new_id, new_meter_id
+from tests.support.vends import APPOINTMENTS, POINT, PSP, SUPPLIER, always, card, known_as, meter, new_id, new_meter_id
 
 # The scalar of the support's point: the first originator of tests/vectors/gbcs.json.
 SCALAR = 0xC92F51B1766E4AAA9167AB94B39D9DEB1B8B90897C0C52E0488E2C0916C98F39
@@ -47,13 +47,12 @@ GAINING_ID = ParticipantId("supplier-gaining")
 GAINING = replace(
     SUPPLIER,
     participant_id=GAINING_ID,
-    name="Gaining",
-    identities=("spiffe://utrn/participant/supplier-gaining", "spiffe://utrn/participant/supplier-gaining-two"),
+    known_as=known_as("Gaining", "supplier-gaining", "supplier-gaining-two"),
     supplier_key=SupplierKey(originator_id="90b3d51f30010009", key_id="01", public_point=POINT),
     profiles=always(Profile()),
 )
 OPERATOR = Participant(
-    participant_id=ParticipantId("operator"), role=Role.OPERATOR, name="Ops", identities=("spiffe://utrn/operator",),
+    participant_id=ParticipantId("operator"), role=Role.OPERATOR, known_as=known_as("Ops", "operator"),
     standings=always(Standing.ACTIVE),
 )  # fmt: skip
 

@@ -21,7 +21,7 @@ from core.domain.meter import (
     Settings,
 )
 from core.domain.money import Pence
-from core.domain.party import Level, Option, Participant, ParticipantId, Profile, Role, Standing, SupplierKey
+from core.domain.party import KnownAs, Level, Option, Participant, ParticipantId, Profile, Role, Standing, SupplierKey
 from core.domain.timeline import FAR_FUTURE, Ms, Timeline, begin, ms_of
 from core.domain.token import PPTD_OFFSET, Counter, Utrn, check_digit
 from core.domain.transaction_id import TransactionId, make_transaction_id
@@ -47,13 +47,18 @@ def always(value: T, since: Ms = LONG_AGO) -> Timeline[T]:
     return begin(value, since=since, now=since, by="test")
 
 
+def known_as(name: str, *ids: str) -> Timeline[KnownAs]:
+    """The name and the certificates of a participant, since long ago."""
+    return always(KnownAs(name=name, identities=tuple(f"spiffe://utrn/participant/{one}" for one in ids)))
+
+
 SUPPLIER = Participant(
-    participant_id=SUPPLIER_ID, role=Role.SUPPLIER, name="North", identities=("spiffe://utrn/participant/supplier-north",),
+    participant_id=SUPPLIER_ID, role=Role.SUPPLIER, known_as=known_as("North", "supplier-north"),
     standings=always(Standing.ACTIVE), supplier_key=KEY,
     profiles=always(Profile(option=Option.PSP_ISSUES_AND_DELIVERS)),
 )  # fmt: skip
 PSP = Participant(
-    participant_id=PSP_ID, role=Role.PSP, name="Corner", identities=("spiffe://utrn/participant/psp-corner",),
+    participant_id=PSP_ID, role=Role.PSP, known_as=known_as("Corner", "psp-corner"),
     standings=always(Standing.ACTIVE),
 )  # fmt: skip
 TERMS = Terms(

@@ -12,7 +12,7 @@ from cluster.registry_records import name_of, record_of, value_of
 from core.domain.credit import CreditDay, CreditReason, CreditRequest
 from core.domain.delivery import DeliveryReason, DeliveryState
 from core.domain.market_change import ChangeKind, MarketChange, OwedVend
-from core.domain.meter import Model, Pan
+from core.domain.meter import Abilities, Model, Pan
 from core.domain.money import Pence
 from core.domain.timeline import Ms
 from core.domain.token import Counter
@@ -26,6 +26,7 @@ from tests.support.vends import (
     PSP_ID,
     SUPPLIER,
     SUPPLIER_ID,
+    always,
     card,
     meter,
     new_id,
@@ -57,7 +58,7 @@ def test_registry_records_come_back_as_they_were() -> None:
     )  # fmt: skip
     records: list[StoredRecord] = [
         SUPPLIER, PSP, one, card(Pan("1" * 19), one.meter_id, blocked=True), APPOINTMENTS,
-        Model(make="A", model="B", schemes=frozenset({"gbcs"})), change, credit,
+        Model(make="A", model="B", abilities=always(Abilities(schemes=frozenset({"gbcs"})))), change, credit,
         CreditDay(supplier_id=SUPPLIER_ID, day="2026-11-24", count=2, total_pence=900),
     ]  # fmt: skip
     for record in records:

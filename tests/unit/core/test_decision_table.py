@@ -12,7 +12,7 @@ import pytest
 
 from core.domain.appointment import Appointment, Appointments, AppointmentState
 from core.domain.eligibility import Act, Question, judge
-from core.domain.meter import Custody, Model, Pan, PanStatus, PanUse, PaymentMode, Registration, Settings
+from core.domain.meter import Abilities, Custody, Model, Pan, PanStatus, PanUse, PaymentMode, Registration, Settings
 from core.domain.party import Level, Limit, Option, Participant, ParticipantId, Profile, Role, Standing
 from core.domain.timeline import Ms, ms_of
 from tests.support.market import MemoryRegistry
@@ -28,6 +28,7 @@ from tests.support.vends import (
     TERMS,
     always,
     card,
+    known_as,
     market,
     meter,
     new_meter_id,
@@ -38,7 +39,7 @@ AT = ms_of(NOW)
 OTHER = ParticipantId("supplier-other")
 CALLERS = {
     "own supplier": SUPPLIER,
-    "other supplier": replace(SUPPLIER, participant_id=OTHER, identities=("spiffe://other",)),
+    "other supplier": replace(SUPPLIER, participant_id=OTHER, known_as=known_as("Other", "other")),
     "psp": PSP,
     "operator": replace(PSP, participant_id=ParticipantId("op"), role=Role.OPERATOR),
     "helpdesk": replace(PSP, participant_id=ParticipantId("help"), role=Role.HELPDESK),
@@ -192,8 +193,10 @@ def _add_meter(registry: MemoryRegistry, case: Case) -> None:
         registry.meters[one.meter_id] = one
     if case.meter in ("model without air", "model made elsewhere"):
         registry.models[("Acme", "X1")] = Model(
-            make="Acme", model="X1", schemes=frozenset({"gbcs"}), over_the_air=case.meter != "model without air",
-            central_issue=case.meter != "model made elsewhere",
+            make="Acme", model="X1", abilities=always(Abilities(
+                schemes=frozenset({"gbcs"}), over_the_air=case.meter != "model without air",
+                central_issue=case.meter != "model made elsewhere",
+            )),
         )  # fmt: skip
     if case.pan == "unknown":
         return

@@ -559,6 +559,7 @@ class Participant(_message.Message):
     SUPPLIER_KEY_FIELD_NUMBER: _builtins.int
     STANDINGS_FIELD_NUMBER: _builtins.int
     PROFILES_FIELD_NUMBER: _builtins.int
+    KNOWN_AS_FIELD_NUMBER: _builtins.int
     participant_id: _builtins.str
     """1 to 64 characters of a-z, 0-9 and "-"."""
     role: Global___Role.ValueType
@@ -581,6 +582,10 @@ class Participant(_message.Message):
     def profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProfilePeriod]:
         """Suppliers: what they have chosen."""
 
+    @_builtins.property
+    def known_as(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownAsPeriod]:
+        """Names and certificates it has had. Answers only."""
+
     def __init__(
         self,
         *,
@@ -591,14 +596,49 @@ class Participant(_message.Message):
         supplier_key: Global___SupplierKey | None = ...,
         standings: _abc.Iterable[Global___StandingPeriod] | None = ...,
         profiles: _abc.Iterable[Global___ProfilePeriod] | None = ...,
+        known_as: _abc.Iterable[Global___KnownAsPeriod] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["supplier_key", b"supplier_key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities", "name", b"name", "participant_id", b"participant_id", "profiles", b"profiles", "role", b"role", "standings", b"standings", "supplier_key", b"supplier_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities", "known_as", b"known_as", "name", b"name", "participant_id", b"participant_id", "profiles", b"profiles", "role", b"role", "standings", b"standings", "supplier_key", b"supplier_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Participant: _TypeAlias = Participant  # noqa: Y015
+
+@_typing.final
+class KnownAsPeriod(_message.Message):
+    """A participant's name and certificates, and their dates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATES_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    IDENTITIES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """For people."""
+    @_builtins.property
+    def dates(self) -> Global___Dates:
+        """From when to when."""
+
+    @_builtins.property
+    def identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SAN URIs."""
+
+    def __init__(
+        self,
+        *,
+        dates: Global___Dates | None = ...,
+        name: _builtins.str = ...,
+        identities: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dates", b"dates"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dates", b"dates", "identities", b"identities", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KnownAsPeriod: _TypeAlias = KnownAsPeriod  # noqa: Y015
 
 @_typing.final
 class MeterSettings(_message.Message):
@@ -867,6 +907,7 @@ class Model(_message.Message):
     SCHEMES_FIELD_NUMBER: _builtins.int
     OVER_THE_AIR_FIELD_NUMBER: _builtins.int
     CENTRAL_ISSUE_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     make: _builtins.str
     """Manufacturer, 1 to 40 characters, no slash."""
     model: _builtins.str
@@ -879,6 +920,10 @@ class Model(_message.Message):
     def schemes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Token schemes its meters take."""
 
+    @_builtins.property
+    def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___AbilitiesPeriod]:
+        """What its meters could do before, can do now and will be able to do. Answers only; the fields above are the last one."""
+
     def __init__(
         self,
         *,
@@ -887,14 +932,53 @@ class Model(_message.Message):
         schemes: _abc.Iterable[_builtins.str] | None = ...,
         over_the_air: _builtins.bool = ...,
         central_issue: _builtins.bool = ...,
+        history: _abc.Iterable[Global___AbilitiesPeriod] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["central_issue", b"central_issue", "make", b"make", "model", b"model", "over_the_air", b"over_the_air", "schemes", b"schemes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["central_issue", b"central_issue", "history", b"history", "make", b"make", "model", b"model", "over_the_air", b"over_the_air", "schemes", b"schemes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class AbilitiesPeriod(_message.Message):
+    """What the meters of a model can do, and its dates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATES_FIELD_NUMBER: _builtins.int
+    SCHEMES_FIELD_NUMBER: _builtins.int
+    OVER_THE_AIR_FIELD_NUMBER: _builtins.int
+    CENTRAL_ISSUE_FIELD_NUMBER: _builtins.int
+    over_the_air: _builtins.bool
+    """Whether codes can be sent to them."""
+    central_issue: _builtins.bool
+    """Whether codes for them can be made here."""
+    @_builtins.property
+    def dates(self) -> Global___Dates:
+        """From when to when."""
+
+    @_builtins.property
+    def schemes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Token schemes they take."""
+
+    def __init__(
+        self,
+        *,
+        dates: Global___Dates | None = ...,
+        schemes: _abc.Iterable[_builtins.str] | None = ...,
+        over_the_air: _builtins.bool = ...,
+        central_issue: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dates", b"dates"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["central_issue", b"central_issue", "dates", b"dates", "over_the_air", b"over_the_air", "schemes", b"schemes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AbilitiesPeriod: _TypeAlias = AbilitiesPeriod  # noqa: Y015
 
 @_typing.final
 class AddParticipantRequest(_message.Message):
@@ -1263,18 +1347,24 @@ class SetModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def model(self) -> Global___Model:
         """The whole row."""
+
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """From when on. Absent: at once."""
 
     def __init__(
         self,
         *,
         model: Global___Model | None = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "since", b"since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2246,26 +2336,30 @@ class ListMarketChangesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SUPPLIER_ID_FIELD_NUMBER: _builtins.int
-    AFTER_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
     supplier_id: _builtins.str
     """Of which supplier; empty for the caller itself. Operators, helpdesk and auditors name one."""
     limit: _builtins.int
     """1 to 1000; 0 for 100."""
+    after: _builtins.str
+    """`next_after` of the page before; empty for the first."""
     @_builtins.property
-    def after(self) -> _timestamp_pb2.Timestamp:
-        """Only changes after this instant."""
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Only changes at or after this instant."""
 
     def __init__(
         self,
         *,
         supplier_id: _builtins.str = ...,
-        after: _timestamp_pb2.Timestamp | None = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
         limit: _builtins.int = ...,
+        after: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit", "supplier_id", b"supplier_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit", "since", b"since", "supplier_id", b"supplier_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2278,6 +2372,9 @@ class ListMarketChangesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHANGES_FIELD_NUMBER: _builtins.int
+    NEXT_AFTER_FIELD_NUMBER: _builtins.int
+    next_after: _builtins.str
+    """Where the next page begins; empty at the end."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___MarketChange]:
         """Oldest first."""
@@ -2286,10 +2383,11 @@ class ListMarketChangesResponse(_message.Message):
         self,
         *,
         changes: _abc.Iterable[Global___MarketChange] | None = ...,
+        next_after: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "next_after", b"next_after"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -416,31 +416,24 @@ class ParticipantRecord(_message.Message):
     SCHEMA_FIELD_NUMBER: _builtins.int
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
-    NAME_FIELD_NUMBER: _builtins.int
-    IDENTITIES_FIELD_NUMBER: _builtins.int
     ORIGINATOR_ID_FIELD_NUMBER: _builtins.int
     KEY_ID_FIELD_NUMBER: _builtins.int
     PREPAYMENT_PUBLIC_POINT_FIELD_NUMBER: _builtins.int
     STANDINGS_FIELD_NUMBER: _builtins.int
     PROFILES_FIELD_NUMBER: _builtins.int
+    KNOWN_AS_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Highest schema understood by this reader: 2."""
     participant_id: _builtins.str
     """Its id."""
     role: _builtins.int
     """core.domain.party.Role by number."""
-    name: _builtins.str
-    """For people."""
     originator_id: _builtins.str
     """Suppliers: EUI-64 under which codes are made, 16 hex digits."""
     key_id: _builtins.str
     """Suppliers: CKA_ID of the prepayment key, hex."""
     prepayment_public_point: _builtins.bytes
     """Suppliers: public point of the prepayment key, 65 bytes uncompressed."""
-    @_builtins.property
-    def identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """SAN URIs of the certificates it may use."""
-
     @_builtins.property
     def standings(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatePeriod]:
         """Whether it may act: core.domain.party.Standing."""
@@ -449,27 +442,74 @@ class ParticipantRecord(_message.Message):
     def profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProfilePeriod]:
         """Suppliers: what they have chosen."""
 
+    @_builtins.property
+    def known_as(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownAsPeriod]:
+        """Its name, and the SAN URIs of the certificates it may use."""
+
     def __init__(
         self,
         *,
         schema: _builtins.int = ...,
         participant_id: _builtins.str = ...,
         role: _builtins.int = ...,
-        name: _builtins.str = ...,
-        identities: _abc.Iterable[_builtins.str] | None = ...,
         originator_id: _builtins.str = ...,
         key_id: _builtins.str = ...,
         prepayment_public_point: _builtins.bytes = ...,
         standings: _abc.Iterable[Global___StatePeriod] | None = ...,
         profiles: _abc.Iterable[Global___ProfilePeriod] | None = ...,
+        known_as: _abc.Iterable[Global___KnownAsPeriod] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities", "key_id", b"key_id", "name", b"name", "originator_id", b"originator_id", "participant_id", b"participant_id", "prepayment_public_point", b"prepayment_public_point", "profiles", b"profiles", "role", b"role", "schema", b"schema", "standings", b"standings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "known_as", b"known_as", "originator_id", b"originator_id", "participant_id", b"participant_id", "prepayment_public_point", b"prepayment_public_point", "profiles", b"profiles", "role", b"role", "schema", b"schema", "standings", b"standings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ParticipantRecord: _TypeAlias = ParticipantRecord  # noqa: Y015
+
+@_typing.final
+class KnownAsPeriod(_message.Message):
+    """A participant's name and certificates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    RECORDED_AT_FIELD_NUMBER: _builtins.int
+    RECORDED_BY_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    IDENTITIES_FIELD_NUMBER: _builtins.int
+    since: _builtins.int
+    """Milliseconds since 1970."""
+    until: _builtins.int
+    """Milliseconds since 1970; 0 for open."""
+    recorded_at: _builtins.int
+    """When it was recorded, milliseconds since 1970."""
+    recorded_by: _builtins.str
+    """By whom."""
+    name: _builtins.str
+    """For people."""
+    @_builtins.property
+    def identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SAN URIs."""
+
+    def __init__(
+        self,
+        *,
+        since: _builtins.int = ...,
+        until: _builtins.int = ...,
+        recorded_at: _builtins.int = ...,
+        recorded_by: _builtins.str = ...,
+        name: _builtins.str = ...,
+        identities: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities", "name", b"name", "recorded_at", b"recorded_at", "recorded_by", b"recorded_by", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KnownAsPeriod: _TypeAlias = KnownAsPeriod  # noqa: Y015
 
 @_typing.final
 class RegistrationPeriod(_message.Message):
@@ -858,22 +898,16 @@ class ModelRecord(_message.Message):
     SCHEMA_FIELD_NUMBER: _builtins.int
     MAKE_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
-    SCHEMES_FIELD_NUMBER: _builtins.int
-    OVER_THE_AIR_FIELD_NUMBER: _builtins.int
-    CENTRAL_ISSUE_FIELD_NUMBER: _builtins.int
+    ABILITIES_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Highest schema understood by this reader: 2."""
     make: _builtins.str
     """Manufacturer."""
     model: _builtins.str
     """Model."""
-    over_the_air: _builtins.bool
-    """Whether codes can be sent to it."""
-    central_issue: _builtins.bool
-    """Whether codes for it can be made here."""
     @_builtins.property
-    def schemes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Token schemes it takes."""
+    def abilities(self) -> _containers.RepeatedCompositeFieldContainer[Global___AbilitiesPeriod]:
+        """What its meters can do."""
 
     def __init__(
         self,
@@ -881,17 +915,63 @@ class ModelRecord(_message.Message):
         schema: _builtins.int = ...,
         make: _builtins.str = ...,
         model: _builtins.str = ...,
+        abilities: _abc.Iterable[Global___AbilitiesPeriod] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["abilities", b"abilities", "make", b"make", "model", b"model", "schema", b"schema"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelRecord: _TypeAlias = ModelRecord  # noqa: Y015
+
+@_typing.final
+class AbilitiesPeriod(_message.Message):
+    """What the meters of a model can do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    RECORDED_AT_FIELD_NUMBER: _builtins.int
+    RECORDED_BY_FIELD_NUMBER: _builtins.int
+    SCHEMES_FIELD_NUMBER: _builtins.int
+    OVER_THE_AIR_FIELD_NUMBER: _builtins.int
+    CENTRAL_ISSUE_FIELD_NUMBER: _builtins.int
+    since: _builtins.int
+    """Milliseconds since 1970."""
+    until: _builtins.int
+    """Milliseconds since 1970; 0 for open."""
+    recorded_at: _builtins.int
+    """When it was recorded, milliseconds since 1970."""
+    recorded_by: _builtins.str
+    """By whom."""
+    over_the_air: _builtins.bool
+    """Whether codes can be sent to them."""
+    central_issue: _builtins.bool
+    """Whether codes for them can be made here."""
+    @_builtins.property
+    def schemes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Token schemes they take."""
+
+    def __init__(
+        self,
+        *,
+        since: _builtins.int = ...,
+        until: _builtins.int = ...,
+        recorded_at: _builtins.int = ...,
+        recorded_by: _builtins.str = ...,
         schemes: _abc.Iterable[_builtins.str] | None = ...,
         over_the_air: _builtins.bool = ...,
         central_issue: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["central_issue", b"central_issue", "make", b"make", "model", b"model", "over_the_air", b"over_the_air", "schema", b"schema", "schemes", b"schemes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["central_issue", b"central_issue", "over_the_air", b"over_the_air", "recorded_at", b"recorded_at", "recorded_by", b"recorded_by", "schemes", b"schemes", "since", b"since", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ModelRecord: _TypeAlias = ModelRecord  # noqa: Y015
+Global___AbilitiesPeriod: _TypeAlias = AbilitiesPeriod  # noqa: Y015
 
 @_typing.final
 class OwedVendRecord(_message.Message):
