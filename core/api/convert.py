@@ -1,7 +1,7 @@
 """Proto <-> domain: the only place where field names meet. Bounds of requests are checked here, all fields at once."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TypeVar
 
 from google.protobuf import timestamp_pb2
@@ -10,6 +10,7 @@ from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn.v1 import top_up_service_pb2 as service_pb
 from utrn.v1 import types_pb2 as pb
 
+from core.api.checks import check_passed, instant
 from core.domain.code_value import code_value
 from core.domain.delivery import Delivery
 from core.domain.errors import BadField
@@ -17,6 +18,7 @@ from core.domain.invariant import InvariantBroken
 from core.domain.meter import Pan, PanRule, parse_pan
 from core.domain.money import Pence
 from core.domain.party import ParticipantId, Principal, parse_participant_id
+from core.domain.timeline import Ms, instant_of
 from core.domain.token import COUNTER_MAX, Counter, Utrn, parse_utrn, printed, truncated_counter, value_of
 from core.domain.transaction_id import TransactionId, parse_transaction_id
 from core.domain.vend import NO_REFERENCE, SOLD_THROUGH, Channel, Operation, Sale, SaleReference, Vend
@@ -91,7 +93,7 @@ def sale_made_elsewhere(request: service_pb.SendTopUpRequest, principal: Princip
     fields = _Fields()
     transaction_id = fields.take(lambda: parse_transaction_id(request.transaction_id))
     pan = fields.take(lambda: parse_pan(made.pan, pan_rule, field="made_elsewhere.pan"))
-    code = fields.take(lambda: _code(made))
+    code = fields.take(lambda: _code(made.utrn, made.utrn_counter, "made_elsewhere"))
     channel = fields.take(lambda: _channel(made.channel, "made_elsewhere.channel"))
     reference = fields.take(lambda: _reference(made.reference, "made_elsewhere.reference"))
     fields.refuse()
@@ -179,25 +181,41 @@ def eligibility_message(eligibility: Eligibility) -> service_pb.CheckEligibility
     )
 
 
-def unspent_code(one: registry_pb.UnspentCode, pan_rule: PanRule) -> SoldElsewhere:
-    """Return a code that was sold elsewhere and is handed over with its meter."""
-    made = service_pb.UtrnMadeElsewhere(pan=one.pan, utrn=one.utrn, utrn_counter=one.utrn_counter)
-    utrn, counter = _code(made)
-    if not one.HasField("issued_at"):
-        raise BadField("codes.issued_at: is missing", field="codes.issued_at")
+def unspent_code(one: registry_pb.UnspentCode, pan_rule: PanRule, now: Ms) -> SoldElsewhere:
+    """Return a code that was sold elsewhere and is handed over with its meter.
+
+    Raises:
+        BadField: never repeat as it is.
+    """
+    fields = _Fields()
+    seller = fields.take(lambda: parse_participant_id(one.participant_id, field="codes.participant_id"))
+    transaction_id = fields.take(lambda: parse_transaction_id(one.transaction_id, field="codes.transaction_id"))
+    pan = fields.take(lambda: parse_pan(one.pan, pan_rule, field="codes.pan"))
+    code = fields.take(lambda: _code(one.utrn, one.utrn_counter, "codes"))
+    issued_at = fields.take(lambda: _sold_at(one, now))
+    fields.refuse()
+    if seller is None or transaction_id is None or pan is None or code is None or issued_at is None:
+        raise InvariantBroken("every field was taken")
     return SoldElsewhere(
         sale=Sale(
-            participant_id=parse_participant_id(one.participant_id, field="codes.participant_id"),
-            transaction_id=parse_transaction_id(one.transaction_id),
+            participant_id=seller,
+            transaction_id=transaction_id,
             operation=Operation.MADE_ELSEWHERE,
-            pan=parse_pan(one.pan, pan_rule, field="codes.pan"),
-            amount=value_of(utrn).amount,
+            pan=pan,
+            amount=value_of(code[0]).amount,
             channel=Channel.AUTOMATIC,
-            code=(utrn, counter),
+            code=code,
         ),
-        issued_at=one.issued_at.ToDatetime(tzinfo=UTC),
+        issued_at=issued_at,
         deliver=one.deliver,
     )
+
+
+def _sold_at(one: registry_pb.UnspentCode, now: Ms) -> datetime:
+    field = "codes.issued_at"
+    if not one.HasField("issued_at"):
+        raise BadField(f"{field}: is missing", field=field)
+    return instant_of(check_passed(instant(one.issued_at, field), field, now))
 
 
 def vend_message(vend: Vend) -> pb.Vend:
@@ -223,16 +241,17 @@ def vend_message(vend: Vend) -> pb.Vend:
     )
 
 
-def _code(made: service_pb.UtrnMadeElsewhere) -> tuple[Utrn, Counter]:
-    utrn = parse_utrn(made.utrn, field="made_elsewhere.utrn")
-    field = "made_elsewhere.utrn_counter"
-    if not 1 <= made.utrn_counter <= COUNTER_MAX:
+def _code(digits: str, number: int, room: str) -> tuple[Utrn, Counter]:
+    """Return a code made elsewhere and the counter it was made under; raise BadField, named as in `room`, if none."""
+    utrn = parse_utrn(digits, field=f"{room}.utrn")
+    field = f"{room}.utrn_counter"
+    if not 1 <= number <= COUNTER_MAX:
         raise BadField(f"{field}: 1 to {COUNTER_MAX} is needed", field=field)
-    if truncated_counter(utrn) != made.utrn_counter % 1024:
+    if truncated_counter(utrn) != number % 1024:
         raise BadField(f"{field}: not the counter under which this code was made", field=field)
     if value_of(utrn).value == 0:
-        raise BadField("made_elsewhere.utrn: the code carries no credit", field="made_elsewhere.utrn")
-    return utrn, Counter(made.utrn_counter)
+        raise BadField(f"{room}.utrn: the code carries no credit", field=f"{room}.utrn")
+    return utrn, Counter(number)
 
 
 def _channel(number: int, field: str) -> Channel:

@@ -12,7 +12,8 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 from utrn.v1 import appointment_service_pb2 as appointment_pb
 
-from core.api.registry_convert import parse_point, parse_text, terms_of
+from core.api.checks import parse_point, parse_text
+from core.api.registry_convert import terms_of
 from core.domain.appointment import Evidence
 from core.domain.errors import BadField
 from core.domain.meter import (

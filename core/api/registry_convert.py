@@ -1,16 +1,30 @@
 """Proto <-> domain for the registry, appointments and credit. Bounds of requests are checked here."""
 
 import re
-from collections.abc import Iterable, Sequence
-from datetime import UTC
+from collections.abc import Sequence
 from typing import Any
 
-from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf import timestamp_pb2
 from utrn.v1 import appointment_service_pb2 as appointment_pb
 from utrn.v1 import credit_service_pb2 as credit_pb
 from utrn.v1 import registry_service_pb2 as pb
 
+from core.api.checks import (
+    THRESHOLD_PENCE_MAX,
+    check_amounts,
+    check_pence,
+    check_profile,
+    instant,
+    number_in,
+    parse_approvers,
+    parse_key_id,
+    parse_meter_id,
+    parse_point,
+    parse_scheme,
+    parse_schemes,
+    parse_text,
+    parse_uris,
+)
 from core.domain.appointment import Appointment, Terms
 from core.domain.code_value import code_value
 from core.domain.credit import CreditReason, CreditRequest
@@ -21,7 +35,6 @@ from core.domain.meter import (
     Card,
     Generation,
     Meter,
-    MeterId,
     MeterKind,
     Model,
     PanRule,
@@ -42,45 +55,18 @@ from core.domain.party import (
     Profile,
     Role,
     SupplierKey,
-    parse_identities,
     parse_participant_id,
 )
-from core.domain.timeline import Ms, Period, begin, check_dates, ms_of
+from core.domain.timeline import Ms, Period, begin, check_dates
 from core.domain.transaction_id import parse_transaction_id
 from core.domain.vend import SOLD_THROUGH
 from core.flows.keep_parties import NewParticipant, Written
 
-_PENCE_MAX = 819_100
 _APPOINTMENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
 _AFTER = re.compile(r"[a-z0-9/-]{0,200}", re.ASCII)
-_KEY_ID = re.compile(r"(?:[0-9a-f]{2}){1,32}", re.ASCII)
-_SCHEMES = frozenset({"gbcs"})
 
 
 # Small things.
-
-
-def parse_text(text: str, name: str, *, least: int = 0, most: int = 40) -> str:
-    """Return a text of printable characters without a slash; raise BadField if it is none."""
-    if not least <= len(text) <= most or not text.isprintable() or "/" in text:
-        raise BadField(f"{name}: {least} to {most} printable characters without / are needed", field=name)
-    return text
-
-
-def parse_point(point: bytes, name: str) -> bytes:
-    """Return a point of P-256, 65 bytes uncompressed; raise BadField if it is none."""
-    try:
-        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point)
-    except ValueError as error:
-        raise BadField(f"{name}: a point of P-256, 65 bytes uncompressed, is needed", field=name) from error
-    if len(point) != 65:
-        raise BadField(f"{name}: the uncompressed form, 65 bytes, is needed", field=name)
-    return point
-
-
-def parse_meter_id(text: str, field: str = "meter_id") -> MeterId:
-    """Return an EUI-64; raise BadField if it is none."""
-    return MeterId(parse_eui64(text, field=field))
 
 
 def stamp(ms: int | None) -> timestamp_pb2.Timestamp | None:
@@ -92,18 +78,10 @@ def stamp(ms: int | None) -> timestamp_pb2.Timestamp | None:
     return timestamp
 
 
-def instant(message: timestamp_pb2.Timestamp, name: str) -> Ms:
-    """Return a timestamp in milliseconds; raise BadField if it is out of range."""
-    try:
-        return ms_of(message.ToDatetime(tzinfo=UTC))
-    except (ValueError, OverflowError) as error:
-        raise BadField(f"{name}: a timestamp is needed", field=name) from error
-
-
-def since_of(request: object, name: str = "since") -> Ms | None:
-    """Return a request's instant; None for at once."""
+def since_of(request: object, name: str = "since", *, now: Ms | None = None) -> Ms | None:
+    """Return a request's instant, at most 10 years ahead of `now`; None for at once."""
     has = request.HasField(name)  # type: ignore[attr-defined]
-    return instant(getattr(request, name), name) if has else None
+    return instant(getattr(request, name), name, now=now) if has else None
 
 
 def page_limit(limit: int) -> int:
@@ -132,73 +110,49 @@ def _dates(period: Period[Any]) -> pb.Dates:
     )  # fmt: skip
 
 
-def number_in(number: int, name: str, allowed: Iterable[int]) -> int:
-    """Return a number of an enum; raise BadField if it is not said, or not known."""
-    if number not in set(allowed):
-        raise BadField(f"{name}: is missing or not known", field=name)
-    return number
-
-
 # Participants.
 
 
 def new_participant(request: pb.AddParticipantRequest) -> NewParticipant:
     """Return who is to be brought on board."""
     one = request.participant
+    role = Role(number_in(one.role, "participant.role", Role))
+    if request.HasField("profile") and role is not Role.SUPPLIER:
+        raise BadField("profile: suppliers may have one, others have none", field="profile")
     return NewParticipant(
         participant_id=parse_participant_id(one.participant_id, field="participant.participant_id"),
-        role=Role(number_in(one.role, "participant.role", Role)),
+        role=role,
         name=parse_text(one.name, "participant.name", least=1, most=200),
-        identities=parse_identities(tuple(one.identities), field="participant.identities"),
+        identities=parse_uris(one.identities, "participant.identities"),
         supplier_key=_supplier_key(one.supplier_key) if one.HasField("supplier_key") else None,
         profile=profile_of(request.profile) if request.HasField("profile") else None,
     )
 
 
 def _supplier_key(key: pb.SupplierKey) -> SupplierKey:
-    if not _KEY_ID.fullmatch(key.key_id):
-        raise BadField("supplier_key.key_id: 1 to 32 bytes in lower-case hex are needed", field="supplier_key.key_id")
     return SupplierKey(
         originator_id=parse_eui64(key.originator_id, field="supplier_key.originator_id"),
-        key_id=key.key_id,
+        key_id=parse_key_id(key.key_id, "supplier_key.key_id"),
         public_point=parse_point(key.public_point, "supplier_key.public_point"),
     )
 
 
 def profile_of(profile: pb.Profile) -> Profile:
     """Return what a supplier chooses."""
-    limits = tuple(_limit(one) for one in profile.limits)
-    if len({one.channel for one in limits}) != len(limits):
-        raise BadField("profile.limits: at most one per channel", field="profile.limits")
-    for name, pence in (
-        ("credit_each_max_pence", profile.credit_each_max_pence),
-        ("credit_day_max_pence", profile.credit_day_max_pence),
-    ):
-        if not 0 <= pence <= 10**10:
-            raise BadField(f"profile.{name}: 0 to 10^10 pence are needed", field=f"profile.{name}")
-    return Profile(
-        option=Option(number_in(profile.option, "profile.option", Option)),
-        limits=limits,
-        credit=CreditRule(
-            each_max_pence=profile.credit_each_max_pence,
-            day_max_pence=profile.credit_day_max_pence,
-            approvers=frozenset(profile.credit_approvers),
-        ),
-    )
-
-
-def _limit(one: pb.ChannelLimit) -> Limit:
-    number_in(one.channel, "profile.limits.channel", SOLD_THROUGH | {0})
-    _amounts(one.min_pence, one.max_pence, "profile.limits")
-    return Limit(
-        channel=one.channel, min_pence=one.min_pence, max_pence=one.max_pence, whole_pounds=one.whole_pounds,
-        closed=one.closed,
+    limits = tuple(
+        Limit(
+            channel=one.channel, min_pence=one.min_pence, max_pence=one.max_pence, whole_pounds=one.whole_pounds,
+            closed=one.closed,
+        )
+        for one in profile.limits
     )  # fmt: skip
-
-
-def _amounts(least: int, most: int, name: str) -> None:
-    if not 1 <= least <= most <= _PENCE_MAX:
-        raise BadField(f"{name}: 1 <= min_pence <= max_pence <= {_PENCE_MAX} is needed", field=name)
+    credit = CreditRule(
+        each_max_pence=profile.credit_each_max_pence,
+        day_max_pence=profile.credit_day_max_pence,
+        approvers=parse_approvers(profile.credit_approvers, "profile.credit_approvers"),
+    )
+    option = Option(number_in(profile.option, "profile.option", Option))
+    return check_profile(Profile(option=option, limits=limits, credit=credit), "profile")
 
 
 def participant_message(one: Participant) -> pb.Participant:
@@ -251,9 +205,8 @@ def _profile_message(profile: Profile) -> pb.Profile:
 
 def model_of(one: pb.Model) -> tuple[str, str, Abilities]:
     """Return make, model, and what its meters can do."""
-    if not set(one.schemes) <= _SCHEMES:
-        raise BadField(f"model.schemes: of {', '.join(sorted(_SCHEMES))}", field="model.schemes")
-    can = Abilities(schemes=frozenset(one.schemes), over_the_air=one.over_the_air, central_issue=one.central_issue)
+    schemes = parse_schemes(one.schemes, "model.schemes")
+    can = Abilities(schemes=schemes, over_the_air=one.over_the_air, central_issue=one.central_issue)
     return parse_text(one.make, "model.make", least=1), parse_text(one.model, "model.model", least=1), can
 
 
@@ -285,8 +238,6 @@ def new_meter_of(
     one: pb.Meter, supplier_id: str, settings: pb.MeterSettings, *, enrolled: bool, since: Ms | None, now: Ms, by: str
 ) -> Meter:
     """Return a meter to be registered."""
-    if one.scheme not in _SCHEMES:
-        raise BadField(f"meter.scheme: one of {', '.join(sorted(_SCHEMES))} is needed", field="meter.scheme")
     registration = Registration(supplier_id=parse_participant_id(supplier_id, field="supplier_id"))
     start = merged(Settings(head_end=""), settings)
     parse_participant_id(start.head_end, field="settings.head_end")
@@ -294,10 +245,10 @@ def new_meter_of(
     return Meter(
         meter_id=parse_meter_id(one.meter_id, "meter.meter_id"),
         kind=MeterKind(number_in(one.kind, "meter.kind", MeterKind)),
-        generation=Generation(one.generation or Generation.SMETS2),
+        generation=Generation(number_in(one.generation or Generation.SMETS2, "meter.generation", Generation)),
         make=parse_text(one.make, "meter.make"),
         model=parse_text(one.model, "meter.model"),
-        scheme=one.scheme,
+        scheme=parse_scheme(one.scheme, "meter.scheme"),
         public_point=parse_point(one.public_point, "meter.public_point"),
         registrations=begin(registration, since=since, now=now, by=by),
         settings=begin(first, since=since, now=now, by=by),
@@ -307,8 +258,7 @@ def new_meter_of(
 def merged(settings: Settings, asked: pb.MeterSettings) -> Settings:
     """Return `settings` with what is asked for; what is left out stays."""
     for name in ("max_credit_pence", "max_balance_pence"):
-        if not 0 <= getattr(asked, name) <= 100 * _PENCE_MAX:
-            raise BadField(f"settings.{name}: 0 to {100 * _PENCE_MAX} is needed", field=f"settings.{name}")
+        check_pence(getattr(asked, name), f"settings.{name}", most=THRESHOLD_PENCE_MAX)
     if asked.payment_mode:
         number_in(asked.payment_mode, "settings.payment_mode", PaymentMode)
     if asked.head_end:
@@ -407,17 +357,17 @@ def pan_message(card: Card) -> pb.Pan:
 # Appointments.
 
 
-def terms_of(terms: appointment_pb.AppointmentTerms, name: str) -> Terms:
-    """Return terms; raise BadField or DatesReversed if they are none."""
+def terms_of(terms: appointment_pb.AppointmentTerms, name: str, *, now: Ms | None = None) -> Terms:
+    """Return terms, which begin at most 10 years after `now`; raise BadField or DatesReversed if they are none."""
     if not _APPOINTMENT_ID.fullmatch(terms.appointment_id):
         raise BadField(f"{name}.appointment_id: 1 to 64 of a-z, 0-9 and - are needed", field=f"{name}.appointment_id")
-    _amounts(terms.min_pence, terms.max_pence, name)
+    check_amounts(terms.min_pence, terms.max_pence, name)
     for channel in terms.channels:
         number_in(channel, f"{name}.channels", SOLD_THROUGH)
-    since = since_of(terms)
-    if since is None:
+    if not terms.HasField("since"):
         raise BadField(f"{name}.since: is missing", field=f"{name}.since")
-    until = since_of(terms, "until")
+    since = instant(terms.since, f"{name}.since", now=now)
+    until = instant(terms.until, f"{name}.until") if terms.HasField("until") else None
     check_dates(since, until)
     return Terms(
         appointment_id=terms.appointment_id,

@@ -8,14 +8,14 @@ from typing import Final
 from utrn.v1 import registry_service_pb2 as pb
 from utrn.v1 import registry_service_pb2_grpc as rpc
 
-from core.api import convert
+from core.api import checks, convert
 from core.api import registry_convert as made
 from core.api.authenticate import Authenticate
 from core.api.errors import Context
 from core.api.lines import read_line
 from core.domain.errors import BadField, Refused, UtrnError
 from core.domain.meter import Custody, MeterId, Pan, PanForm, PanRule, Settings, parse_pan
-from core.domain.party import ParticipantId, Principal, Standing, parse_identities, parse_participant_id
+from core.domain.party import ParticipantId, Principal, Standing, parse_participant_id
 from core.domain.timeline import NEVER, Ms, ms_of
 from core.flows.hand_over import HandOver, HandOverMeter
 from core.flows.keep_meters import KeepMeters
@@ -27,6 +27,7 @@ from core.ports.clock import Clock
 
 REGISTRY_SERVICE: Final = "utrn.v1.RegistryService"
 _LINES_MAX = 1000
+_LINE_NUMBER_MAX = 10**12
 _PANS_MAX = 20
 _CODES_MAX = 30
 
@@ -55,14 +56,14 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         done = await self.parties.set_identities(
             self.authenticate(context),
             _participant_id(request.participant_id),
-            made.parse_text(request.name, "name", least=1, most=200),
-            parse_identities(tuple(request.identities), field="identities"),
+            checks.parse_text(request.name, "name", least=1, most=200),
+            checks.parse_uris(request.identities, "identities"),
         )
         return pb.SetIdentitiesResponse(written=made.written(done))
 
     async def SetStanding(self, request: pb.SetStandingRequest, context: Context) -> pb.SetStandingResponse:
         """Suspend, readmit, offboard."""
-        standing = Standing(made.number_in(request.standing, "standing", Standing))
+        standing = Standing(checks.number_in(request.standing, "standing", Standing))
         participant_id = _participant_id(request.participant_id)
         done = await self.parties.set_standing(self.authenticate(context), participant_id, standing)
         return pb.SetStandingResponse(written=made.written(done))
@@ -73,7 +74,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             self.authenticate(context),
             parse_participant_id(request.supplier_id, field="supplier_id"),
             made.profile_of(request.profile),
-            made.since_of(request),
+            made.since_of(request, now=self._now()),
         )
         return pb.SetProfileResponse(written=made.written(done))
 
@@ -101,7 +102,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     async def SetModel(self, request: pb.SetModelRequest, context: Context) -> pb.SetModelResponse:
         """Write a row of the capability matrix."""
         done = await self.parties.set_model(
-            self.authenticate(context), *made.model_of(request.model), made.since_of(request)
+            self.authenticate(context), *made.model_of(request.model), made.since_of(request, now=self._now())
         )
         return pb.SetModelResponse(written=made.written(done))
 
@@ -115,7 +116,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         principal = self.authenticate(context)
         meter = made.new_meter_of(
             request.meter, request.supplier_id, request.settings, enrolled=not request.not_enrolled,
-            since=made.since_of(request), now=self._now(), by=principal.participant_id,
+            since=made.since_of(request, now=self._now()), now=self._now(), by=principal.participant_id,
         )  # fmt: skip
         return pb.AddMeterResponse(written=made.written(await self.meters.add(principal, meter)))
 
@@ -124,7 +125,10 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         principal, asked = self.authenticate(context), request.settings
         made.merged(Settings(head_end=""), asked)
         done = await self.meters.change(
-            principal, _meter_id(request.meter_id), lambda one: made.merged(one, asked), made.since_of(request)
+            principal,
+            _meter_id(request.meter_id),
+            lambda one: made.merged(one, asked),
+            made.since_of(request, now=self._now()),
         )
         return pb.ChangeMeterResponse(written=made.written(done))
 
@@ -135,7 +139,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             _meter_id(request.meter_id),
             parse_participant_id(request.losing_supplier_id, field="losing_supplier_id"),
             parse_participant_id(request.gaining_supplier_id, field="gaining_supplier_id"),
-            made.since_of(request),
+            made.since_of(request, now=self._now()),
         )
         return pb.ChangeSupplierResponse(written=made.written(done))
 
@@ -144,7 +148,10 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         if request.tenancy_before < 1:
             raise BadField("tenancy_before: 1 or more is needed", field="tenancy_before")
         done = await self.meters.change_tenant(
-            self.authenticate(context), _meter_id(request.meter_id), made.since_of(request), request.tenancy_before
+            self.authenticate(context),
+            _meter_id(request.meter_id),
+            made.since_of(request, now=self._now()),
+            request.tenancy_before,
         )
         return pb.ChangeTenantResponse(written=made.written(done))
 
@@ -163,7 +170,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
 
     async def EndMeter(self, request: pb.EndMeterRequest, context: Context) -> pb.EndMeterResponse:
         """Take a meter out of service."""
-        at = made.since_of(request, "at")
+        at = made.since_of(request, "at", now=self._now())
         done = await self.meters.end(self.authenticate(context), _meter_id(request.meter_id), at)
         return pb.EndMeterResponse(written=made.written(done))
 
@@ -183,17 +190,17 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             principal,
             HandOver(
                 meter_id=_meter_id(request.meter_id),
-                custody_before=Custody(made.number_in(request.custody_before, "custody_before", Custody)),
-                custody=Custody(made.number_in(request.custody, "custody", Custody)),
+                custody_before=Custody(checks.number_in(request.custody_before, "custody_before", Custody)),
+                custody=Custody(checks.number_in(request.custody, "custody", Custody)),
                 last_issued=request.last_issued,
                 highest_applied=request.highest_applied,
-                codes=tuple(convert.unspent_code(one, self.pan_rule) for one in request.codes),
+                codes=tuple(convert.unspent_code(one, self.pan_rule, self._now()) for one in request.codes),
                 settings=(lambda one: replace(made.merged(one, request.settings), enrolled=True))
                 if request.custody_before == pb.CUSTODY_SMSO
                 else (lambda one: replace(one, enrolled=False))
                 if request.custody == pb.CUSTODY_SMSO
                 else None,
-                public_point=made.parse_point(request.public_point, "public_point") if request.public_point else None,
+                public_point=checks.parse_point(request.public_point, "public_point") if request.public_point else None,
             ),
         )
         change = None if done.note is None else made.change_message(done.note)
@@ -201,12 +208,12 @@ class RegistryServicer(rpc.RegistryServiceServicer):
 
     async def RecordBalance(self, request: pb.RecordBalanceRequest, context: Context) -> pb.RecordBalanceResponse:
         """Keep a balance."""
-        at = made.instant(request.at, "at")
-        if not request.HasField("at") or at > self._now():
-            raise BadField("at: an instant that has passed is needed", field="at")
-        done = await self.meters.record_balance(
-            self.authenticate(context), _meter_id(request.meter_id), request.balance_pence, at
-        )
+        if not request.HasField("at"):
+            raise BadField("at: is missing", field="at")
+        at = checks.check_passed(checks.instant(request.at, "at"), "at", self._now())
+        most = checks.BALANCE_PENCE_MAX
+        pence = checks.check_pence(request.balance_pence, "balance_pence", least=-most, most=most)
+        done = await self.meters.record_balance(self.authenticate(context), _meter_id(request.meter_id), pence, at)
         return pb.RecordBalanceResponse(written=made.written(done))
 
     async def GetMeter(self, request: pb.GetMeterRequest, context: Context) -> pb.GetMeterResponse:
@@ -222,7 +229,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
 
     async def ListSellers(self, request: pb.ListSellersRequest, context: Context) -> pb.ListSellersResponse:
         """Answer who could sell."""
-        at = made.since_of(request, "at")
+        at = made.since_of(request, "at", now=self._now())
         pan = self._pan(request.pan, "pan") if request.pan else None
         meter_id = _meter_id(request.meter_id) if pan is None else None
         found = await self.view.sellers(self.authenticate(context), meter_id, pan, at)
@@ -249,7 +256,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         found, after = await self.view.changes(
             principal,
             whose,
-            since=made.since_of(request) or NEVER,
+            since=made.since_of(request, now=self._now()) or NEVER,
             after=made.page_after(request.after),
             limit=made.page_limit(request.limit),
         )
@@ -260,9 +267,9 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         done = await self.pans.give(
             self.authenticate(context),
             self._pan(request.pan, "pan"),
-            PanForm(request.form or PanForm.PLASTIC),
+            _form(request.form),
             _meter_id(request.meter_id),
-            made.since_of(request),
+            made.since_of(request, now=self._now()),
         )
         return pb.GivePanResponse(written=made.written(done))
 
@@ -272,7 +279,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             self.authenticate(context),
             self._pan(request.lost_pan, "lost_pan"),
             self._pan(request.new_pan, "new_pan"),
-            PanForm(request.form or PanForm.PLASTIC),
+            _form(request.form),
         )
         return pb.ReplacePanResponse(written=made.written(done))
 
@@ -289,7 +296,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             self._pan(request.pan, "pan"),
             _meter_id(request.from_meter_id, "from_meter_id"),
             _meter_id(request.to_meter_id, "to_meter_id"),
-            made.since_of(request),
+            made.since_of(request, now=self._now()),
         )
         return pb.RepointPanResponse(written=made.written(done))
 
@@ -314,7 +321,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         """Load a file part by part."""
         principal = self.authenticate(context)
         async for request in requests:
-            if not 1 <= len(request.lines) <= _LINES_MAX or request.first_line < 1:
+            if not 1 <= len(request.lines) <= _LINES_MAX or not 1 <= request.first_line <= _LINE_NUMBER_MAX:
                 raise BadField(f"lines: 1 to {_LINES_MAX} lines from line 1 on are needed", field="lines")
             lines = [
                 (request.first_line + index, self._line(line, principal))
@@ -352,4 +359,8 @@ def _participant_id(text: str) -> ParticipantId:
 
 
 def _meter_id(text: str, field: str = "meter_id") -> MeterId:
-    return made.parse_meter_id(text, field)
+    return checks.parse_meter_id(text, field)
+
+
+def _form(number: int) -> PanForm:
+    return PanForm(checks.number_in(number or PanForm.PLASTIC, "form", PanForm))
