@@ -2,9 +2,13 @@
 
 import csv
 import json
+import re
+from codecs import BOM_UTF8
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 import grpc
 from utrn.v1 import registry_service_pb2 as pb
@@ -14,8 +18,8 @@ from app.clock import SystemClock
 from app.config import Config
 from cluster.client import EtcdClient
 from cluster.registry_store import EtcdRegistryStore
-from core.api.lines import read_line
-from core.domain.errors import Refused
+from core.api.lines import LINE_CHARACTERS_MAX, line_too_long, read_line
+from core.domain.errors import BadField, Refused
 from core.domain.meter import PanRule
 from core.domain.party import Participant, ParticipantId, Principal, Role
 from core.domain.timeline import Ms, Timeline, ms_of
@@ -23,7 +27,11 @@ from core.flows.appoint import Appoint
 from core.flows.keep_parties import KeepParties
 from core.flows.load_records import Loadable, LoadRecords
 
+# Line numbers and bytes in one message; a node takes 2 MiB (`[api] message_bytes_max`) unless it is told otherwise.
 _PART = 1000
+_PART_BYTES_MAX = 1_000_000
+# No character has more than four bytes.
+_LINE_BYTES_MAX = 4 * LINE_CHARACTERS_MAX + 2
 _PROBLEMS_MAX = 1000
 # Whoever holds etcd's certificate can write anything; the trail of the registry names this hand.
 _BOOTSTRAP = Principal(
@@ -32,9 +40,11 @@ _BOOTSTRAP = Principal(
     )
 )
 _NUMBERS = ("_pence", "channel")
-_LISTS = frozenset({"identities", "schemes", "credit_approvers"})
+_NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
+_LISTS = frozenset({"identities", "schemes"})
 
-Line = tuple[int, str]
+# Its number, and its text or why it has none.
+Line = tuple[int, str | BadField]
 
 
 class UnreadableFile(Exception):
@@ -61,40 +71,104 @@ class Total:
 def read_lines(path: Path, *, after: int = 0) -> Iterator[Line]:
     """Yield the lines of a file after line `after`, each with its number, as JSON; rows of a CSV become JSON.
 
+    A line that cannot be read comes as what is wrong with it; the others are not touched by it.
+
     Raises:
-        UnreadableFile: it is not there, or no text.
+        UnreadableFile: it is not there, or a CSV does not begin with the fields' names.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = _rows(file) if path.suffix == ".csv" else enumerate(file, start=1)
-            yield from ((number, line) for number, line in rows if number > after and line.strip())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        with path.open("rb") as file:
+            lines = _texts(file)
+            rows = _rows(path, lines) if path.suffix.lower() == ".csv" else lines
+            for number, line in rows:
+                if number > after:
+                    yield number, line_too_long() if isinstance(line, str) and len(line) > LINE_CHARACTERS_MAX else line
+    except OSError as error:
         raise UnreadableFile(f"{path}: cannot be read: {error}") from error
 
 
-def _rows(file: Iterator[str]) -> Iterator[Line]:
-    reader = csv.DictReader(file)
-    for row in reader:
-        values = {name: _cell(name, text) for name, text in row.items() if name is not None and text not in (None, "")}
-        yield reader.line_num, json.dumps(values)
+def _texts(file: BinaryIO) -> Iterator[Line]:
+    """Yield the lines of a file that are not blank; they end where an editor ends them, at line feeds."""
+    number = 0
+    while piece := file.readline(_LINE_BYTES_MAX):
+        number += 1
+        if len(piece) == _LINE_BYTES_MAX and not piece.endswith(b"\n"):
+            _pass_over(file)
+            yield number, line_too_long()
+            continue
+        try:
+            text = (piece.removeprefix(BOM_UTF8) if number == 1 else piece).decode()
+        except UnicodeDecodeError as error:
+            yield number, BadField(f"line: not UTF-8 at byte {error.start + 1}", field="line")
+            continue
+        if text.strip():
+            yield number, text.rstrip("\r\n")
 
 
-def _cell(name: str, text: str) -> object:
+def _pass_over(file: BinaryIO) -> None:
+    """Read on to the end of the line, without keeping it."""
+    while (piece := file.readline(_LINE_BYTES_MAX)) and not piece.endswith(b"\n"):
+        pass
+
+
+def _rows(path: Path, lines: Iterator[Line]) -> Iterator[Line]:
+    """Yield the rows of a CSV as JSON. A row is a line, whatever its quotes: a broken one takes no others with it."""
+    names = _names(path, lines)
+    for number, line in lines:
+        yield number, _row(names, line)
+
+
+def _names(path: Path, lines: Iterator[Line]) -> list[str]:
+    """Return the names of the columns, which the first line tells."""
+    for number, line in lines:
+        cells = _cells(line)
+        told = [] if isinstance(cells, BadField) else [name for name in cells if name]
+        if isinstance(cells, BadField) or "type" not in told or len(set(told)) < len(told):
+            problem = "the fields' names are needed, each once, `type` among them"
+            raise UnreadableFile(f"{path}: cannot be read: line {number}: {problem}")
+        return cells
+    return []
+
+
+def _row(names: Sequence[str], line: str | BadField) -> str | BadField:
+    cells = _cells(line)
+    if isinstance(cells, BadField):
+        return cells
+    if len(cells) != len(names):
+        return BadField(f"line: {len(cells)} cells under {len(names)} names", field="line")
+    values = {name: _value(name, text) for name, text in zip(names, cells, strict=True) if text}
+    return json.dumps(values, ensure_ascii=False)
+
+
+def _cells(line: str | BadField) -> list[str] | BadField:
+    if isinstance(line, BadField):
+        return line
+    try:
+        (cells,) = csv.reader([line], strict=True)
+    except csv.Error as error:
+        return BadField(f"line: no row of a CSV: {error}", field="line")
+    return cells
+
+
+def _value(name: str, text: str) -> object:
     if name in _LISTS:
         return text.split(";")
     if text in ("true", "false"):
         return text == "true"
-    return int(text) if name.endswith(_NUMBERS) and text.isdecimal() else text
+    return int(text) if name.endswith(_NUMBERS) and _NUMBER.fullmatch(text) else text
 
 
 def parts(lines: Iterator[Line]) -> Iterator[list[Line]]:
-    """Yield lines in parts. A part has no gap in its numbers, so that it can be sent as it is."""
+    """Yield lines in parts, each of so few numbers and bytes that a node takes it as one message."""
     part: list[Line] = []
+    size = 0
     for number, line in lines:
-        if part and (len(part) == _PART or number != part[-1][0] + 1):
+        more = len(line.encode()) if isinstance(line, str) else 0
+        if part and (number - part[0][0] >= _PART or size + more > _PART_BYTES_MAX):
             yield part
-            part = []
+            part, size = [], 0
         part.append((number, line))
+        size += more
     if part:
         yield part
 
@@ -112,7 +186,9 @@ def check_lines(lines: Iterator[Line], pan_rule: PanRule) -> Total:
     return total
 
 
-def _read(line: str, pan_rule: PanRule, now: Ms) -> Loadable | Refused:
+def _read(line: str | BadField, pan_rule: PanRule, now: Ms) -> Loadable | Refused:
+    if isinstance(line, BadField):
+        return line
     try:
         return read_line(line, pan_rule=pan_rule, now=now, by=_BOOTSTRAP.participant_id)
     except Refused as refusal:
@@ -156,17 +232,32 @@ async def load_remote(channel: grpc.aio.Channel, lines: Iterator[Line], progress
         grpc.aio.AioRpcError: go on after the `last_line` that `progress` heard of.
     """
     total = Total()
-    call = rpc.RegistryServiceStub(channel).LoadRecords(_requests(parts(lines)))
+    unsent: deque[tuple[int, BadField]] = deque()
+    call = rpc.RegistryServiceStub(channel).LoadRecords(_requests(parts(lines), unsent))
     async for done in call:
         total.loaded += done.loaded
         total.unchanged += done.unchanged
-        for one in done.problems:
-            total.refuse(one.line, one.reason, one.message)
+        problems = [(one.line, one.reason, one.message) for one in done.problems]
+        while unsent and unsent[0][0] <= done.last_line:
+            number, problem = unsent.popleft()
+            problems.append((number, problem.reason, problem.message))
+        for line, reason, message in sorted(problems):
+            total.refuse(line, reason, message)
         total.last_line = done.last_line
         progress(total)
     return total
 
 
-async def _requests(some: Iterator[Sequence[Line]]) -> AsyncIterator[pb.LoadRecordsRequest]:
+async def _requests(
+    some: Iterator[Sequence[Line]], unsent: deque[tuple[int, BadField]]
+) -> AsyncIterator[pb.LoadRecordsRequest]:
+    """Yield parts as they are sent; lines that cannot be read are left blank in them, and kept in `unsent`."""
     for part in some:
-        yield pb.LoadRecordsRequest(first_line=part[0][0], lines=[line for _, line in part])
+        first = part[0][0]
+        texts = [""] * (part[-1][0] - first + 1)
+        for number, line in part:
+            if isinstance(line, BadField):
+                unsent.append((number, line))
+            else:
+                texts[number - first] = line
+        yield pb.LoadRecordsRequest(first_line=first, lines=texts)
