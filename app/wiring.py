@@ -116,6 +116,19 @@ class _Cluster:
     peers: PeerWatch
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Standby:
+    """What must be ready before a node may own shards: its HSM, and its copies of what is owed and of the registry."""
+
+    signer: HsmSigner
+    outbox: EtcdOutbox
+    registry: EtcdRegistry
+
+    def fitness(self) -> Fitness:
+        """Return what is ready now."""
+        return Fitness(hsm_ready=self.signer.ready, mirror_ready=self.outbox.mirrored and self.registry.ready)
+
+
 def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda adapters: adapters) -> Node:
     """Return the node that `config` describes.
 
@@ -127,8 +140,8 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     client = EtcdClient(config.etcd)
     signer = HsmSigner(config.hsm)
     outbox = EtcdOutbox(client, config.etcd, clock)
-    cluster = _cluster(config, client, clock, signer, outbox)
     registry = EtcdRegistry(client, config.etcd)
+    cluster = _cluster(config, client, clock, _Standby(signer=signer, outbox=outbox, registry=registry))
     head_ends = {one.name: GrpcHeadEnd(one) for one in config.head_ends}
     trail = FileTrail(config.node.trail, config.node.node_id, clock)
     ports = between(
@@ -239,7 +252,7 @@ def _beat(
     )
 
 
-def _cluster(config: Config, client: EtcdClient, clock: Clock, signer: HsmSigner, outbox: EtcdOutbox) -> _Cluster:
+def _cluster(config: Config, client: EtcdClient, clock: Clock, standby: _Standby) -> _Cluster:
     ownership = EtcdOwnership(
         client,
         config.etcd,
@@ -248,7 +261,7 @@ def _cluster(config: Config, client: EtcdClient, clock: Clock, signer: HsmSigner
         address=config.node.advertise or config.api.listen,
         zone=config.node.zone,
         version=version("utrn"),
-        fitness=lambda: Fitness(hsm_ready=signer.ready, mirror_ready=outbox.mirrored),
+        fitness=standby.fitness,
     )
     peers = PeerWatch(
         client, config.peers, clock, node_id=config.node.node_id, members=lambda: ownership.members().values()
@@ -348,7 +361,7 @@ def _market(config: Config, ports: Adapters, turn: TurnMeter, registry: EtcdRegi
         authenticate=Authenticate(ports.registry),
         parties=parties,
         meters=meters,
-        hand_over=HandOverMeter(meters=meters, store=ports.store),
+        hand_over=HandOverMeter(meters=meters, store=ports.store, clock=ports.clock),
         pans=KeepPans(store=ports.store, clock=ports.clock),
         load=LoadRecords(store=ports.store, parties=parties, appoint=_appoint(config, ports), clock=ports.clock),
         view=_view(ports, registry),

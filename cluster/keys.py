@@ -6,7 +6,7 @@
 | counter/<originator>/<meter> | CounterRecord | commit | for ever |
 | applied/<originator>/<meter> | AppliedRecord | owner of its shard | for ever |
 | external/<originator>/<meter>/<counter> | VendPointer | commit of a code made elsewhere | until archived |
-| outbox/<shard>/<meter>/<counter> | VendPointer | commit adds, owner removes | while delivery is owed |
+| outbox/<shard>/<meter>/<counter>/<originator> | VendPointer | commit adds, owner removes | while delivery is owed |
 | shard/<shard> | owner's node id, on its lease | election | with the lease; its create_revision is the epoch |
 | node/<node> | NodeRecord, on its lease | each node | with the lease |
 | drain/<node> | DrainRecord | an operator | until the drain is ended |
@@ -24,7 +24,7 @@ Counters are written with ten digits, so that the keys of one meter sort as its 
 
 from dataclasses import dataclass
 
-from core.domain.meter import MeterId
+from core.domain.meter import MeterId, OriginatorId
 from core.domain.registry import Kind
 from core.domain.token import Counter
 
@@ -59,18 +59,18 @@ class Keys:
         """The vend of a code made elsewhere."""
         return f"{self.prefix}external/{originator_id}/{meter_id}/{counter:010d}".encode()
 
-    def outbox(self, shard: int, meter_id: str, counter: int) -> bytes:
-        """An owed delivery."""
-        return f"{self.prefix}outbox/{shard:04d}/{meter_id}/{counter:010d}".encode()
+    def outbox(self, shard: int, meter_id: str, counter: int, originator_id: str) -> bytes:
+        """An owed delivery. After a change of supplier two sequences of one meter may owe the same counter."""
+        return f"{self.prefix}outbox/{shard:04d}/{meter_id}/{counter:010d}/{originator_id}".encode()
 
     def outboxes(self) -> bytes:
         """Prefix of all owed deliveries."""
         return f"{self.prefix}outbox/".encode()
 
-    def parse_outbox(self, key: bytes) -> tuple[int, MeterId, Counter]:
-        """Return shard, meter and counter of an owed delivery."""
-        shard, meter_id, counter = key.decode().removeprefix(f"{self.prefix}outbox/").split("/")
-        return int(shard), MeterId(meter_id), Counter(int(counter))
+    def parse_outbox(self, key: bytes) -> tuple[int, MeterId, Counter, OriginatorId]:
+        """Return shard, meter, counter and originator of an owed delivery."""
+        shard, meter_id, counter, originator_id = key.decode().removeprefix(f"{self.prefix}outbox/").split("/")
+        return int(shard), MeterId(meter_id), Counter(int(counter)), OriginatorId(originator_id)
 
     def shard(self, shard: int) -> bytes:
         """Who owns a shard."""

@@ -17,7 +17,7 @@ from cluster import compares, ops
 from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
-from cluster.records import SCHEMA, pointer_value, read, vend_of, vend_value
+from cluster.records import SCHEMA, UnreadableVend, pointer_value, read, vend_of, vend_value
 from cluster.shards import shard_of
 from core.domain.errors import CounterTaken, LedgerUnavailable, OutcomeUnknown
 from core.domain.invariant import check
@@ -80,7 +80,10 @@ class EtcdLedger:
             reply = await self._client.range(pb.RangeRequest(key=self._keys.vend(participant_id, transaction_id)))
         except EtcdUnreachable as error:
             raise LedgerUnavailable(_UNREACHABLE) from error
-        return stored_of(reply.kvs[0]) if reply.kvs else None
+        try:
+            return stored_of(reply.kvs[0]) if reply.kvs else None
+        except UnreadableVend as error:
+            raise _unreadable(reply.kvs[0].key, error) from error
 
     async def counters(self, keys: Sequence[tuple[OriginatorId, MeterId]]) -> Sequence[CounterState]:
         """Return the counter sequence of each (originator, meter) as it is now, in order. One linearizable read."""
@@ -146,7 +149,7 @@ class EtcdLedger:
 
     def _owe(self, vend: Vend) -> pb.RequestOp:
         shard = shard_of(vend.meter_id, self._shards)
-        return ops.put(self._keys.outbox(shard, vend.meter_id, vend.counter), pointer_value(vend))
+        return ops.put(self._keys.outbox(shard, vend.meter_id, vend.counter, vend.originator_id), pointer_value(vend))
 
     async def _settle(self, children: list[_Child], until: float) -> list[CommitOutcome]:
         """Send `children` until etcd has answered, or time is up."""
@@ -194,14 +197,16 @@ def stored_of(found: pb.KeyValue) -> StoredVend:
 def counter_of(counter: pb.KeyValue | None, applied: pb.KeyValue | None) -> CounterState:
     """Return a counter sequence from its two keys; neither need be there."""
     highest = 0 if applied is None else read(store.AppliedRecord(), applied.value).highest_applied
+    applied_revision = 0 if applied is None else applied.mod_revision
     if counter is None:
-        return CounterState(highest_applied=highest)
+        return CounterState(highest_applied=highest, applied_revision=applied_revision)
     record = read(store.CounterRecord(), counter.value)
     return CounterState(
         last_issued=record.last_issued,
         last_issued_here=record.last_issued_here,
         highest_applied=highest,
         revision=counter.mod_revision,
+        applied_revision=applied_revision,
     )
 
 
@@ -214,13 +219,21 @@ def _outcome(child: _Child, reply: pb.TxnResponse, revision: int) -> CommitOutco
     state = counter_of(counter, applied)
     if vend is not None:
         # Ours, byte for byte: an earlier sending of this child was carried out, and its answer was lost.
-        stored = stored_of(vend)
+        try:
+            stored = stored_of(vend)
+        except UnreadableVend as error:
+            return _unreadable(vend.key, error)
         return Committed(stored=stored, counter=state) if vend.value == child.wanted else Present(stored=stored)
     if any(found is not None for found in external):
         return CounterTaken("this code is being delivered under another transaction_id already", field="utrn_counter")
     if state.revision == child.entry.seen.revision:
         return RegistrationMoved()
     return CounterMoved(counter=state)
+
+
+def _unreadable(key: bytes, error: UnreadableVend) -> LedgerUnavailable:
+    log.error("a stored vend cannot be read", extra={"key": key.decode(), "error": str(error)})
+    return LedgerUnavailable("what the ledger has under this transaction_id cannot be read; tell the operator")
 
 
 def _counter_after(entry: Entry, revision: int) -> CounterState:

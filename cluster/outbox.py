@@ -1,5 +1,6 @@
 """EtcdOutbox: what is owed to meters, and the writes of its owners, each fenced by the epoch of its shard."""
 
+import logging
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -13,7 +14,7 @@ from cluster.config import EtcdConfig
 from cluster.group import Answered, GroupWriter
 from cluster.keys import Keys
 from cluster.ledger import stored_of
-from cluster.records import SCHEMA, read, vend_value
+from cluster.records import SCHEMA, UnreadableVend, read, vend_value
 from core.domain.delivery import DeliveryState
 from core.domain.errors import DeliveryChanged, Deposed, LedgerUnavailable, UtrnError
 from core.domain.meter import MeterId, OriginatorId
@@ -24,6 +25,8 @@ from core.domain.vend import Vend
 from core.ports.clock import Clock
 from core.ports.ledger import StoredVend
 from core.ports.outbox import Added, DeliveryChange, Listing, Outbox, OutboxEvent, Owed, Removed, WriteOutcome
+
+log = logging.getLogger(__name__)
 
 _WAITING_MAX = 10_000
 _KNOWN_MAX = 200_000
@@ -78,7 +81,7 @@ class EtcdOutbox:
             ops.get(key)
             for one in owed
             for key in (
-                self._keys.outbox(one.shard, one.meter_id, one.counter),
+                self._keys.outbox(one.shard, one.meter_id, one.counter, one.originator_id),
                 self._keys.vend(one.participant_id, one.transaction_id),
             )
         ]
@@ -87,7 +90,7 @@ class EtcdOutbox:
         except EtcdUnreachable as error:
             raise LedgerUnavailable("the ledger cannot be reached") from error
         pairs = [(found[at], found[at + 1]) for at in range(0, len(found), 2)]
-        return [None if pointer is None or vend is None else stored_of(vend) for pointer, vend in pairs]
+        return [None if pointer is None or vend is None else _readable(vend) for pointer, vend in pairs]
 
     async def write(self, changes: Sequence[DeliveryChange]) -> Sequence[WriteOutcome]:
         """Write each change for itself; return one outcome per change, in order."""
@@ -144,9 +147,12 @@ class EtcdOutbox:
         applied_key = keys.applied(vend.originator_id, vend.meter_id)
         compare = compares.epoch_current(shard_key, change.epoch)
         compare += compares.vend_unmoved(vend_key, change.stored.revision)
+        for ref, revision in change.basis:
+            compare += compares.registration_unmoved(keys.record(ref.kind, ref.id), revision)
         success = [ops.put(vend_key, vend_value(vend))]
         if not vend.delivery.owed:
-            success.append(ops.delete(keys.outbox(change.shard, vend.meter_id, vend.counter)))
+            outbox = keys.outbox(change.shard, vend.meter_id, vend.counter, vend.originator_id)
+            success.append(ops.delete(outbox))
         if applied is not None:
             _, revision = self._applied.get((vend.originator_id, vend.meter_id), (0, 0))
             compare += compares.applied_unmoved(applied_key, revision)
@@ -164,6 +170,8 @@ class EtcdOutbox:
             return Deposed(f"shard {change.shard} has another owner than epoch {change.epoch}")
         if there is None or there.mod_revision != change.stored.revision:
             return DeliveryChanged("the vend is not where this change was based on")
+        if change.basis:
+            return DeliveryChanged("the meter is not what this change was based on")
         self._learn((vend.originator_id, vend.meter_id), applied)
         return None
 
@@ -185,12 +193,13 @@ class EtcdOutbox:
             self._applied.popitem(last=False)
 
     def _owed(self, found: pb.KeyValue) -> Owed:
-        shard, meter_id, counter = self._keys.parse_outbox(found.key)
+        shard, meter_id, counter, originator_id = self._keys.parse_outbox(found.key)
         pointer = read(store.VendPointer(), found.value)
         return Owed(
             shard=shard,
             meter_id=meter_id,
             counter=counter,
+            originator_id=originator_id,
             participant_id=ParticipantId(pointer.participant_id),
             transaction_id=TransactionId(pointer.transaction_id),
             since=found.mod_revision,
@@ -199,8 +208,17 @@ class EtcdOutbox:
     def _event(self, event: pb.Event) -> OutboxEvent:
         if event.type == pb.Event.PUT:
             return Added(self._owed(event.kv))
-        shard, meter_id, counter = self._keys.parse_outbox(event.kv.key)
-        return Removed(shard=shard, meter_id=meter_id, counter=counter)
+        shard, meter_id, counter, originator_id = self._keys.parse_outbox(event.kv.key)
+        return Removed(shard=shard, meter_id=meter_id, counter=counter, originator_id=originator_id)
+
+
+def _readable(found: pb.KeyValue) -> StoredVend | None:
+    """Return a vend; None if it cannot be read: people must look at it, and the others go on."""
+    try:
+        return stored_of(found)
+    except UnreadableVend:
+        log.exception("an owed vend cannot be read", extra={"key": found.key.decode()})
+        return None
 
 
 def _applied_value(highest: int) -> bytes:

@@ -2,8 +2,10 @@
 
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
+from urllib.parse import quote, unquote
 
 from google.protobuf import timestamp_pb2
+from google.protobuf.message import DecodeError
 from utrn.store.v1 import records_pb2 as pb
 
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
@@ -21,6 +23,10 @@ _SCHEMA_TAG = b"\x08"
 
 class NewerSchema(Exception):
     """A record was written by a newer version of this program. Upgrade this node; it must not guess."""
+
+
+class UnreadableVend(Exception):
+    """A stored vend is not what this program writes. It is left as it is, and must not stop work on the others."""
 
 
 class _Record(Protocol):
@@ -88,12 +94,26 @@ def vend_value(vend: Vend) -> bytes:
         ),
         tenancy=vend.tenancy,
         rule=vend.rule,
-        basis=" ".join([f"{kind}/{record_id}@{revision}" for (kind, record_id), revision in vend.basis]),
+        basis=" ".join(
+            [f"{kind}/{_spelled(kind, record_id)}@{revision}" for (kind, record_id), revision in vend.basis]
+        ),
     ).SerializeToString(deterministic=True)
 
 
 def vend_of(value: bytes) -> Vend:
-    """Return the vend of a stored form."""
+    """Return the vend of a stored form.
+
+    Raises:
+        UnreadableVend: it is not what this program writes.
+        NewerSchema: this program is too old for it.
+    """
+    try:
+        return _vend_of(value)
+    except (ValueError, DecodeError) as error:
+        raise UnreadableVend(str(error)) from error
+
+
+def _vend_of(value: bytes) -> Vend:
     record = read(pb.VendRecord(), value)
     operation = Operation(record.operation)
     utrn, counter = Utrn(record.utrn), Counter(record.utrn_counter)
@@ -133,8 +153,13 @@ def _basis_of(text: str) -> Basis:
     for one in text.split():
         name, revision = one.rsplit("@", 1)
         kind, record_id = name.split("/", 1)
-        found.append((Ref(Kind(kind), record_id), int(revision)))
+        found.append((Ref(Kind(kind), unquote(record_id)), int(revision)))
     return tuple(found)
+
+
+def _spelled(kind: Kind, record_id: str) -> str:
+    """Return an id without blanks. Only makes and models may have any: every other id has an alphabet of its own."""
+    return quote(record_id) if kind is Kind.MODEL else record_id
 
 
 def _delivery_of(record: pb.DeliveryRecord) -> Delivery:

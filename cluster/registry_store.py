@@ -100,6 +100,8 @@ class EtcdRegistryStore:
             else:
                 if reply.succeeded:
                     return reply.header.revision
+                if not write.put:
+                    return None
                 (there,) = ops.got(reply)
                 # Ours, byte for byte: an earlier sending was carried out, and its answer was lost.
                 ours = unknown and there is not None and there.value == value_of(write.put[0])
@@ -142,15 +144,16 @@ class EtcdRegistryStore:
         puts += [ops.put(keys.due(at, meter_id), b"") for at, meter_id in write.due]
         puts += [ops.delete(keys.due(at, meter_id)) for at, meter_id in write.done]
         if write.counter is not None:
-            compare += compares.counter_unmoved(
-                keys.counter(write.counter.originator_id, write.counter.meter_id), write.counter.seen.revision
-            )
+            pair = write.counter.originator_id, write.counter.meter_id
+            compare += compares.counter_unmoved(keys.counter(*pair), write.counter.seen.revision)
+            compare += compares.applied_unmoved(keys.applied(*pair), write.counter.seen.applied_revision)
             puts += self._sequence_puts(write.counter)
         for vend in write.vends:
             more, wanted = self._taken_over(vend)
             compare += more
             puts += wanted
-        return pb.TxnRequest(compare=compare, success=puts, failure=[ops.get(keys.record(*name_of(write.put[0])))])
+        failure = [ops.get(keys.record(*name_of(one))) for one in write.put[:1]]
+        return pb.TxnRequest(compare=compare, success=puts, failure=failure)
 
     def _sequence_puts(self, counter: CounterPut) -> list[pb.RequestOp]:
         pair = counter.originator_id, counter.meter_id
@@ -170,12 +173,13 @@ class EtcdRegistryStore:
         puts = [ops.put(vend_key, vend_value(vend)), ops.put(external, pointer_value(vend))]
         if vend.delivery.owed:
             shard = shard_of(vend.meter_id, self._shards)
-            puts.append(ops.put(keys.outbox(shard, vend.meter_id, vend.counter), pointer_value(vend)))
+            outbox = keys.outbox(shard, vend.meter_id, vend.counter, vend.originator_id)
+            puts.append(ops.put(outbox, pointer_value(vend)))
         return compares.vend_absent(vend_key) + compares.external_absent(external), puts
 
     def _owed(self, kv: pb.KeyValue) -> OwedVend:
         pointer = read(store.VendPointer(), kv.value)
-        _, _, counter = self._keys.parse_outbox(kv.key)
+        _, _, counter, _ = self._keys.parse_outbox(kv.key)
         return OwedVend(
             participant_id=ParticipantId(pointer.participant_id),
             transaction_id=TransactionId(pointer.transaction_id),

@@ -16,7 +16,7 @@ from core.domain.party import ParticipantId, parse_participant_id
 from core.flows.appoint import Appoint
 from core.flows.market_view import MarketView
 
-_BYTES_MAX = 10_000
+_BYTES_MAX = {"terms": 2000, "signature": 200, "certificate": 4000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,10 @@ class AppointmentServicer(rpc.AppointmentServiceServicer):
     async def Appoint(self, request: pb.AppointRequest, context: Context) -> pb.AppointResponse:
         """Propose an appointment."""
         principal, signed = self.authenticate(context), request.signed_terms
-        for name in ("terms", "signature", "certificate"):
-            if not 1 <= len(getattr(signed, name)) <= _BYTES_MAX:
+        for name, most in _BYTES_MAX.items():
+            if not 1 <= len(getattr(signed, name)) <= most:
                 field = f"signed_terms.{name}"
-                raise BadField(f"{field}: 1 to {_BYTES_MAX} bytes are needed", field=field)
+                raise BadField(f"{field}: 1 to {most} bytes are needed", field=field)
         try:
             terms = pb.AppointmentTerms.FromString(signed.terms)
         except DecodeError as error:

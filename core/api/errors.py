@@ -50,6 +50,7 @@ STATUS: Mapping[type[domain.UtrnError], grpc.StatusCode] = {
     domain.DatesReversed: grpc.StatusCode.INVALID_ARGUMENT,
     domain.DateInPast: grpc.StatusCode.FAILED_PRECONDITION,
     domain.ChangePending: grpc.StatusCode.FAILED_PRECONDITION,
+    domain.HistoryFull: grpc.StatusCode.FAILED_PRECONDITION,
     domain.NothingToEnd: grpc.StatusCode.FAILED_PRECONDITION,
     domain.SupplierInactive: grpc.StatusCode.FAILED_PRECONDITION,
     domain.MeterInCreditMode: grpc.StatusCode.FAILED_PRECONDITION,

@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import NamedTuple, Protocol, TypeVar
 
 from core.domain import errors
-from core.domain.appointment import Appointments, Terms
+from core.domain.appointment import Appointment, Appointments, AppointmentState, Terms
 from core.domain.errors import Refused
 from core.domain.meter import Card, Custody, Meter, MeterId, MeterKind, Model, Pan, PanStatus, PanUse, PaymentMode
 from core.domain.party import (
@@ -292,7 +292,7 @@ class _Case:
         if caller.role is not Role.PSP:
             return _not_appointed()
         known = self._records.appointments(self._registration.supplier_id, caller.participant_id)
-        appointment = None if known is None else known.record.in_force_at(self._now)
+        appointment = None if known is None else self._in_force(known.record)
         if known is None or appointment is None:
             return _not_appointed()
         basis.append((Ref(Kind.APPOINTMENT, f"{known.record.supplier_id}/{known.record.psp_id}"), known.revision))
@@ -310,6 +310,14 @@ class _Case:
                 needed="SUPPLIER" if needed is None else needed.name,
             )
         return appointment.terms
+
+    def _in_force(self, every: Appointments) -> Appointment | None:
+        """Return the appointment the caller may act on now."""
+        for one in reversed(every.all):
+            accepted = self._hold(one.states) is AppointmentState.ACCEPTED
+            if accepted and one.terms.since <= self._now < (one.terms.until or FAR_FUTURE):
+                return one
+        return None
 
     def _outside_terms(self, terms: Terms) -> Refused | None:
         question = self._question
@@ -387,12 +395,17 @@ class _Case:
             yield _out_of_limits(limit.min_pence, limit.max_pence, "supplier, whole pounds")
 
     def _hold(self, timeline: Timeline[_T]) -> _T | None:
-        """Return what holds now, and remember until when: its end, or whatever is recorded to follow."""
+        """Return what holds now, and remember until when: its end, or whatever is recorded to follow.
+
+        Never as of before it was recorded: what was suspended at once by another node is suspended, even where this
+        node's clock is a little slow.
+        """
         now = self._now
         if timeline.periods:
             last = timeline.periods[-1]
             if last.since <= now and last.until is None:
                 return last.value
+        now = timeline.heard_at(now)
         for period in reversed(timeline.periods):
             if period.since <= now:
                 if period.until is None:

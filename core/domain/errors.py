@@ -282,6 +282,12 @@ class NothingToEnd(Refused):
     reason = "NOTHING_TO_END"
 
 
+class HistoryFull(Refused):
+    """So many changes of this record are kept that no more are taken. Facts: periods_max."""
+
+    reason = "HISTORY_FULL"
+
+
 class SignatureWrong(Refused):
     """The signature, or the certificate it was made with, does not stand for the supplier. Facts: because."""
 

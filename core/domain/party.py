@@ -164,7 +164,7 @@ class Participant:
 
     def profile_at(self, at: Ms) -> Profile:
         """Return what a supplier has chosen for that instant."""
-        period = self.profiles.at(at)
+        period = self.profiles.at(self.profiles.heard_at(at))
         return DEFAULT_PROFILE if period is None else period.value
 
 

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Generic, NamedTuple, NewType, TypeVar
 
-from core.domain.errors import ChangePending, DateInPast, DatesReversed, NothingToEnd
+from core.domain.errors import ChangePending, DateInPast, DatesReversed, HistoryFull, NothingToEnd
 
 Ms = NewType("Ms", int)
 T = TypeVar("T")
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# A record with its history must stay far below what one write to the ledger takes, so that what is urgent always fits.
+PERIODS_MAX = 1000
 NEVER = Ms(0)
 FAR_FUTURE = Ms(2**53)
 
@@ -62,6 +64,10 @@ class Timeline(NamedTuple, Generic[T]):
         period = self.at(at)
         return period if period is not None and period.recorded_at <= at else None
 
+    def heard_at(self, now: Ms) -> Ms:
+        """Return `now`, but never before anything of this was recorded: this clock may be behind the writer's."""
+        return max(now, *(one.recorded_at for one in self.periods)) if self.periods else now
+
     @property
     def last(self) -> Period[T] | None:
         """The latest period, which may lie in the future."""
@@ -72,34 +78,56 @@ class Timeline(NamedTuple, Generic[T]):
 
         Raises:
             DateInPast: `since` has passed; what has begun is not rewritten.
-            ChangePending: a later change is recorded already.
+            ChangePending: a later change, or an end, is recorded already.
+            HistoryFull: it has been changed too often.
         """
         last = self.last
         if last is None:
             return begin(value, since=since, now=now, by=by)
+        self._check_room()
+        now = self.heard_at(now)
         start = self._begin(since, now)
         if last.until is None:
             last = last._replace(until=start)
-        elif start < last.until:
+        elif last.until > now:
             raise _pending(last)
-        return Timeline((*self.periods[:-1], last, Period(value, start, None, now, by)))
+        # At once is when it was recorded: whoever reads it goes by it, however slow their clock is.
+        recorded_at = start if since is None else now
+        return Timeline((*self.periods[:-1], last, Period(value, start, None, recorded_at, by)))
 
-    def adjust(self, change: Callable[[T], T], *, now: Ms, by: str) -> "Timeline[T]":
+    def put(self, value: T, *, since: Ms | None, now: Ms, by: str) -> "Timeline[T]":
+        """Return this timeline with `value` from `since` on, as `change`; the same one if it is so already.
+
+        At once brings forward what is recorded for later with the same value.
+        """
+        last, now = self.last, self.heard_at(now)
+        if last is not None and last.value == value and last.until is None:
+            if since == last.since or (since is None and last.since <= now):
+                return self
+            if since is None and len(self.periods) == 1:
+                return begin(value, since=None, now=now, by=by)
+            if since is None:
+                return self.cancel(now=now).change(value, since=None, now=now, by=by)
+        return self.change(value, since=since, now=now, by=by)
+
+    def adjust(self, change: Callable[[T], T], *, now: Ms, by: str, before: Ms = FAR_FUTURE) -> "Timeline[T]":
         """Return this timeline with `change` made at once to what holds, and to what is recorded to follow.
 
-        Dates stay as they are: a card is blocked, or a threshold set, without waiting for a change that is recorded
+        What begins at `before` or later is left as it is. Dates stay as they are: a card is blocked, or a threshold set, without waiting for a change that is recorded
         for later. Where nothing differs, the timeline is the same.
 
         Raises:
             NothingToEnd: nothing holds, and nothing follows.
             ChangePending: what follows begins within this very millisecond; repeat.
         """
+        now = self.heard_at(now)
         kept = [one for one in self.periods if one.until is not None and one.until <= now]
         rest = self.periods[len(kept) :]
         if not rest:
             raise NothingToEnd("it has ended, and nothing is recorded to follow")
+        self._check_room()
         for one in rest:
-            value = change(one.value)
+            value = change(one.value) if one.since < before else one.value
             if value == one.value:
                 kept.append(one)
             elif one.since > now:
@@ -109,7 +137,7 @@ class Timeline(NamedTuple, Generic[T]):
                 start = Ms(max(now, one.since + 1))
                 if one.until is not None and start >= one.until:
                     raise _pending(rest[-1])
-                kept += [one._replace(until=start), Period(value, start, one.until, now, by)]
+                kept += [one._replace(until=start), Period(value, start, one.until, start, by)]
         return Timeline(tuple(kept))
 
     def end(self, *, at: Ms | None, now: Ms) -> "Timeline[T]":
@@ -122,7 +150,7 @@ class Timeline(NamedTuple, Generic[T]):
         last = self.last
         if last is None or last.until is not None:
             raise NothingToEnd("it has ended already, or never began")
-        return Timeline((*self.periods[:-1], last._replace(until=self._begin(at, now))))
+        return Timeline((*self.periods[:-1], last._replace(until=self._begin(at, self.heard_at(now)))))
 
     def cancel(self, *, now: Ms) -> "Timeline[T]":
         """Return this timeline without its last change, which has not begun; the period before it is open again.
@@ -130,7 +158,7 @@ class Timeline(NamedTuple, Generic[T]):
         Raises:
             NothingToEnd: no change is waiting for its instant.
         """
-        last = self.last
+        last, now = self.last, self.heard_at(now)
         if last is not None and last.until is not None and last.until > now:
             return Timeline((*self.periods[:-1], last._replace(until=None)))
         if last is not None and last.since > now and len(self.periods) > 1:
@@ -138,6 +166,10 @@ class Timeline(NamedTuple, Generic[T]):
             joined = before._replace(until=None) if before.until == last.since else before
             return Timeline((*self.periods[:-2], joined))
         raise NothingToEnd("no change is waiting for its instant")
+
+    def _check_room(self) -> None:
+        if len(self.periods) >= PERIODS_MAX:
+            raise HistoryFull("no more changes of this record can be kept; tell the operator", periods_max=PERIODS_MAX)
 
     def _begin(self, since: Ms | None, now: Ms) -> Ms:
         """Return when a change takes place, after everything that has begun."""

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from core.domain.appointment import Appointment, Appointments, AppointmentState, Evidence, Terms
-from core.domain.errors import NotYours, ParticipantUnknown, RecordChanged, RecordExists, RecordUnknown
+from core.domain.errors import HistoryFull, NotYours, ParticipantUnknown, RecordChanged, RecordExists, RecordUnknown
 from core.domain.party import Participant, ParticipantId, Principal, Role, Standing
 from core.domain.registry import Kind, Known, Ref
 from core.domain.timeline import begin, check_dates, ms_of
@@ -15,6 +15,8 @@ from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
 
 _RACES_MAX = 5
+# Each has its evidence, some kilobytes; suspending one must always fit.
+_APPOINTMENTS_MAX = 100
 _S = AppointmentState
 
 
@@ -98,6 +100,8 @@ class Appoint:
                 if there.evidence.terms != evidence.terms:
                     raise RecordExists("an appointment of this id has other terms", kind="appointment")
                 return Written(revision=known.revision, changed=False)
+            if len(every.all) >= _APPOINTMENTS_MAX:
+                raise HistoryFull("no more appointments of this pair can be kept", periods_max=_APPOINTMENTS_MAX)
             expect = [(ref, 0 if known is None else known.revision)]
             revision = await self.store.write(RegistryWrite(expect=expect, put=[every.add(new)]))
             if revision is not None:

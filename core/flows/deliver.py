@@ -1,7 +1,9 @@
 """Step 7: DeliveryWorker sends what its shards owe, the same code under the same message id on every attempt.
 
-Order is per meter, by counter, one in flight. Every state is written under the shard's epoch before it is acted on, so
-an owner that has been deposed without knowing it can start nothing that the ledger does not refuse.
+Order is per counter sequence, by counter, one in flight. A meter has one sequence but for the time after a change of
+supplier, when what became of the codes of the side before is still asked about; they do not hold up the side after.
+Every state is written under the shard's epoch before it is acted on, so an owner that has been deposed without knowing
+it can start nothing that the ledger does not refuse.
 """
 
 import asyncio
@@ -14,7 +16,7 @@ from typing import NoReturn
 
 from core.domain.errors import Deposed, LedgerUnavailable, UtrnError
 from core.domain.invariant import InvariantBroken
-from core.domain.meter import MeterId
+from core.domain.meter import MeterId, OriginatorId
 from core.flows.config import DeliveryConfig
 from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
 from core.flows.delivery_attempt import AttemptDelivery, Done, Later, Mailbox, Parked
@@ -34,9 +36,13 @@ _NOTES_AT_ONCE = 32
 _PARKED_AT_MOST_S = 30.0
 
 
+# Whose codes for which meter.
+_Key = tuple[MeterId, OriginatorId]
+
+
 @dataclass(slots=True)
 class _Lane:
-    """What one meter is owed. At most one of: a turn it waits for, a task at work, a timer it rests on."""
+    """What one meter is owed of one sequence. At most one of: a turn it waits for, a task at work, a timer it rests on."""
 
     mailbox: Mailbox = field(default_factory=Mailbox)
     owed: dict[int, Owed] = field(default_factory=dict)
@@ -69,8 +75,9 @@ class DeliveryWorker:
         self._answers = answers
         self._attempt = attempt
         self._config = config
-        self._lanes: dict[MeterId, _Lane] = {}
-        self._turn: deque[MeterId] = deque()
+        self._lanes: dict[_Key, _Lane] = {}
+        self._of_meter: dict[MeterId, list[_Key]] = {}
+        self._turn: deque[_Key] = deque()
         self._work = asyncio.Event()
         self._notes: asyncio.Queue[Alert] = asyncio.Queue(maxsize=_NOTES_MAX)
         self._under_way = 0
@@ -84,7 +91,7 @@ class DeliveryWorker:
     def owed_by_shard(self) -> Counter[int]:
         """Return how many deliveries are owed in each shard, ours or not."""
         counts: Counter[int] = Counter()
-        for meter_id, lane in self._lanes.items():
+        for (meter_id, _), lane in self._lanes.items():
             counts[self._ownership.shard_of(meter_id)] += len(lane.owed)
         return counts
 
@@ -105,53 +112,53 @@ class DeliveryWorker:
                 case Listing(owed):
                     self._take_listing(owed)
                 case Added(owed):
-                    self._lane(owed.meter_id).owed[owed.counter] = owed
-                    self._offer(owed.meter_id)
-                case Removed(meter_id=meter_id, counter=counter):
-                    self._remove(meter_id, counter)
+                    self._lane(_key(owed)).owed[owed.counter] = owed
+                    self._offer(_key(owed))
+                case Removed(counter=counter):
+                    self._remove(_key(event), counter)
 
     def _take_listing(self, listed: tuple[Owed, ...]) -> None:
         for lane in self._lanes.values():
             lane.owed.clear()
         for owed in listed:
-            self._lane(owed.meter_id).owed[owed.counter] = owed
-        for meter_id in list(self._lanes):
-            self._tidy(meter_id)
-        for meter_id in self._oldest_first():
-            self._offer(meter_id)
+            self._lane(_key(owed)).owed[owed.counter] = owed
+        for key in list(self._lanes):
+            self._tidy(key)
+        for key in self._oldest_first():
+            self._offer(key)
 
     async def _follow_ownership(self) -> None:
         async for change in self._ownership.changes():
             match change:
                 case Gained(shard):
                     self._ours.add(shard)
-                    for meter_id in self._lanes_of(shard):
-                        self._wake(meter_id)
+                    for key in self._lanes_of(shard):
+                        self._wake(key)
                 case Lost(shard):
                     self._ours.discard(shard)
-                    for meter_id in self._lanes_of(shard):
-                        self._stop(meter_id)
+                    for key in self._lanes_of(shard):
+                        self._stop(key)
 
     async def _hear(self, head_end: HeadEnd) -> None:
         async for event in head_end.events():
-            for meter_id in self._addressed(event):
-                lane = self._lanes.get(meter_id)
+            for key in self._addressed(event):
+                lane = self._lanes.get(key)
                 if lane is not None:
                     lane.mailbox.put(event)
                     if _decides(event):
-                        self._wake(meter_id)
+                        self._wake(key)
             if isinstance(event, Alert) and event.alert_code in (CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN):
                 # Full: the next credit of the meter tells the same and more. Answers must not wait for it.
                 with contextlib.suppress(asyncio.QueueFull):
                     self._notes.put_nowait(event)
 
-    def _addressed(self, event: HeadEndEvent) -> list[MeterId]:
+    def _addressed(self, event: HeadEndEvent) -> list[_Key]:
         match event:
             case Answer(message_id=message_id) | GivenUp(message_id=message_id):
                 parts = message_id.split(":")
-                return [MeterId(parts[1])] if len(parts) == 3 else []
+                return [(MeterId(parts[1]), OriginatorId(parts[0]))] if len(parts) == 3 else []
             case Alert(meter_id=meter_id):
-                return [meter_id]
+                return list(self._of_meter.get(meter_id, ()))
             case StreamRestored():
                 # After an outage those who have waited longest come first.
                 return self._oldest_first()
@@ -210,17 +217,17 @@ class DeliveryWorker:
     def _rest_in_doubt(self, owed: Owed) -> None:
         """Look again soon at a delivery that may not start now, if its shard is ours: the lease is only in doubt."""
         if owed.shard in self._ours:
-            self._rest(owed.meter_id, _READ_AGAIN_AFTER_S)
+            self._rest(_key(owed), _READ_AGAIN_AFTER_S)
 
     async def _start(self, tasks: asyncio.TaskGroup, firsts: list[Owed]) -> None:
         try:
             vends = await self._vends(firsts)
         except LedgerUnavailable:
             for owed in firsts:
-                self._rest(owed.meter_id, _READ_AGAIN_AFTER_S)
+                self._rest(_key(owed), _READ_AGAIN_AFTER_S)
             return
         for owed, stored in zip(firsts, vends, strict=True):
-            lane = self._lanes.get(owed.meter_id)
+            lane = self._lanes.get(_key(owed))
             epoch = self._ownership.epoch(owed.shard)
             if lane is None or lane.task is not None:
                 continue
@@ -228,8 +235,8 @@ class DeliveryWorker:
                 self._rest_in_doubt(owed)
                 continue
             if stored is None or not stored.vend.delivery.owed:
-                self._remove(owed.meter_id, owed.counter)
-                self._offer(owed.meter_id)
+                self._remove(_key(owed), owed.counter)
+                self._offer(_key(owed))
                 continue
             self._under_way += 1
             lane.task = tasks.create_task(self._deliver(lane, owed, stored, epoch))
@@ -247,85 +254,97 @@ class DeliveryWorker:
 
     async def _deliver(self, lane: _Lane, owed: Owed, stored: StoredVend, epoch: int) -> None:
         """Make one attempt, and see to what follows from it."""
-        key = (owed.participant_id, owed.transaction_id)
+        key, vend = _key(owed), (owed.participant_id, owed.transaction_id)
         try:
             end = await self._attempt(stored, shard=owed.shard, epoch=epoch, mailbox=lane.mailbox)
         finally:
             self._under_way -= 1
             lane.task = None
-            self._answers.doubt(key)
+            self._answers.doubt(vend)
         match end:
             case Done(done):
                 self._answers.remember(done)
                 lane.owed.pop(owed.counter, None)
-                self._offer(owed.meter_id)
+                self._offer(key)
             case Later(delay_s):
-                self._rest(owed.meter_id, 0.0 if lane.mailbox else delay_s)
+                self._rest(key, 0.0 if lane.mailbox else delay_s)
             case Parked():
-                self._rest(owed.meter_id, _PARKED_AT_MOST_S)
+                self._rest(key, _PARKED_AT_MOST_S)
             case None:
-                self._rest(owed.meter_id, _READ_AGAIN_AFTER_S)
-        self._tidy(owed.meter_id)
+                self._rest(key, _READ_AGAIN_AFTER_S)
+        self._tidy(key)
         if self._turn:
             self._work.set()
 
-    def _lane(self, meter_id: MeterId) -> _Lane:
-        return self._lanes.setdefault(meter_id, _Lane())
+    def _lane(self, key: _Key) -> _Lane:
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane()
+            self._of_meter.setdefault(key[0], []).append(key)
+        return lane
 
-    def _lanes_of(self, shard: int) -> list[MeterId]:
-        return [meter_id for meter_id in self._oldest_first() if self._ownership.shard_of(meter_id) == shard]
+    def _lanes_of(self, shard: int) -> list[_Key]:
+        return [key for key in self._oldest_first() if self._ownership.shard_of(key[0]) == shard]
 
-    def _oldest_first(self) -> list[MeterId]:
-        """Return every meter in the order in which the first of what it is owed was asked for."""
+    def _oldest_first(self) -> list[_Key]:
+        """Return every lane in the order in which the first of what it is owed was asked for."""
 
-        def since(meter_id: MeterId) -> int:
-            lane = self._lanes[meter_id]
+        def since(key: _Key) -> int:
+            lane = self._lanes[key]
             return lane.first.since if lane.owed else 0
 
         return sorted(self._lanes, key=since)
 
-    def _offer(self, meter_id: MeterId) -> None:
-        """Give the meter a turn, if something is owed to it and it has none, nor works, nor rests."""
-        lane = self._lanes.get(meter_id)
+    def _offer(self, key: _Key) -> None:
+        """Give the lane a turn, if something is owed in it and it has none, nor works, nor rests."""
+        lane = self._lanes.get(key)
         if lane is None or not lane.owed or lane.waiting or lane.task is not None or lane.resting is not None:
             return
         lane.waiting = True
-        self._turn.append(meter_id)
+        self._turn.append(key)
         self._work.set()
 
-    def _rest(self, meter_id: MeterId, delay_s: float) -> None:
-        """Give the meter a turn after `delay_s`."""
-        lane = self._lanes.get(meter_id)
+    def _rest(self, key: _Key, delay_s: float) -> None:
+        """Give the lane a turn after `delay_s`."""
+        lane = self._lanes.get(key)
         if lane is not None and lane.resting is None:
-            lane.resting = asyncio.get_running_loop().call_later(delay_s, self._wake, meter_id)
+            lane.resting = asyncio.get_running_loop().call_later(delay_s, self._wake, key)
 
-    def _wake(self, meter_id: MeterId) -> None:
-        """End the meter's rest."""
-        lane = self._lanes.get(meter_id)
+    def _wake(self, key: _Key) -> None:
+        """End the lane's rest."""
+        lane = self._lanes.get(key)
         if lane is not None and lane.resting is not None:
             lane.resting.cancel()
             lane.resting = None
-        self._offer(meter_id)
+        self._offer(key)
 
-    def _stop(self, meter_id: MeterId) -> None:
-        """Break off work on the meter: it is no longer ours."""
-        lane = self._lanes[meter_id]
+    def _stop(self, key: _Key) -> None:
+        """Break off work on the lane: it is no longer ours."""
+        lane = self._lanes[key]
         if lane.task is not None:
             lane.task.cancel()
 
-    def _remove(self, meter_id: MeterId, counter: int) -> None:
-        lane = self._lanes.get(meter_id)
+    def _remove(self, key: _Key, counter: int) -> None:
+        lane = self._lanes.get(key)
         if lane is not None:
             lane.owed.pop(counter, None)
-            self._tidy(meter_id)
+            self._tidy(key)
 
-    def _tidy(self, meter_id: MeterId) -> None:
-        lane = self._lanes.get(meter_id)
+    def _tidy(self, key: _Key) -> None:
+        lane = self._lanes.get(key)
         if lane is None or lane.owed or lane.task is not None:
             return
         if lane.resting is not None:
             lane.resting.cancel()
-        del self._lanes[meter_id]
+        del self._lanes[key]
+        others = self._of_meter[key[0]]
+        others.remove(key)
+        if not others:
+            del self._of_meter[key[0]]
+
+
+def _key(owed: Owed | Removed) -> _Key:
+    return owed.meter_id, owed.originator_id
 
 
 def _decides(event: HeadEndEvent) -> bool:

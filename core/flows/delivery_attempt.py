@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.errors import DeliveryChanged, Deposed, HeadEndRefused, HeadEndUnavailable, UtrnError
+from core.domain.registry import Basis
 from core.domain.vend import Vend
 from core.flows.config import DeliveryConfig
 from core.flows.confirm import Ended, Next, Verdict, of_alert, of_answer, of_given_up
@@ -127,7 +128,8 @@ class _Hearing:
 class AttemptDelivery:
     """Makes one attempt. All its state is in the ledger, so any owner can make the next one.
 
-    `lapsed` says why a code may not be sent any more, although it may have been when it was sold; None if it may.
+    `lapsed` says why a code may not be sent any more, although it may have been when it was sold, None if it may; and
+    by which records.
     """
 
     outbox: Outbox
@@ -136,7 +138,7 @@ class AttemptDelivery:
     times: StageTimes
     random: Random
     config: DeliveryConfig
-    lapsed: Callable[[Vend], DeliveryReason | None] = lambda _: None
+    lapsed: Callable[[Vend], tuple[DeliveryReason | None, Basis]] = lambda _: (None, ())
 
     async def __call__(self, stored: StoredVend, *, shard: int, epoch: int, mailbox: Mailbox) -> AttemptEnd | None:
         """Return how the attempt ended; None if the ledger says that it is not ours to make.
@@ -200,11 +202,13 @@ class _Attempt:
             # message does no harm.
             if self._exhausted():
                 return await self._enter_by_hand()
-            lapsed = self._by.lapsed(self._stored.vend)
+            lapsed, basis = self._by.lapsed(self._stored.vend)
             if lapsed is not None and self._delivery.attempts > 0:
                 # It may have been credited before; only asking can tell, and sending is no longer ours to do.
                 return Later(self._by.back_off_s(self._delivery.attempts))
-            verdict = Ended(DeliveryState.REFUSED, lapsed) if lapsed else await self._send_and_listen()
+            if lapsed is not None:
+                return await self._close(Ended(DeliveryState.REFUSED, lapsed), basis)
+            verdict = await self._send_and_listen(basis)
         if isinstance(verdict, Ended):
             return await self._close(verdict)
         if self._exhausted():
@@ -231,8 +235,8 @@ class _Attempt:
         # Asked, a head end repeats the old unexplained refusal for ever; only a new attempt can bring its alert again.
         return Next.TRY_AGAIN if verdict is Next.EXPLAIN else verdict
 
-    async def _send_and_listen(self) -> Verdict:
-        await self._write(self._delivery.send(self._by.clock.now(), self._epoch))
+    async def _send_and_listen(self, basis: Basis) -> Verdict:
+        await self._write(self._delivery.send(self._by.clock.now(), self._epoch), basis)
         started = self._by.clock.monotonic()
         try:
             await self._head_end.send(self._message)
@@ -277,16 +281,18 @@ class _Attempt:
         reason = DeliveryReason.UNEXPLAINED if self._hearing.unexplained else DeliveryReason.NO_ANSWER
         return await self._close(Ended(DeliveryState.ENTER_BY_HAND, reason))
 
-    async def _close(self, ended: Ended) -> Done:
+    async def _close(self, ended: Ended, basis: Basis = ()) -> Done:
         now = self._by.clock.now()
-        await self._write(self._delivery.close(ended.state, ended.reason, now, self._epoch))
+        await self._write(self._delivery.close(ended.state, ended.reason, now, self._epoch), basis)
         if self._delivery.queued_at is not None:
             self._by.times.record(Stage.DELIVER, (now - self._delivery.queued_at).total_seconds())
         return Done(self._stored)
 
-    async def _write(self, delivery: Delivery) -> None:
-        """Write the delivery's next state under our epoch, or end the attempt."""
-        change = DeliveryChange(shard=self._shard, epoch=self._epoch, stored=self._stored, delivery=delivery)
+    async def _write(self, delivery: Delivery, basis: Basis = ()) -> None:
+        """Write the delivery's next state under our epoch, while `basis` stands, or end the attempt."""
+        change = DeliveryChange(
+            shard=self._shard, epoch=self._epoch, stored=self._stored, delivery=delivery, basis=basis
+        )
         (outcome,) = await self._by.outbox.write([change])
         if isinstance(outcome, Deposed | DeliveryChanged):
             raise _NotOurs from outcome

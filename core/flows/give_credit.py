@@ -20,8 +20,8 @@ from core.domain.credit import (
 )
 from core.domain.eligibility import Act
 from core.domain.errors import RecordChanged, RecordExists, RecordUnknown
-from core.domain.party import Participant, ParticipantId, Principal, Profile
-from core.domain.registry import Kind, Ref
+from core.domain.party import Participant, ParticipantId, Principal
+from core.domain.registry import Kind, Known, Ref
 from core.domain.timeline import ms_of
 from core.domain.transaction_id import TransactionId, check_window, make_transaction_id
 from core.domain.vend import Channel, Operation, Sale
@@ -72,7 +72,8 @@ class GiveCredit:
             RoleNotAllowed, AmountOutOfLimits, RecordExists, and every objection against a top-up of the PAN.
         """
         require(principal, SUPPLIERS)
-        check_asked((await self._profile(principal)).credit, asked.amount)
+        supplier = await self._supplier(principal)
+        check_asked(supplier.record.profile_at(ms_of(self.clock.now())).credit, asked.amount)
         known = await self.store.read(CreditRequest, principal.participant_id, asked.transaction_id)
         if known is None:
             _, objections = await self.authorise.objections(
@@ -141,9 +142,11 @@ class GiveCredit:
                 return known.record
             if known.record.state is not CreditState.WAITING:
                 raise RecordChanged(f"the request is {known.record.state.name.lower()} already", kind="credit")
-            rule = (await self._profile(principal)).credit
+            supplier = await self._supplier(principal)
+            rule = supplier.record.profile_at(ms_of(self.clock.now())).credit
             check_approver(rule, known.record.asked_by, principal.identity)
             if to is CreditState.APPROVED:
+                check_asked(rule, known.record.amount)
                 # What could not be issued any more is not counted against the day.
                 check_window(transaction_id, now=self.clock.now(), window=self.id_window, ahead=self.id_ahead)
             now = ms_of(self.clock.now())
@@ -152,7 +155,11 @@ class GiveCredit:
                 known.record, state=to, decided_by=principal.identity, decided_at=now,
                 day=day if to is CreditState.APPROVED else "",
             )  # fmt: skip
-            expect = [(_ref(supplier_id, transaction_id), known.revision)]
+            # The rule it is decided by is the one that holds when it is written.
+            expect = [
+                (_ref(supplier_id, transaction_id), known.revision),
+                (Ref(Kind.PARTICIPANT, supplier_id), supplier.revision),
+            ]
             put: list[StoredRecord] = [decided]
             if to is CreditState.APPROVED:
                 total = await self.store.read(CreditDay, supplier_id, day)
@@ -163,11 +170,11 @@ class GiveCredit:
                 return decided
         raise RecordChanged("others keep deciding credit of this day; repeat", kind="credit")
 
-    async def _profile(self, principal: Principal) -> Profile:
+    async def _supplier(self, principal: Principal) -> Known[Participant]:
         known = await self.store.read(Participant, principal.participant_id)
         if known is None:
             raise RecordUnknown("the supplier is not registered", kind="participant")
-        return known.record.profile_at(ms_of(self.clock.now()))
+        return known
 
 
 def _ref(supplier_id: ParticipantId, transaction_id: TransactionId) -> Ref:

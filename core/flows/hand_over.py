@@ -2,19 +2,23 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from core.domain.appointment import Appointments
 from core.domain.delivery import NOT_REQUESTED
 from core.domain.errors import BadField, ParticipantUnknown, RecordChanged
 from core.domain.invariant import InvariantBroken
-from core.domain.meter import Custody, Meter, MeterId, OriginatorId, Registration, Settings
+from core.domain.meter import Card, Custody, Meter, MeterId, OriginatorId, Registration, Settings
 from core.domain.party import ParticipantId, Principal
 from core.domain.timeline import Ms, instant_of
 from core.domain.token import COUNTER_MAX
 from core.domain.vend import Sale, Vend
 from core.flows.keep_meters import Changed, KeepMeters
 from core.flows.roles import KEEPERS, OPERATORS, require
+from core.ports.clock import Clock
 from core.ports.registry import CounterPut, RegistryStore, RegistryWrite
+
+_SOLD_AT_MOST_AGO = timedelta(days=366)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +54,7 @@ class HandOverMeter:
 
     meters: KeepMeters
     store: RegistryStore
+    clock: Clock
 
     async def __call__(self, principal: Principal, hand_over: HandOver) -> Changed:
         """Hand a meter's counters to another generator; the note says what the next one must know.
@@ -81,19 +86,42 @@ class HandOverMeter:
             if hand_over.custody is not Custody.CENTRAL:
                 return write
             counter = await self._counter(hand_over, meter)
+            for one in hand_over.codes:
+                await self._check_code(principal, one, meter, counter)
             vends = [_vend_of(one, meter, counter) for one in hand_over.codes]
             return replace(write, unmoved=(), counter=counter, vends=vends)
 
         return await self.meters.update(principal, hand_over.meter_id, changed, extend=extend)
 
+    async def _check_code(self, principal: Principal, sold: SoldElsewhere, meter: Meter, counter: CounterPut) -> None:
+        """Return if a code can have been sold as it is told: by whom, to which PAN, when, and not by this service.
+
+        Raises:
+            BadField: names what cannot be.
+        """
+        supplier_id = _supplier_at(meter)
+        seller = sold.sale.participant_id
+        if seller != supplier_id and await self.store.read(Appointments, supplier_id, seller) is None:
+            raise BadField(
+                "codes.participant_id: the supplier, or a PSP it has appointed", field="codes.participant_id"
+            )
+        card = await self.store.read(Card, sold.sale.pan)
+        if card is None or all(one.value.meter_id != meter.meter_id for one in card.record.uses.periods):
+            raise BadField("codes.pan: one that stands or stood for this meter is needed", field="codes.pan")
+        if sold.sale.code is not None and sold.sale.code[1] <= counter.seen.last_issued_here:
+            raise BadField(
+                f"codes.utrn_counter: this service has spent counters up to {counter.seen.last_issued_here}",
+                field="codes.utrn_counter",
+            )
+        if not timedelta() <= self.clock.now() - sold.issued_at <= _SOLD_AT_MOST_AGO:
+            raise BadField("codes.issued_at: within the last year is needed", field="codes.issued_at")
+
     async def _counter(self, hand_over: HandOver, meter: Meter) -> CounterPut:
         """Return the sequence of the meter's present supplier as it is taken over."""
-        holds = meter.registrations.at(meter.turned_at)
-        if holds is None:
-            raise InvariantBroken("a meter that is handed over has a supplier")
-        key = (await self.meters.supplier(holds.value.supplier_id)).supplier_key
+        supplier_id = _supplier_at(meter)
+        key = (await self.meters.supplier(supplier_id)).supplier_key
         if key is None:
-            raise ParticipantUnknown("the supplier has no key here", participant_id=holds.value.supplier_id)
+            raise ParticipantUnknown("the supplier has no key here", participant_id=supplier_id)
         originator_id = OriginatorId(key.originator_id)
         seen = await self.store.sequence(originator_id, meter.meter_id)
         if hand_over.last_issued < seen.last_issued:
@@ -106,6 +134,14 @@ class HandOverMeter:
             last_issued=hand_over.last_issued,
             highest_applied=max(hand_over.highest_applied, seen.highest_applied),
         )
+
+
+def _supplier_at(meter: Meter) -> ParticipantId:
+    """Return who supplies a meter that is being handed over."""
+    holds = meter.registrations.at(meter.turned_at)
+    if holds is None:
+        raise InvariantBroken("a meter that is handed over has a supplier")
+    return holds.value.supplier_id
 
 
 def _check(hand_over: HandOver) -> None:

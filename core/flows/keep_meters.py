@@ -8,12 +8,12 @@ whoever needs the meter first, carries it out.
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
-from core.domain.errors import ParticipantUnknown, RecordChanged, RecordExists, RecordUnknown
+from core.domain.errors import BadField, ParticipantUnknown, RecordChanged, RecordExists, RecordUnknown
 from core.domain.market_change import MarketChange
 from core.domain.meter import Card, Custody, Meter, MeterId, Pan, PanUse, Registration, Settings
 from core.domain.party import Option, Participant, ParticipantId, Principal, Role, Standing
 from core.domain.registry import Kind, Known, Ref
-from core.domain.timeline import Ms, Period, Timeline, ms_of
+from core.domain.timeline import FAR_FUTURE, Ms, Period, Timeline, ms_of
 from core.flows.keep_parties import Written
 from core.flows.roles import KEEPERS, OPERATORS, own, require
 from core.flows.turn import TurnMeter
@@ -76,13 +76,16 @@ class KeepMeters:
         def changed(meter: Meter, now: Ms) -> Meter:
             by, last = principal.participant_id, meter.settings.last
             if since is None or last is None:
-                return replace(meter, settings=meter.settings.adjust(change, now=now, by=by))
+                # What another supplier has recorded for its own time is not touched.
+                holds = meter.registrations.at(now)
+                before = FAR_FUTURE if holds is None or holds.until is None else holds.until
+                return replace(meter, settings=meter.settings.adjust(change, now=now, by=by, before=before))
             value = change(last.value)
             if (last.value, last.since) == (value, since):
                 return meter
             return replace(meter, settings=meter.settings.change(value, since=since, now=now, by=by))
 
-        return (await self.update(principal, meter_id, changed)).written
+        return (await self.update(principal, meter_id, changed, at=lambda _: since)).written
 
     async def change_tenant(
         self, principal: Principal, meter_id: MeterId, since: Ms | None, tenancy_before: int
@@ -111,17 +114,20 @@ class KeepMeters:
             RecordChanged: `losing` is not the meter's latest supplier.
         """
         require(principal, OPERATORS)
+        if gaining == losing:
+            told = "gaining_supplier_id: another supplier than the losing one is needed"
+            raise BadField(told, field="gaining_supplier_id")
         supplier = await self.supplier(gaining)
 
         def changed(meter: Meter, now: Ms) -> Meter:
-            last = meter.registrations.last
-            if last is not None and last.value.supplier_id == gaining and (since is None or last.since == since):
-                return meter
+            last, by = meter.registrations.last, principal.participant_id
+            if last is not None and last.value.supplier_id == gaining and since in (None, last.since):
+                # It is so already, or is going to be: the same date changes nothing, at once brings it forward.
+                return replace(meter, registrations=meter.registrations.put(last.value, since=since, now=now, by=by))
             if last is None or last.value.supplier_id != losing:
                 raise RecordChanged("the meter is not the losing supplier's", kind="meter")
-            begin = now if since is None else since
-            value = Registration(supplier_id=gaining, custody=custody_for(supplier, meter.settings.at(begin), begin))
-            by = principal.participant_id
+            custody = custody_after(meter, supplier, now if since is None else since)
+            value = Registration(supplier_id=gaining, custody=custody)
             return replace(meter, registrations=meter.registrations.change(value, since=since, now=now, by=by))
 
         return (await self.update(principal, meter_id, changed)).written
@@ -133,6 +139,9 @@ class KeepMeters:
             last = meter.registrations.last
             if last is not None and last.until is not None and (at is None or last.until == at):
                 return meter
+            if last is not None and (at or now) >= last.since:
+                # A supplier ends its own time, not that of who comes after.
+                own(principal, last.value.supplier_id)
             return replace(meter, registrations=meter.registrations.end(at=at, now=now))
 
         return (await self.update(principal, meter_id, changed)).written
@@ -147,7 +156,7 @@ class KeepMeters:
 
         if registration:
             require(principal, OPERATORS)
-        return (await self.update(principal, meter_id, changed)).written
+        return (await self.update(principal, meter_id, changed, at=_settings_that_wait)).written
 
     async def exchange(self, principal: Principal, old_id: MeterId, new: Meter, pans: Sequence[Pan]) -> Written:
         """Meter exchange, at once: the old meter ends, the new one begins, the named PANs stand for the new one."""
@@ -168,11 +177,13 @@ class KeepMeters:
         note = await self.turn.note(known, old, max(now, at or now))
         put: list[StoredRecord] = [note.meter, new, *note.notes]
         expect = [(_ref(old_id), known.revision), (_ref(new.meter_id), 0)]
+        stands = known.record.stands_at(now, None)
         for pan in pans:
             card = await self.store.read(Card, pan)
-            use = None if card is None else card.record.uses.last
-            if card is None or use is None or use.value.meter_id != old_id:
-                raise RecordChanged("one of the PANs does not stand for the old meter", kind="pan")
+            use = None if card is None else card.record.uses.at(card.record.uses.heard_at(now))
+            if card is None or use is None or stands is None or not _is_tenants(use.value, old_id, *stands):
+                # An earlier tenant's card, or an earlier supplier's, must not come to life again.
+                raise RecordChanged("one of the PANs does not stand for the old meter and its tenant", kind="pan")
             uses = card.record.uses.adjust(_moved_to(old_id, new), now=now, by=by)
             put.append(replace(card.record, uses=uses))
             expect.append((Ref(Kind.PAN, pan), card.revision))
@@ -195,9 +206,12 @@ class KeepMeters:
         meter_id: MeterId,
         change: Callable[[Meter, Ms], Meter],
         *,
+        at: Callable[[Meter], Ms | None] = lambda _: None,
         extend: Extend | None = None,
     ) -> Changed:
         """Change a meter by `change`, in one write with what `extend` adds to it.
+
+        A supplier may change what is its own at the instant that `at` returns; None for now.
 
         Raises:
             RecordUnknown, RecordChanged, and whatever `change` and `extend` raise.
@@ -206,7 +220,7 @@ class KeepMeters:
         for _ in range(_RACES_MAX):
             # What is due comes first, so that every note tells of one change.
             await self.turn(meter_id)
-            known = await self._known(principal, meter_id)
+            known = await self._known(principal, meter_id, at)
             # After all that was carried out, even by a node whose clock is ahead: every change has its own instant.
             now = max(ms_of(self.clock.now()), Ms(known.record.turned_at + 1))
             after = change(known.record, now)
@@ -214,13 +228,12 @@ class KeepMeters:
                 unchanged = Written(revision=known.revision, changed=False)
                 return Changed(written=unchanged, note=await self._last(after))
             note = await self.turn.note(known, after, now)
-            instants = after.instants()
             write = RegistryWrite(
                 expect=[(_ref(meter_id), known.revision)],
                 put=[note.meter, *note.notes],
                 unmoved=note.unmoved,
                 due=due_of(note.meter, note.meter.turned_at),
-                done=[(at, meter_id) for at in known.record.instants() if at > now and at not in instants],
+                done=[(one, meter_id) for one in _served(known.record, note.meter)],
             )
             revision = await self.store.write(write if extend is None else await extend(write, note.meter))
             if revision is not None:
@@ -235,13 +248,15 @@ class KeepMeters:
         found = await self.store.read(MarketChange, was.value.supplier_id, f"{meter.turned_at:013d}", meter.meter_id)
         return None if found is None else found.record
 
-    async def _known(self, principal: Principal, meter_id: MeterId) -> Known[Meter]:
+    async def _known(
+        self, principal: Principal, meter_id: MeterId, at: Callable[[Meter], Ms | None] = lambda _: None
+    ) -> Known[Meter]:
         known = await self.store.read(Meter, meter_id)
         last = None if known is None else known.record.registrations.last
         if known is None or last is None:
             raise RecordUnknown("the meter is not registered", kind="meter")
-        now = ms_of(self.clock.now())
-        holds = known.record.registrations.at(max(now, known.record.turned_at)) or last
+        now = max(ms_of(self.clock.now()), known.record.turned_at)
+        holds = known.record.registrations.at(max(now, at(known.record) or now)) or last
         own(principal, holds.value.supplier_id)
         return known
 
@@ -262,6 +277,18 @@ def new_meter(meter: Meter, supplier: Participant, now: Ms) -> Meter:
     custody = custody_for(supplier, settings, now)
     registration = first._replace(value=replace(first.value, custody=custody))
     return replace(meter, registrations=Timeline((registration,)), turned_at=now)
+
+
+def custody_after(meter: Meter, supplier: Participant, at: Ms) -> Custody:
+    """Return who spends the counters of a meter that changes to `supplier` at `at`.
+
+    A supplier that had the meter before finds its sequence in the hands it left it in: another generator may have gone
+    on with it, and only a hand-over tells how far.
+    """
+    before = [one.value for one in meter.registrations.periods if one.value.supplier_id == supplier.participant_id]
+    settings = meter.settings.at(at)
+    enrolled = settings is None or settings.value.enrolled
+    return before[-1].custody if before and enrolled else custody_for(supplier, settings, at)
 
 
 def custody_for(supplier: Participant, settings: Period[Settings] | None, at: Ms) -> Custody:
@@ -293,6 +320,25 @@ def same_meter(known: Meter, asked: Meter) -> bool:
 def due_of(meter: Meter, after: Ms) -> list[tuple[Ms, MeterId]]:
     """Return the reminders of a meter: every instant after `after` at which something changes."""
     return [(at, meter.meter_id) for at in sorted(set(meter.instants())) if at > after]
+
+
+def _settings_that_wait(meter: Meter) -> Ms | None:
+    return None if meter.settings.last is None else meter.settings.last.since
+
+
+def _served(before: Meter, after: Meter) -> list[Ms]:
+    """Return the instants whose reminders a change has served: they are carried out, or are no more."""
+    kept = set(after.instants())
+    return [
+        one
+        for one in sorted(set(before.instants()))
+        if one > before.turned_at and (one <= after.turned_at or one not in kept)
+    ]
+
+
+def _is_tenants(use: PanUse, meter_id: MeterId, registration: Registration, settings: Settings) -> bool:
+    """Return whether a PAN is that of a meter's present tenant, blocked or not."""
+    return (use.meter_id, use.supplier_id, use.tenancy) == (meter_id, registration.supplier_id, settings.tenancy)
 
 
 def _moved_to(old_id: MeterId, new: Meter) -> Callable[[PanUse], PanUse]:

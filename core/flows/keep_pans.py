@@ -105,14 +105,12 @@ class KeepPans:
             known = await self._known(principal, pan, taken_over=True)
             last = _last(known.record)
             use = replace(use, status=last.value.status)
-            if last.value == use and (since is None or last.since == since):
-                return Written(revision=known.revision, changed=False)
-            if last.value.meter_id != meter_from:
+            if last.value.meter_id != meter_from and last.value != use:
                 raise RecordChanged("the PAN stands for another meter: it was moved before", kind="pan")
             if known.record.replaced_by is not None:
                 raise RecordChanged("the PAN has been replaced for good", kind="pan")
             now, by = ms_of(self.clock.now()), principal.participant_id
-            uses = known.record.uses.change(use, since=since, now=now, by=by)
+            uses = known.record.uses.put(use, since=since, now=now, by=by)
             written = await self._write(known, replace(known.record, uses=uses), meter)
             if written is not None:
                 return written

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from core.domain.errors import BadField, ParticipantUnknown, RecordChanged, RecordExists
+from core.domain.errors import BadField, HistoryFull, ParticipantUnknown, RecordChanged, RecordExists
 from core.domain.meter import Abilities, Model
 from core.domain.party import (
     NO_PROFILES,
@@ -23,6 +23,8 @@ from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
 
 _RACES_MAX = 5
+# A profile may be some kilobytes; an operator must always be able to suspend whoever it is of.
+_PROFILES_MAX = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,10 +139,10 @@ class KeepParties:
         def change(one: Participant) -> Participant:
             if one.role is not Role.SUPPLIER:
                 raise ParticipantUnknown("no supplier of this name", participant_id=supplier_id)
-            last = one.profiles.last
-            if last is not None and last.value == profile and (since is None or last.since == since):
-                return one
-            return replace(one, profiles=one.profiles.change(profile, since=since, now=now, by=by))
+            profiles = one.profiles.put(profile, since=since, now=now, by=by)
+            if len(profiles.periods) > max(_PROFILES_MAX, len(one.profiles.periods)):
+                raise HistoryFull("no more profiles of this supplier can be kept", periods_max=_PROFILES_MAX)
+            return replace(one, profiles=profiles)
 
         return await self._update(supplier_id, change)
 
@@ -164,11 +166,10 @@ class KeepParties:
         for _ in range(_RACES_MAX):
             before = await self.store.read(Model, make, model)
             rows: Timeline[Abilities] = Timeline() if before is None else before.record.abilities
-            last = rows.last
-            if before is not None and last is not None and last.value == abilities and since in (None, last.since):
-                return Written(revision=before.revision, changed=False)
             now, by = ms_of(self.clock.now()), principal.participant_id
-            row = Model(make=make, model=model, abilities=rows.change(abilities, since=since, now=now, by=by))
+            row = Model(make=make, model=model, abilities=rows.put(abilities, since=since, now=now, by=by))
+            if before is not None and row == before.record:
+                return Written(revision=before.revision, changed=False)
             expect = [(ref, 0 if before is None else before.revision)]
             revision = await self.store.write(RegistryWrite(expect=expect, put=[row]))
             if revision is not None:

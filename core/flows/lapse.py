@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 from core.domain.delivery import DeliveryReason
-from core.domain.meter import Custody
+from core.domain.errors import NotReady
+from core.domain.meter import Custody, Meter
+from core.domain.registry import Basis, Kind, Ref
 from core.domain.timeline import ms_of
 from core.domain.vend import Vend
 from core.ports.clock import Clock
@@ -17,17 +19,28 @@ class Lapse:
     registry: Registry
     clock: Clock
 
-    def __call__(self, vend: Vend) -> DeliveryReason | None:
-        """Return why the code may not be sent any more, or None if it may."""
-        known = self.registry.meter(vend.meter_id)
+    def __call__(self, vend: Vend) -> tuple[DeliveryReason | None, Basis]:
+        """Return why the code may not be sent any more, None if it may; and the record that says so.
+
+        Whoever sends compares that record in the write before: a copy that has fallen behind sends nothing.
+
+        Raises:
+            NotReady: this node is still reading its registry.
+        """
+        if not self.registry.ready:
+            raise NotReady("this node is still reading the registry; the delivery waits")
+        known, ref = self.registry.meter(vend.meter_id), Ref(Kind.METER, vend.meter_id)
         if known is None:
-            return None
-        at = max(ms_of(self.clock.now()), known.record.turned_at)
-        registration, settings = known.record.registrations.at(at), known.record.settings.at(at)
-        if registration is None or settings is None or registration.value.custody is Custody.SMSO:
+            return DeliveryReason.METER_REMOVED, ((ref, 0),)
+        return self._reason(vend, known.record), ((ref, known.revision),)
+
+    def _reason(self, vend: Vend, meter: Meter) -> DeliveryReason | None:
+        stands = meter.stands_at(ms_of(self.clock.now()), None)
+        if stands is None or stands[0].custody is Custody.SMSO:
             return DeliveryReason.METER_REMOVED
-        if registration.value.supplier_id != vend.supplier_id:
+        registration, settings = stands
+        if registration.supplier_id != vend.supplier_id:
             return DeliveryReason.SUPPLIER_CHANGED
-        if settings.value.tenancy != vend.tenancy:
+        if settings.tenancy != vend.tenancy:
             return DeliveryReason.TENANCY_CHANGED
         return None

@@ -50,16 +50,26 @@ class TurnMeter:
             if known.record.due(now) is None:
                 return None
             note = await self.note(known, known.record, now)
-            instants = [one for one in known.record.instants() if known.record.turned_at < one <= now]
+            instants = {one for one in known.record.instants() if known.record.turned_at < one <= now}
             write = RegistryWrite(
                 expect=[(Ref(Kind.METER, meter_id), known.revision)],
                 put=[note.meter, *note.notes],
                 unmoved=note.unmoved,
-                done=[(at, meter_id) for at in instants],
+                done=[(at, meter_id) for at in sorted(instants)],
             )
             if await self.store.write(write) is not None:
                 return note.notes[0] if note.notes else None
         raise RegistryMoved("others keep changing this meter; repeat")
+
+    async def forget(self, at: Ms, meter_id: MeterId) -> None:
+        """Take a reminder away that has been served, or was left behind; looked at in vain, it would be for ever.
+
+        Raises:
+            LedgerUnavailable, OutcomeUnknown: repeat.
+        """
+        known = await self.store.read(Meter, meter_id)
+        if known is None or known.record.turned_at >= at or at not in known.record.instants():
+            await self.store.write(RegistryWrite(expect=[], put=[], done=[(at, meter_id)]))
 
     async def note(self, before: Known[Meter], changed: Meter, now: Ms) -> ChangeNote:
         """Return `changed` carried out up to `now`, and the note of what is different from `before`.

@@ -19,13 +19,14 @@ class CounterState:
 
     `last_issued` is the last counter spent by anyone, `last_issued_here` the last one spent by this service,
     `highest_applied` the highest one known to be credited; 0 for none. `revision` is what the commit compares; 0 says
-    that no counter was ever spent.
+    that no counter was ever spent. `applied_revision` is that of what is known to be credited, where it was read.
     """
 
     last_issued: int = 0
     last_issued_here: int = 0
     highest_applied: int = 0
     revision: int = 0
+    applied_revision: int = 0
 
     @property
     def next(self) -> Counter:

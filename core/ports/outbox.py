@@ -8,6 +8,7 @@ from core.domain.delivery import Delivery
 from core.domain.errors import DeliveryChanged, Deposed, UtrnError
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
+from core.domain.registry import Basis
 from core.domain.token import Counter
 from core.domain.transaction_id import TransactionId
 from core.ports.ledger import StoredVend
@@ -20,6 +21,7 @@ class Owed:
     shard: int
     meter_id: MeterId
     counter: Counter
+    originator_id: OriginatorId
     participant_id: ParticipantId
     transaction_id: TransactionId
     since: int = 0
@@ -46,6 +48,7 @@ class Removed:
     shard: int
     meter_id: MeterId
     counter: Counter
+    originator_id: OriginatorId
 
 
 OutboxEvent = Listing | Added | Removed
@@ -53,12 +56,13 @@ OutboxEvent = Listing | Added | Removed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryChange:
-    """The next state of one delivery, by the owner of its shard under `epoch`."""
+    """The next state of one delivery, by the owner of its shard under `epoch`, while no record of `basis` has moved."""
 
     shard: int
     epoch: int
     stored: StoredVend
     delivery: Delivery
+    basis: Basis = ()
 
 
 # UtrnError here is LedgerUnavailable (nothing was written) or OutcomeUnknown.
@@ -83,9 +87,10 @@ class Outbox(Protocol):
     async def write(self, changes: Sequence[DeliveryChange]) -> Sequence[WriteOutcome]:
         """Write each change for itself; return one outcome per change, in order.
 
-        A change is written only if its shard's key still has `epoch` as create_revision and its vend is still at
-        `stored.revision`. One that closes the delivery removes it from the outbox; one that ends applied also raises
-        the highest counter known to be applied. All of that is one transaction per change.
+        A change is written only if its shard's key still has `epoch` as create_revision, its vend is still at
+        `stored.revision`, and every record of its basis is at its revision. One that closes the delivery removes it
+        from the outbox; one that ends applied also raises the highest counter known to be applied. All of that is one
+        transaction per change.
         """
         ...
 

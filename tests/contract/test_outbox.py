@@ -72,6 +72,7 @@ def _owed(stored: StoredVend, shard: int) -> Owed:
         shard=shard,
         meter_id=stored.vend.meter_id,
         counter=stored.vend.counter,
+        originator_id=stored.vend.originator_id,
         participant_id=sale.participant_id,
         transaction_id=sale.transaction_id,
         since=stored.revision,
@@ -88,7 +89,7 @@ async def test_what_is_owed_is_listed_then_told_as_it_changes(bench: Bench) -> N
     second = await bench.owe(meter_id, 2, first.counter)
     assert await anext(events) == Added(_owed(second.stored, shard))
     await bench.close(first.stored, shard, epoch)
-    assert await anext(events) == Removed(shard=shard, meter_id=meter_id, counter=Counter(1))
+    assert await anext(events) == Removed(shard=shard, meter_id=meter_id, counter=Counter(1), originator_id=ORIGINATOR)
 
 
 async def test_an_owner_writes_the_next_state(bench: Bench) -> None:

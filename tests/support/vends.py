@@ -43,8 +43,8 @@ LONG_AGO = ms_of(datetime(2026, 1, 1, tzinfo=UTC))
 
 
 def always(value: T, since: Ms = LONG_AGO) -> Timeline[T]:
-    """A value that holds since long ago."""
-    return begin(value, since=since, now=since, by="test")
+    """A value that holds since long ago, or since or from `since` on; recorded then, but no later than now."""
+    return begin(value, since=since, now=min(since, ms_of(NOW)), by="test")
 
 
 def known_as(name: str, *ids: str) -> Timeline[KnownAs]:

@@ -17,21 +17,22 @@ from cluster.keys import Keys
 from cluster.ledger import EtcdLedger
 from cluster.outbox import EtcdOutbox
 from cluster.shards import shard_of
-from core.domain.meter import MeterId
+from core.domain.meter import MeterId, OriginatorId
 from core.domain.token import Counter
 from core.flows import deliver
 from core.flows.config import DeliveryConfig
+from core.flows.confirm import DUPLICATE_UTRN
 from core.flows.deliver import DeliveryWorker
 from core.flows.delivery_attempt import AttemptDelivery
 from core.flows.idempotency import Answers
 from core.observe import StageTimes
-from core.ports.headend import StreamRestored
+from core.ports.headend import Alert, Answer, AnswerKind, StreamRestored
 from core.ports.ledger import CounterState, Entry
 from core.ports.outbox import Owed
 from core.ports.ownership import Gained, OwnershipChange
 from tests.fakes.etcd import FakeEtcd
 from tests.sim.meters import SimHeadEnd, SimMeters, SimWan, code_of
-from tests.support.vends import HEAD_END, PSP_ID, new_id, new_meter_id, vend
+from tests.support.vends import HEAD_END, ORIGINATOR, PSP_ID, new_id, new_meter_id, vend
 
 CONFIG = EtcdConfig(endpoints=("fake:1",))
 
@@ -98,13 +99,31 @@ async def test_after_an_outage_those_who_have_waited_longest_come_first() -> Non
     waited = dict(zip(meters, (50, 10, 60, 30, 20, 40), strict=True))
     worker = _idle_worker()
     worker._take_listing(tuple(_owed(meter_id, since) for meter_id, since in waited.items()))
-    assert list(worker._turn) == sorted(meters, key=waited.__getitem__)
-    assert worker._addressed(StreamRestored()) == sorted(meters, key=waited.__getitem__)
+    in_order = [(meter_id, ORIGINATOR) for meter_id in sorted(meters, key=waited.__getitem__)]
+    assert list(worker._turn) == in_order
+    assert worker._addressed(StreamRestored()) == in_order
+
+
+async def test_codes_of_two_suppliers_for_one_meter_do_not_hold_each_other_up() -> None:
+    """After a change of supplier: what became of the old one's code 1 is asked about, and the new one's is sent."""
+    meter_id, gaining = new_meter_id(), OriginatorId("90b3d51f30010009")
+    worker = _idle_worker()
+    old = _owed(meter_id, 1)
+    new = replace(old, originator_id=gaining, transaction_id=new_id(), since=2)
+    worker._take_listing((old, new))
+    assert list(worker._turn) == [(meter_id, ORIGINATOR), (meter_id, gaining)]
+    alert = Alert(meter_id=meter_id, alert_code=DUPLICATE_UTRN, originator_id=None, counter=None)
+    assert worker._addressed(alert) == [(meter_id, ORIGINATOR), (meter_id, gaining)], "an alert may be about either"
+    named = Answer(message_id=f"{gaining}:{meter_id}:{1 << 32}", kind=AnswerKind.APPLIED)
+    assert worker._addressed(named) == [(meter_id, gaining)]
+    worker._remove((meter_id, ORIGINATOR), 1)
+    assert list(worker._lanes) == [(meter_id, gaining)]
 
 
 def _owed(meter_id: MeterId, since: int) -> Owed:
     return Owed(
-        shard=shard_of(meter_id, CONFIG.shards), meter_id=meter_id, counter=Counter(1), participant_id=PSP_ID,
+        shard=shard_of(meter_id, CONFIG.shards), meter_id=meter_id, counter=Counter(1), originator_id=ORIGINATOR,
+        participant_id=PSP_ID,
         transaction_id=new_id(), since=since,
     )  # fmt: skip
 

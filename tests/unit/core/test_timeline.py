@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from core.domain.errors import ChangePending, DateInPast, DatesReversed, NothingToEnd, Refused
-from core.domain.timeline import Ms, Timeline, begin, check_dates
+from core.domain.errors import ChangePending, DateInPast, DatesReversed, HistoryFull, NothingToEnd, Refused
+from core.domain.timeline import PERIODS_MAX, Ms, Timeline, begin, check_dates
 
 
 @dataclass
@@ -32,6 +32,9 @@ class TimelineMachine(RuleBasedStateMachine):
 
     @rule(by=st.integers(0, 50))
     def time_goes_on(self, by: int) -> None:
+        self._go_on(by)
+
+    def _go_on(self, by: int) -> None:
         for instant in range(self.now, self.now + by):
             self.past[instant] = self._said_at(instant)
         self.now += by
@@ -51,6 +54,7 @@ class TimelineMachine(RuleBasedStateMachine):
             # What begins at the very instant of an end takes the end's place.
             self.said.pop()
         self.said.append(_Said(period.since, self.value))
+        self._hear()
 
     @rule()
     def adjust(self) -> None:
@@ -67,6 +71,7 @@ class TimelineMachine(RuleBasedStateMachine):
         if before and before[-1].value is not None and holds is not None:
             changed = _Said(max(self.now, before[-1].since + 1), before[-1].value + 1000)
             self.said = [*before, changed, *follow]
+        self._hear()
 
     @rule(at=st.one_of(st.none(), st.integers(-60, 120)))
     def end(self, at: int | None) -> None:
@@ -109,6 +114,10 @@ class TimelineMachine(RuleBasedStateMachine):
             held = self.timeline.known_at(Ms(instant))
             assert (None if held is None else held.value) == value
 
+    def _hear(self) -> None:
+        """Two changes within one millisecond: the second one is recorded a millisecond later, and the clock with it."""
+        self._go_on(self.timeline.heard_at(Ms(self.now)) - self.now)
+
     def _said_at(self, instant: int) -> int | None:
         held = [one for one in self.said if one.since <= instant]
         return held[-1].value if held else None
@@ -131,6 +140,41 @@ def test_reversed_dates_are_named(since: int, until: int) -> None:
     else:
         with pytest.raises(DatesReversed):
             check_dates(Ms(since), Ms(until))
+
+
+def test_what_is_so_already_changes_nothing_and_at_once_brings_forward_what_waits() -> None:
+    one = begin("a", since=None, now=Ms(5), by="x")
+    assert one.put("a", since=None, now=Ms(9), by="x") == one
+    waits = one.change("b", since=Ms(90), now=Ms(10), by="x")
+    assert waits.put("b", since=Ms(90), now=Ms(20), by="x") == waits
+    forward = waits.put("b", since=None, now=Ms(20), by="x")
+    assert [(period.value, period.since, period.until) for period in forward.periods] == [("a", 5, 20), ("b", 20, None)]
+    with pytest.raises(ChangePending):
+        waits.put("c", since=None, now=Ms(20), by="x")
+
+
+def test_an_end_that_waits_is_not_lost_behind_a_change() -> None:
+    ends = begin("a", since=None, now=Ms(5), by="x").end(at=Ms(90), now=Ms(10))
+    with pytest.raises(ChangePending):
+        ends.change("b", since=Ms(90), now=Ms(20), by="x")
+    assert ends.cancel(now=Ms(20)).at(Ms(100)) is not None
+
+
+def test_what_another_node_recorded_at_once_holds_though_this_clock_is_slow() -> None:
+    fast = begin("a", since=None, now=Ms(5), by="x").change("b", since=None, now=Ms(1000), by="fast")
+    assert fast.heard_at(Ms(700)) == 1000
+    with pytest.raises(NothingToEnd):
+        fast.cancel(now=Ms(700))
+    slow = fast.change("c", since=None, now=Ms(700), by="slow")
+    assert [(period.value, period.since) for period in slow.periods] == [("a", 5), ("b", 1000), ("c", 1001)]
+
+
+def test_a_history_has_an_end() -> None:
+    one = begin(0, since=None, now=Ms(5), by="x")
+    with pytest.raises(HistoryFull):
+        for number in range(1, PERIODS_MAX + 1):
+            one = one.change(number, since=None, now=Ms(5), by="x")
+    assert len(one.periods) == PERIODS_MAX
 
 
 def test_two_changes_within_a_millisecond_keep_their_order() -> None:

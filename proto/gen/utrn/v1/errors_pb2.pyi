@@ -128,6 +128,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The supplier's limit of credit without payment is reached for this day. Facts: left_pence."""
     ERROR_REASON_REGISTRY_MOVED: _ErrorReason.ValueType  # 51
     """The registry changed under the request, more often than it was tried again."""
+    ERROR_REASON_HISTORY_FULL: _ErrorReason.ValueType  # 52
+    """So many changes of this record are kept that no more are taken. Facts: periods_max."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason this service gives for not doing what was asked. Carried in google.rpc.ErrorInfo.reason, without the
@@ -240,4 +242,6 @@ ERROR_REASON_DAILY_LIMIT: ErrorReason.ValueType  # 50
 """The supplier's limit of credit without payment is reached for this day. Facts: left_pence."""
 ERROR_REASON_REGISTRY_MOVED: ErrorReason.ValueType  # 51
 """The registry changed under the request, more often than it was tried again."""
+ERROR_REASON_HISTORY_FULL: ErrorReason.ValueType  # 52
+"""So many changes of this record are kept that no more are taken. Facts: periods_max."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
