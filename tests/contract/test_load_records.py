@@ -15,49 +15,20 @@ from app.clock import SystemClock
 from app.pki import DevCa, participant_uri
 from core.api.lines import read_line
 from core.domain.errors import Refused
-from core.domain.meter import Meter, MeterId, PanRule
+from core.domain.meter import Meter, MeterId
 from core.domain.timeline import ms_of
 from core.flows.load_records import Loadable, Loaded
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
+from tests.support.lines import PSP_LINE, RULE, SUPPLIER_LINE, meter_line, pan_line, read
 from tests.support.market_node import OPERATOR, MarketNode, as_
-from tests.support.vends import POINT, PSP_ID, SUPPLIER, SUPPLIER_ID
-
-RULE = PanRule(luhn=False)
-SUPPLIER_LINE: dict[str, Any] = {
-    "type": "participant", "participant_id": SUPPLIER_ID, "role": "supplier", "name": "North",
-    "identities": [participant_uri(SUPPLIER_ID)], "originator_id": "90b3d51f30010001", "key_id": "01",
-    "prepayment_public_point": POINT.hex(), "profile": {"option": "psp_issues"},
-}  # fmt: skip
-PSP_LINE: dict[str, Any] = {
-    "type": "participant", "participant_id": PSP_ID, "role": "psp", "name": "Corner",
-    "identities": [participant_uri(PSP_ID)],
-}  # fmt: skip
-
-
-def meter_line(number: int, **changes: Any) -> dict[str, Any]:
-    return {
-        "type": "meter", "meter_id": f"00db14{number:010x}", "kind": "ESME", "supplier_id": SUPPLIER_ID,
-        "scheme": "gbcs", "public_point": POINT.hex(), "head_end": "sandbox", **changes,
-    }  # fmt: skip
-
-
-def pan_line(number: int, **changes: Any) -> dict[str, Any]:
-    return {"type": "pan", "pan": f"98262{number:014d}", "meter_id": f"00db14{number:010x}", **changes}
+from tests.support.vends import PSP_ID, SUPPLIER, SUPPLIER_ID
 
 
 async def load(node: MarketNode, lines: Sequence[dict[str, Any] | str], *, who: Any = OPERATOR) -> Loaded:
     """Load lines as a node does, numbered from 1."""
     now = ms_of(node.clock.now())
-
-    def read(line: dict[str, Any] | str) -> Loadable | Refused:
-        try:
-            text = line if isinstance(line, str) else json.dumps(line)
-            return read_line(text, pan_rule=RULE, now=now, by="test")
-        except Refused as refusal:
-            return refusal
-
-    return await node.load(b"")(as_(who), [(number, read(line)) for number, line in enumerate(lines, start=1)])
+    return await node.load(b"")(as_(who), [(number, read(line, now)) for number, line in enumerate(lines, start=1)])
 
 
 def problems(loaded: Loaded) -> dict[int, str]:
