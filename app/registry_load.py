@@ -16,6 +16,7 @@ from utrn.v1 import registry_service_pb2_grpc as rpc
 
 from app.clock import SystemClock
 from app.config import Config
+from app.trail import FileTrail
 from cluster.client import EtcdClient
 from cluster.registry_store import EtcdRegistryStore
 from core.api.lines import LINE_CHARACTERS_MAX, line_too_long, read_line
@@ -202,12 +203,14 @@ async def load_direct(config: Config, lines: Iterator[Line], progress: Callable[
         LedgerUnavailable, OutcomeUnknown: go on after the `last_line` that `progress` heard of.
     """
     clock, client = SystemClock(), EtcdClient(config.etcd)
+    trail = FileTrail(config.node.trail, _BOOTSTRAP.participant_id, clock)
     store = EtcdRegistryStore(client, config.etcd, clock)
     load = LoadRecords(
         store=store,
         parties=KeepParties(store=store, clock=clock),
         appoint=Appoint(store=store, clock=clock, roots=config.api.client_ca.read_bytes()),
         clock=clock,
+        trail=trail,
     )
     total = Total()
     try:
@@ -221,6 +224,8 @@ async def load_direct(config: Config, lines: Iterator[Line], progress: Callable[
             total.last_line = part[-1][0]
             progress(total)
     finally:
+        trail.flush()
+        trail.close()
         await client.close()
     return total
 

@@ -6,12 +6,14 @@ A file begins anew with each life of the node; `utrn audit verify` checks a file
 """
 
 import asyncio
+import errno
 import hashlib
 import json
 import logging
 import os
+import threading
 from collections.abc import Iterator
-from functools import lru_cache
+from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn
 
@@ -35,6 +37,8 @@ class FileTrail:
         self._path = folder / f"{node_id}-{clock.now():%Y%m%dT%H%M%S%f}.trail"
         self._waiting: list[Decision] = []
         self._file: IO[bytes] | None = None
+        # One at a time: the last one of a node that stops waits for the one under way.
+        self._flushing = threading.Lock()
         self._block = 0
         self._hash = hashlib.sha256(b"").hexdigest()
         self.lost = 0
@@ -64,6 +68,10 @@ class FileTrail:
 
     def flush(self) -> None:
         """Write what waits and make it durable. What cannot be written stays, and is tried again."""
+        with self._flushing:
+            self._flush()
+
+    def _flush(self) -> None:
         block = self._waiting[:]
         if not block:
             return
@@ -76,7 +84,7 @@ class FileTrail:
                 self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115  # open as long as the node lives
             start = self._file.tell()
             try:
-                self._file.write(body + seal + b"\n")
+                _write_whole(self._file, body + seal + b"\n")
                 os.fsync(self._file.fileno())
             except OSError:
                 # A full disk may have taken a part: a block is there whole, or not at all.
@@ -91,25 +99,27 @@ class FileTrail:
         self._block, self._hash, self.healthy = self._block + 1, digest, True
 
 
+def _write_whole(file: IO[bytes], block: bytes) -> None:
+    """Write all of a block; raise OSError if only a part went out, as on a disk that is nearly full."""
+    if file.write(block) != len(block):
+        raise OSError(errno.ENOSPC, "only a part of a block was written")
+
+
 def _line(one: Decision) -> str:
-    # By hand: ids are checked when they come in, and all else is quoted. A PAN is the consumer's: its last four digits
-    # tell it apart from the meter's others.
+    # By hand, for speed; whatever may hold anything is quoted. A PAN is the consumer's: its last four digits tell it
+    # apart from the meter's others.
     basis = ", ".join(
         [
-            f'["{kind}", "{".." + record_id[-4:] if kind == "pan" else record_id}", {revision}]'
+            f'["{kind}", {_quoted(".." + record_id[-4:] if kind == "pan" else record_id)}, {revision}]'
             for (kind, record_id), revision in one.basis
         ]
     )
     return (
         f'{{"at": "{one.at.isoformat(timespec="milliseconds")}", "caller": "{one.caller}", '
-        f'"identity": {_quoted(one.identity)}, "act": "{one.act}", "ask": "{one.ask}", "subject": "{one.subject}", '
-        f'"pence": {one.amount}, "outcome": "{one.outcome}", "rule": "{one.rule}", "basis": [{basis}]}}\n'
+        f'"identity": {_quoted(one.identity)}, "act": "{one.act}", "ask": {_quoted(one.ask)}, '
+        f'"subject": {_quoted(one.subject)}, "pence": {one.amount}, "outcome": "{one.outcome}", '
+        f'"rule": {_quoted(one.rule)}, "basis": [{basis}]}}\n'
     )
-
-
-@lru_cache(maxsize=1000)
-def _quoted(text: str) -> str:
-    return json.dumps(text)
 
 
 def verified(path: Path) -> Iterator[dict[str, object]]:

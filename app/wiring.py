@@ -1,7 +1,6 @@
 """Builds a node from its configuration: the one composition root. Nothing here does I/O."""
 
 import random
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ from utrn.peer.v1 import peer_service_pb2 as peer
 
 from app.clock import SystemClock
 from app.config import Config
+from app.market import Market
 from app.trail import FileTrail
 from cluster.client import EtcdClient
 from cluster.ledger import EtcdLedger
@@ -22,16 +22,12 @@ from cluster.registry import EtcdRegistry
 from cluster.registry_store import EtcdRegistryStore
 from cluster.view import EtcdCluster
 from core.api.admin_servicer import AdminServicer
-from core.api.appointment_servicer import AppointmentServicer
-from core.api.authenticate import Authenticate, uris_of
-from core.api.credit_servicer import CreditServicer
+from core.api.authenticate import Authenticate
 from core.api.errors import Context
 from core.api.health import Health
 from core.api.peer_servicer import PeerServicer
-from core.api.registry_servicer import RegistryServicer
 from core.api.server import TOP_UP_SERVICE, Services
 from core.api.top_up_servicer import TopUpServicer
-from core.flows.appoint import Appoint
 from core.flows.authorise import Authorise
 from core.flows.check_eligibility import CheckEligibility
 from core.flows.clock_watch import ClockWatch
@@ -40,18 +36,12 @@ from core.flows.counters import Counters
 from core.flows.deliver import DeliveryWorker
 from core.flows.delivery_attempt import AttemptDelivery
 from core.flows.drain import DrainNode
-from core.flows.give_credit import GiveCredit
-from core.flows.hand_over import HandOverMeter
 from core.flows.idempotency import Answers
 from core.flows.issue import IssueVend
 from core.flows.keep_changes import ChangeKeeper
-from core.flows.keep_meters import KeepMeters
-from core.flows.keep_pans import KeepPans
-from core.flows.keep_parties import KeepParties
 from core.flows.lapse import Lapse
-from core.flows.load_records import LoadRecords
 from core.flows.lookup import FindVend
-from core.flows.market_view import MarketView
+from core.flows.sane_clock import SaneClock
 from core.flows.send import SendIssued
 from core.flows.turn import TurnMeter
 from core.gateways.headend_grpc import GrpcHeadEnd
@@ -59,15 +49,13 @@ from core.observe import LoopDelay, StageTimes
 from core.ports.clock import Clock
 from core.ports.headend import HeadEnd
 from core.ports.ledger import Ledger
+from core.ports.notes import Notes
 from core.ports.outbox import Outbox
 from core.ports.ownership import Ownership
 from core.ports.registry import Registry, RegistryStore
 from core.ports.signer import TokenSigner
-from core.ports.trail import Decision, Trail
+from core.ports.trail import Trail
 from hsm.signer import HsmSigner
-
-# What may stand in the trail as it came in a request: ids, and nothing that could be a line of its own.
-_SUBJECT = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +86,7 @@ class Node:
     registry: EtcdRegistry
     changes: ChangeKeeper
     trail: FileTrail
-    note: Callable[[Context, str, Message, str], None]
+    note: Callable[[Context, str, Message, str, Notes], None]
     head_ends: Mapping[str, GrpcHeadEnd]
     line: CommitLine
     delivery: DeliveryWorker
@@ -162,8 +150,9 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     answers = Answers(recent_max=config.flow.recent_answers_max)
     counters = _counters(config, clock)
     line = _line(config, ports, answers, times, counters)
-    turn = TurnMeter(store=ports.store, clock=clock)
+    turn = TurnMeter(store=ports.store, clock=SaneClock(clock=clock, sane=lambda: clock_watch.sane))
     vending = _vending(config, ports, answers, line, clock_watch, turn)
+    market = _market(config, ports, registry, turn, vending)
     delivery = _delivery(config, ports, answers, times)
     health = _health(registry, signer, cluster, clock_watch)
     beat = partial(_beat, clock, cluster.ownership, health, outbox, line, delivery, loop_delay)
@@ -176,17 +165,17 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         ownership=cluster.ownership,
         peers=cluster.peers,
         registry=registry,
-        changes=ChangeKeeper(due_by=registry.due_by, turn=turn, clock=clock, random=_chance()),
+        changes=ChangeKeeper(due_by=registry.due_by, turn=turn, clock=turn.clock, random=_chance()),
         trail=trail,
-        note=partial(_note, ports),
+        note=market.note,
         head_ends=head_ends,
         line=line,
         delivery=delivery,
         services=Services(
             top_up=_top_up(config, ports, answers, vending, counters),
-            registry=_market(config, ports, turn, registry),
-            appointments=_appointments(config, ports, registry),
-            credit=_credit(config, ports, vending),
+            registry=market.registry_servicer(),
+            appointments=market.appointment_servicer(),
+            credit=market.credit_servicer(),
             admin=_admin(ports, view),
             peer=PeerServicer(beat, every_s=config.peers.heartbeat_ms / 1000),
             health=health,
@@ -334,6 +323,19 @@ def _vending(
     )
 
 
+def _market(config: Config, ports: Adapters, registry: EtcdRegistry, turn: TurnMeter, vending: IssueVend) -> Market:
+    return Market(
+        config=config,
+        store=ports.store,
+        registry=registry,
+        trail=ports.trail,
+        # What is kept for good is dated by a clock that can be relied on.
+        clock=turn.clock,
+        turn=turn,
+        vending=vending,
+    )
+
+
 def _top_up(config: Config, ports: Adapters, answers: Answers, vending: IssueVend, counters: Counters) -> TopUpServicer:
     authorise = vending.authorise
     return TopUpServicer(
@@ -343,72 +345,6 @@ def _top_up(config: Config, ports: Adapters, answers: Answers, vending: IssueVen
         find=FindVend(ports.ledger),
         check=CheckEligibility(authorise=authorise, ledger=ports.ledger, counters=counters),
         pan_rule=config.flow.pan,
-    )
-
-
-def _view(ports: Adapters, registry: EtcdRegistry) -> MarketView:
-    return MarketView(store=ports.store, search_pans=registry.pans_of, clock=ports.clock)
-
-
-def _appoint(config: Config, ports: Adapters) -> Appoint:
-    return Appoint(store=ports.store, clock=ports.clock, roots=config.api.client_ca.read_bytes())
-
-
-def _market(config: Config, ports: Adapters, turn: TurnMeter, registry: EtcdRegistry) -> RegistryServicer:
-    parties = KeepParties(store=ports.store, clock=ports.clock)
-    meters = KeepMeters(store=ports.store, turn=turn, clock=ports.clock)
-    return RegistryServicer(
-        authenticate=Authenticate(ports.registry),
-        parties=parties,
-        meters=meters,
-        hand_over=HandOverMeter(meters=meters, store=ports.store, clock=ports.clock),
-        pans=KeepPans(store=ports.store, clock=ports.clock),
-        load=LoadRecords(store=ports.store, parties=parties, appoint=_appoint(config, ports), clock=ports.clock),
-        view=_view(ports, registry),
-        clock=ports.clock,
-        pan_rule=config.flow.pan,
-    )
-
-
-def _appointments(config: Config, ports: Adapters, registry: EtcdRegistry) -> AppointmentServicer:
-    return AppointmentServicer(
-        authenticate=Authenticate(ports.registry), appoint=_appoint(config, ports), view=_view(ports, registry)
-    )
-
-
-def _credit(config: Config, ports: Adapters, vending: IssueVend) -> CreditServicer:
-    credit = GiveCredit(
-        store=ports.store,
-        authorise=vending.authorise,
-        issue=vending,
-        clock=ports.clock,
-        id_window=config.flow.hot_window,
-        id_ahead=config.flow.ahead_max,
-    )
-    return CreditServicer(
-        authenticate=Authenticate(ports.registry), credit=credit, clock=ports.clock, pan_rule=config.flow.pan
-    )
-
-
-def _note(ports: Adapters, context: Context, method: str, request: Message, outcome: str) -> None:
-    """Note what was asked for and decided about the market: who, with which certificate, about what."""
-    identity = next(iter(uris_of(context)), "")
-    caller = ports.registry.caller(identity)
-    names = ("meter_id", "participant_id", "supplier_id", "psp_id", "transaction_id", "old_meter_id")
-    subject = next((str(getattr(request, name)) for name in names if getattr(request, name, "")), "")
-    ports.trail.note(
-        Decision(
-            at=ports.clock.now(),
-            caller="" if caller is None else caller.participant_id,
-            identity=identity,
-            act=method,
-            ask="",
-            subject=subject if _SUBJECT.fullmatch(subject) else "",
-            amount=0,
-            outcome=outcome,
-            rule="" if caller is None else caller.role.name.lower(),
-            basis=(),
-        )
     )
 
 

@@ -26,6 +26,7 @@ from core.domain.transaction_id import TransactionId
 from core.domain.vend import Vend
 from core.ports.clock import Clock
 from core.ports.ledger import CounterState
+from core.ports.notes import NOTES
 from core.ports.registry import CounterPut, R, Registry, RegistryStore, RegistryWrite, StoredRecord
 
 _READ_AT_ONCE = 100
@@ -59,6 +60,10 @@ class EtcdRegistryStore:
                 None if kv is None else Known(record_of(ref.kind, kv.value), kv.mod_revision)
                 for ref, kv in zip(chunk, kvs, strict=True)
             ]
+        notes = NOTES.get()
+        if notes is not None:
+            for ref, known in zip(refs, found, strict=True):
+                notes.look(ref, 0 if known is None else known.revision)
         return found
 
     async def list_records(self, kind: type[R], *ids: str, after: str = "", limit: int = 100) -> Sequence[Known[R]]:
@@ -84,6 +89,12 @@ class EtcdRegistryStore:
 
     async def write(self, write: RegistryWrite) -> int | None:
         """Carry out all of `write`."""
+        revision, notes = await self._write(write), NOTES.get()
+        if notes is not None and revision is not None:
+            notes.written_at = revision
+        return revision
+
+    async def _write(self, write: RegistryWrite) -> int | None:
         txn = self._txn(write)
         until = self._clock.monotonic() + self._resolve_s
         unknown = False

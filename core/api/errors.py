@@ -7,13 +7,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final, TypeVar
 
 import grpc
-from google.protobuf import any_pb2, duration_pb2
+from google.protobuf import any_pb2, duration_pb2, empty_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from core.domain import errors as domain
 from core.domain.invariant import InvariantBroken
+from core.ports.notes import NOTES, Notes
 
 log = logging.getLogger(__name__)
 
@@ -114,11 +115,12 @@ class Guard:
     def __init__(
         self,
         stop: Callable[[InvariantBroken], None],
-        note: Callable[[Context, str, Message, str], None] = lambda *_: None,
+        note: Callable[[Context, str, Message, str, Notes], None] = lambda *_: None,
     ) -> None:
         """Take what ends the process when a promise of this program does not hold, and what notes a decision.
 
-        `note` gets the call, the method's name, the request, and "allowed" or the reason of the refusal.
+        `note` gets the call, the method's name, the request, "allowed" or the reason of the refusal, and what it was
+        decided by.
         """
         self._stop = stop
         self._note = note
@@ -131,13 +133,33 @@ class Guard:
         """Return `method` with every decision it comes to noted."""
 
         async def answer(request: _Request, context: Context) -> _Reply:
+            notes = Notes()
+            NOTES.set(notes)
             try:
                 reply = await method(request, context)
             except domain.UtrnError as error:
-                self._note(context, method.__name__, request, error.reason)
+                self._note(context, method.__name__, request, error.reason, notes)
                 raise
-            self._note(context, method.__name__, request, "allowed")
+            self._note(context, method.__name__, request, "allowed", notes)
             return reply
+
+        answer.__name__ = method.__name__
+        return answer
+
+    def noted_if_refused(
+        self, method: Callable[[_Request, Context], Awaitable[_Reply]]
+    ) -> Callable[[_Request, Context], Awaitable[_Reply]]:
+        """Return `method`, which notes its own decisions, with what is refused before it comes to one noted."""
+
+        async def answer(request: _Request, context: Context) -> _Reply:
+            notes = Notes()
+            NOTES.set(notes)
+            try:
+                return await method(request, context)
+            except domain.Refused as error:
+                if not notes.decided:
+                    self._note(context, method.__name__, request, error.reason, notes)
+                raise
 
         answer.__name__ = method.__name__
         return answer
@@ -176,6 +198,10 @@ class Guard:
             except grpc.aio.AbortError:
                 raise
             except Exception as error:  # noqa: BLE001  # the net
+                asked: object = request
+                if isinstance(error, domain.Refused) and not isinstance(asked, Message):
+                    # A stream of requests, none of which is what it is about.
+                    self._note(context, method.__name__, empty_pb2.Empty(), error.reason, Notes())
                 await self._answer(method.__name__, error, context)
 
         return answer

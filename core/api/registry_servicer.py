@@ -319,8 +319,9 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         self, requests: AsyncIterator[pb.LoadRecordsRequest], context: Context
     ) -> AsyncIterator[pb.LoadRecordsResponse]:
         """Load a file part by part."""
-        principal = self.authenticate(context)
         async for request in requests:
+            # Anew for each part: a stream may stay open for long, and a suspension takes effect at once.
+            principal = self.authenticate(context)
             if not 1 <= len(request.lines) <= _LINES_MAX or not 1 <= request.first_line <= _LINE_NUMBER_MAX:
                 raise BadField(f"lines: 1 to {_LINES_MAX} lines from line 1 on are needed", field="lines")
             lines = [

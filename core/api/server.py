@@ -104,7 +104,8 @@ def _add(
             behind[method.name] = guard.stream(ours)
         else:
             # Sales are noted where they are decided, with the records they are based on.
-            behind[method.name] = guard.unary(ours if isinstance(servicer, TopUpServicer) else guard.noted(ours))
+            sale = isinstance(servicer, TopUpServicer)
+            behind[method.name] = guard.unary(guard.noted_if_refused(ours) if sale else guard.noted(ours))
     add(SimpleNamespace(**behind), server)
 
 

@@ -113,8 +113,8 @@ class Timeline(NamedTuple, Generic[T]):
     def adjust(self, change: Callable[[T], T], *, now: Ms, by: str, before: Ms = FAR_FUTURE) -> "Timeline[T]":
         """Return this timeline with `change` made at once to what holds, and to what is recorded to follow.
 
-        What begins at `before` or later is left as it is. Dates stay as they are: a card is blocked, or a threshold set, without waiting for a change that is recorded
-        for later. Where nothing differs, the timeline is the same.
+        What begins at `before` or later is left as it is. Dates stay as they are: a card is blocked, or a threshold
+        set, without waiting for a change that is recorded for later. Where nothing differs, the timeline is the same.
 
         Raises:
             NothingToEnd: nothing holds, and nothing follows.

@@ -14,6 +14,7 @@ from core.domain.party import Principal
 from core.domain.timeline import ms_of
 from core.flows.turn import TurnMeter
 from core.ports.clock import Clock
+from core.ports.notes import NOTES
 from core.ports.registry import Registry, RegistryStore
 from core.ports.trail import Decision, Trail
 
@@ -99,6 +100,9 @@ class Authorise:
         return judge(snapshot or self.registry, question, ms_of(self.clock.now()), every=every)
 
     def _note(self, principal: Principal, question: Question, ruling: Ruling, ask: str) -> None:
+        notes = NOTES.get()
+        if notes is not None:
+            notes.decided = True
         self.trail.note(
             Decision(
                 at=self.clock.now(),

@@ -42,7 +42,7 @@ _Key = tuple[MeterId, OriginatorId]
 
 @dataclass(slots=True)
 class _Lane:
-    """What one meter is owed of one sequence. At most one of: a turn it waits for, a task at work, a timer it rests on."""
+    """What a meter is owed of a sequence. At most one of: a turn it waits for, a task at work, a timer it rests on."""
 
     mailbox: Mailbox = field(default_factory=Mailbox)
     owed: dict[int, Owed] = field(default_factory=dict)

@@ -6,7 +6,15 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 from core.domain.appointment import Evidence, Terms
-from core.domain.errors import BadField, ParticipantUnknown, RecordExists, RecordUnknown, Refused
+from core.domain.errors import (
+    BadField,
+    NotYours,
+    ParticipantUnknown,
+    RecordExists,
+    RecordUnknown,
+    Refused,
+    RoleNotAllowed,
+)
 from core.domain.meter import Abilities, Card, Meter, MeterId, Pan, PanForm, PanStatus, PanUse
 from core.domain.party import Participant, ParticipantId, Principal, Role, Standing
 from core.domain.registry import Kind, Known, Ref
@@ -18,6 +26,7 @@ from core.flows.keep_parties import KeepParties, NewParticipant
 from core.flows.roles import KEEPERS, own, require
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
+from core.ports.trail import Decision, Trail
 
 # One Txn of etcd takes 128 operations; a meter with a change to come needs a reminder beside its record.
 _AT_ONCE = 60
@@ -81,6 +90,7 @@ class LoadRecords:
     parties: KeepParties
     appoint: Appoint
     clock: Clock
+    trail: Trail
 
     async def __call__(self, principal: Principal, lines: Sequence[tuple[int, Loadable | Refused]]) -> Loaded:
         """Load lines, each with its number; those that could not be read come as what is wrong with them.
@@ -90,6 +100,34 @@ class LoadRecords:
             LedgerUnavailable, OutcomeUnknown: some may have been loaded; load the part again.
         """
         require(principal, KEEPERS)
+        loaded = await self._load(principal, lines)
+        said = f"{loaded.loaded} loaded, {loaded.unchanged} unchanged, {len(loaded.problems)} wrong"
+        numbers = [number for number, _ in lines]
+        if numbers:
+            self._note(principal, f"lines {min(numbers)} to {max(numbers)}", "allowed", said)
+        for number, problem in loaded.problems.items():
+            # What is wrong in a file is its owner's; what somebody may not do is everybody's.
+            if isinstance(problem, NotYours | RoleNotAllowed):
+                self._note(principal, f"line {number}", problem.reason, "")
+        return loaded
+
+    def _note(self, principal: Principal, subject: str, outcome: str, rule: str) -> None:
+        self.trail.note(
+            Decision(
+                at=self.clock.now(),
+                caller=principal.participant_id,
+                identity=principal.identity,
+                act="LoadRecords",
+                ask="",
+                subject=subject,
+                amount=0,
+                outcome=outcome,
+                rule=rule,
+                basis=(),
+            )
+        )
+
+    async def _load(self, principal: Principal, lines: Sequence[tuple[int, Loadable | Refused]]) -> Loaded:
         loaded = Loaded(problems={number: one for number, one in lines if isinstance(one, Refused)})
         unique = _unique(lines, loaded)
         for number, one in unique:

@@ -104,7 +104,7 @@ class MarketNode:
     def load(self, roots: bytes) -> LoadRecords:
         """Return the bulk load, with appointments verified under `roots`."""
         appoint = Appoint(store=self.records, clock=self.clock, roots=roots)
-        return LoadRecords(store=self.records, parties=self.parties, appoint=appoint, clock=self.clock)
+        return LoadRecords(store=self.records, parties=self.parties, appoint=appoint, clock=self.clock, trail=self.trail)
 
     @asynccontextmanager
     async def running(self, *, following: bool = True, committing: bool = True) -> AsyncIterator[None]:

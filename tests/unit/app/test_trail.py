@@ -1,7 +1,10 @@
 """The trail of decisions: what was written is what is read, and whoever changes it is found out."""
 
+import asyncio
 import errno
 import json
+import os
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,6 +50,63 @@ def test_every_decision_is_read_as_it_was_made_but_for_the_pan(trail: FileTrail,
     assert found[0]["identity"] == 'spiffe://a/"quoted"\\'
     assert found[0]["basis"] == [["pan", "..1234", 7], ["meter", "00db120000000001", 9]]
     assert b"9826000000000001234" not in _file(tmp_path).read_bytes()
+
+
+def test_whatever_an_id_holds_a_line_is_one_line_of_json(trail: FileTrail, tmp_path: Path) -> None:
+    odd = 'Acme "X"\\/E470\n'
+    trail.note(decision(1)._replace(subject=odd, rule=odd, basis=((Ref(Kind.MODEL, odd), 3),)))
+    trail.flush()
+    (found,) = verified(_file(tmp_path))
+    assert (found["subject"], found["rule"], found["basis"]) == (odd, odd, [["model", odd, 3]])
+
+
+def test_a_block_of_which_only_a_part_was_written_is_written_again_whole(
+    trail: FileTrail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trail.note(decision(1))
+    trail.flush()
+    file: Any = trail._file
+
+    class NearlyFull:
+        """Takes ten bytes of a block."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(file, name)
+
+        def write(self, block: bytes) -> int:
+            return int(file.write(block[:10]))
+
+    monkeypatch.setattr(trail, "_file", NearlyFull())
+    trail.note(decision(2))
+    trail.flush()
+    seen = [trail.healthy]
+    monkeypatch.setattr(trail, "_file", file)
+    trail.flush()
+    assert [*seen, trail.healthy] == [False, True]
+    assert [one["ask"] for one in verified(_file(tmp_path))] == ["id-1", "id-2"]
+
+
+async def test_a_node_that_stops_while_a_block_is_written_writes_it_once(
+    trail: FileTrail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, go_on = threading.Event(), threading.Event()
+    fsync = os.fsync
+
+    def slow(number: int) -> None:
+        writing.set()
+        assert go_on.wait(10)
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    trail.note(decision(1))
+    running = asyncio.get_running_loop().create_task(trail.run())
+    await asyncio.to_thread(writing.wait, 10)
+    # The disk answers a moment after the node has begun to stop.
+    threading.Timer(0.1, go_on.set).start()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert [one["ask"] for one in verified(_file(tmp_path))] == ["id-1"]
 
 
 @pytest.mark.parametrize("tamper", ["change", "take out", "put in", "cut off", "swap"])

@@ -1,0 +1,111 @@
+"""Builds the market's part of a node: registry, appointments, credit, and the lines of the trail about them."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from google.protobuf.message import Message
+
+from app.config import Config
+from cluster.registry import EtcdRegistry
+from core.api.appointment_servicer import AppointmentServicer
+from core.api.authenticate import Authenticate, uris_of
+from core.api.credit_servicer import CreditServicer
+from core.api.errors import Context
+from core.api.registry_servicer import RegistryServicer
+from core.api.subjects import subject_of
+from core.flows.appoint import Appoint
+from core.flows.give_credit import GiveCredit
+from core.flows.hand_over import HandOverMeter
+from core.flows.issue import IssueVend
+from core.flows.keep_meters import KeepMeters
+from core.flows.keep_pans import KeepPans
+from core.flows.keep_parties import KeepParties
+from core.flows.load_records import LoadRecords
+from core.flows.market_view import MarketView
+from core.flows.turn import TurnMeter
+from core.ports.clock import Clock
+from core.ports.notes import Notes
+from core.ports.registry import RegistryStore
+from core.ports.trail import Decision, Trail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Market:
+    """What the market's services are made of. `clock` dates what is kept; it raises while it cannot be relied on."""
+
+    config: Config
+    store: RegistryStore
+    registry: EtcdRegistry
+    trail: Trail
+    clock: Clock
+    turn: TurnMeter
+    vending: IssueVend
+
+    @cached_property
+    def _authenticate(self) -> Authenticate:
+        return Authenticate(self.registry)
+
+    @cached_property
+    def _appoint(self) -> Appoint:
+        return Appoint(store=self.store, clock=self.clock, roots=self.config.api.client_ca.read_bytes())
+
+    @cached_property
+    def _view(self) -> MarketView:
+        return MarketView(store=self.store, search_pans=self.registry.pans_of, clock=self.clock)
+
+    def registry_servicer(self) -> RegistryServicer:
+        """Return the registry's service."""
+        parties = KeepParties(store=self.store, clock=self.clock)
+        meters = KeepMeters(store=self.store, turn=self.turn, clock=self.clock)
+        return RegistryServicer(
+            authenticate=self._authenticate,
+            parties=parties,
+            meters=meters,
+            hand_over=HandOverMeter(meters=meters, store=self.store, clock=self.clock),
+            pans=KeepPans(store=self.store, clock=self.clock),
+            load=LoadRecords(
+                store=self.store, parties=parties, appoint=self._appoint, clock=self.clock, trail=self.trail
+            ),
+            view=self._view,
+            clock=self.clock,
+            pan_rule=self.config.flow.pan,
+        )
+
+    def appointment_servicer(self) -> AppointmentServicer:
+        """Return the appointments' service."""
+        return AppointmentServicer(authenticate=self._authenticate, appoint=self._appoint, view=self._view)
+
+    def credit_servicer(self) -> CreditServicer:
+        """Return the service of credit without payment."""
+        credit = GiveCredit(
+            store=self.store,
+            authorise=self.vending.authorise,
+            issue=self.vending,
+            clock=self.clock,
+            id_window=self.config.flow.hot_window,
+            id_ahead=self.config.flow.ahead_max,
+        )
+        return CreditServicer(
+            authenticate=self._authenticate, credit=credit, clock=self.clock, pan_rule=self.config.flow.pan
+        )
+
+    def note(self, context: Context, method: str, request: Message, outcome: str, notes: Notes) -> None:
+        """Note what was asked for and decided: who, with which certificate, about what, by which role and records."""
+        uris = uris_of(context)
+        known = [(uri, caller) for uri in uris if (caller := self.registry.caller(uri)) is not None]
+        identity, caller = known[0] if known else (next(iter(uris), ""), None)
+        rule = "" if caller is None else caller.role.name.lower()
+        self.trail.note(
+            Decision(
+                at=self.vending.clock.now(),
+                caller="" if caller is None else caller.participant_id,
+                identity=identity,
+                act=method,
+                ask="",
+                subject=subject_of(request),
+                amount=0,
+                outcome=outcome,
+                rule=f"{rule}, written at {notes.written_at}" if notes.written_at else rule,
+                basis=notes.basis,
+            )
+        )

@@ -1,0 +1,49 @@
+"""subject_of: what a request is about, for the trail. Ids only: never a whole PAN, never what people typed."""
+
+from google.protobuf.message import DecodeError, Message
+from utrn.v1 import appointment_service_pb2 as appointment_pb
+
+# Where a request says what it is about, most telling first; a dot goes into a part of it.
+_PATHS = (
+    "meter_id", "meter.meter_id", "old_meter_id", "pan", "lost_pan", "credit.pan", "made_elsewhere.pan",
+    "transaction_id", "participant_id", "participant.participant_id", "supplier_id", "psp_id",
+)  # fmt: skip
+_LENGTH_MAX = 100
+
+
+def subject_of(request: Message) -> str:
+    """Return what `request` is about; "" if it does not say."""
+    special = _appointment(request) or _model(request)
+    if special:
+        return special[:_LENGTH_MAX]
+    for path in _PATHS:
+        value = _at(request, path)
+        if value:
+            return f"pan ..{value[-4:]}" if path.endswith("pan") else value[:_LENGTH_MAX]
+    return ""
+
+
+def _at(request: Message, path: str) -> str:
+    one: object = request
+    for name in path.split("."):
+        if not isinstance(one, Message) or name not in one.DESCRIPTOR.fields_by_name:
+            return ""
+        one = getattr(one, name)
+    return one if isinstance(one, str) else ""
+
+
+def _appointment(request: Message) -> str:
+    name = getattr(request, "name", None)
+    if isinstance(request, appointment_pb.AppointRequest):
+        try:
+            name = appointment_pb.AppointmentTerms.FromString(request.signed_terms.terms)
+        except DecodeError:
+            return ""
+    if not isinstance(name, appointment_pb.AppointmentName | appointment_pb.AppointmentTerms):
+        return ""
+    return f"{name.supplier_id}/{name.psp_id}/{name.appointment_id}"
+
+
+def _model(request: Message) -> str:
+    make, model = _at(request, "model.make"), _at(request, "model.model")
+    return f"{make}/{model}" if make or model else ""
