@@ -158,8 +158,10 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     async def ExchangeMeter(self, request: pb.ExchangeMeterRequest, context: Context) -> pb.ExchangeMeterResponse:
         """Exchange a meter."""
         principal = self.authenticate(context)
-        if len(request.pans) > _PANS_MAX:
-            raise BadField(f"pans: at most {_PANS_MAX}", field="pans")
+        if len(request.pans) > _PANS_MAX or len(set(request.pans)) < len(request.pans):
+            raise BadField(f"pans: at most {_PANS_MAX}, each told once", field="pans")
+        if request.new_meter.meter_id == request.old_meter_id:
+            raise BadField("new_meter.meter_id: another one than the old one is needed", field="new_meter.meter_id")
         new = made.new_meter_of(
             request.new_meter, request.supplier_id, request.settings, enrolled=True, since=None, now=self._now(),
             by=principal.participant_id,
@@ -275,6 +277,8 @@ class RegistryServicer(rpc.RegistryServiceServicer):
 
     async def ReplacePan(self, request: pb.ReplacePanRequest, context: Context) -> pb.ReplacePanResponse:
         """Replace a lost PAN."""
+        if request.new_pan == request.lost_pan:
+            raise BadField("new_pan: another one than the lost one is needed", field="new_pan")
         done = await self.pans.replace_lost(
             self.authenticate(context),
             self._pan(request.lost_pan, "lost_pan"),
