@@ -1,14 +1,14 @@
 """What may be read of the market, by whom: records with their history, and who could sell to a meter at an instant."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from core.domain.appointment import Appointment, Appointments
 from core.domain.errors import NotYours, RecordUnknown
 from core.domain.market_change import MarketChange
 from core.domain.meter import Card, Custody, Meter, MeterId, Model, Pan, PanStatus, PanUse, PaymentMode
 from core.domain.party import Level, Option, Participant, ParticipantId, Principal, Role, Standing
-from core.domain.timeline import NEVER, Ms, ms_of
+from core.domain.timeline import NEVER, Ms, Timeline, ms_of
 from core.flows.roles import PSPS, READERS, own, require
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore
@@ -68,16 +68,42 @@ class MarketView:
         known = await self.store.read(Meter, meter_id)
         if known is None:
             raise RecordUnknown("the meter is not registered", kind="meter")
-        if principal.role is Role.SUPPLIER and not _concerns(known.record, principal.participant_id):
+        if principal.role is not Role.SUPPLIER:
+            return known.record
+        seen = self._own_part(known.record, principal.participant_id)
+        if seen is None:
             raise NotYours("this belongs to another supplier")
-        return known.record
+        return seen
 
     async def meters(self, principal: Principal, after: str, limit: int) -> tuple[list[Meter], str]:
-        """Return meters in the order of their ids, and where to go on; suppliers see their own."""
+        """Return meters in the order of their ids, and where to go on; suppliers see their own.
+
+        For a supplier a page is of so many meters of everybody: where it ends must not tell of others' one by one.
+        """
         require(principal, READERS)
+        limit = _MANY if principal.role is Role.SUPPLIER else limit
         found = [one.record for one in await self.store.list_records(Meter, after=after, limit=limit)]
-        seen = [one for one in found if principal.role is not Role.SUPPLIER or _concerns(one, principal.participant_id)]
+        seen: list[Meter] = found
+        if principal.role is Role.SUPPLIER:
+            parts = (self._own_part(one, principal.participant_id) for one in found)
+            seen = [one for one in parts if one is not None]
         return seen, found[-1].meter_id if len(found) == limit else ""
+
+    def _own_part(self, meter: Meter, supplier_id: ParticipantId) -> Meter | None:
+        """Return what a supplier may see of a meter; None if it never was, is, nor will be its own.
+
+        Who supplied it before may see its own time, and nothing of what came after.
+        """
+        own = [one for one in meter.registrations.periods if one.value.supplier_id == supplier_id]
+        if not own:
+            return None
+        until = own[-1].until
+        if until is None or until > max(ms_of(self.clock.now()), meter.turned_at):
+            return meter
+        settings = Timeline(tuple(one for one in meter.settings.periods if one.since < until))
+        return replace(
+            meter, registrations=Timeline(tuple(own)), settings=settings, turned_at=min(meter.turned_at, until)
+        )
 
     async def pan(self, principal: Principal, pan: Pan) -> Card:
         """Return a PAN; suppliers see those that are or were theirs."""
@@ -150,6 +176,7 @@ class MarketView:
         if meter_id is None:
             raise RecordUnknown("a meter or a PAN is needed", kind="meter")
         meter = await self.meter(principal, meter_id)
+        # Of a supplier's own time only: what `meter` shows ends with it.
         whose, settings = meter.registrations.known_at(instant), meter.settings.known_at(instant)
         if whose is None or settings is None:
             return Sellers(meter_id=meter_id, supplier_id=None)
@@ -192,7 +219,3 @@ class MarketView:
                 )
             )
         return tuple(sellers)
-
-
-def _concerns(meter: Meter, supplier_id: ParticipantId) -> bool:
-    return any(one.value.supplier_id == supplier_id for one in meter.registrations.periods)

@@ -2092,7 +2092,7 @@ class ListMetersRequest(_message.Message):
     after: _builtins.str
     """The last id of the page before; empty for the first."""
     limit: _builtins.int
-    """1 to 1000; 0 for 100."""
+    """1 to 1000; 0 for 100. For a supplier a page is always of 1000 meters of everybody, of which it is shown its own."""
     def __init__(
         self,
         *,
