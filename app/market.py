@@ -22,6 +22,7 @@ from core.flows.keep_pans import KeepPans
 from core.flows.keep_parties import KeepParties
 from core.flows.load_records import LoadRecords
 from core.flows.market_view import MarketView
+from core.flows.reconcile import ReconcilePans
 from core.flows.turn import TurnMeter
 from core.ports.clock import Clock
 from core.ports.notes import Notes
@@ -66,6 +67,7 @@ class Market:
             load=LoadRecords(
                 store=self.store, parties=parties, appoint=self._appoint, clock=self.clock, trail=self.trail
             ),
+            reconcile=ReconcilePans(registry=self.registry, book=self.registry, clock=self.clock),
             view=self._view,
             clock=self.clock,
             pan_rule=self.config.flow.pan,

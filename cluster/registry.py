@@ -7,7 +7,7 @@ garbage collector need not look at, and is decoded for the one request that need
 import asyncio
 import gc
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, NoReturn, cast
 
 from etcdpb import rpc_pb2 as pb
@@ -23,12 +23,14 @@ from core.domain.meter import Card, Meter, MeterId, Model, Pan
 from core.domain.party import Participant, ParticipantId, SupplierKey
 from core.domain.registry import Kind, Known
 from core.domain.timeline import Ms
-from core.ports.registry import Registry
+from core.ports.registry import Registry, RegistryBook
 
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 0.1
+# About two milliseconds of work, at most, before others have their turn.
 _SEARCHED_AT_ONCE = 20_000
+_FOUND_AT_ONCE = 100
 
 
 class Copy:
@@ -75,6 +77,17 @@ class Copy:
     def model(self, make: str, model: str) -> Known[Model] | None:
         """Return what the meters of a model can do."""
         return cast("Known[Model] | None", self._decoded[Kind.MODEL].get(f"{make}/{model}"))
+
+    async def search(self, kind: Kind, about: str) -> AsyncIterator[bytes]:
+        """Yield meters or PANs, as bytes, that mention `about`; gives way to other work now and then."""
+        needle, found = about.encode(), 0
+        for number, (_, value) in enumerate(list(self._raw[kind].values()), start=1):
+            if needle in value:
+                found += 1
+                yield value
+            if number % _SEARCHED_AT_ONCE == 0 or found == _FOUND_AT_ONCE:
+                found = 0
+                await asyncio.sleep(0)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -179,14 +192,17 @@ class EtcdRegistry:
 
     async def pans_of(self, meter_id: MeterId) -> list[Card]:
         """Return every PAN that stands, stood or will stand for a meter. Searches all of them, giving way to others."""
-        needle, found = meter_id.encode(), []
-        for number, (pan, (_, value)) in enumerate(list(self._copy._pans.items())):  # noqa: SLF001  # its own copy
-            if needle in value:
-                card = self._copy.card(Pan(pan))
-                found += [card.record] if card is not None else []
-            if number % _SEARCHED_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        return found
+        return [card async for card in self.cards(meter_id)]
+
+    async def cards(self, about: str) -> AsyncIterator[Card]:
+        """Return every PAN whose record mentions `about`."""
+        async for value in self._copy.search(Kind.PAN, about):
+            yield cast("Card", record_of(Kind.PAN, value))
+
+    async def meters(self, about: str) -> AsyncIterator[Meter]:
+        """Return every meter whose record mentions `about`."""
+        async for value in self._copy.search(Kind.METER, about):
+            yield cast("Meter", record_of(Kind.METER, value))
 
     async def complete(self) -> None:
         """Return when the copy is complete."""
@@ -221,4 +237,5 @@ class EtcdRegistry:
 
 if TYPE_CHECKING:
     _: type[Registry] = EtcdRegistry
+    ___: type[RegistryBook] = EtcdRegistry
     __: type[Registry] = Copy

@@ -15,7 +15,7 @@ from core.api.errors import Context
 from core.api.lines import read_line
 from core.domain.errors import BadField, Refused, UtrnError
 from core.domain.meter import Custody, MeterId, Pan, PanForm, PanRule, Settings, parse_pan
-from core.domain.party import ParticipantId, Principal, Standing, parse_participant_id
+from core.domain.party import ParticipantId, Principal, Role, Standing, parse_participant_id
 from core.domain.timeline import NEVER, Ms, ms_of
 from core.flows.hand_over import HandOver, HandOverMeter
 from core.flows.keep_meters import KeepMeters
@@ -23,6 +23,7 @@ from core.flows.keep_pans import KeepPans
 from core.flows.keep_parties import KeepParties
 from core.flows.load_records import Loadable, LoadRecords
 from core.flows.market_view import MarketView
+from core.flows.reconcile import Claim, ReconcilePans
 from core.ports.clock import Clock
 
 REGISTRY_SERVICE: Final = "utrn.v1.RegistryService"
@@ -42,6 +43,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     hand_over: HandOverMeter
     pans: KeepPans
     load: LoadRecords
+    reconcile: ReconcilePans
     view: MarketView
     clock: Clock
     pan_rule: PanRule
@@ -318,6 +320,42 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         """List the PANs of a meter."""
         found = await self.view.pans_of(self.authenticate(context), _meter_id(request.meter_id))
         return pb.ListPansResponse(pans=[made.pan_message(one) for one in found])
+
+    async def ReconcilePans(
+        self, requests: AsyncIterator[pb.ReconcilePansRequest], context: Context
+    ) -> AsyncIterator[pb.ReconcilePansResponse]:
+        """Reconcile PANs, meters and suppliers."""
+        principal = self.authenticate(context)
+        first = await anext(requests, pb.ReconcilePansRequest())
+        whose = _participant_id(first.supplier_id) if first.supplier_id else None
+        if whose is None and principal.role is Role.SUPPLIER:
+            whose = principal.participant_id
+        async for part in self.reconcile(principal, whose, self._claims(first, requests)):
+            yield pb.ReconcilePansResponse(
+                findings=[
+                    pb.PanFinding(
+                        kind=pb.PanFindingKind.ValueType(one.kind), pan=one.pan or "", meter_id=one.meter_id or ""
+                    )
+                    for one in part.found
+                ],
+                pans=part.pans,
+                meters=part.meters,
+            )
+
+    async def _claims(
+        self, first: pb.ReconcilePansRequest, others: AsyncIterator[pb.ReconcilePansRequest]
+    ) -> AsyncIterator[list[Claim]]:
+        yield self._claims_of(first)
+        async for request in others:
+            yield self._claims_of(request)
+
+    def _claims_of(self, request: pb.ReconcilePansRequest) -> list[Claim]:
+        if len(request.claims) > _LINES_MAX:
+            raise BadField(f"claims: at most {_LINES_MAX} in a request", field="claims")
+        return [
+            Claim(pan=self._pan(one.pan, "claims.pan"), meter_id=_meter_id(one.meter_id, "claims.meter_id"))
+            for one in request.claims
+        ]
 
     async def LoadRecords(
         self, requests: AsyncIterator[pb.LoadRecordsRequest], context: Context

@@ -1,6 +1,6 @@
 """Registry: PAN -> meter -> supplier, who is who, and who is appointed; RegistryStore: the ledger behind it."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
@@ -55,6 +55,18 @@ class Registry(Protocol):
 
     def model(self, make: str, model: str) -> Known[Model] | None:
         """Return what the meters of a model can do."""
+        ...
+
+
+class RegistryBook(Protocol):
+    """The watched copy, read from cover to cover; gives way to other work while it is read."""
+
+    def cards(self, about: str) -> AsyncIterator[Card]:
+        """Return every PAN whose record mentions `about`; "" for every PAN."""
+        ...
+
+    def meters(self, about: str) -> AsyncIterator[Meter]:
+        """Return every meter whose record mentions `about`; "" for every meter."""
         ...
 
 

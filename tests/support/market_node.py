@@ -31,6 +31,7 @@ from core.flows.keep_pans import KeepPans
 from core.flows.keep_parties import KeepParties
 from core.flows.load_records import LoadRecords
 from core.flows.market_view import MarketView
+from core.flows.reconcile import ReconcilePans
 from core.flows.send import SendIssued
 from core.flows.turn import TurnMeter
 from core.observe import StageTimes
@@ -99,12 +100,15 @@ class MarketNode:
             store=self.records, authorise=self.authorise, issue=self.issue, clock=clock,
             id_window=FlowConfig().hot_window, id_ahead=FlowConfig().ahead_max,
         )  # fmt: skip
+        self.reconcile = ReconcilePans(registry=self.registry, book=self.registry, clock=clock)
         self.view = MarketView(store=self.records, search_pans=self.registry.pans_of, clock=clock)
 
     def load(self, roots: bytes) -> LoadRecords:
         """Return the bulk load, with appointments verified under `roots`."""
         appoint = Appoint(store=self.records, clock=self.clock, roots=roots)
-        return LoadRecords(store=self.records, parties=self.parties, appoint=appoint, clock=self.clock, trail=self.trail)
+        return LoadRecords(
+            store=self.records, parties=self.parties, appoint=appoint, clock=self.clock, trail=self.trail
+        )
 
     @asynccontextmanager
     async def running(self, *, following: bool = True, committing: bool = True) -> AsyncIterator[None]:

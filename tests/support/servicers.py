@@ -46,7 +46,8 @@ class Servicers:
         authenticate = Authenticate(node.registry)
         self.registry = RegistryServicer(
             authenticate=authenticate, parties=node.parties, meters=node.meters, hand_over=node.hand_over,
-            pans=node.pans, load=node.load(roots), view=node.view, clock=node.clock, pan_rule=RULE,
+            pans=node.pans, load=node.load(roots), reconcile=node.reconcile, view=node.view, clock=node.clock,
+            pan_rule=RULE,
         )  # fmt: skip
         self.appointments = AppointmentServicer(
             authenticate=authenticate, view=node.view,

@@ -312,6 +312,58 @@ MARKET_CHANGE_KIND_ENROLMENT: MarketChangeKind.ValueType  # 6
 """Enrolled, or backed out."""
 Global___MarketChangeKind: _TypeAlias = MarketChangeKind  # noqa: Y015
 
+class _PanFindingKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PanFindingKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PanFindingKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PAN_FINDING_KIND_UNSPECIFIED: _PanFindingKind.ValueType  # 0
+    """Never sent."""
+    PAN_FINDING_KIND_NOT_REGISTERED: _PanFindingKind.ValueType  # 1
+    """The list has a PAN that is not registered here."""
+    PAN_FINDING_KIND_STANDS_FOR_ANOTHER: _PanFindingKind.ValueType  # 2
+    """The list has it for this meter; here it stands for another one, or for none."""
+    PAN_FINDING_KIND_NOT_USABLE: _PanFindingKind.ValueType  # 3
+    """The list has it as in use; here it is blocked or replaced."""
+    PAN_FINDING_KIND_NOT_TOLD: _PanFindingKind.ValueType  # 4
+    """It is in use here, and the list does not have it."""
+    PAN_FINDING_KIND_WITHOUT_METER: _PanFindingKind.ValueType  # 5
+    """It stands for a meter that is not registered, or that nobody supplies."""
+    PAN_FINDING_KIND_OF_EARLIER_SUPPLIER: _PanFindingKind.ValueType  # 6
+    """It was given by an earlier supplier of its meter: payments with it would be misdirected, and are refused."""
+    PAN_FINDING_KIND_OF_EARLIER_TENANT: _PanFindingKind.ValueType  # 7
+    """It was given to an earlier tenant of its meter: payments with it would be misdirected, and are refused."""
+    PAN_FINDING_KIND_SEVERAL_CARDS: _PanFindingKind.ValueType  # 8
+    """One more plastic card of a tenant who has one."""
+    PAN_FINDING_KIND_METER_WITHOUT_PAN: _PanFindingKind.ValueType  # 9
+    """A meter in prepayment mode that no PAN stands for."""
+
+class PanFindingKind(_PanFindingKind, metaclass=_PanFindingKindEnumTypeWrapper):
+    """What does not fit."""
+
+PAN_FINDING_KIND_UNSPECIFIED: PanFindingKind.ValueType  # 0
+"""Never sent."""
+PAN_FINDING_KIND_NOT_REGISTERED: PanFindingKind.ValueType  # 1
+"""The list has a PAN that is not registered here."""
+PAN_FINDING_KIND_STANDS_FOR_ANOTHER: PanFindingKind.ValueType  # 2
+"""The list has it for this meter; here it stands for another one, or for none."""
+PAN_FINDING_KIND_NOT_USABLE: PanFindingKind.ValueType  # 3
+"""The list has it as in use; here it is blocked or replaced."""
+PAN_FINDING_KIND_NOT_TOLD: PanFindingKind.ValueType  # 4
+"""It is in use here, and the list does not have it."""
+PAN_FINDING_KIND_WITHOUT_METER: PanFindingKind.ValueType  # 5
+"""It stands for a meter that is not registered, or that nobody supplies."""
+PAN_FINDING_KIND_OF_EARLIER_SUPPLIER: PanFindingKind.ValueType  # 6
+"""It was given by an earlier supplier of its meter: payments with it would be misdirected, and are refused."""
+PAN_FINDING_KIND_OF_EARLIER_TENANT: PanFindingKind.ValueType  # 7
+"""It was given to an earlier tenant of its meter: payments with it would be misdirected, and are refused."""
+PAN_FINDING_KIND_SEVERAL_CARDS: PanFindingKind.ValueType  # 8
+"""One more plastic card of a tenant who has one."""
+PAN_FINDING_KIND_METER_WITHOUT_PAN: PanFindingKind.ValueType  # 9
+"""A meter in prepayment mode that no PAN stands for."""
+Global___PanFindingKind: _TypeAlias = PanFindingKind  # noqa: Y015
+
 @_typing.final
 class Written(_message.Message):
     """What became of a change."""
@@ -2754,6 +2806,122 @@ class ListPansResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListPansResponse: _TypeAlias = ListPansResponse  # noqa: Y015
+
+@_typing.final
+class PanClaim(_message.Message):
+    """A line of the caller's own list: this PAN is in use, for this meter."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAN_FIELD_NUMBER: _builtins.int
+    METER_ID_FIELD_NUMBER: _builtins.int
+    pan: _builtins.str
+    """The number."""
+    meter_id: _builtins.str
+    """EUI-64."""
+    def __init__(
+        self,
+        *,
+        pan: _builtins.str = ...,
+        meter_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["meter_id", b"meter_id", "pan", b"pan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PanClaim: _TypeAlias = PanClaim  # noqa: Y015
+
+@_typing.final
+class PanFinding(_message.Message):
+    """One thing that does not fit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    PAN_FIELD_NUMBER: _builtins.int
+    METER_ID_FIELD_NUMBER: _builtins.int
+    kind: Global___PanFindingKind.ValueType
+    """What."""
+    pan: _builtins.str
+    """Which PAN, if any."""
+    meter_id: _builtins.str
+    """Which meter."""
+    def __init__(
+        self,
+        *,
+        kind: Global___PanFindingKind.ValueType = ...,
+        pan: _builtins.str = ...,
+        meter_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "meter_id", b"meter_id", "pan", b"pan"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PanFinding: _TypeAlias = PanFinding  # noqa: Y015
+
+@_typing.final
+class ReconcilePansRequest(_message.Message):
+    """Request of ReconcilePans."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUPPLIER_ID_FIELD_NUMBER: _builtins.int
+    CLAIMS_FIELD_NUMBER: _builtins.int
+    supplier_id: _builtins.str
+    """Whose PANs; read from the first request. Empty: the caller's, or everybody's if the caller is no supplier."""
+    @_builtins.property
+    def claims(self) -> _containers.RepeatedCompositeFieldContainer[Global___PanClaim]:
+        """Up to 1000 lines of the caller's list; none in the first request if there is no list."""
+
+    def __init__(
+        self,
+        *,
+        supplier_id: _builtins.str = ...,
+        claims: _abc.Iterable[Global___PanClaim] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claims", b"claims", "supplier_id", b"supplier_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcilePansRequest: _TypeAlias = ReconcilePansRequest  # noqa: Y015
+
+@_typing.final
+class ReconcilePansResponse(_message.Message):
+    """Response of ReconcilePans."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FINDINGS_FIELD_NUMBER: _builtins.int
+    PANS_FIELD_NUMBER: _builtins.int
+    METERS_FIELD_NUMBER: _builtins.int
+    pans: _builtins.int
+    """How many PANs were looked at since the response before."""
+    meters: _builtins.int
+    """How many meters."""
+    @_builtins.property
+    def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___PanFinding]:
+        """What does not fit."""
+
+    def __init__(
+        self,
+        *,
+        findings: _abc.Iterable[Global___PanFinding] | None = ...,
+        pans: _builtins.int = ...,
+        meters: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["findings", b"findings", "meters", b"meters", "pans", b"pans"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReconcilePansResponse: _TypeAlias = ReconcilePansResponse  # noqa: Y015
 
 @_typing.final
 class LoadRecordsRequest(_message.Message):

@@ -191,6 +191,11 @@ class RegistryServiceStub:
                 request_serializer=utrn_dot_v1_dot_registry__service__pb2.ListPansRequest.SerializeToString,
                 response_deserializer=utrn_dot_v1_dot_registry__service__pb2.ListPansResponse.FromString,
                 _registered_method=True)
+        self.ReconcilePans = channel.stream_stream(
+                '/utrn.v1.RegistryService/ReconcilePans',
+                request_serializer=utrn_dot_v1_dot_registry__service__pb2.ReconcilePansRequest.SerializeToString,
+                response_deserializer=utrn_dot_v1_dot_registry__service__pb2.ReconcilePansResponse.FromString,
+                _registered_method=True)
         self.LoadRecords = channel.stream_stream(
                 '/utrn.v1.RegistryService/LoadRecords',
                 request_serializer=utrn_dot_v1_dot_registry__service__pb2.LoadRecordsRequest.SerializeToString,
@@ -419,6 +424,15 @@ class RegistryServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReconcilePans(self, request_iterator, context):
+        """Reconciles PANs, meters and suppliers. What the caller's own list says (requests with claims, as many as needed) is
+        compared first; when the stream of requests ends, everything that is the supplier's is looked through. Changes
+        nothing. Callers: suppliers about themselves; operators, helpdesk and auditors about one supplier or all.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def LoadRecords(self, request_iterator, context):
         """Loads many records: each request carries up to 1000 lines of the registry file format, each response says what
         became of them. Lines stand alone: a wrong one is named and changes nothing, the others are loaded. Loading a line
@@ -576,6 +590,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.ListPans,
                     request_deserializer=utrn_dot_v1_dot_registry__service__pb2.ListPansRequest.FromString,
                     response_serializer=utrn_dot_v1_dot_registry__service__pb2.ListPansResponse.SerializeToString,
+            ),
+            'ReconcilePans': grpc.stream_stream_rpc_method_handler(
+                    servicer.ReconcilePans,
+                    request_deserializer=utrn_dot_v1_dot_registry__service__pb2.ReconcilePansRequest.FromString,
+                    response_serializer=utrn_dot_v1_dot_registry__service__pb2.ReconcilePansResponse.SerializeToString,
             ),
             'LoadRecords': grpc.stream_stream_rpc_method_handler(
                     servicer.LoadRecords,
@@ -1378,6 +1397,33 @@ class RegistryService:
             '/utrn.v1.RegistryService/ListPans',
             utrn_dot_v1_dot_registry__service__pb2.ListPansRequest.SerializeToString,
             utrn_dot_v1_dot_registry__service__pb2.ListPansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReconcilePans(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/utrn.v1.RegistryService/ReconcilePans',
+            utrn_dot_v1_dot_registry__service__pb2.ReconcilePansRequest.SerializeToString,
+            utrn_dot_v1_dot_registry__service__pb2.ReconcilePansResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -108,6 +108,11 @@ class RegistryServiceStub:
     """Answers one PAN with its history."""
     ListPans: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListPansRequest, _registry_service_pb2.ListPansResponse]
     """Answers every PAN that stands, stood or will stand for a meter."""
+    ReconcilePans: _grpc.StreamStreamMultiCallable[_registry_service_pb2.ReconcilePansRequest, _registry_service_pb2.ReconcilePansResponse]
+    """Reconciles PANs, meters and suppliers. What the caller's own list says (requests with claims, as many as needed) is
+    compared first; when the stream of requests ends, everything that is the supplier's is looked through. Changes
+    nothing. Callers: suppliers about themselves; operators, helpdesk and auditors about one supplier or all.
+    """
     LoadRecords: _grpc.StreamStreamMultiCallable[_registry_service_pb2.LoadRecordsRequest, _registry_service_pb2.LoadRecordsResponse]
     """Loads many records: each request carries up to 1000 lines of the registry file format, each response says what
     became of them. Lines stand alone: a wrong one is named and changes nothing, the others are loaded. Loading a line
@@ -195,6 +200,11 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Answers one PAN with its history."""
     ListPans: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListPansRequest, _registry_service_pb2.ListPansResponse]  # type: ignore[assignment]
     """Answers every PAN that stands, stood or will stand for a meter."""
+    ReconcilePans: _aio.StreamStreamMultiCallable[_registry_service_pb2.ReconcilePansRequest, _registry_service_pb2.ReconcilePansResponse]  # type: ignore[assignment]
+    """Reconciles PANs, meters and suppliers. What the caller's own list says (requests with claims, as many as needed) is
+    compared first; when the stream of requests ends, everything that is the supplier's is looked through. Changes
+    nothing. Callers: suppliers about themselves; operators, helpdesk and auditors about one supplier or all.
+    """
     LoadRecords: _aio.StreamStreamMultiCallable[_registry_service_pb2.LoadRecordsRequest, _registry_service_pb2.LoadRecordsResponse]  # type: ignore[assignment]
     """Loads many records: each request carries up to 1000 lines of the registry file format, each response says what
     became of them. Lines stand alone: a wrong one is named and changes nothing, the others are loaded. Loading a line
@@ -453,6 +463,17 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.ListPansResponse, _abc.Awaitable[_registry_service_pb2.ListPansResponse]]:
         """Answers every PAN that stands, stood or will stand for a meter."""
+
+    @_abc_1.abstractmethod
+    def ReconcilePans(
+        self,
+        request_iterator: _MaybeAsyncIterator[_registry_service_pb2.ReconcilePansRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_registry_service_pb2.ReconcilePansResponse], _abc.AsyncIterator[_registry_service_pb2.ReconcilePansResponse]]:
+        """Reconciles PANs, meters and suppliers. What the caller's own list says (requests with claims, as many as needed) is
+        compared first; when the stream of requests ends, everything that is the supplier's is looked through. Changes
+        nothing. Callers: suppliers about themselves; operators, helpdesk and auditors about one supplier or all.
+        """
 
     @_abc_1.abstractmethod
     def LoadRecords(
