@@ -1,5 +1,7 @@
 """The `utrn` command: what it can do, and nothing more; each group of commands has its file in app/cli."""
 
+import sys
+
 import typer
 
 from app.cli import (
@@ -14,12 +16,14 @@ from app.cli import (
     drill,
     hsm,
     meters,
+    pans,
     parties,
     pki,
     registry,
     sandbox,
     serve,
 )
+from app.cli.output import EXIT_USAGE, errors
 
 app = typer.Typer(
     name="utrn",
@@ -44,7 +48,7 @@ app.add_typer(parties.supplier, name="supplier")
 app.add_typer(parties.psp, name="psp")
 app.add_typer(appoint.app, name="appoint")
 app.add_typer(meters.meter, name="meter")
-app.add_typer(meters.pan, name="pan")
+app.add_typer(pans.pan, name="pan")
 app.add_typer(audit.app, name="audit")
 app.add_typer(credit.app, name="credit")
 app.add_typer(sandbox.app, name="sandbox")
@@ -52,7 +56,11 @@ app.add_typer(sandbox.app, name="sandbox")
 
 def main() -> None:
     """Run the command line."""
-    app()
+    try:
+        app()
+    except UnicodeEncodeError:
+        errors.print("an argument is no text in UTF-8; mend it, and repeat", style="red")
+        sys.exit(EXIT_USAGE)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,20 @@
-"""`utrn appoint`: sign, propose, accept, suspend, end and verify appointments."""
+"""`utrn appoint`: sign, propose, accept, suspend, end, show and verify appointments."""
 
 import base64
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli.asking import check_certificates
+from app.cli.listing import Listing, print_listing
 from app.cli.market import (
     CA,
     CERT,
     JSON,
     KEY,
     TARGET,
-    Files,
     Instant,
     appointments,
     choice,
@@ -21,7 +23,7 @@ from app.cli.market import (
     message_json,
     moment,
 )
-from app.cli.output import EXIT_FAILED, console, fail, print_json, print_table
+from app.cli.output import EXIT_FAILED, EXIT_USAGE, console, fail, print_json, print_table
 
 if TYPE_CHECKING:
     from utrn.v1 import appointment_service_pb2 as pb
@@ -31,22 +33,26 @@ app = typer.Typer(no_args_is_help=True, help="Appointments of PSPs by suppliers.
 _Supplier = Annotated[str, typer.Argument(help="Who appoints.")]
 _Psp = Annotated[str, typer.Argument(help="Who is appointed.")]
 _Id = Annotated[str, typer.Argument(help="The supplier's own id of it.")]
+_Level = Annotated[str, typer.Option(help="issue, or issue_and_deliver.")]
+_Channels = Annotated[list[str], typer.Option("--channel", help="Only this channel; repeat it. None: all.")]
+_Least = Annotated[int, typer.Option(min=1, max=819_100, help="Least pence of one sale.")]
+_Most = Annotated[int, typer.Option(min=1, max=819_100, help="Most pence of one sale.")]
+_Until = Annotated[str, typer.Option(help="As 2026-11-24T12:00:00Z; left out for open.")]
 
 
 @app.command("propose")
 def propose(
-    supplier: _Supplier, psp: _Psp, appointment_id: _Id,
-    target: TARGET, cert: CERT, key: KEY, ca: CA,
-    level: Annotated[str, typer.Option(help="issue, or issue_and_deliver.")] = "issue",
-    channel: Annotated[list[str], typer.Option(help="Only this channel; repeat it. None: all.")] = [],  # noqa: B006  # typer's way
-    min_pence: int = 1, max_pence: int = 819_100,
-    since: Instant = "", until: Instant = "", as_json: JSON = False,
+    supplier: _Supplier, psp: _Psp, appointment_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA,
+    level: _Level = "issue", channel: _Channels = [],  # noqa: B006  # typer's way
+    min_pence: _Least = 1, max_pence: _Most = 819_100, since: Instant = "", until: _Until = "",
+    as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Appoint a PSP: sign the terms with the supplier's certificate, and propose them."""
     from utrn.v1 import appointment_service_pb2 as pb
 
+    check_certificates(cert, key, ca)
     signed = _signed(
-        supplier, psp, appointment_id, (cert, key, ca), level=level, channels=channel, amounts=(min_pence, max_pence),
+        (supplier, psp, appointment_id), cert, key, level=level, channels=channel, amounts=(min_pence, max_pence),
         dates=(since, until),
     )  # fmt: skip
     reply = appointments("Appoint", pb.AppointRequest(signed_terms=signed), target, (cert, key, ca))
@@ -56,15 +62,13 @@ def propose(
 @app.command("sign")
 def sign(
     supplier: _Supplier, psp: _Psp, appointment_id: _Id, cert: CERT, key: KEY,
-    level: Annotated[str, typer.Option(help="issue, or issue_and_deliver.")] = "issue",
-    channel: Annotated[list[str], typer.Option(help="Only this channel; repeat it. None: all.")] = [],  # noqa: B006  # typer's way
-    min_pence: int = 1, max_pence: int = 819_100,
-    since: Instant = "", until: Instant = "",
+    level: _Level = "issue", channel: _Channels = [],  # noqa: B006  # typer's way
+    min_pence: _Least = 1, max_pence: _Most = 819_100, since: Instant = "", until: _Until = "",
 ) -> None:  # fmt: skip
     """Print signed terms as a line of a registry file, for an operator to load."""
     signed = _signed(
-        supplier, psp, appointment_id, (cert, key, cert), level=level, channels=channel,
-        amounts=(min_pence, max_pence), dates=(since, until),
+        (supplier, psp, appointment_id), cert, key, level=level, channels=channel, amounts=(min_pence, max_pence),
+        dates=(since, until),
     )  # fmt: skip
     names = ("terms", "signature", "certificate")
     parts = {name: base64.b64encode(getattr(signed, name)).decode() for name in names}
@@ -72,27 +76,27 @@ def sign(
 
 
 def _signed(
-    supplier: str, psp: str, appointment_id: str, tls: Files, *, level: str, channels: list[str],
-    amounts: tuple[int, int], dates: tuple[str, str],
+    name: tuple[str, str, str], cert: Path, key: Path, *, level: str, channels: list[str], amounts: tuple[int, int],
+    dates: tuple[str, str],
 ) -> "pb.SignedTerms":  # fmt: skip
     from utrn.v1 import appointment_service_pb2 as pb
     from utrn_client.appointing import sign_terms
 
     from app.clock import SystemClock
     from core.domain.party import Level
-    from core.domain.vend import Channel
+    from core.domain.vend import SOLD_THROUGH
 
     since = moment(dates[0] or SystemClock().now().isoformat(timespec="milliseconds"))
     terms = pb.AppointmentTerms(
-        appointment_id=appointment_id, supplier_id=supplier, psp_id=psp,
+        supplier_id=name[0], psp_id=name[1], appointment_id=name[2],
         level=pb.Level.ValueType(choice(level, Level, "--level")),
-        channels=[choice(one, Channel, "--channel") for one in channels],
+        channels=[choice(one, SOLD_THROUGH, "--channel") for one in channels],
         min_pence=amounts[0], max_pence=amounts[1], since=since, until=moment(dates[1]),
     )  # fmt: skip
     try:
-        return sign_terms(terms, cert=tls[0], key=tls[1])
+        return sign_terms(terms, cert=cert, key=key)
     except (OSError, ValueError) as error:
-        fail(f"cannot sign with {tls[1]}: {error}")
+        fail(f"cannot sign with {key}: {error}; name the supplier's certificate and key in PEM", code=EXIT_USAGE)
 
 
 @app.command("accept")
@@ -131,6 +135,27 @@ def end(
     _done(changed=appointments("EndAppointment", request, target, (cert, key, ca)).changed, as_json=as_json)
 
 
+@app.command("show")
+def show(supplier: _Supplier, psp: _Psp, target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
+    """Show every appointment between two, with its terms and its history."""
+    from utrn.v1 import appointment_service_pb2 as pb
+
+    from core.domain.appointment import AppointmentState
+
+    request = pb.GetAppointmentsRequest(supplier_id=supplier, psp_id=psp)
+    found = appointments("GetAppointments", request, target, (cert, key, ca))
+    if as_json:
+        print_json(message_json(found))
+        return
+    print_table("Appointments", _COLUMNS, [_row(one) for one in found.appointments])
+    rows = [
+        (one.terms.appointment_id, enum_name(period.state, AppointmentState), instant_text(period.since), period.by)
+        for one in found.appointments
+        for period in one.states
+    ]
+    print_table("History", ("appointment", "state", "since", "by"), rows)
+
+
 @app.command("list")
 def list_all(
     target: TARGET, cert: CERT, key: KEY, ca: CA, supplier: Annotated[str, typer.Option(help="Only of this one.")] = "",
@@ -139,24 +164,28 @@ def list_all(
     """List the appointments you may see."""
     from utrn.v1 import appointment_service_pb2 as pb
 
+    listing = Listing(
+        service="AppointmentService", method="ListAppointments",
+        request=pb.ListAppointmentsRequest(supplier_id=supplier), field="appointments", title="Appointments",
+        columns=_COLUMNS, row=_row,
+    )  # fmt: skip
+    print_listing(listing, target, (cert, key, ca), as_json=as_json)
+
+
+_COLUMNS = ("supplier", "PSP", "appointment", "level", "state", "since", "until", "pence", "channels")
+
+
+def _row(one: "pb.Appointment") -> tuple[object, ...]:
     from core.domain.appointment import AppointmentState
     from core.domain.party import Level
+    from core.domain.vend import Channel
 
-    request = pb.ListAppointmentsRequest(supplier_id=supplier)
-    found = appointments("ListAppointments", request, target, (cert, key, ca)).appointments
-    if as_json:
-        print_json({"appointments": [message_json(one) for one in found]})
-        return
-    rows = [
-        (
-            one.terms.supplier_id, one.terms.psp_id, one.terms.appointment_id, enum_name(one.terms.level, Level),
-            enum_name(one.states[-1].state, AppointmentState), instant_text(one.terms.since),
-            instant_text(one.terms.until), f"{one.terms.min_pence} to {one.terms.max_pence}",
-        )
-        for one in found
-    ]  # fmt: skip
-    columns = ("supplier", "PSP", "appointment", "level", "state", "since", "until", "pence")
-    print_table("Appointments", columns, rows)
+    channels = ", ".join(enum_name(number, Channel) for number in one.terms.channels)
+    return (
+        one.terms.supplier_id, one.terms.psp_id, one.terms.appointment_id, enum_name(one.terms.level, Level),
+        enum_name(one.states[-1].state, AppointmentState), instant_text(one.terms.since),
+        instant_text(one.terms.until), f"{one.terms.min_pence} to {one.terms.max_pence}", channels or "all",
+    )  # fmt: skip
 
 
 @app.command("verify")

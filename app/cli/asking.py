@@ -1,16 +1,22 @@
 """How commands ask nodes: any one that answers, in service or not; no answer ends the command with the reason."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import re
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from app.cli.advice import ADVICE
 from app.cli.output import EXIT_FAILED, EXIT_USAGE, fail
 
 if TYPE_CHECKING:
     import grpc
 
 _T = TypeVar("_T")
+_NODE = re.compile(r"\S+:[0-9]{1,5}", re.ASCII)
+_ADDRESS = re.compile(r"[0-9.]+:[0-9]{1,5}", re.ASCII)
+# Facts that the sentence of a refusal says already.
+_SAID = frozenset({"field", "kind", "because"})
 
 
 def ask_nodes(
@@ -24,17 +30,79 @@ def ask_nodes(
         tls: PEM files: certificate, private key, the nodes' authority.
     """
     import grpc
-    from utrn_client.channel import Tls, open_channel, reason_of
+    from utrn_client.channel import Tls, open_channel
+
+    cert, key, ca = tls
+    nodes = _nodes(target)
+    check_certificates(cert, key, ca)
 
     async def run() -> _T:
-        cert, key, ca = tls
         # Not by health: a drained node, and one without its HSM, must be able to say so.
-        async with open_channel(target.split(","), Tls(cert=cert, key=key, ca=ca), by_health=False) as channel:
+        async with open_channel(nodes, Tls(cert=cert, key=key, ca=ca), by_health=False) as channel:
             return await ask(channel)
 
     try:
         return asyncio.run(run())
-    except OSError as error:
-        fail(f"{error.filename}: {error.strerror}", code=EXIT_USAGE)
     except grpc.aio.AioRpcError as error:
-        fail(f"{reason_of(error)}: {error.details()}", code=EXIT_FAILED)
+        fail(told(error), code=EXIT_FAILED)
+
+
+def told(error: "grpc.aio.AioRpcError") -> str:
+    """Return why a node refused, in one line: the reason, its sentence, the facts, and what to do."""
+    from google.rpc import error_details_pb2
+    from grpc_status import rpc_status
+    from utrn_client.channel import reason_of
+
+    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
+    # gRPC's errors have what this function needs, and not the type it asks for.
+    status = rpc_status.from_call(cast("grpc.Call", error))
+    for detail in status.details if status is not None else ():
+        detail.Unpack(info)
+        detail.Unpack(bad)
+    reason = reason_of(error)
+    sentence = "; ".join(one.description for one in bad.field_violations) or " ".join((error.details() or "").split())
+    return f"{reason}: {sentence}{facts_text(info.metadata)}; {ADVICE.get(reason, 'see docs/errors.md')}"
+
+
+def facts_text(facts: Mapping[str, str]) -> str:
+    """Return the facts of a refusal as people read them, in brackets; "" for none that is not said already."""
+    from core.domain.timeline import instant_of
+
+    known = []
+    for name, value in sorted(facts.items()):
+        if name.endswith("_ms") and value.isdecimal():
+            instant = instant_of(int(value)).replace(tzinfo=None)
+            known.append(f"{name.removesuffix('_ms')} {instant.isoformat(timespec='milliseconds')}Z")
+        elif name not in _SAID:
+            known.append(f"{name} {value}")
+    return f" ({', '.join(known)})" if known else ""
+
+
+def check_certificates(cert: Path, key: Path, ca: Path) -> None:
+    """Return if three PEM files are a certificate, its key and an authority; end with what is wrong if not."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    option, file = "--cert", cert
+    try:
+        mine = x509.load_pem_x509_certificate(cert.read_bytes()).public_key()
+        option, file = "--ca", ca
+        x509.load_pem_x509_certificates(ca.read_bytes())
+        option, file = "--key", key
+        private = load_pem_private_key(key.read_bytes(), None)
+    except OSError as error:
+        fail(f"{option} {file}: {error.strerror}; name a PEM file that can be read", code=EXIT_USAGE)
+    except (ValueError, TypeError):
+        what = "private key without a password" if option == "--key" else "certificate"
+        fail(f"{option} {file}: no {what}; name a PEM file with one", code=EXIT_USAGE)
+    if private.public_key() != mine:
+        fail(f"--key {key}: not the key of {cert}; name the file that belongs to it", code=EXIT_USAGE)
+
+
+def _nodes(target: str) -> list[str]:
+    nodes = target.split(",")
+    if not all(_NODE.fullmatch(node) for node in nodes):
+        fail(f"--target {target}: host:port is needed, as 127.0.0.1:8443; a comma between several", code=EXIT_USAGE)
+    if len(nodes) > 1 and not all(_ADDRESS.fullmatch(node) for node in nodes):
+        fail(f"--target {target}: several nodes are named by their addresses, as 10.0.0.1:8443", code=EXIT_USAGE)
+    return nodes

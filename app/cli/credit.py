@@ -1,26 +1,32 @@
 """`utrn credit`: credit without payment, asked for by one person and decided by another."""
 
-import secrets
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.callers import pence_of
-from app.cli.market import CA, CERT, JSON, KEY, TARGET, Files, ask, choice, enum_name, instant_text, message_json
-from app.cli.output import console, print_json, print_table
+from app.cli.callers import new_transaction_id
+from app.cli.listing import Listing, print_listing
+from app.cli.market import (
+    CA,
+    CERT,
+    JSON,
+    KEY,
+    TARGET,
+    choice,
+    credit_of,
+    enum_name,
+    instant_text,
+    message_json,
+    pence_of,
+)
+from app.cli.output import console, print_json
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
+    from utrn.v1 import credit_service_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True, help="Credit without payment: two people of a supplier.")
 
 _Id = Annotated[str, typer.Argument(help="The request's transaction id.")]
-
-
-def _call(method: str, request: "Message", target: str, tls: Files) -> Any:
-    from utrn.v1 import credit_service_pb2_grpc as rpc
-
-    return ask(lambda channel: getattr(rpc.CreditServiceStub(channel), method)(request), target, tls)
 
 
 @app.command("ask")
@@ -36,17 +42,12 @@ def ask_credit(
     """Ask for credit; a colleague with another certificate decides."""
     from utrn.v1 import credit_service_pb2 as pb
 
-    from app.clock import SystemClock
     from core.domain.credit import CreditReason
-    from core.domain.transaction_id import make_transaction_id
 
-    now = int(SystemClock().now().timestamp() * 1000)
-    asked = pb.Credit(
-        transaction_id=transaction_id or make_transaction_id(now, secrets.randbits(74)), pan=pan,
-        amount_pence=pence_of(amount), reason=pb.CreditReason.ValueType(choice(reason, CreditReason, "--reason")),
-        note=note,
-    )  # fmt: skip
-    reply = _call("AskCredit", pb.AskCreditRequest(credit=asked), target, (cert, key, ca))
+    why = pb.CreditReason.ValueType(choice(reason, CreditReason, "--reason"))
+    asked = pb.Credit(pan=pan, amount_pence=pence_of(amount), reason=why, note=note)
+    asked.transaction_id = transaction_id or new_transaction_id()
+    reply = credit_of("AskCredit", pb.AskCreditRequest(credit=asked), target, (cert, key, ca))
     if as_json:
         print_json(message_json(reply.credit))
     else:
@@ -62,7 +63,7 @@ def decide(
     from utrn.v1 import credit_service_pb2 as pb
 
     request = pb.DecideCreditRequest(transaction_id=transaction_id, approve=approve)
-    reply = _call("DecideCredit", request, target, (cert, key, ca))
+    reply = credit_of("DecideCredit", request, target, (cert, key, ca))
     if as_json:
         print_json(message_json(reply))
     else:
@@ -73,24 +74,30 @@ def decide(
 def report(
     target: TARGET, cert: CERT, key: KEY, ca: CA,
     supplier: Annotated[str, typer.Option(help="Whose; your own if left out.")] = "",
-    day: Annotated[str, typer.Option(help="UTC day, as 2026-11-24; today if left out.")] = "", as_json: JSON = False,
+    day: Annotated[str, typer.Option(help="UTC day, as 2026-11-24; today if left out.")] = "",
+    waiting: Annotated[bool, typer.Option(help="Every request that waits for its second person, of any day.")] = False,
+    as_json: JSON = False,
 ) -> None:  # fmt: skip
-    """What was asked for and decided, and what a day comes to."""
+    """What was asked for and approved on a day, and what the day comes to."""
     from utrn.v1 import credit_service_pb2 as pb
 
+    listing = Listing(
+        service="CreditService", method="ListCredits",
+        request=pb.ListCreditsRequest(supplier_id=supplier, day=day, waiting_only=waiting), field="credits",
+        title="Credit without payment",
+        columns=("id", "PAN", "pence", "why", "state", "asked by", "at", "decided by", "at", "note"), row=_row,
+    )  # fmt: skip
+    last = print_listing(listing, target, (cert, key, ca), as_json=as_json)
+    if not as_json:
+        text = f"{last.approved} approved on {day or 'this day (UTC)'}, {last.approved_pence} pence"
+        console.print(text, highlight=False)
+
+
+def _row(one: "pb.Credit") -> tuple[object, ...]:
     from core.domain.credit import CreditReason, CreditState
 
-    request = pb.ListCreditsRequest(supplier_id=supplier, day=day)
-    reply = _call("ListCredits", request, target, (cert, key, ca))
-    if as_json:
-        print_json(message_json(reply))
-        return
-    rows = [
-        (
-            one.transaction_id, one.amount_pence, enum_name(one.reason, CreditReason),
-            enum_name(one.state, CreditState), one.asked_by, instant_text(one.asked_at), one.decided_by or "-",
-        )
-        for one in reply.credits
-    ]  # fmt: skip
-    print_table("Credit without payment", ("id", "pence", "why", "state", "asked by", "at", "decided by"), rows)
-    console.print(f"{reply.approved} approved on the day, {reply.approved_pence} pence", highlight=False)
+    return (
+        one.transaction_id, one.pan, one.amount_pence, enum_name(one.reason, CreditReason),
+        enum_name(one.state, CreditState), one.asked_by, instant_text(one.asked_at), one.decided_by or "-",
+        instant_text(one.decided_at), one.note or "-",
+    )  # fmt: skip

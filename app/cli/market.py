@@ -1,9 +1,10 @@
-"""What the commands of the market share: options, instants, and how answers are printed."""
+"""What the commands of the market share: options, instants, calls, and how answers are printed."""
 
 from collections.abc import Callable
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -20,9 +21,16 @@ TARGET = Annotated[str, typer.Option("--target", help="host:port of nodes, comma
 CERT = Annotated[Path, typer.Option("--cert", help="PEM file of the caller's certificate.")]
 KEY = Annotated[Path, typer.Option("--key", help="PEM file of its private key.")]
 CA = Annotated[Path, typer.Option("--ca", help="PEM file of the node's authority.")]
-JSON = Annotated[bool, typer.Option("--json", help="One JSON object.")]
+JSON = Annotated[bool, typer.Option("--json", help="One JSON object, with the names of the contract.")]
 Instant = Annotated[str, typer.Option(help="As 2026-11-24T12:00:00Z; left out for now, or at once.")]
+Page = Annotated[int, typer.Option(min=1, max=1000, help="How many are asked for in one call.")]
+Most = Annotated[int, typer.Option("--limit", min=0, help="How many are shown; 0 for all.")]
 Files = tuple[Path, Path, Path]
+
+# Longer than any answer takes that will come; a node that hangs must not hold a command for ever.
+TIMEOUT_S: Final = 30.0
+# More than anybody pays; the service has its own bounds, and this one keeps what is sent a number of 64 bits.
+_PENCE_MAX = 10**12
 
 
 def ask(call: "Callable[[grpc.aio.Channel], Any]", target: str, tls: Files) -> Any:
@@ -34,18 +42,44 @@ def ask(call: "Callable[[grpc.aio.Channel], Any]", target: str, tls: Files) -> A
     return ask_nodes(awaited, target, tls)
 
 
+def stub_of(service: str, channel: "grpc.aio.Channel") -> Any:
+    """Return a stub of a service of utrn.v1."""
+    from utrn.v1 import appointment_service_pb2_grpc as appointment_rpc
+    from utrn.v1 import credit_service_pb2_grpc as credit_rpc
+    from utrn.v1 import registry_service_pb2_grpc as registry_rpc
+    from utrn.v1 import top_up_service_pb2_grpc as top_up_rpc
+
+    stubs: dict[str, Callable[[grpc.aio.Channel], Any]] = {
+        "RegistryService": registry_rpc.RegistryServiceStub,
+        "AppointmentService": appointment_rpc.AppointmentServiceStub,
+        "CreditService": credit_rpc.CreditServiceStub,
+        "TopUpService": top_up_rpc.TopUpServiceStub,
+    }
+    return stubs[service](channel)
+
+
 def registry(method: str, request: "Message", target: str, tls: Files) -> Any:
     """Return the answer of a method of RegistryService."""
-    from utrn.v1 import registry_service_pb2_grpc as rpc
-
-    return ask(lambda channel: getattr(rpc.RegistryServiceStub(channel), method)(request), target, tls)
+    return _call("RegistryService", method, request, target, tls)
 
 
 def appointments(method: str, request: "Message", target: str, tls: Files) -> Any:
     """Return the answer of a method of AppointmentService."""
-    from utrn.v1 import appointment_service_pb2_grpc as rpc
+    return _call("AppointmentService", method, request, target, tls)
 
-    return ask(lambda channel: getattr(rpc.AppointmentServiceStub(channel), method)(request), target, tls)
+
+def credit_of(method: str, request: "Message", target: str, tls: Files) -> Any:
+    """Return the answer of a method of CreditService."""
+    return _call("CreditService", method, request, target, tls)
+
+
+def top_up(method: str, request: "Message", target: str, tls: Files) -> Any:
+    """Return the answer of a method of TopUpService."""
+    return _call("TopUpService", method, request, target, tls)
+
+
+def _call(service: str, method: str, request: "Message", target: str, tls: Files) -> Any:
+    return ask(lambda channel: getattr(stub_of(service, channel), method)(request, timeout=TIMEOUT_S), target, tls)
 
 
 def moment(text: str) -> "timestamp_pb2.Timestamp | None":
@@ -54,14 +88,14 @@ def moment(text: str) -> "timestamp_pb2.Timestamp | None":
 
     if not text:
         return None
+    timestamp, instant = timestamp_pb2.Timestamp(), None
     try:
         instant = datetime.fromisoformat(text)
-    except ValueError:
+        timestamp.FromDatetime(instant)
+    except (ValueError, OverflowError):
         instant = None
     if instant is None or instant.tzinfo is None:
         fail(f"{text}: an instant with its offset is needed, as 2026-11-24T12:00:00Z", code=EXIT_USAGE)
-    timestamp = timestamp_pb2.Timestamp()
-    timestamp.FromDatetime(instant)
     return timestamp
 
 
@@ -77,31 +111,83 @@ def dates_of(dates: "pb.Dates") -> tuple[str, str, str]:
     return instant_text(dates.since), instant_text(dates.until), dates.recorded_by
 
 
+def pence_of(amount: str) -> int:
+    """Return pounds as pence; end with what is wrong with them."""
+    try:
+        pence = Decimal(amount) * 100
+    except ArithmeticError:
+        fail(f"{amount!r} is no amount of pounds, such as 10 or 12.34", code=EXIT_USAGE)
+    if not pence.is_finite() or abs(pence) > _PENCE_MAX or pence != int(pence):
+        fail(f"{amount!r} is not a whole number of pence, such as 10 or 12.34", code=EXIT_USAGE)
+    return int(pence)
+
+
+def point_of(text: str) -> bytes:
+    """Return a public point; end with what is needed if it is no hex."""
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        fail("--point: hex is needed, 65 bytes of an uncompressed point of P-256", code=EXIT_USAGE)
+
+
 def print_written(written: "pb.Written", *, as_json: bool) -> None:
     """Print what became of a change."""
     if as_json:
-        print_json({"revision": written.revision, "changed": written.changed})
+        print_json(message_json(written))
     else:
         text = f"done, at revision {written.revision}" if written.changed else "nothing to do: it is so already"
         console.print(text, highlight=False)
 
 
 def message_json(message: "Message") -> dict[str, Any]:
-    """Return a message as JSON with the contract's names."""
+    """Return a message as JSON with the contract's names: enums by name, instants in ISO 8601, numbers as numbers.
+
+    What is empty, 0 or false is there too, so that every object of a kind has the same keys.
+    """
     from google.protobuf.json_format import MessageToDict
 
-    return MessageToDict(message, preserving_proto_field_name=True)
+    found: dict[str, Any] = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    _as_numbers(found, message)
+    return found
+
+
+def _as_numbers(value: dict[str, Any], message: "Message") -> None:
+    """Make numbers of the texts that protobuf writes for 64 bits; none here is above 2^53."""
+    from google.protobuf.descriptor import FieldDescriptor
+
+    def mend(found: dict[str, Any], kind: Any) -> None:
+        for field in kind.fields:
+            one = found.get(field.name)
+            if field.message_type is not None:
+                for inner in one if isinstance(one, list) else [one]:
+                    if isinstance(inner, dict):
+                        mend(inner, field.message_type)
+            elif field.cpp_type == FieldDescriptor.CPPTYPE_INT64 and isinstance(one, str):
+                found[field.name] = int(one)
+
+    mend(value, message.DESCRIPTOR)
 
 
 def enum_name(number: int, names: type[Any]) -> str:
-    """Return the name of a number in an enum of the domain; they have the same numbers."""
-    return str(names(number).name).lower()
-
-
-def choice(text: str, names: type[Any], option: str) -> int:
-    """Return the number of a name; end with the choices if there is none."""
+    """Return the name of a number in an enum of the domain; they have the same numbers as the contract's."""
     try:
-        return int(names[text.upper().replace("-", "_")])
-    except KeyError:
-        known = ", ".join(one.name.lower() for one in names if int(one))
-        fail(f"{option}: one of {known} is needed", code=EXIT_USAGE)
+        return str(names(number).name).lower()
+    except ValueError:
+        return str(number)
+
+
+def choice(text: str, names: Any, option: str) -> int:
+    """Return the number of a name; end with the choices if there is none.
+
+    Args:
+        text: As it was typed.
+        names: An enum of the domain, or some of its members.
+        option: Where it was typed.
+    """
+    known = {one.name.lower(): int(one) for one in sorted(names) if int(one)}
+    number = known.get(text.lower().replace("-", "_"))
+    if number is None:
+        fail(f"{option} {text}: one of {', '.join(known)} is needed", code=EXIT_USAGE)
+    return number

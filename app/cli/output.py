@@ -14,8 +14,9 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_TERMINATED = 143
 
-console = Console()
-errors = Console(stderr=True)
+# What is printed are names and ids of others: nothing in them is mark-up.
+console = Console(markup=False, emoji=False)
+errors = Console(stderr=True, markup=False, emoji=False)
 
 
 def print_json(value: Mapping[str, Any]) -> None:

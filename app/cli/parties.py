@@ -1,9 +1,10 @@
-"""`utrn supplier` and `utrn psp`: bring on board, suspend, offboard; profiles; history."""
+"""`utrn supplier` and `utrn psp`: bring on board, suspend, offboard; certificates; profiles; history."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli.listing import Listing, print_listing
 from app.cli.market import (
     CA,
     CERT,
@@ -12,11 +13,13 @@ from app.cli.market import (
     TARGET,
     Files,
     Instant,
+    Page,
     choice,
     dates_of,
     enum_name,
     message_json,
     moment,
+    point_of,
     print_written,
     registry,
 )
@@ -31,6 +34,11 @@ psp = typer.Typer(no_args_is_help=True, help="PSPs and other participants: on bo
 _Id = Annotated[str, typer.Argument(help="Participant id.")]
 _Identities = Annotated[list[str], typer.Option("--identity", help="SAN URI of a certificate; repeat it.")]
 _Name = Annotated[str, typer.Option(help="For people.")]
+_CreditPence = Annotated[int, typer.Option(min=0, max=2**53, help="Credit without payment: most pence at once.")]
+_CreditDay = Annotated[int, typer.Option(min=0, max=2**53, help="Credit without payment: most pence a day.")]
+
+_LEAST_PENCE, _MOST_PENCE = 1, 819_100
+_LIMIT_FORMS = "CHANNEL:MIN:MAX, CHANNEL:MIN:MAX:whole or CHANNEL:closed"
 
 
 @supplier.command("add")
@@ -44,11 +52,7 @@ def add_supplier(
     """Bring a supplier on board; its key must be in the HSM (`utrn hsm import`)."""
     from utrn.v1 import registry_service_pb2 as pb
 
-    try:
-        public_point = bytes.fromhex(point)
-    except ValueError:
-        fail("--point: hex is needed", code=EXIT_USAGE)
-    supplier_key = pb.SupplierKey(originator_id=originator, key_id=key_id, public_point=public_point)
+    supplier_key = pb.SupplierKey(originator_id=originator, key_id=key_id, public_point=point_of(point))
     one = pb.Participant(
         participant_id=participant_id, role=pb.ROLE_SUPPLIER, name=name, identities=identity, supplier_key=supplier_key
     )
@@ -66,7 +70,9 @@ def add_psp(
 
     from core.domain.party import Role
 
-    number = pb.Role.ValueType(choice(role, Role, "--role"))
+    if role.lower() == Role.SUPPLIER.name.lower():
+        fail("--role supplier: a supplier has a key; use utrn supplier add", code=EXIT_USAGE)
+    number = pb.Role.ValueType(choice(role, set(Role) - {Role.SUPPLIER}, "--role"))
     one = pb.Participant(participant_id=participant_id, role=number, name=name, identities=identity)
     reply = registry("AddParticipant", pb.AddParticipantRequest(participant=one), target, (cert, key, ca))
     print_written(reply.written, as_json=as_json)
@@ -79,9 +85,10 @@ def profile(
         str, typer.Option(help="supplier_only, psp_issues, psp_issues_and_delivers or supplier_generates.")
     ],
     target: TARGET, cert: CERT, key: KEY, ca: CA,
-    limit: Annotated[list[str], typer.Option(help="CHANNEL:MIN:MAX in pence; channel 'all' or its name.")] = [],  # noqa: B006  # typer's way
-    credit_each: Annotated[int, typer.Option(help="Credit without payment: most pence at once.")] = 0,
-    credit_day: Annotated[int, typer.Option(help="Credit without payment: most pence a day.")] = 0,
+    limit: Annotated[
+        list[str], typer.Option(help=f"{_LIMIT_FORMS}, in pence; channel 'all' or its name. Repeat it.")
+    ] = [],  # noqa: B006  # typer's way
+    credit_each: _CreditPence = 0, credit_day: _CreditDay = 0,
     approver: Annotated[list[str], typer.Option(help="SAN URI that may approve it; repeat it.")] = [],  # noqa: B006  # typer's way
     since: Instant = "", as_json: JSON = False,
 ) -> None:  # fmt: skip
@@ -92,7 +99,7 @@ def profile(
 
     chosen = pb.Profile(
         option=pb.Option.ValueType(choice(option, Option, "--option")),
-        limits=[_limit(one) for one in limit],
+        limits=[limit_of(one) for one in limit],
         credit_each_max_pence=credit_each,
         credit_day_max_pence=credit_day,
         credit_approvers=approver,
@@ -101,17 +108,45 @@ def profile(
     print_written(registry("SetProfile", request, target, (cert, key, ca)).written, as_json=as_json)
 
 
-def _limit(text: str) -> "pb.ChannelLimit":
+def limit_of(text: str) -> "pb.ChannelLimit":
+    """Return a channel's limit as it is typed: counter_cash:200:4900, online:100:20000:whole, app:closed."""
     from utrn.v1 import registry_service_pb2 as pb
 
-    from core.domain.vend import Channel
+    from core.domain.vend import SOLD_THROUGH
 
+    name, *amounts = text.split(":")
+    channel = 0 if name == "all" else choice(name, SOLD_THROUGH, f"--limit {text}: channel")
+    if amounts == ["closed"]:
+        return pb.ChannelLimit(channel=channel, min_pence=_LEAST_PENCE, max_pence=_MOST_PENCE, closed=True)
+    whole = amounts[2:] == ["whole"]
     try:
-        name, least, most = text.split(":")
-        channel = 0 if name == "all" else choice(name, Channel, "--limit")
-        return pb.ChannelLimit(channel=channel, min_pence=int(least), max_pence=int(most))
+        least, most = (int(one) for one in (amounts[:2] if whole else amounts))
+        return pb.ChannelLimit(channel=channel, min_pence=least, max_pence=most, whole_pounds=whole)
     except ValueError:
-        fail(f"--limit {text}: CHANNEL:MIN:MAX is needed, as counter_cash:200:4900", code=EXIT_USAGE)
+        fail(f"--limit {text}: {_LIMIT_FORMS} is needed, as counter_cash:200:4900:whole", code=EXIT_USAGE)
+
+
+@supplier.command("cancel-profile")
+def cancel_profile(participant_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
+    """Cancel the profile that waits for its instant."""
+    from utrn.v1 import registry_service_pb2 as pb
+
+    request = pb.CancelProfileRequest(supplier_id=participant_id)
+    print_written(registry("CancelProfile", request, target, (cert, key, ca)).written, as_json=as_json)
+
+
+def certificates(
+    participant_id: _Id, name: _Name, identity: _Identities, target: TARGET, cert: CERT, key: KEY, ca: CA,
+    as_json: JSON = False,
+) -> None:  # fmt: skip
+    """Change name and certificates, at once: every --identity from now on; one that is left out stops working.
+
+    To rotate a certificate, name the old and the new one; once the new one is in use, name it alone.
+    """
+    from utrn.v1 import registry_service_pb2 as pb
+
+    request = pb.SetIdentitiesRequest(participant_id=participant_id, name=name, identities=identity)
+    print_written(registry("SetIdentities", request, target, (cert, key, ca)).written, as_json=as_json)
 
 
 def _set_standing(participant_id: str, standing: str, target: str, tls: Files, *, as_json: bool) -> None:
@@ -138,11 +173,15 @@ def offboard(participant_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA, 
     _set_standing(participant_id, "left", target, (cert, key, ca), as_json=as_json)
 
 
-def show(participant_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
+def show(
+    target: TARGET, cert: CERT, key: KEY, ca: CA,
+    participant_id: Annotated[str, typer.Argument(help="Participant id; your own if left out.")] = "",
+    as_json: JSON = False,
+) -> None:  # fmt: skip
     """Show a participant and its history."""
     from utrn.v1 import registry_service_pb2 as pb
 
-    from core.domain.party import Option, Role, Standing
+    from core.domain.party import Role, Standing
 
     request = pb.GetParticipantRequest(participant_id=participant_id)
     one = registry("GetParticipant", request, target, (cert, key, ca)).participant
@@ -150,31 +189,63 @@ def show(participant_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA, as_j
         print_json(message_json(one))
         return
     console.print(f"{one.participant_id}, {enum_name(one.role, Role)}: {one.name}", highlight=False)
-    for identity in one.identities:
-        console.print(f"  {identity}", highlight=False)
-    rows = [(*dates_of(period.dates), enum_name(period.standing, Standing)) for period in one.standings]
-    rows += [(*dates_of(period.dates), enum_name(period.profile.option, Option)) for period in one.profiles]
-    print_table("History", ("since", "until", "by", "what"), rows)
+    if one.HasField("supplier_key"):
+        key_of = one.supplier_key
+        console.print(f"originator {key_of.originator_id}, key {key_of.key_id}", highlight=False)
+    rows = [(*dates_of(period.dates), period.name, "\n".join(period.identities)) for period in one.known_as]
+    print_table("Name and certificates", ("since", "until", "by", "name", "certificates"), rows)
+    stood = [(*dates_of(period.dates), enum_name(period.standing, Standing)) for period in one.standings]
+    print_table("Standing", ("since", "until", "by", "standing"), stood)
+    if one.role == pb.ROLE_SUPPLIER and not one.profiles:
+        console.print("no profile chosen: supplier_only", highlight=False)
+    if one.profiles:
+        print_table(
+            "Profile",
+            ("since", "until", "by", "option", "limits in pence", "credit at once, a day", "approvers"),
+            [(*dates_of(period.dates), *_profile_cells(period.profile)) for period in one.profiles],
+        )
 
 
-def list_all(target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
-    """List participants."""
+def _profile_cells(chosen: "pb.Profile") -> tuple[str, ...]:
+    from core.domain.party import Option
+
+    credit = f"{chosen.credit_each_max_pence}, {chosen.credit_day_max_pence}"
+    limits = "\n".join(map(_limit_text, chosen.limits)) or "-"
+    return enum_name(chosen.option, Option), limits, credit, "\n".join(chosen.credit_approvers) or "any other"
+
+
+def _limit_text(one: "pb.ChannelLimit") -> str:
+    from core.domain.vend import Channel
+
+    name = enum_name(one.channel, Channel) if one.channel else "all"
+    if one.closed:
+        return f"{name} closed"
+    return f"{name} {one.min_pence} to {one.max_pence}{', whole pounds' if one.whole_pounds else ''}"
+
+
+def list_all(target: TARGET, cert: CERT, key: KEY, ca: CA, page: Page = 1000, as_json: JSON = False) -> None:
+    """List participants of every role."""
     from utrn.v1 import registry_service_pb2 as pb
 
     from core.domain.party import Role, Standing
 
-    found = registry("ListParticipants", pb.ListParticipantsRequest(limit=1000), target, (cert, key, ca)).participants
-    if as_json:
-        print_json({"participants": [message_json(one) for one in found]})
-        return
-    rows = [
-        (one.participant_id, enum_name(one.role, Role), one.name, enum_name(one.standings[-1].standing, Standing))
-        for one in found
-    ]
-    print_table("Participants", ("participant", "role", "name", "standing"), rows)
+    def row(one: pb.Participant) -> tuple[object, ...]:
+        standing = enum_name(one.standings[-1].standing, Standing)
+        return one.participant_id, enum_name(one.role, Role), one.name, standing
+
+    def next_after(reply: Any) -> str:
+        return str(reply.participants[-1].participant_id) if len(reply.participants) == page else ""
+
+    listing = Listing(
+        service="RegistryService", method="ListParticipants", request=pb.ListParticipantsRequest(),
+        field="participants", title="Participants", columns=("participant", "role", "name", "standing"), row=row,
+        page=page, next_after=next_after,
+    )  # fmt: skip
+    print_listing(listing, target, (cert, key, ca), as_json=as_json)
 
 
 for _app in (supplier, psp):
+    _app.command("certificates")(certificates)
     _app.command("suspend")(suspend)
     _app.command("resume")(resume)
     _app.command("offboard")(offboard)

@@ -8,7 +8,25 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.cli.market import CA, CERT, JSON, KEY, TARGET, Instant, ask, instant_text, moment, print_written
+from app.cli.listing import Listing, print_listing
+from app.cli.market import (
+    CA,
+    CERT,
+    JSON,
+    KEY,
+    TARGET,
+    Instant,
+    Most,
+    Page,
+    ask,
+    dates_of,
+    enum_name,
+    instant_text,
+    message_json,
+    moment,
+    print_written,
+    registry,
+)
 from app.cli.output import EXIT_FAILED, EXIT_USAGE, console, errors, fail, print_json, print_table
 from app.registry_load import Total, UnreadableFile, check_lines, load_direct, load_remote, read_lines
 
@@ -75,8 +93,9 @@ def load(
         fail(str(error), code=EXIT_USAGE)
     except UtrnError as error:
         fail(f"{error.reason}: {error.message}; go on with --after-line {seen.last_line}")
-    except typer.Exit:
-        errors.print(f"go on with --after-line {seen.last_line}")
+    except typer.Exit as end:
+        if end.exit_code == EXIT_FAILED:
+            errors.print(f"go on with --after-line {seen.last_line}")
         raise
     _report(total, "loaded", as_json=as_json)
 
@@ -87,7 +106,7 @@ async def _direct(config_file: Path, file: Path, after: int, heard: Callable[[To
     try:
         config = load_config(config_file)
     except BadConfig as error:
-        fail(str(error))
+        fail(str(error), code=EXIT_USAGE)
     return await load_direct(config, read_lines(file, after=after), heard)
 
 
@@ -120,17 +139,16 @@ def sellers(
 ) -> None:  # fmt: skip
     """Who could sell to a meter at an instant, as the registry stood then."""
     from utrn.v1 import registry_service_pb2 as pb
-    from utrn.v1 import registry_service_pb2_grpc as rpc
 
+    if bool(meter) == bool(pan):
+        fail("--meter or --pan: one of the two is needed", code=EXIT_USAGE)
     request = pb.ListSellersRequest(meter_id=meter, pan=pan, at=moment(at))
-    reply = ask(lambda channel: rpc.RegistryServiceStub(channel).ListSellers(request), target, (cert, key, ca))
-    rows = [(one.participant_id, one.may_issue, one.may_deliver, one.allowed_by) for one in reply.sellers]
+    reply = registry("ListSellers", request, target, (cert, key, ca))
     if as_json:
-        names = ("participant_id", "may_issue", "may_deliver", "allowed_by")
-        sold = [dict(zip(names, row, strict=True)) for row in rows]
-        print_json({"meter_id": reply.meter_id, "supplier_id": reply.supplier_id, "sellers": sold})
+        print_json(message_json(reply))
         return
     console.print(f"meter {reply.meter_id or '-'}, supplier {reply.supplier_id or '-'}", highlight=False)
+    rows = [(one.participant_id, one.may_issue, one.may_deliver, one.allowed_by) for one in reply.sellers]
     print_table("Who could sell", ("participant", "issue", "deliver", "allowed by"), rows)
 
 
@@ -138,66 +156,63 @@ def sellers(
 def changes(
     target: TARGET, cert: CERT, key: KEY, ca: CA,
     supplier: Annotated[str, typer.Option(help="Whose; your own if left out.")] = "",
-    since: Instant = "", as_json: JSON = False,
+    since: Annotated[str, typer.Option(help="Only at or after this instant, as 2026-11-24T12:00:00Z.")] = "",
+    after: Annotated[str, typer.Option(help="Go on where another list has ended.")] = "",
+    limit: Most = 0, page: Page = 1000, as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Changes of hands that were carried out, with what was under way: owed deliveries and unspent codes."""
     from utrn.v1 import registry_service_pb2 as pb
-    from utrn.v1 import registry_service_pb2_grpc as rpc
 
-    request = pb.ListMarketChangesRequest(supplier_id=supplier, since=moment(since), limit=1000)
-    reply = ask(lambda channel: rpc.RegistryServiceStub(channel).ListMarketChanges(request), target, (cert, key, ca))
-    rows = [
-        (
-            one.meter_id, instant_text(one.at), ", ".join(_kind(kind) for kind in one.kinds),
-            one.responsible_supplier_id, one.supplier_id_after or "-", one.last_issued - one.highest_applied,
-            len(one.in_flight),
-        )
-        for one in reply.changes
-    ]  # fmt: skip
-    names = ("meter", "at", "what", "responsible", "supplier after", "unspent codes", "in flight")
-    if as_json:
-        print_json({"changes": [dict(zip(names, row, strict=True)) for row in rows]})
-    else:
-        print_table("Changes of hands", names, rows)
-
-
-def _kind(number: int) -> str:
     from core.domain.market_change import ChangeKind
 
-    return ChangeKind(number).name.lower()
+    def row(one: pb.MarketChange) -> tuple[object, ...]:
+        kinds = ", ".join(enum_name(kind, ChangeKind) for kind in one.kinds)
+        return (
+            one.meter_id, instant_text(one.at), instant_text(one.carried_out_at), kinds, one.responsible_supplier_id,
+            one.supplier_id_after or "-", one.last_issued - one.highest_applied, len(one.in_flight),
+        )  # fmt: skip
+
+    listing = Listing(
+        service="RegistryService", method="ListMarketChanges",
+        request=pb.ListMarketChangesRequest(supplier_id=supplier, since=moment(since), after=after), field="changes",
+        title="Changes of hands",
+        columns=("meter", "at", "carried out", "what", "responsible", "supplier after", "unspent codes", "in flight"),
+        row=row, most=limit, page=page,
+    )  # fmt: skip
+    print_listing(listing, target, (cert, key, ca), as_json=as_json)
 
 
 @app.command("model")
 def model(
-    make: str, name: str, target: TARGET, cert: CERT, key: KEY, ca: CA,
-    scheme: Annotated[list[str], typer.Option(help="Token schemes; repeat it.")] = ["gbcs"],  # noqa: B006  # typer's way
-    over_the_air: bool = True, central_issue: bool = True, as_json: JSON = False,
+    make: Annotated[str, typer.Argument(help="Manufacturer.")],
+    name: Annotated[str, typer.Argument(help="Model.")],
+    target: TARGET, cert: CERT, key: KEY, ca: CA,
+    scheme: Annotated[list[str], typer.Option(help="Token scheme its meters take; repeat it.")] = ["gbcs"],  # noqa: B006  # typer's way
+    over_the_air: Annotated[bool, typer.Option(help="Whether codes can be sent to them.")] = True,
+    central_issue: Annotated[bool, typer.Option(help="Whether codes for them can be made here.")] = True,
+    since: Instant = "", as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Say what the meters of a model can do."""
     from utrn.v1 import registry_service_pb2 as pb
-    from utrn.v1 import registry_service_pb2_grpc as rpc
 
     row = pb.Model(make=make, model=name, schemes=scheme, over_the_air=over_the_air, central_issue=central_issue)
-    reply = ask(
-        lambda channel: rpc.RegistryServiceStub(channel).SetModel(pb.SetModelRequest(model=row)),
-        target,
-        (cert, key, ca),
-    )
-    print_written(reply.written, as_json=as_json)
+    request = pb.SetModelRequest(model=row, since=moment(since))
+    print_written(registry("SetModel", request, target, (cert, key, ca)).written, as_json=as_json)
 
 
 @app.command("models")
 def models(target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
-    """The capability matrix."""
+    """The capability matrix, with what was so before and what will be so."""
     from utrn.v1 import registry_service_pb2 as pb
-    from utrn.v1 import registry_service_pb2_grpc as rpc
 
-    reply = ask(
-        lambda channel: rpc.RegistryServiceStub(channel).ListModels(pb.ListModelsRequest()), target, (cert, key, ca)
-    )
-    names = ("make", "model", "schemes", "over_the_air", "central_issue")
-    rows = [(one.make, one.model, " ".join(one.schemes), one.over_the_air, one.central_issue) for one in reply.models]
+    reply = registry("ListModels", pb.ListModelsRequest(), target, (cert, key, ca))
     if as_json:
-        print_json({"models": [dict(zip(names, row, strict=True)) for row in rows]})
-    else:
-        print_table("What meters can do", names, rows)
+        print_json(message_json(reply))
+        return
+    rows = [
+        (one.make, one.model, *dates_of(can.dates), " ".join(can.schemes) or "-", can.over_the_air, can.central_issue)
+        for one in reply.models
+        for can in one.history
+    ]
+    columns = ("make", "model", "since", "until", "by", "schemes", "over the air", "central issue")
+    print_table("What meters can do", columns, rows)

@@ -1,0 +1,142 @@
+"""`utrn meter`, what changes hands: supplier, tenant, who spends the counters; and a change that waits, cancelled."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.market import (
+    CA,
+    CERT,
+    JSON,
+    KEY,
+    TARGET,
+    Instant,
+    choice,
+    instant_text,
+    message_json,
+    moment,
+    point_of,
+    print_written,
+    registry,
+)
+from app.cli.meter_settings import COHORT, FIRMWARE, HEAD_END, MAX_BALANCE, MAX_CREDIT, METER, MODE, ZONE, settings_of
+from app.cli.output import EXIT_USAGE, console, fail, print_json, print_table
+
+if TYPE_CHECKING:
+    from utrn.v1 import registry_service_pb2 as pb
+
+_COUNTER_MAX = 2**32 - 1
+
+_Counter = Annotated[int, typer.Option(min=0, max=_COUNTER_MAX, help="To central: last counter spent before.")]
+_Applied = Annotated[int, typer.Option(min=0, max=_COUNTER_MAX, help="To central: highest counter known credited.")]
+
+
+def change_supplier(
+    meter_id: METER,
+    losing: Annotated[str, typer.Option(help="Whose it is.")],
+    gaining: Annotated[str, typer.Option(help="Whose it becomes.")],
+    target: TARGET, cert: CERT, key: KEY, ca: CA, since: Instant = "", as_json: JSON = False,
+) -> None:  # fmt: skip
+    """Change of Supplier."""
+    from utrn.v1 import registry_service_pb2 as pb
+
+    request = pb.ChangeSupplierRequest(
+        meter_id=meter_id, losing_supplier_id=losing, gaining_supplier_id=gaining, since=moment(since)
+    )
+    print_written(registry("ChangeSupplier", request, target, (cert, key, ca)).written, as_json=as_json)
+
+
+def change_tenant(
+    meter_id: METER,
+    tenancy: Annotated[
+        int, typer.Option(min=1, max=2**31 - 1, help="The tenancy that ends; `utrn meter show` has it.")
+    ],
+    target: TARGET, cert: CERT, key: KEY, ca: CA, since: Instant = "", as_json: JSON = False,
+) -> None:  # fmt: skip
+    """Change of Tenancy: PANs of earlier tenants are refused from then on."""
+    from utrn.v1 import registry_service_pb2 as pb
+
+    request = pb.ChangeTenantRequest(meter_id=meter_id, tenancy_before=tenancy, since=moment(since))
+    print_written(registry("ChangeTenant", request, target, (cert, key, ca)).written, as_json=as_json)
+
+
+def cancel(
+    meter_id: METER, target: TARGET, cert: CERT, key: KEY, ca: CA,
+    registration: Annotated[bool, typer.Option(help="The change of supplier or the end, not of settings.")] = False,
+    as_json: JSON = False,
+) -> None:  # fmt: skip
+    """Cancel the change that waits for its instant."""
+    from utrn.v1 import registry_service_pb2 as pb
+
+    request = pb.CancelChangeRequest(meter_id=meter_id, registration=registration)
+    print_written(registry("CancelChange", request, target, (cert, key, ca)).written, as_json=as_json)
+
+
+def hand_over(
+    meter_id: METER,
+    from_: Annotated[str, typer.Option("--from", help="central, supplier or smso: who has the counters.")],
+    to: Annotated[str, typer.Option(help="central, supplier or smso: who gets them.")],
+    target: TARGET, cert: CERT, key: KEY, ca: CA, last_issued: _Counter = 0, highest_applied: _Applied = 0,
+    codes: Annotated[
+        Path | None, typer.Option(help="To central: JSON lines of codes not known to be used, as UnspentCode.")
+    ] = None,
+    mode: MODE = "", head_end: HEAD_END = "", zone: ZONE = "", firmware: FIRMWARE = "", cohort: COHORT = "",
+    max_credit: MAX_CREDIT = 0, max_balance: MAX_BALANCE = 0,
+    point: Annotated[str, typer.Option(help="Its public point from now on, hex; left out for as it is.")] = "",
+    as_json: JSON = False,
+) -> None:  # fmt: skip
+    """Hand a meter's counters to another generator; enrol it from an SMSO, or back it out.
+
+    Settings and --point are for an enrolment: what an SMSO knows of the meter. What is left out stays.
+    """
+    from utrn.v1 import registry_service_pb2 as pb
+
+    from core.domain.meter import Custody
+
+    request = pb.HandOverMeterRequest(
+        meter_id=meter_id, custody_before=pb.Custody.ValueType(choice(from_, Custody, "--from")),
+        custody=pb.Custody.ValueType(choice(to, Custody, "--to")), last_issued=last_issued,
+        highest_applied=highest_applied, codes=[] if codes is None else read_codes(codes),
+        settings=settings_of(
+            mode=mode, head_end=head_end, zone=zone, firmware=firmware, cohort=cohort, max_credit=max_credit,
+            max_balance=max_balance,
+        ),
+        public_point=point_of(point),
+    )  # fmt: skip
+    reply = registry("HandOverMeter", request, target, (cert, key, ca))
+    if as_json:
+        print_json(message_json(reply))
+        return
+    print_written(reply.written, as_json=False)
+    _print_change(reply.change)
+
+
+def _print_change(change: "pb.MarketChange") -> None:
+    """Print what the next generator must know."""
+    if not change.meter_id:
+        return
+    text = f"since {instant_text(change.at)}: counters spent up to {change.last_issued}, credited up to"
+    console.print(f"{text} {change.highest_applied}, originator {change.originator_id or '-'}", highlight=False)
+    rows = [(one.participant_id, one.transaction_id, one.utrn_counter) for one in change.in_flight]
+    print_table("Deliveries that were owed", ("sold by", "transaction id", "counter"), rows)
+
+
+def read_codes(file: Path) -> "list[pb.UnspentCode]":
+    """Return the codes of a file of JSON lines; end with the line that is none."""
+    from google.protobuf.json_format import Parse, ParseError
+    from utrn.v1 import registry_service_pb2 as pb
+
+    try:
+        lines = [(at, line) for at, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1) if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"--codes {file}: cannot be read: {error}; name a file of JSON lines", code=EXIT_USAGE)
+    found = []
+    for at, line in lines:
+        try:
+            found.append(Parse(line, pb.UnspentCode()))
+        except ParseError as error:
+            names = ", ".join(one.name for one in pb.UnspentCode.DESCRIPTOR.fields)
+            why = " ".join(str(error).split())
+            fail(f"--codes {file}, line {at}: {why}; an object with {names} is needed", code=EXIT_USAGE)
+    return found
