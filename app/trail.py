@@ -2,7 +2,8 @@
 
 Each block is some lines of decisions and one line `{"block": n, "prev": ..., "sha256": ...}` whose hash covers the
 hash before it and the block's bytes. Taking a line out, changing one or putting one in breaks the chain from there on.
-A file begins anew with each life of the node; `utrn audit verify` checks a file.
+A file begins anew with each life of the node; `utrn audit verify` checks a file. The hash of the last block is anchored
+in etcd every few seconds, so that a file that was cut off, replaced, or chained anew is found out too.
 """
 
 import asyncio
@@ -15,8 +16,10 @@ import threading
 from collections.abc import Iterator
 from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NoReturn
+from typing import IO, TYPE_CHECKING, NoReturn, Protocol
 
+from cluster.anchors import Anchor
+from core.domain.errors import LedgerUnavailable
 from core.ports.clock import Clock
 from core.ports.trail import Decision, Trail
 
@@ -24,16 +27,27 @@ log = logging.getLogger(__name__)
 
 _WAITING_MAX = 100_000
 _EVERY_S = 0.2
+# In times of the above.
+_ANCHOR_EVERY = 10
 
 
 class BadTrail(Exception):
     """The file is not what was written; the message names the block."""
 
 
+class Anchors(Protocol):
+    """Where anchors are kept."""
+
+    async def put(self, file: str, anchor: Anchor, /) -> None:
+        """Keep how far a file goes; raise LedgerUnavailable if that could not be done."""
+        ...
+
+
 class FileTrail:
     """Takes decisions into memory, writes them a moment later in another thread; `lost` counts those it could not."""
 
-    def __init__(self, folder: Path, node_id: str, clock: Clock) -> None:
+    def __init__(self, folder: Path, node_id: str, clock: Clock, anchors: Anchors | None = None) -> None:
+        self._anchors = anchors
         self._path = folder / f"{node_id}-{clock.now():%Y%m%dT%H%M%S%f}.trail"
         self._waiting: list[Decision] = []
         self._file: IO[bytes] | None = None
@@ -53,13 +67,29 @@ class FileTrail:
 
     async def run(self) -> NoReturn:
         """Write what waits, for ever; write the rest when cancelled."""
+        anchored, beats = 0, 0
         try:
             while True:
                 await asyncio.sleep(_EVERY_S)
                 await asyncio.to_thread(self.flush)
+                beats += 1
+                if beats % _ANCHOR_EVERY == 0 and self._block != anchored:
+                    anchored = await self._anchor(anchored)
         finally:
             self.flush()
             self.close()
+
+    async def _anchor(self, anchored: int) -> int:
+        """Anchor the last block; return how many blocks are anchored."""
+        if self._anchors is None:
+            return self._block
+        block, digest = self._block, self._hash
+        try:
+            await self._anchors.put(self._path.name, Anchor(block - 1, digest))
+        except LedgerUnavailable as error:
+            log.warning("the trail is not anchored", extra={"error": error.message})
+            return anchored
+        return block
 
     def close(self) -> None:
         """Close the file; a decision noted later is lost."""
@@ -122,11 +152,11 @@ def _line(one: Decision) -> str:
     )
 
 
-def verified(path: Path) -> Iterator[dict[str, object]]:
-    """Yield the decisions of a file, block by block, each checked before it is yielded.
+def verified(path: Path, anchor: Anchor | None = None) -> Iterator[dict[str, object]]:
+    """Yield the decisions of a file, block by block, each checked before it is yielded; also against its anchor.
 
     Raises:
-        BadTrail: the chain is broken, or a block was cut off.
+        BadTrail: the chain is broken, a block was cut off, or the file is not the one that was anchored.
     """
     before, body, block = hashlib.sha256(b"").hexdigest(), b"", 0
     with path.open("rb") as file:
@@ -138,10 +168,14 @@ def verified(path: Path) -> Iterator[dict[str, object]]:
             digest = hashlib.sha256(before.encode() + body).hexdigest()
             if record["prev"] != before or record["sha256"] != digest or record["block"] != block:
                 raise BadTrail(f"{path}: block {block} is not what was written")
+            if anchor is not None and anchor.block == block and anchor.sha256 != digest:
+                raise BadTrail(f"{path}: block {block} is not the one that was anchored: the file was written anew")
             yield from (_parsed(one, block) for one in body.splitlines())
             before, body, block = digest, b"", block + 1
     if body:
         raise BadTrail(f"{path}: block {block} has no seal: the node died while writing it, or it was cut off")
+    if anchor is not None and block <= anchor.block:
+        raise BadTrail(f"{path}: ends before block {anchor.block}, which was anchored: the file was cut off")
 
 
 def _parsed(line: bytes, block: int) -> dict[str, object]:

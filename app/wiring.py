@@ -13,6 +13,7 @@ from app.clock import SystemClock
 from app.config import Config
 from app.market import Market
 from app.trail import FileTrail
+from cluster.anchors import TrailAnchors
 from cluster.client import EtcdClient
 from cluster.ledger import EtcdLedger
 from cluster.outbox import EtcdOutbox
@@ -131,7 +132,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     registry = EtcdRegistry(client, config.etcd)
     cluster = _cluster(config, client, clock, _Standby(signer=signer, outbox=outbox, registry=registry))
     head_ends = {one.name: GrpcHeadEnd(one) for one in config.head_ends}
-    trail = FileTrail(config.node.trail, config.node.node_id, clock)
+    trail = FileTrail(config.node.trail, config.node.node_id, clock, TrailAnchors(client, config.etcd))
     ports = between(
         Adapters(
             clock=clock,

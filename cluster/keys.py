@@ -17,6 +17,7 @@
 | change/<supplier>/<instant>/<meter> | MarketChangeRecord | what carries a change out | until archived |
 | credit/<supplier>/<transaction id> | CreditRequestRecord | credit without payment | until archived |
 | credit-day/<supplier>/<day> | CreditDayRecord | credit without payment | until archived |
+| trail/<file> | TrailAnchorRecord | the node that writes the file | for ever |
 | config/shards | number of shards, decimal | first node ever | for ever |
 
 Counters are written with ten digits, so that the keys of one meter sort as its counters do.
@@ -128,6 +129,14 @@ class Keys:
         """Return the kind of a registry record and its id."""
         kind, record_id = key.decode().removeprefix(f"{self.prefix}registry/").split("/", 1)
         return kind, record_id
+
+    def trail(self, file: str) -> bytes:
+        """How far a trail file goes."""
+        return f"{self.prefix}trail/{file}".encode()
+
+    def parse_trail(self, key: bytes) -> str:
+        """Return the name of a trail file."""
+        return key.decode().removeprefix(f"{self.prefix}trail/")
 
     def shard_count(self) -> bytes:
         """How many shards there are."""

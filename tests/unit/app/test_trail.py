@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from app import trail as trail_module
 from app.trail import BadTrail, FileTrail, verified
+from cluster.anchors import Anchor
+from core.domain.errors import LedgerUnavailable
 from core.domain.registry import Kind, Ref
 from core.ports.trail import Decision
 from tests.fakes.clock import HandClock
@@ -107,6 +110,56 @@ async def test_a_node_that_stops_while_a_block_is_written_writes_it_once(
     with pytest.raises(asyncio.CancelledError):
         await running
     assert [one["ask"] for one in verified(_file(tmp_path))] == ["id-1"]
+
+
+def _written_anew(file: Path, folder: Path, numbers: range) -> None:
+    """Write other decisions into a file, chained as they should be: what somebody with the file could do."""
+    forged = FileTrail(folder, "forged", HandClock())
+    for number in numbers:
+        forged.note(decision(number))
+        forged.flush()
+    forged.close()
+    (made,) = folder.glob("forged-*.trail")
+    made.replace(file)
+
+
+@pytest.mark.parametrize(("numbers", "says"), [(range(1), "cut off"), (range(3, 9), "written anew")])
+async def test_a_file_cut_off_or_chained_anew_does_not_fit_its_anchor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, numbers: range, says: str
+) -> None:
+    monkeypatch.setattr(trail_module, "_EVERY_S", 0.001)
+    kept: dict[str, Anchor] = {}
+    anchored = asyncio.Event()
+
+    class Kept:
+        """Keeps anchors in memory; the first time it cannot be reached."""
+
+        failed = False
+
+        async def put(self, file: str, anchor: Anchor) -> None:
+            if not self.failed:
+                self.failed = True
+                raise LedgerUnavailable("not now")
+            kept[file] = anchor
+            anchored.set()
+
+    trail = FileTrail(tmp_path, "node-a", HandClock(), Kept())
+    running = asyncio.get_running_loop().create_task(trail.run())
+    for number in range(3):
+        trail.note(decision(number))
+        trail.flush()
+    async with asyncio.timeout(10):
+        await anchored.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    (file,) = tmp_path.glob("node-a-*.trail")
+    assert kept[file.name].block == 2
+    assert len(list(verified(file, kept[file.name]))) == 3
+    _written_anew(file, tmp_path, numbers)
+    assert list(verified(file)), "by itself the file looks right"
+    with pytest.raises(BadTrail, match=says):
+        list(verified(file, kept[file.name]))
 
 
 @pytest.mark.parametrize("tamper", ["change", "take out", "put in", "cut off", "swap"])

@@ -1258,3 +1258,33 @@ class DrainRecord(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___DrainRecord: _TypeAlias = DrainRecord  # noqa: Y015
+
+@_typing.final
+class TrailAnchorRecord(_message.Message):
+    """Key trail/<name of a trail file>."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    schema: _builtins.int
+    """Highest schema understood by this reader: 2."""
+    block: _builtins.int
+    """The last block that was anchored, counted from 0."""
+    sha256: _builtins.str
+    """Its hash, hex."""
+    def __init__(
+        self,
+        *,
+        schema: _builtins.int = ...,
+        block: _builtins.int = ...,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "schema", b"schema", "sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrailAnchorRecord: _TypeAlias = TrailAnchorRecord  # noqa: Y015

@@ -1,0 +1,56 @@
+"""TrailAnchors: how far each trail file goes, and its hash, where whoever edits a file on a node cannot reach."""
+
+from typing import NamedTuple
+
+from etcdpb import rpc_pb2 as pb
+from utrn.store.v1 import records_pb2 as store
+
+from cluster import ops
+from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
+from cluster.config import EtcdConfig
+from cluster.keys import Keys
+from cluster.records import SCHEMA, read
+from core.domain.errors import LedgerUnavailable
+
+
+class Anchor(NamedTuple):
+    """The last block of a trail file that was anchored, counted from 0, and its hash."""
+
+    block: int
+    sha256: str
+
+
+class TrailAnchors:
+    """Keeps anchors. A node writes those of its own files only, so nothing need be compared."""
+
+    def __init__(self, client: EtcdClient, config: EtcdConfig) -> None:
+        self._client = client
+        self._keys = Keys(config.prefix)
+
+    async def put(self, file: str, anchor: Anchor) -> None:
+        """Keep how far a file goes; a later one takes the place of an earlier one.
+
+        Raises:
+            LedgerUnavailable: repeat with the newest.
+        """
+        record = store.TrailAnchorRecord(schema=SCHEMA, block=anchor.block, sha256=anchor.sha256)
+        put = ops.put(self._keys.trail(file), record.SerializeToString(deterministic=True))
+        try:
+            await self._client.txn(pb.TxnRequest(success=[put]))
+        except (EtcdUnreachable, EtcdUnknown, EtcdRefused) as error:
+            raise LedgerUnavailable("the trail could not be anchored; it is tried again") from error
+
+    async def all_of(self, node_id: str) -> dict[str, Anchor]:
+        """Return the anchors of every trail file a node has written, by the file's name.
+
+        Raises:
+            LedgerUnavailable: repeat.
+        """
+        try:
+            found, _ = await self._client.list_prefix(self._keys.trail(f"{node_id}-"))
+        except EtcdUnreachable as error:
+            raise LedgerUnavailable("the ledger cannot be reached") from error
+        records = [(self._keys.parse_trail(kv.key), read(store.TrailAnchorRecord(), kv.value)) for kv in found]
+        # Another node's name may begin with this one's; what follows the name is an instant.
+        begin = len(node_id) + 1
+        return {file: Anchor(one.block, one.sha256) for file, one in records if file[begin : begin + 8].isdecimal()}
