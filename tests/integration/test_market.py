@@ -350,9 +350,26 @@ def test_the_trail_of_a_node_can_be_read_and_verified(module_stack: DevStack) ->
     certs = module_stack.certs(SOUTH)
     _, meter_id = meters_of(module_stack, NORTH)[9]
     utrn("meter", "end", meter_id, *_as(module_stack, SOUTH), code=1)
+    files = [str(one) for one in (module_stack.folder / "trail").glob("*.trail")]
     until = time.monotonic() + 5
     told: list[dict[str, Any]] = []
     while not told and time.monotonic() < until:
         told = as_json(utrn("audit", "show", *files, "--subject", meter_id, "--refused", "--json"))["decisions"]
+    config = str(module_stack.node_config("node-a"))
+    until = time.monotonic() + 10
+    while not (anchored := as_json(utrn("audit", "verify", *files, "--config", config, "--json"))["anchored"]):
+        assert time.monotonic() < until
+    assert {Path(file).name for file in files} >= set(anchored)
     assert [(one["caller"], one["act"], one["outcome"]) for one in told] == [(SOUTH, "EndMeter", "NOT_YOURS")]
-    assert certs.key.read_text() not in "".join(Path(file).read_text() for file in files)
+    _holds_no_secret("".join(Path(file).read_text() for file in files), module_stack, certs.key)
+
+
+def _holds_no_secret(trail: str, stack: DevStack, key: Path) -> None:
+    """No key, no PIN, no whole PAN, no code: of a PAN the last four digits, of a code nothing."""
+    decisions = "".join(line for line in trail.splitlines() if "sha256" not in line)
+    assert decisions
+    secrets = [*key.read_text().splitlines()[1:-1], *meter_by_pan(stack.folder / "sandbox")]
+    secrets += [one.read_text().strip() for one in stack.folder.rglob("*pin*") if one.is_file()]
+    assert len(secrets) > 5
+    assert not [one for one in secrets if one in decisions]
+    assert not re.search(r"[0-9]{17,}", decisions)
