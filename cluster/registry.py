@@ -17,6 +17,7 @@ from cluster.config import EtcdConfig
 from cluster.keys import Keys
 from cluster.records import check_schema
 from cluster.registry_records import record_of
+from cluster.reminders import Reminders
 from core.domain.appointment import Appointments
 from core.domain.eligibility import Says
 from core.domain.meter import Card, Meter, MeterId, Model, Pan
@@ -48,7 +49,7 @@ class Copy:
             Kind.MODEL: {},
         }
         self._callers: dict[str, Participant] = {}
-        self.due: set[tuple[Ms, MeterId]] = set()
+        self.due = Reminders()
         self.says: Says = {}
 
     def caller(self, identity: str) -> Participant | None:
@@ -179,12 +180,8 @@ class EtcdRegistry:
         return self._copy.model(make, model)
 
     def due_by(self, now: Ms) -> list[tuple[Ms, MeterId]]:
-        """Return the meters whose change is due, earliest first."""
-        return sorted(one for one in self._copy.due if one[0] <= now)
-
-    def next_due(self) -> Ms | None:
-        """Return the instant of the earliest change that waits."""
-        return min((at for at, _ in self._copy.due), default=None)
+        """Return the meters whose change is due, earliest first; some at a time."""
+        return self._copy.due.due_by(now)
 
     def supplier_keys(self) -> list[SupplierKey]:
         """Return the prepayment key of every supplier."""

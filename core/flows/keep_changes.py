@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from core.domain.errors import Busy, RegistryMoved, Unknown
+from core.domain.errors import Busy, Unknown
 from core.domain.meter import MeterId
 from core.domain.timeline import Ms, ms_of
 from core.flows.turn import TurnMeter
@@ -16,6 +16,7 @@ from core.ports.random import Random
 log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.25
+_AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,17 +37,33 @@ class ChangeKeeper:
             # Not all nodes at the same moment: the first one saves the others the work.
             await asyncio.sleep(self.random.uniform(_LOOK_EVERY_S / 2, _LOOK_EVERY_S * 1.5))
             try:
-                for at, meter_id in self.due_by(ms_of(self.clock.now())):
-                    await self._carry_out(at, meter_id)
-            except (Busy, Unknown, RegistryMoved) as error:
-                log.warning("a change is due and cannot be carried out yet", extra={"error": error.message})
+                due = self.due_by(ms_of(self.clock.now()))
+            except Busy:
+                # This node's clock cannot be relied on; others carry the change out.
+                continue
+            # Where many are due, each node begins somewhere else.
+            begin = int(self.random.uniform(0, len(due)))
+            in_turn = [*due[begin:], *due[:begin]]
+            for first in range(0, len(in_turn), _AT_ONCE):
+                async with asyncio.TaskGroup() as tasks:
+                    some = in_turn[first : first + _AT_ONCE]
+                    done = [tasks.create_task(self._carry_out(at, meter_id)) for at, meter_id in some]
+                if not all(one.result() for one in done):
+                    break
 
-    async def _carry_out(self, at: Ms, meter_id: MeterId) -> None:
-        change = await self.turn(meter_id)
-        if change is None:
-            # Another node was faster, and its reminder is about to go; or it was left behind.
-            await self.turn.forget(at, meter_id)
-            return
+    async def _carry_out(self, at: Ms, meter_id: MeterId) -> bool:
+        """Carry one meter's change out; return False if that cannot be done now."""
+        try:
+            change = await self.turn(meter_id)
+            if change is None:
+                # Another node was faster, and its reminder is about to go; or it was left behind.
+                await self.turn.forget(at, meter_id)
+                return True
+        except (Busy, Unknown) as error:
+            log.warning(
+                "a change is due and cannot be carried out yet", extra={"meter_id": meter_id, "error": error.message}
+            )
+            return False
         log.info(
             "a meter changed",
             extra={
@@ -57,3 +74,4 @@ class ChangeKeeper:
                 "unspent": change.unspent,
             },
         )
+        return True
