@@ -1,6 +1,7 @@
 """How commands ask nodes: any one that answers, in service or not; no answer ends the command with the reason."""
 
 import asyncio
+import contextlib
 import re
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 _NODE = re.compile(r"\S+:[0-9]{1,5}", re.ASCII)
 _ADDRESS = re.compile(r"[0-9.]+:[0-9]{1,5}", re.ASCII)
+_CONNECT_S = 3.0
 # Facts that the sentence of a refusal says already.
 _SAID = frozenset({"field", "kind", "because"})
 
@@ -39,6 +41,9 @@ def ask_nodes(
     async def run() -> _T:
         # Not by health: a drained node, and one without its HSM, must be able to say so.
         async with open_channel(nodes, Tls(cert=cert, key=key, ca=ca), by_health=False) as channel:
+            # A first attempt may be too short for a busy machine. Nobody there: the call says why.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
             return await ask(channel)
 
     try:

@@ -52,7 +52,7 @@ class Listing:
     key: Callable[[Any], str] | None = None
 
 
-class _JsonText:
+class JsonText:
     """Writes a list as one JSON object, item by item: a million items need no more memory than one page."""
 
     def __init__(self, field: str) -> None:
@@ -73,7 +73,7 @@ class _JsonText:
 def print_listing(listing: Listing, target: str, tls: Files, *, as_json: bool) -> Any:
     """Print a list to its end, and return its last answer without the items."""
     rows: list[Sequence[object]] = []
-    text = _JsonText(listing.field)
+    text = JsonText(listing.field)
 
     def heard(items: Sequence[Any]) -> None:
         if as_json:

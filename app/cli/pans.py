@@ -1,4 +1,7 @@
-"""`utrn pan`: give, replace, block, point elsewhere, cancel; whether a sale would be allowed; history."""
+"""`utrn pan`: give, replace, block, point elsewhere, cancel; whether a sale would be allowed; history.
+
+Reconciliation is in reconcile.py.
+"""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +29,7 @@ from app.cli.market import (
     top_up,
 )
 from app.cli.output import EXIT_FAILED, console, print_json, print_table
+from app.cli.reconcile import reconcile
 
 if TYPE_CHECKING:
     from utrn.v1 import registry_service_pb2 as pb
@@ -191,3 +195,6 @@ def _print_objections(objections: "Sequence[top_up_pb.Objection]") -> None:
         reason = known[one.reason].name.removeprefix("ERROR_REASON_") if one.reason in known else str(one.reason)
         rows.append((reason, f"{one.message}{facts_text(one.facts)}", ADVICE.get(reason, "see docs/errors.md")))
     print_table("Not eligible", ("reason", "because", "what to do"), rows)
+
+
+pan.command("reconcile")(reconcile)

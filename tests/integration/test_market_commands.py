@@ -53,6 +53,7 @@ def test_the_story_runs_every_command_in_both_forms(teller: Teller, tmp_path: Pa
     credit(teller)
     counters(teller, tmp_path)
     hands(teller)
+    reconciled(teller, tmp_path)
     who_could_sell_and_what_changed(teller)
     offboarded(teller)
     assert never_run(teller.runs) == set()
@@ -377,6 +378,26 @@ def hands(teller: Teller) -> None:
     # The gaining supplier adopts the old card.
     adopted = ["--from", meter_id, "--to", meter_id]
     assert teller.json(SOUTH, "pan", "repoint", pan_of(5), *adopted)["changed"]
+
+
+def reconciled(teller: Teller, tmp_path: Path) -> None:
+    """What the story has left: two cards of one tenant, a card of a meter that has ended; and a list that is wrong."""
+    asked = ["pan", "reconcile", "--supplier", WEST]
+    told = teller.json(OPERATOR, *asked, code=1)
+    assert [(one["kind"].removeprefix("PAN_FINDING_KIND_"), one["pan"]) for one in told["findings"]] == [
+        ("WITHOUT_METER", pan_of(3)), ("SEVERAL_CARDS", pan_of(6)),
+    ]  # fmt: skip
+    assert (told["pans"], told["meters"]) == (4, 2)
+    own = tmp_path / "own.csv"
+    own.write_text(f"type,pan,meter_id\npan,{pan_of(1)},{meter_id_of(1)}\npan,{pan_of(88)},{meter_id_of(88)}\n")
+    listed = [*asked, "--list", str(own)]
+    found = teller.json(WEST, *listed, code=1)["findings"]
+    assert found[0] == {
+        "kind": "PAN_FINDING_KIND_NOT_REGISTERED", "pan": pan_of(88), "meter_id": meter_id_of(88),
+    }  # fmt: skip
+    seen = teller.table(WEST, *listed, code=1)
+    assert f"{len(found)} found" in seen
+    assert "not_told" in seen
 
 
 def _changes(teller: Teller, *options: str) -> list[dict[str, Any]]:

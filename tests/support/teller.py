@@ -1,15 +1,16 @@
 """Tells stories with the command line: commands run in this process, as participants of a running stack."""
 
+import contextlib
+import io
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
 import pytest
 import typer
-from typer.testing import CliRunner
 
 from app.__main__ import app
 from app.cli import output
@@ -23,6 +24,8 @@ GROUPS = ("registry", "supplier", "psp", "appoint", "meter", "pan", "credit", "v
 # A line of a registry file is JSON already.
 WITHOUT_JSON = {"appoint sign"}
 CLOCK = SystemClock()
+# Made once: making it takes as long as most commands do.
+COMMAND = typer.main.get_command(app)
 
 
 def in_(**shift: float) -> str:
@@ -57,11 +60,10 @@ class Teller:
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run a command and return what it printed; its errors are left in `errors`."""
-        done = CliRunner().invoke(app, arguments, catch_exceptions=False)
-        self.errors = done.stderr
-        assert done.exit_code == code, (arguments, done.stdout, done.stderr)
+        ended, printed, self.errors = _invoke(arguments)
+        assert ended == code, (arguments, printed, self.errors)
         self.runs.add((command_of(arguments), "--json" in arguments))
-        return done.stdout
+        return printed
 
     def table(self, who: str, *arguments: str, code: int = 0) -> str:
         """Run a command as a participant; return what people read."""
@@ -87,13 +89,24 @@ class Teller:
 
     def works(self, who: str, *arguments: str) -> bool:
         """Return whether a command ends well, whatever it prints."""
-        return CliRunner().invoke(app, [*arguments, *self.options(who)], catch_exceptions=False).exit_code == 0
+        return _invoke((*arguments, *self.options(who)))[0] == 0
 
     def until(self, question: Callable[[], bool]) -> None:
         """Ask a node until it knows what another call has written; it knows within a second."""
         end = CLOCK.monotonic() + 10
         while not question():
             assert CLOCK.monotonic() < end, "the node does not come to know it"
+
+
+def _invoke(arguments: Sequence[str]) -> tuple[int, str, str]:
+    """Run a command; return its exit code, what it printed, and its errors."""
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        try:
+            COMMAND(list(arguments), prog_name="utrn")
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+    return code, out.getvalue(), err.getvalue()
 
 
 def one_object(text: str) -> dict[str, Any]:
@@ -113,7 +126,7 @@ def _keys(value: object) -> Iterator[str]:
 
 def command_of(arguments: tuple[str, ...]) -> str:
     """Return which command arguments name."""
-    names, here = [], typer.main.get_command(app)
+    names, here = [], COMMAND
     for argument in arguments:
         inner = getattr(here, "commands", {}).get(argument)
         if inner is None:
@@ -125,7 +138,7 @@ def command_of(arguments: tuple[str, ...]) -> str:
 
 def commands() -> set[str]:
     """Return every command of the market's groups."""
-    groups = typer.main.get_command(app).commands  # type: ignore[attr-defined]  # a group has them
+    groups = COMMAND.commands  # type: ignore[attr-defined]  # a group has them
     return {f"{group} {name}" for group in GROUPS for name in groups[group].commands}
 
 
