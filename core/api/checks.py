@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf import timestamp_pb2
 
@@ -43,6 +44,15 @@ def parse_point(point: bytes, name: str) -> bytes:
     if len(point) != 65:
         raise BadField(f"{name}: the uncompressed form, 65 bytes, is needed", field=name)
     return point
+
+
+def parse_certificate(raw: bytes, name: str) -> bytes:
+    """Return a certificate in DER; raise BadField if it is none. Whose it is, and who issued it, is asked later."""
+    try:
+        x509.load_der_x509_certificate(raw)
+    except (ValueError, x509.InvalidVersion) as error:
+        raise BadField(f"{name}: an X.509 certificate in DER is needed", field=name) from error
+    return raw
 
 
 def parse_meter_id(text: str, name: str = "meter_id") -> MeterId:

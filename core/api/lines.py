@@ -18,6 +18,7 @@ from core.api.checks import (
     check_instant,
     check_profile,
     parse_approvers,
+    parse_certificate,
     parse_key_id,
     parse_meter_id,
     parse_point,
@@ -326,7 +327,9 @@ def _model(reader: _Reader) -> NewModel:
 
 def _appointment(reader: _Reader) -> SignedAppointment:
     evidence = Evidence(
-        terms=reader.raw("terms"), signature=reader.raw("signature"), certificate=reader.raw("certificate")
+        terms=reader.raw("terms"),
+        signature=reader.raw("signature"),
+        certificate=parse_certificate(reader.raw("certificate"), "certificate"),
     )
     try:
         terms = appointment_pb.AppointmentTerms.FromString(evidence.terms)

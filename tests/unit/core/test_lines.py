@@ -2,12 +2,18 @@
 
 import json
 from base64 import b64encode
+from datetime import timedelta
 from typing import Any, get_args
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from google.protobuf import timestamp_pb2
 from hypothesis import given
 from hypothesis import strategies as st
-from utrn.v1 import appointment_service_pb2 as appointment_pb
+from utrn.v1.appointment_service_pb2 import LEVEL_ISSUE, AppointmentTerms
 
 from core.api.errors import status_of
 from core.api.lines import LINE_CHARACTERS_MAX
@@ -17,7 +23,7 @@ from core.domain.party import Profile
 from core.flows.keep_parties import NewParticipant
 from core.flows.load_records import Loadable
 from tests.support.lines import JSON_VALUES, MODEL_LINE, PSP_LINE, SUPPLIER_LINE, meter_line, pan_line, read
-from tests.support.vends import POINT
+from tests.support.vends import NOW, POINT
 
 LIMIT = {"channel": 3, "min_pence": 100, "max_pence": 4900}
 FULL_PROFILE = {
@@ -28,12 +34,23 @@ FULL_METER = meter_line(
     1, generation="SMETS2", make="Acme", model="E1", firmware="1.0", cohort="", zone="z", payment_mode="credit",
     enrolled=False, max_credit_pence=100, max_balance_pence=100, since="2026-11-01T00:00:00Z",
 )  # fmt: skip
+
+
+def _certificate() -> bytes:
+    """Return a certificate of anybody; who issued it is not asked here."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([])
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1))
+    return made.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+
+CERTIFICATE = _certificate()
+VERSION_35 = b64encode(CERTIFICATE.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x22")).decode()
 APPOINTMENT_LINE = {
-    "type": "appointment", "signature": "AA==", "certificate": "AA==",
+    "type": "appointment", "signature": "AA==", "certificate": b64encode(CERTIFICATE).decode(),
     "terms": b64encode(
-        appointment_pb.AppointmentTerms(
-            appointment_id="a", supplier_id="n", psp_id="p", level=appointment_pb.LEVEL_ISSUE, min_pence=1,
-            max_pence=2, since={"seconds": 1},  # type: ignore[arg-type]  # the stubs know only messages
+        AppointmentTerms(
+            appointment_id="a", supplier_id="n", psp_id="p", level=LEVEL_ISSUE, min_pence=1, max_pence=2,
+            since=timestamp_pb2.Timestamp(seconds=1),
         ).SerializeToString()
     ).decode(),
 }  # fmt: skip
@@ -124,6 +141,8 @@ def test_a_line_cut_or_scratched_anywhere_is_read_or_refused(line: dict[str, Any
         ({**APPOINTMENT_LINE, "terms": "====="}, "terms"),
         ({**APPOINTMENT_LINE, "signature": ""}, "signature"),
         ({**APPOINTMENT_LINE, "certificate": b64encode(bytes(10_001)).decode()}, "certificate"),
+        ({**APPOINTMENT_LINE, "certificate": "AA=="}, "certificate"),
+        ({**APPOINTMENT_LINE, "certificate": VERSION_35}, "certificate"),
         ({**APPOINTMENT_LINE, "terms": b64encode(b"\xff").decode()}, "terms"),
         ({**SUPPLIER_LINE, "name": ""}, "name"),
         ({**SUPPLIER_LINE, "name": "\udc80"}, "name"),
