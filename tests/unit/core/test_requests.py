@@ -159,7 +159,7 @@ def test_what_is_spoilt_was_answered_before(method: str) -> None:
 
 
 @pytest.mark.parametrize(("room", "method"), METHODS, ids=lambda one: one)
-@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
 @given(data=st.data())
 def test_any_request_is_answered_or_refused_by_a_reason(room: str, method: str, data: st.DataObject) -> None:
     before = data.draw(st.lists(st.sampled_from(METHODS), max_size=2))
