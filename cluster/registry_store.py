@@ -69,7 +69,8 @@ class EtcdRegistryStore:
     async def list_records(self, kind: type[R], *ids: str, after: str = "", limit: int = 100) -> Sequence[Known[R]]:
         """Return records in the order of their ids."""
         prefix = self._keys.record(kind_of(kind), "/".join((*ids, "")) if ids else "")
-        start = prefix if not after else self._keys.record(kind_of(kind), after) + b"\0"
+        # Never before what is asked for: `after` comes from callers, and what lies before may be another's.
+        start = max(prefix, self._keys.record(kind_of(kind), after) + b"\0") if after else prefix
         request = pb.RangeRequest(key=start, range_end=prefix_end(prefix), limit=limit)
         reply = await self._range(request)
         return [Known(cast("R", record_of(kind_of(kind), kv.value)), kv.mod_revision) for kv in reply.kvs]

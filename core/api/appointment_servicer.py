@@ -7,12 +7,14 @@ from google.protobuf.message import DecodeError
 from utrn.v1 import appointment_service_pb2 as pb
 from utrn.v1 import appointment_service_pb2_grpc as rpc
 
+from core.api import checks
 from core.api import registry_convert as made
 from core.api.authenticate import Authenticate
 from core.api.errors import Context
 from core.domain.appointment import Evidence
 from core.domain.errors import BadField
 from core.domain.party import ParticipantId, parse_participant_id
+from core.domain.timeline import ms_of
 from core.flows.appoint import Appoint
 from core.flows.market_view import MarketView
 
@@ -40,8 +42,10 @@ class AppointmentServicer(rpc.AppointmentServiceServicer):
             raise BadField(
                 "signed_terms.terms: a serialized AppointmentTerms is needed", field="signed_terms.terms"
             ) from error
-        evidence = Evidence(terms=signed.terms, signature=signed.signature, certificate=signed.certificate)
-        done = await self.appoint.propose(principal, made.terms_of(terms, "signed_terms.terms"), evidence)
+        certificate = checks.parse_certificate(signed.certificate, "signed_terms.certificate")
+        evidence = Evidence(terms=signed.terms, signature=signed.signature, certificate=certificate)
+        asked = made.terms_of(terms, "signed_terms.terms", now=ms_of(self.appoint.clock.now()))
+        done = await self.appoint.propose(principal, asked, evidence)
         return pb.AppointResponse(changed=done.changed)
 
     async def AcceptAppointment(

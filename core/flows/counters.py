@@ -58,7 +58,13 @@ class Counters:
 
         Source: GBCS Table 27 (counter rebuilt from 10 bits, right up to 511 ahead of the last one applied).
         """
-        if state.unapplied >= self._refuse or state.last_issued >= COUNTER_MAX:
+        if state.last_issued >= COUNTER_MAX:
+            raise TooManyUnapplied(
+                "the meter's counters are used up; its supplier must have it exchanged",
+                unapplied=state.unapplied,
+                unapplied_max=self._refuse,
+            )
+        if state.unapplied >= self._refuse:
             raise TooManyUnapplied(
                 f"{state.unapplied} codes of this meter are not known to be used, and the meter might not accept one "
                 "more; the consumer should enter the codes already issued, oldest first",

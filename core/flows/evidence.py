@@ -26,7 +26,7 @@ def verify(evidence: Evidence, identities: tuple[str, ...], roots: bytes, now: d
     try:
         certificate = x509.load_der_x509_certificate(evidence.certificate)
         issuers = x509.load_pem_x509_certificates(roots)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise _wrong("the certificate is no X.509 certificate in DER") from error
     if not any(_issued(certificate, issuer) for issuer in issuers):
         raise _wrong("the certificate is not issued under this service's roots")

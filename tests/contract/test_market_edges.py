@@ -414,6 +414,20 @@ async def test_changes_of_one_millisecond_are_all_listed(node: MarketNode) -> No
     assert later == []
 
 
+async def test_a_page_that_begins_before_ones_own_shows_ones_own(node: MarketNode) -> None:
+    await open_market(node)
+    await put_all(node, [replace(APPOINTMENTS, supplier_id=GAINING_ID)])
+    for after in ("", "a", "supplier-gaining/a"):
+        (mine, _) = await node.view.appointments(as_(SUPPLIER), None, after)
+        assert len(mine) == 1, after
+        (changes, _) = await node.view.changes(as_(SUPPLIER), SUPPLIER_ID, after=f"../{after}")
+        assert changes == []
+    ref = Ref(Kind.APPOINTMENT, f"{GAINING_ID}/{PSP_ID}")
+    assert (await node.records.read_many([ref]))[0] is not None
+    listed = await node.records.list_records(Appointments, SUPPLIER_ID, after="a")
+    assert {one.record.supplier_id for one in listed} == {SUPPLIER_ID}, "another supplier's lie before one's own"
+
+
 async def test_a_reminder_left_behind_is_taken_away(node: MarketNode) -> None:
     ((meter_id, _),) = await open_market(node)
     await node.records.write(RegistryWrite(expect=[], put=[], due=[(Ms(at(node, -5)), meter_id)]))

@@ -171,10 +171,10 @@ def test_what_another_node_recorded_at_once_holds_though_this_clock_is_slow() ->
 
 def test_a_history_has_an_end() -> None:
     one = begin(0, since=None, now=Ms(5), by="x")
+    for number in range(1, PERIODS_MAX):
+        one = one.change(number, since=None, now=Ms(5), by="x")
     with pytest.raises(HistoryFull):
-        for number in range(1, PERIODS_MAX + 1):
-            one = one.change(number, since=None, now=Ms(5), by="x")
-    assert len(one.periods) == PERIODS_MAX
+        one.change(-1, since=None, now=Ms(5), by="x")
 
 
 def test_two_changes_within_a_millisecond_keep_their_order() -> None:
