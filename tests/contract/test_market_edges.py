@@ -475,7 +475,8 @@ async def test_a_load_is_authenticated_part_by_part(node: MarketNode) -> None:
 
     servicer = RegistryServicer(
         authenticate=cast("Any", authenticate), parties=node.parties, meters=node.meters, hand_over=node.hand_over,
-        pans=node.pans, load=node.load(b""), reconcile=node.reconcile, view=node.view, clock=node.clock, pan_rule=cast("Any", None),
+        pans=node.pans, load=node.load(b""), reconcile=node.reconcile, view=node.view, clock=node.clock,
+        pan_rule=cast("Any", None),
     )  # fmt: skip
     loads = servicer.LoadRecords(_parts(["x"], ["y"]), cast("Any", None))
     assert (await anext(loads)).last_line == 1
