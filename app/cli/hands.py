@@ -79,7 +79,11 @@ def hand_over(
     to: Annotated[str, typer.Option(help="central, supplier or smso: who gets them.")],
     target: TARGET, cert: CERT, key: KEY, ca: CA, last_issued: _Counter = 0, highest_applied: _Applied = 0,
     codes: Annotated[
-        Path | None, typer.Option(help="To central: JSON lines of codes not known to be used, as UnspentCode.")
+        Path | None,
+        typer.Option(
+            help="To central: codes not known to be used, JSON lines with participant_id, transaction_id, pan, utrn, "
+            "utrn_counter, issued_at, deliver."
+        ),
     ] = None,
     mode: MODE = "", head_end: HEAD_END = "", zone: ZONE = "", firmware: FIRMWARE = "", cohort: COHORT = "",
     max_credit: MAX_CREDIT = 0, max_balance: MAX_BALANCE = 0,
@@ -94,15 +98,19 @@ def hand_over(
 
     from core.domain.meter import Custody
 
+    before, after = choice(from_, Custody, "--from"), choice(to, Custody, "--to")
+    settings = settings_of(
+        mode=mode, head_end=head_end, zone=zone, firmware=firmware, cohort=cohort, max_credit=max_credit,
+        max_balance=max_balance,
+    )  # fmt: skip
+    if before != Custody.SMSO and (settings.ByteSize() or point):
+        fail("settings and --point go with --from smso; else use utrn meter set", code=EXIT_USAGE)
+    if after != Custody.CENTRAL and (last_issued or highest_applied or codes):
+        fail("--last-issued, --highest-applied and --codes go with --to central; leave them out", code=EXIT_USAGE)
     request = pb.HandOverMeterRequest(
-        meter_id=meter_id, custody_before=pb.Custody.ValueType(choice(from_, Custody, "--from")),
-        custody=pb.Custody.ValueType(choice(to, Custody, "--to")), last_issued=last_issued,
-        highest_applied=highest_applied, codes=[] if codes is None else read_codes(codes),
-        settings=settings_of(
-            mode=mode, head_end=head_end, zone=zone, firmware=firmware, cohort=cohort, max_credit=max_credit,
-            max_balance=max_balance,
-        ),
-        public_point=point_of(point),
+        meter_id=meter_id, custody_before=pb.Custody.ValueType(before), custody=pb.Custody.ValueType(after),
+        last_issued=last_issued, highest_applied=highest_applied, codes=[] if codes is None else read_codes(codes),
+        settings=settings, public_point=point_of(point),
     )  # fmt: skip
     reply = registry("HandOverMeter", request, target, (cert, key, ca))
     if as_json:

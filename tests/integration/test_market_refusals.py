@@ -49,6 +49,8 @@ USAGE: tuple[tuple[tuple[str, ...], str], ...] = (
         "--to me: one of central, supplier, smso is needed",
     ),
     (("meter", "hand-over", METER, "--from", "smso", "--to", "central", "--codes", "/no/file"), "cannot be read"),
+    (("meter", "hand-over", METER, "--from", "central", "--to", "smso", "--zone", "z"), "go with --from smso"),
+    (("meter", "hand-over", METER, "--from", "central", "--to", "smso", "--last-issued", "3"), "go with --to central"),
     (("appoint", "propose", NORTH, PSP, "x", "--level", "none"), "--level none: one of issue, issue_and_deliver is"),
     (("credit", "ask", pan_of(1), "ten"), "no amount of pounds"),
     (("registry", "load", "/no/file"), "/no/file: cannot be read"),
