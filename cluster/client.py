@@ -338,7 +338,8 @@ class EtcdClient:
         config = self._config
         options: tuple[tuple[str, Any], ...] = (
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            # Also how long one attempt to connect may take: a handshake takes a moment over a WAN, or on a busy host.
+            ("grpc.min_reconnect_backoff_ms", 500),
             ("grpc.max_reconnect_backoff_ms", 1000),
             ("grpc.max_receive_message_length", 64 * 1024 * 1024),
             # A connection of its own: etcd's keepalives must not share the fate of another client's.

@@ -52,7 +52,8 @@ class Target:
         options = [
             ("grpc.service_config", json.dumps(json.loads(SERVICE_CONFIG.read_text(encoding="utf-8")))),
             ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
+            # Also how long one attempt to connect may take: a handshake takes a moment over a WAN, or on a busy host.
+            ("grpc.min_reconnect_backoff_ms", 1000),
             ("grpc.max_reconnect_backoff_ms", 1000),
             ("grpc.ssl_target_name_override", self.server_name),
             ("grpc.default_authority", self.server_name),

@@ -49,7 +49,8 @@ def options(server_name: str, *, by_health: bool = True) -> list[tuple[str, Any]
         ("grpc.service_config", service_config()),
         # gRPC's own default waits up to two minutes before it tries a node again that was away for a second.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # Also how long one attempt to connect may take: a handshake takes a moment over a WAN, or on a busy host.
+        ("grpc.min_reconnect_backoff_ms", 1000),
         ("grpc.max_reconnect_backoff_ms", 1000),
         ("grpc.ssl_target_name_override", server_name),
         ("grpc.default_authority", server_name),
