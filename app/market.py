@@ -62,7 +62,7 @@ class Market:
             authenticate=self._authenticate,
             parties=parties,
             meters=meters,
-            hand_over=HandOverMeter(meters=meters, store=self.store, clock=self.clock),
+            hand_over=HandOverMeter(meters=meters, store=self.store, ledger=self.vending.ledger, clock=self.clock),
             pans=KeepPans(store=self.store, clock=self.clock),
             load=LoadRecords(
                 store=self.store, parties=parties, appoint=self._appoint, clock=self.clock, trail=self.trail

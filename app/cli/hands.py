@@ -1,5 +1,7 @@
 """`utrn meter`, what changes hands: supplier, tenant, who spends the counters; and a change that waits, cancelled."""
 
+import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +26,8 @@ from app.cli.meter_settings import COHORT, FIRMWARE, HEAD_END, MAX_BALANCE, MAX_
 from app.cli.output import EXIT_USAGE, console, fail, print_json, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from utrn.v1 import registry_service_pb2 as pb
 
 _COUNTER_MAX = 2**32 - 1
@@ -87,6 +91,9 @@ def hand_over(
     ] = None,
     mode: MODE = "", head_end: HEAD_END = "", zone: ZONE = "", firmware: FIRMWARE = "", cohort: COHORT = "",
     max_credit: MAX_CREDIT = 0, max_balance: MAX_BALANCE = 0,
+    save_codes: Annotated[
+        Path | None, typer.Option(help="To an SMSO: write the codes that are its to send now here, as --codes reads them.")
+    ] = None,
     point: Annotated[str, typer.Option(help="Its public point from now on, hex; left out for as it is.")] = "",
     as_json: JSON = False,
 ) -> None:  # fmt: skip
@@ -107,12 +114,16 @@ def hand_over(
         fail("settings and --point go with --from smso; else use utrn meter set", code=EXIT_USAGE)
     if after != Custody.CENTRAL and (last_issued or highest_applied or codes):
         fail("--last-issued, --highest-applied and --codes go with --to central; leave them out", code=EXIT_USAGE)
+    if after != Custody.SMSO and save_codes:
+        fail("--save-codes goes with --to smso; leave it out", code=EXIT_USAGE)
     request = pb.HandOverMeterRequest(
         meter_id=meter_id, custody_before=pb.Custody.ValueType(before), custody=pb.Custody.ValueType(after),
         last_issued=last_issued, highest_applied=highest_applied, codes=[] if codes is None else read_codes(codes),
-        settings=settings, public_point=point_of(point),
+        settings=settings if settings.ByteSize() else None, public_point=point_of(point),
     )  # fmt: skip
     reply = registry("HandOverMeter", request, target, (cert, key, ca))
+    if save_codes is not None:
+        _save(reply.open_codes, save_codes)
     if as_json:
         print_json(message_json(reply))
         return
@@ -128,6 +139,16 @@ def _print_change(change: "pb.MarketChange") -> None:
     console.print(f"{text} {change.highest_applied}, originator {change.originator_id or '-'}", highlight=False)
     rows = [(one.participant_id, one.transaction_id, one.utrn_counter) for one in change.in_flight]
     print_table("Deliveries that were owed", ("sold by", "transaction id", "counter"), rows)
+
+
+def _save(codes: "Iterable[pb.UnspentCode]", file: Path) -> None:
+    """Write codes as JSON lines that only their owner may read: whoever has a code can spend it."""
+    lines = "".join(json.dumps(message_json(one)) + "\n" for one in codes)
+    try:
+        with open(file, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as saved:
+            saved.write(lines)
+    except OSError as error:
+        fail(f"--save-codes {file}: cannot be written: {error}; the meter is handed over: repeat the same command")
 
 
 def read_codes(file: Path) -> "list[pb.UnspentCode]":

@@ -178,6 +178,8 @@ def show(meter_id: METER, target: TARGET, cert: CERT, key: KEY, ca: CA, as_json:
     ]  # fmt: skip
     columns = ("since", "until", "by", "mode", "head end", "enrolled", "tenancy", "max credit", "max balance", "else")
     print_table("Settings", columns, rows)
+    if one.HasField("balance_at"):
+        console.print(f"balance {one.balance_pence} pence at {instant_text(one.balance_at)}", highlight=False)
     console.print(f"carried out up to {instant_text(one.carried_out_to)}", highlight=False)
 
 

@@ -211,6 +211,20 @@ def unspent_code(one: registry_pb.UnspentCode, pan_rule: PanRule, now: Ms) -> So
     )
 
 
+def unspent_code_message(vend: Vend) -> registry_pb.UnspentCode:
+    """Return a code that is handed over with its meter, as it is taken over elsewhere."""
+    message = registry_pb.UnspentCode(
+        participant_id=vend.sale.participant_id,
+        transaction_id=vend.sale.transaction_id,
+        pan=vend.sale.pan,
+        utrn=vend.utrn,
+        utrn_counter=vend.counter,
+        deliver=True,
+    )
+    message.issued_at.FromDatetime(vend.issued_at)
+    return message
+
+
 def _sold_at(one: registry_pb.UnspentCode, now: Ms) -> datetime:
     field = "codes.issued_at"
     if not one.HasField("issued_at"):

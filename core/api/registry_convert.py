@@ -297,6 +297,8 @@ def meter_message(meter: Meter) -> pb.Meter:
             for one in meter.settings.periods
         ],
         carried_out_to=stamp(meter.turned_at),
+        balance_pence=meter.balance_pence,
+        balance_at=stamp(meter.balance_at or None),
     )
 
 

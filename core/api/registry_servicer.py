@@ -190,25 +190,35 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         principal = self.authenticate(context)
         if len(request.codes) > _CODES_MAX:
             raise BadField(f"codes: at most {_CODES_MAX}", field="codes")
+        before = Custody(checks.number_in(request.custody_before, "custody_before", Custody))
+        after = Custody(checks.number_in(request.custody, "custody", Custody))
+        if request.HasField("settings") and before is not Custody.SMSO:
+            raise BadField("settings: they go with an enrolment from an SMSO; else use ChangeMeter", field="settings")
+        if (request.last_issued or request.highest_applied) and after is not Custody.CENTRAL:
+            raise BadField("last_issued: it goes with a hand-over to this service", field="last_issued")
         done = await self.hand_over(
             principal,
             HandOver(
                 meter_id=_meter_id(request.meter_id),
-                custody_before=Custody(checks.number_in(request.custody_before, "custody_before", Custody)),
-                custody=Custody(checks.number_in(request.custody, "custody", Custody)),
+                custody_before=before,
+                custody=after,
                 last_issued=request.last_issued,
                 highest_applied=request.highest_applied,
                 codes=tuple(convert.unspent_code(one, self.pan_rule, self._now()) for one in request.codes),
                 settings=(lambda one: replace(made.merged(one, request.settings), enrolled=True))
-                if request.custody_before == pb.CUSTODY_SMSO
+                if before is Custody.SMSO
                 else (lambda one: replace(one, enrolled=False))
-                if request.custody == pb.CUSTODY_SMSO
+                if after is Custody.SMSO
                 else None,
                 public_point=checks.parse_point(request.public_point, "public_point") if request.public_point else None,
             ),
         )
-        change = None if done.note is None else made.change_message(done.note)
-        return pb.HandOverMeterResponse(written=made.written(done.written), change=change)
+        note = done.changed.note
+        return pb.HandOverMeterResponse(
+            written=made.written(done.changed.written),
+            change=None if note is None else made.change_message(note),
+            open_codes=[convert.unspent_code_message(one) for one in done.open_codes],
+        )
 
     async def RecordBalance(self, request: pb.RecordBalanceRequest, context: Context) -> pb.RecordBalanceResponse:
         """Keep a balance."""

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from core.domain.appointment import Appointments
 from core.domain.delivery import NOT_REQUESTED
-from core.domain.errors import BadField, ParticipantUnknown, RecordChanged
+from core.domain.errors import BadField, ParticipantUnknown, RecordChanged, RecordExists
 from core.domain.invariant import InvariantBroken
 from core.domain.meter import Card, Custody, Meter, MeterId, OriginatorId, Registration, Settings
 from core.domain.party import ParticipantId, Principal
@@ -16,6 +16,7 @@ from core.domain.vend import Sale, Vend
 from core.flows.keep_meters import Changed, KeepMeters
 from core.flows.roles import KEEPERS, OPERATORS, require
 from core.ports.clock import Clock
+from core.ports.ledger import Ledger
 from core.ports.registry import CounterPut, RegistryStore, RegistryWrite
 
 _SOLD_AT_MOST_AGO = timedelta(days=366)
@@ -49,18 +50,28 @@ class HandOver:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HandedOver:
+    """A hand-over is done. To an SMSO, `open_codes` are the codes that are its to send now."""
+
+    changed: Changed
+    open_codes: tuple[Vend, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HandOverMeter:
     """Hands meters over."""
 
     meters: KeepMeters
     store: RegistryStore
+    ledger: Ledger
     clock: Clock
 
-    async def __call__(self, principal: Principal, hand_over: HandOver) -> Changed:
-        """Hand a meter's counters to another generator; the note says what the next one must know.
+    async def __call__(self, principal: Principal, hand_over: HandOver) -> HandedOver:
+        """Hand a meter's counters to another generator; what it answers is what the next one must know.
 
         Raises:
-            RecordChanged: the counters are not with whom the request says, or a code that is handed over is here.
+            RecordChanged: the counters are not with whom the request says.
+            RecordExists: a transaction_id of a code that is handed over is here already.
             BadField: the counters told cannot be, or are behind what this service has spent.
         """
         require(principal, KEEPERS)
@@ -91,7 +102,11 @@ class HandOverMeter:
             vends = [_vend_of(one, meter, counter) for one in hand_over.codes]
             return replace(write, unmoved=(), counter=counter, vends=vends)
 
-        return await self.meters.update(principal, hand_over.meter_id, changed, extend=extend)
+        done = await self.meters.update(principal, hand_over.meter_id, changed, extend=extend)
+        if hand_over.custody is not Custody.SMSO or done.note is None:
+            return HandedOver(changed=done)
+        found = [await self.ledger.find(one.participant_id, one.transaction_id) for one in done.note.in_flight]
+        return HandedOver(changed=done, open_codes=tuple(one.vend for one in found if one is not None))
 
     async def _check_code(self, principal: Principal, sold: SoldElsewhere, meter: Meter, counter: CounterPut) -> None:
         """Return if a code can have been sold as it is told: by whom, to which PAN, when, and not by this service.
@@ -113,6 +128,8 @@ class HandOverMeter:
                 f"codes.utrn_counter: this service has spent counters up to {counter.seen.last_issued_here}",
                 field="codes.utrn_counter",
             )
+        if await self.ledger.find(seller, sold.sale.transaction_id) is not None:
+            raise RecordExists("a transaction_id of a code that is handed over is here already", kind="vend")
         if not timedelta() <= self.clock.now() - sold.issued_at <= _SOLD_AT_MOST_AGO:
             raise BadField("codes.issued_at: within the last year is needed", field="codes.issued_at")
 

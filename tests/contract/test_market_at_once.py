@@ -210,7 +210,7 @@ async def test_a_hand_over_to_the_supplier_leaves_the_gaining_suppliers_custody_
     ((meter_id, pan),) = await open_market(node)
     await node.meters.change_supplier(as_(OPERATOR), meter_id, SUPPLIER_ID, GAINING_ID, later(node))
     await node.pans.give(as_(GAINING), NEW_PAN, PanForm.VIRTUAL, meter_id, later(node))
-    assert (await node.hand_over(as_(SUPPLIER), _out(meter_id, Custody.SUPPLIER))).written.changed
+    assert (await node.hand_over(as_(SUPPLIER), _out(meter_id, Custody.SUPPLIER))).changed.written.changed
     node.clock.advance(1)
     assert (await sold(node, PSP, pan)).refused == "COUNTER_ELSEWHERE"
     past_it(node)
@@ -243,7 +243,7 @@ async def test_a_meter_at_an_smso_changes_supplier_there_and_can_be_enrolled_aft
     assert (await meter_of(node, meter_id)).registrations.periods[-1].value.custody is Custody.SMSO
     assert (await sold(node, GAINING, NEW_PAN)).refused == "METER_NOT_ENROLLED"
     enrol = replace(_out(meter_id, Custody.CENTRAL, Custody.SMSO), last_issued=12, highest_applied=12)
-    assert (await node.hand_over(as_(OPERATOR), enrol)).written.changed
+    assert (await node.hand_over(as_(OPERATOR), enrol)).changed.written.changed
     node.clock.advance(1)
     assert await sold(node, GAINING, NEW_PAN) == to(meter_id, GAINING_ID)
     key = GAINING.supplier_key
@@ -377,7 +377,7 @@ async def test_codes_within_what_is_told_are_handed_over(node: MarketNode) -> No
     node.clock.advance(1)
     codes = tuple(_sold_elsewhere(node, pan, counter) for counter in (31, 40))
     enrol = replace(_out(meter_id, Custody.CENTRAL, Custody.SMSO), last_issued=40, highest_applied=30, codes=codes)
-    assert (await node.hand_over(as_(OPERATOR), enrol)).written.changed
+    assert (await node.hand_over(as_(OPERATOR), enrol)).changed.written.changed
     assert [one.counter for one in await node.records.owed(meter_id)] == [31, 40]
 
 

@@ -30,7 +30,7 @@ from core.domain.money import Pence
 from core.domain.party import CreditRule, Option, Profile, Role, Standing
 from core.domain.registry import Kind, Ref
 from core.domain.timeline import Ms, ms_of
-from core.domain.vend import Channel, Operation, Sale
+from core.domain.vend import Channel, Operation, Sale, Vend
 from core.flows.give_credit import CreditQuery
 from core.flows.hand_over import HandOver, SoldElsewhere
 from core.flows.idempotency import Issued
@@ -204,9 +204,9 @@ async def test_counters_go_to_the_suppliers_generator_and_come_back_without_a_cl
     async with node.running():
         assert (await node.sell(PSP, pan)).stored.vend.counter == 1
         told = await node.hand_over(as_(SUPPLIER), out)
-        assert told.note is not None
-        assert told.note.last_issued == 1, "the supplier's generator goes on from here"
-        await node.seen(meter_id, told.written.revision)
+        assert told.changed.note is not None
+        assert told.changed.note.last_issued == 1, "the supplier's generator goes on from here"
+        await node.seen(meter_id, told.changed.written.revision)
         with pytest.raises(CounterElsewhere):
             await node.sell(PSP, pan)
         theirs = Sale(
@@ -216,8 +216,8 @@ async def test_counters_go_to_the_suppliers_generator_and_come_back_without_a_cl
         assert (await node.issue(as_(SUPPLIER), theirs, time_left_s=None)).stored.vend.counter == 2
         node.clock.advance(1)
         done = await node.hand_over(as_(SUPPLIER), back)
-        assert not (await node.hand_over(as_(SUPPLIER), back)).written.changed
-        await node.seen(meter_id, done.written.revision)
+        assert not (await node.hand_over(as_(SUPPLIER), back)).changed.written.changed
+        await node.seen(meter_id, done.changed.written.revision)
         assert (await node.sell(PSP, pan)).stored.vend.counter == 6, "no counter of theirs is used again"
 
 
@@ -257,19 +257,29 @@ async def test_a_meter_is_enrolled_from_an_smso_with_its_open_sale_and_backed_ou
     async with node.running():
         node.clock.advance(1)
         done = await node.hand_over(as_(OPERATOR), enrol)
-        await node.seen(meter_id, done.written.revision)
+        await node.seen(meter_id, done.changed.written.revision)
         assert [one.counter for one in await node.records.owed(meter_id)] == [40], (
             "the open sale is delivered from here"
         )
         assert (await node.sell(PSP, pan)).stored.vend.counter == 42
         node.clock.advance(1)
         out = await node.hand_over(as_(OPERATOR), smso)
-        assert out.note is not None
-        assert (out.note.last_issued, len(out.note.in_flight)) == (42, 2), "everything the SMSO must know"
-        await node.seen(meter_id, out.written.revision)
+        assert out.changed.note is not None
+        told = (out.changed.note.last_issued, len(out.changed.note.in_flight))
+        assert told == (42, 2), "everything the SMSO must know"
+        assert sorted(one.counter for one in out.open_codes) == [40, 42], "with the digits of what it is to send now"
+        assert {one.utrn for one in out.open_codes} == {one.utrn for one in await _vends(node, out.open_codes)}
+        again = await node.hand_over(as_(OPERATOR), smso)
+        assert (again.changed.written.changed, again.open_codes) == (False, out.open_codes)
+        await node.seen(meter_id, out.changed.written.revision)
         with pytest.raises(UtrnError) as refused:
             await node.sell(PSP, pan)
         assert refused.value.reason == "METER_NOT_ENROLLED"
+
+
+async def _vends(node: MarketNode, codes: tuple[Vend, ...]) -> list[Vend]:
+    found = [await node.ledger.find(one.sale.participant_id, one.sale.transaction_id) for one in codes]
+    return [one.vend for one in found if one is not None]
 
 
 # Uniqueness and lost races.

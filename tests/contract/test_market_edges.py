@@ -261,7 +261,7 @@ async def test_a_supplier_that_comes_back_finds_its_counters_in_the_hands_it_lef
             highest_applied=40,
         )
         done = await node.hand_over(as_(SUPPLIER), told)
-        await node.seen(meter_id, done.written.revision)
+        await node.seen(meter_id, done.changed.written.revision)
         assert (await node.sell(PSP, pan)).stored.vend.counter == 41
     with pytest.raises(BadField):
         await node.meters.change_supplier(as_(OPERATOR), meter_id, SUPPLIER_ID, SUPPLIER_ID, None)
@@ -295,7 +295,7 @@ async def test_codes_that_are_handed_over_can_have_been_sold_as_they_are_told(no
     with pytest.raises(BadField, match="told once"):
         await node.hand_over(as_(SUPPLIER), replace(back, codes=(_sold(node, pan, 5), _sold(node, pan, 5))))
     done = await node.hand_over(as_(SUPPLIER), replace(back, codes=(_sold(node, pan, 5),)))
-    assert done.written.changed
+    assert done.changed.written.changed
     assert [one.counter for one in await node.records.owed(meter_id)] == [1, 5]
 
 

@@ -109,7 +109,7 @@ async def _exchange(node: MarketNode, where: Where) -> tuple[int, Ms]:
 async def _hand_over(node: MarketNode, where: Where) -> tuple[int, Ms]:
     out = HandOver(meter_id=where.meter_id, custody_before=Custody.CENTRAL, custody=Custody.SUPPLIER)
     done = await node.hand_over(as_(SUPPLIER), out)
-    return done.written.revision, await _turned_at(node, where.meter_id)
+    return done.changed.written.revision, await _turned_at(node, where.meter_id)
 
 
 async def _suspend(node: MarketNode, _: Where) -> tuple[int, Ms]:

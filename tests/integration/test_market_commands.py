@@ -11,6 +11,7 @@ import pytest
 from utrn.v1 import appointment_service_pb2, credit_service_pb2, registry_service_pb2, top_up_service_pb2
 
 from app.cli.advice import ADVICE
+from app.cli.hands import read_codes
 from app.devstack import DevStack
 from app.pki import participant_uri
 from app.stackfiles import AUDITOR, HELPDESK, OPERATOR, OUTSIDER, PSP, SUPPLIERS
@@ -342,11 +343,15 @@ def counters(teller: Teller, tmp_path: Path) -> None:
     code = one_object(teller.run("issue", pan, "10", "--channel", "online", *teller.options(CHAIN), "--json"))
     assert teller.json(CHAIN, "vend", "show", code["transaction_id"])["utrn_counter"] == 42
     assert teller.json(WEST, "vend", "show", unspent[0]["transaction_id"])["utrn_counter"] == 40
-    out = ["meter", "hand-over", meter_id, "--from", "central", "--to", "smso"]
+    saved = codes.with_name("saved.jsonl")
+    out = ["meter", "hand-over", meter_id, "--from", "central", "--to", "smso", "--save-codes", str(saved)]
     told = teller.json(OPERATOR, *out)["change"]
     assert (told["last_issued"], told["highest_applied"], told["originator_id"]) == (42, 39, "90b3d51f30010003")
     assert INSTANT.fullmatch(told["at"])
     assert "counters spent up to 42, credited up to 39" in teller.table(OPERATOR, *out)
+    assert (saved.stat().st_mode & 0o777, [one.deliver for one in read_codes(saved)]) in (
+        (0o600, []), (0o600, [True]),
+    )  # fmt: skip
 
     meter_id = meter_id_of(2)
     spent = teller.json(WEST, "meter", "hand-over", meter_id, "--from", "central", "--to", "supplier")["change"]

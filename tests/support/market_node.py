@@ -93,7 +93,7 @@ class MarketNode:
         )  # fmt: skip
         self.send = SendIssued(authorise=self.authorise, ledger=self.ledger, answers=self.answers, clock=clock)
         self.meters = KeepMeters(store=self.records, turn=self.turn, clock=clock)
-        self.hand_over = HandOverMeter(meters=self.meters, store=self.records, clock=clock)
+        self.hand_over = HandOverMeter(meters=self.meters, store=self.records, ledger=self.ledger, clock=clock)
         self.pans = KeepPans(store=self.records, clock=clock)
         self.parties = KeepParties(store=self.records, clock=clock)
         self.credit = GiveCredit(

@@ -824,6 +824,8 @@ class Meter(_message.Message):
     REGISTRATIONS_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     CARRIED_OUT_TO_FIELD_NUMBER: _builtins.int
+    BALANCE_PENCE_FIELD_NUMBER: _builtins.int
+    BALANCE_AT_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """EUI-64, 16 lower-case hex digits."""
     kind: Global___MeterKind.ValueType
@@ -838,6 +840,8 @@ class Meter(_message.Message):
     """Token scheme, such as "gbcs"."""
     public_point: _builtins.bytes
     """Public point of its key-agreement key, 65 bytes uncompressed P-256."""
+    balance_pence: _builtins.int
+    """The last balance that its supplier told, in pence; negative is debt. Answers only."""
     @_builtins.property
     def registrations(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegistrationPeriod]:
         """Whose it is."""
@@ -849,6 +853,10 @@ class Meter(_message.Message):
     @_builtins.property
     def carried_out_to(self) -> _timestamp_pb2.Timestamp:
         """Up to when its changes have been carried out."""
+
+    @_builtins.property
+    def balance_at(self) -> _timestamp_pb2.Timestamp:
+        """When the meter had it; absent if none was told. Answers only."""
 
     def __init__(
         self,
@@ -863,10 +871,12 @@ class Meter(_message.Message):
         registrations: _abc.Iterable[Global___RegistrationPeriod] | None = ...,
         settings: _abc.Iterable[Global___SettingsPeriod] | None = ...,
         carried_out_to: _timestamp_pb2.Timestamp | None = ...,
+        balance_pence: _builtins.int = ...,
+        balance_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["carried_out_to", b"carried_out_to"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["balance_at", b"balance_at", "carried_out_to", b"carried_out_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["carried_out_to", b"carried_out_to", "generation", b"generation", "kind", b"kind", "make", b"make", "meter_id", b"meter_id", "model", b"model", "public_point", b"public_point", "registrations", b"registrations", "scheme", b"scheme", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_at", b"balance_at", "balance_pence", b"balance_pence", "carried_out_to", b"carried_out_to", "generation", b"generation", "kind", b"kind", "make", b"make", "meter_id", b"meter_id", "model", b"model", "public_point", b"public_point", "registrations", b"registrations", "scheme", b"scheme", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2009,6 +2019,7 @@ class HandOverMeterResponse(_message.Message):
 
     WRITTEN_FIELD_NUMBER: _builtins.int
     CHANGE_FIELD_NUMBER: _builtins.int
+    OPEN_CODES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def written(self) -> Global___Written:
         """What became of it."""
@@ -2017,15 +2028,20 @@ class HandOverMeterResponse(_message.Message):
     def change(self) -> Global___MarketChange:
         """What the next generator must know: the counters spent, and what is still on its way."""
 
+    @_builtins.property
+    def open_codes(self) -> _containers.RepeatedCompositeFieldContainer[Global___UnspentCode]:
+        """To an SMSO: the codes whose delivery was owed. They are the SMSO's to send now; this service sends them no more."""
+
     def __init__(
         self,
         *,
         written: Global___Written | None = ...,
         change: Global___MarketChange | None = ...,
+        open_codes: _abc.Iterable[Global___UnspentCode] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "written", b"written"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "written", b"written"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "open_codes", b"open_codes", "written", b"written"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
