@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -81,7 +82,10 @@ async def applied(stub: "Stub", transaction_id: str, owner: str = "") -> types_p
     asked = top_up_pb.GetVendRequest(transaction_id=transaction_id, participant_id=owner)
     ended = {int(state) for state in CLOSED}
     async with asyncio.timeout(20):
-        while (vend := (await stub.GetVend(asked)).vend).delivery.state not in ended:  # noqa: ASYNC110
+        while True:
+            vend = (await stub.GetVend(asked)).vend
+            if vend.delivery.state in ended:
+                break
             await asyncio.sleep(0.02)
     assert vend.delivery.reason == types_pb2.DELIVERY_REASON_CREDITED, vend
     return vend
@@ -306,7 +310,7 @@ class Seen:
         await change()
         changed = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
-            knowing = [tasks.create_task(until(lambda node=node: objection(node, pan), wanted)) for node in nodes]  # type: ignore[misc]
+            knowing = [tasks.create_task(until(partial(objection, node, pan), wanted)) for node in nodes]
         self.took_s[name] = [task.result() - changed for task in knowing]
 
 

@@ -421,7 +421,7 @@ def test_limits_of_the_supplier(limit: Limit, pence: int, wanted: str) -> None:
 )
 def test_thresholds_of_the_meter(change: dict[str, int], pence: int, wanted: list[str]) -> None:
     registry = market(pans={})
-    settings = replace(Settings(head_end=HEAD_END), **change)  # type: ignore[arg-type]
+    settings = replace(Settings(head_end=HEAD_END), **change)  # type: ignore[arg-type]  # thresholds only
     one = replace(meter(new_meter_id(), settings=settings), balance_pence=1000, balance_at=Ms(AT - 60_000))
     registry.meters[one.meter_id] = one
     registry.cards[PAN] = card(PAN, one.meter_id)
