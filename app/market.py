@@ -14,6 +14,7 @@ from core.api.errors import Context
 from core.api.registry_servicer import RegistryServicer
 from core.api.subjects import subject_of
 from core.flows.appoint import Appoint
+from core.flows.exchange import ExchangeMeter
 from core.flows.give_credit import GiveCredit
 from core.flows.hand_over import HandOverMeter
 from core.flows.issue import IssueVend
@@ -62,6 +63,7 @@ class Market:
             authenticate=self._authenticate,
             parties=parties,
             meters=meters,
+            exchange=ExchangeMeter(meters=meters, store=self.store),
             hand_over=HandOverMeter(meters=meters, store=self.store, ledger=self.vending.ledger, clock=self.clock),
             pans=KeepPans(store=self.store, clock=self.clock),
             load=LoadRecords(

@@ -24,6 +24,7 @@ from core.domain.invariant import check
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
 from core.domain.registry import Basis
+from core.domain.timeline import Ms, ms_of
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Operation, Vend
 from core.ports.clock import Clock
@@ -207,6 +208,7 @@ def counter_of(counter: pb.KeyValue | None, applied: pb.KeyValue | None) -> Coun
         highest_applied=highest,
         revision=counter.mod_revision,
         applied_revision=applied_revision,
+        last_issued_at=Ms(record.last_issued_at),
     )
 
 
@@ -239,15 +241,22 @@ def _unreadable(key: bytes, error: UnreadableVend) -> LedgerUnavailable:
 def _counter_after(entry: Entry, revision: int) -> CounterState:
     last, here = _spent(entry)
     return CounterState(
-        last_issued=last, last_issued_here=here, highest_applied=entry.seen.highest_applied, revision=revision
+        last_issued=last,
+        last_issued_here=here,
+        highest_applied=entry.seen.highest_applied,
+        revision=revision,
+        last_issued_at=_dated(entry),
     )
 
 
 def _counter_value(entry: Entry) -> bytes:
     last, here = _spent(entry)
-    return store.CounterRecord(schema=SCHEMA, last_issued=last, last_issued_here=here).SerializeToString(
-        deterministic=True
-    )
+    record = store.CounterRecord(schema=SCHEMA, last_issued=last, last_issued_here=here, last_issued_at=_dated(entry))
+    return record.SerializeToString(deterministic=True)
+
+
+def _dated(entry: Entry) -> Ms:
+    return max(entry.seen.last_issued_at, ms_of(entry.vend.issued_at))
 
 
 def _spent(entry: Entry) -> tuple[int, int]:

@@ -170,7 +170,10 @@ class EtcdRegistryStore:
     def _sequence_puts(self, counter: CounterPut) -> list[pb.RequestOp]:
         pair = counter.originator_id, counter.meter_id
         record = store.CounterRecord(
-            schema=SCHEMA, last_issued=counter.last_issued, last_issued_here=counter.seen.last_issued_here
+            schema=SCHEMA,
+            last_issued=counter.last_issued,
+            last_issued_here=counter.seen.last_issued_here,
+            last_issued_at=counter.seen.last_issued_at,
         )
         applied = store.AppliedRecord(schema=SCHEMA, highest_applied=counter.highest_applied)
         return [

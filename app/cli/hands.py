@@ -92,7 +92,7 @@ def hand_over(
     mode: MODE = "", head_end: HEAD_END = "", zone: ZONE = "", firmware: FIRMWARE = "", cohort: COHORT = "",
     max_credit: MAX_CREDIT = 0, max_balance: MAX_BALANCE = 0,
     save_codes: Annotated[
-        Path | None, typer.Option(help="To an SMSO: write the codes that are its to send now here, as --codes reads them.")
+        Path | None, typer.Option(help="To an SMSO: write the codes that are its to send here, as --codes reads them.")
     ] = None,
     point: Annotated[str, typer.Option(help="Its public point from now on, hex; left out for as it is.")] = "",
     as_json: JSON = False,

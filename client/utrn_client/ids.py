@@ -59,6 +59,10 @@ class FileSaleBook:
             for line in path.read_text(encoding="utf-8").splitlines():
                 self._take(line)
         self._file: TextIO = path.open("a", encoding="utf-8")
+        if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
+            # What a till that died left behind must not swallow the next sale.
+            self._file.write("\n")
+            self._file.flush()
 
     def begin(self, sale: Sale) -> None:
         """Store a sale; return when it would survive a crash."""

@@ -17,6 +17,7 @@ from core.domain.errors import BadField, Refused, UtrnError
 from core.domain.meter import Custody, MeterId, Pan, PanForm, PanRule, Settings, parse_pan
 from core.domain.party import ParticipantId, Principal, Role, Standing, parse_participant_id
 from core.domain.timeline import NEVER, Ms, ms_of
+from core.flows.exchange import ExchangeMeter
 from core.flows.hand_over import HandOver, HandOverMeter
 from core.flows.keep_meters import KeepMeters
 from core.flows.keep_pans import KeepPans
@@ -40,6 +41,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     authenticate: Authenticate
     parties: KeepParties
     meters: KeepMeters
+    exchange: ExchangeMeter
     hand_over: HandOverMeter
     pans: KeepPans
     load: LoadRecords
@@ -169,7 +171,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             by=principal.participant_id,
         )  # fmt: skip
         pans = [self._pan(pan, "pans") for pan in request.pans]
-        done = await self.meters.exchange(principal, _meter_id(request.old_meter_id, "old_meter_id"), new, pans)
+        done = await self.exchange(principal, _meter_id(request.old_meter_id, "old_meter_id"), new, pans)
         return pb.ExchangeMeterResponse(written=made.written(done))
 
     async def EndMeter(self, request: pb.EndMeterRequest, context: Context) -> pb.EndMeterResponse:

@@ -5,20 +5,20 @@ with its note of what was under way; what takes effect later leaves a reminder, 
 whoever needs the meter first, carries it out.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from core.domain.errors import BadField, ParticipantUnknown, RecordChanged, RecordExists, RecordUnknown
 from core.domain.market_change import MarketChange
-from core.domain.meter import Card, Custody, Meter, MeterId, Pan, PanUse, Registration, Settings
+from core.domain.meter import Custody, Meter, MeterId, Registration, Settings
 from core.domain.party import Option, Participant, ParticipantId, Principal, Role, Standing
 from core.domain.registry import Kind, Known, Ref
 from core.domain.timeline import FAR_FUTURE, Ms, Period, Timeline, ms_of
 from core.flows.keep_parties import Written
 from core.flows.roles import KEEPERS, OPERATORS, own, require
-from core.flows.turn import TurnMeter
+from core.flows.turn import Sequence, TurnMeter
 from core.ports.clock import Clock
-from core.ports.registry import RegistryStore, RegistryWrite, StoredRecord
+from core.ports.registry import RegistryStore, RegistryWrite
 
 _RACES_MAX = 5
 
@@ -154,43 +154,16 @@ class KeepMeters:
                 return replace(meter, registrations=meter.registrations.cancel(now=now))
             return replace(meter, settings=meter.settings.cancel(now=now))
 
-        if registration:
-            require(principal, OPERATORS)
-        return (await self.update(principal, meter_id, changed, at=_settings_that_wait)).written
+        def whose(meter: Meter) -> Ms | None:
+            last = meter.registrations.last if registration else meter.settings.last
+            if last is None:
+                return None
+            if registration and last.until is None:
+                # A change of supplier is the operator's; an end is whose time it ends.
+                require(principal, OPERATORS)
+            return last.since
 
-    async def exchange(self, principal: Principal, old_id: MeterId, new: Meter, pans: Sequence[Pan]) -> Written:
-        """Meter exchange, at once: the old meter ends, the new one begins, the named PANs stand for the new one."""
-        require(principal, KEEPERS)
-        await self.turn(old_id)
-        known = await self._known(principal, old_id)
-        now, by = max(ms_of(self.clock.now()), Ms(known.record.turned_at + 1)), principal.participant_id
-        supplier_id, last = new.registrations.periods[0].value.supplier_id, known.record.registrations.last
-        holds = known.record.registrations.at(now) or last
-        if holds is None or last is None or holds.value.supplier_id != supplier_id:
-            raise RecordChanged("the old meter is another supplier's", kind="meter")
-        new = new_meter(new, await self.supplier(supplier_id), now)
-        there = await self.store.read(Meter, new.meter_id)
-        if there is not None and same_meter(there.record, new) and last.until is not None:
-            return Written(revision=there.revision, changed=False)
-        old = replace(known.record, registrations=known.record.registrations.end(at=None, now=now))
-        at = old.registrations.periods[-1].until
-        note = await self.turn.note(known, old, max(now, at or now))
-        put: list[StoredRecord] = [note.meter, new, *note.notes]
-        expect = [(_ref(old_id), known.revision), (_ref(new.meter_id), 0)]
-        stands = known.record.stands_at(now, None)
-        for pan in pans:
-            card = await self.store.read(Card, pan)
-            use = None if card is None else card.record.uses.at(card.record.uses.heard_at(now))
-            if card is None or use is None or stands is None or not _is_tenants(use.value, old_id, *stands):
-                # An earlier tenant's card, or an earlier supplier's, must not come to life again.
-                raise RecordChanged("one of the PANs does not stand for the old meter and its tenant", kind="pan")
-            uses = card.record.uses.adjust(_moved_to(old_id, new), now=now, by=by)
-            put.append(replace(card.record, uses=uses))
-            expect.append((Ref(Kind.PAN, pan), card.revision))
-        revision = await self.store.write(RegistryWrite(expect=expect, put=put, unmoved=note.unmoved))
-        if revision is None:
-            raise _overtaken()
-        return Written(revision=revision)
+        return (await self.update(principal, meter_id, changed, at=whose)).written
 
     async def record_balance(self, principal: Principal, meter_id: MeterId, pence: int, at: Ms) -> Written:
         """Keep the last balance of a meter that its supplier knows; an older one changes nothing."""
@@ -220,14 +193,14 @@ class KeepMeters:
         for _ in range(_RACES_MAX):
             # What is due comes first, so that every note tells of one change.
             await self.turn(meter_id)
-            known = await self._known(principal, meter_id, at)
-            # After all that was carried out, even by a node whose clock is ahead: every change has its own instant.
-            now = max(ms_of(self.clock.now()), Ms(known.record.turned_at + 1))
+            known = await self.known(principal, meter_id, at)
+            sequence = await self.turn.sequence(known.record)
+            now = self.moment(known.record, sequence)
             after = change(known.record, now)
             if after == known.record:
                 unchanged = Written(revision=known.revision, changed=False)
                 return Changed(written=unchanged, note=await self._last(after))
-            note = await self.turn.note(known, after, now)
+            note = await self.turn.note(known, after, now, sequence)
             write = RegistryWrite(
                 expect=[(_ref(meter_id), known.revision)],
                 put=[note.meter, *note.notes],
@@ -238,7 +211,7 @@ class KeepMeters:
             revision = await self.store.write(write if extend is None else await extend(write, note.meter))
             if revision is not None:
                 return Changed(written=Written(revision=revision), note=note.notes[0] if note.notes else None)
-        raise _overtaken()
+        raise overtaken()
 
     async def _last(self, meter: Meter) -> MarketChange | None:
         """Return the note of the change that was carried out last, for whoever asks again after a lost answer."""
@@ -248,9 +221,22 @@ class KeepMeters:
         found = await self.store.read(MarketChange, was.value.supplier_id, f"{meter.turned_at:013d}", meter.meter_id)
         return None if found is None else found.record
 
-    async def _known(
+    def moment(self, meter: Meter, sequence: Sequence) -> Ms:
+        """Return the instant of a change made at once.
+
+        After all that was carried out and after every code of the side before, even if a node dated them whose clock is
+        ahead: every change has an instant of its own, and no code lies on the wrong side of it.
+        """
+        return max(ms_of(self.clock.now()), Ms(meter.turned_at + 1), Ms(sequence[1].last_issued_at + 1))
+
+    async def known(
         self, principal: Principal, meter_id: MeterId, at: Callable[[Meter], Ms | None] = lambda _: None
     ) -> Known[Meter]:
+        """Return a meter that is the caller's at the instant that `at` returns, None for now.
+
+        Raises:
+            RecordUnknown, NotYours: do not repeat.
+        """
         known = await self.store.read(Meter, meter_id)
         last = None if known is None else known.record.registrations.last
         if known is None or last is None:
@@ -322,10 +308,6 @@ def due_of(meter: Meter, after: Ms) -> list[tuple[Ms, MeterId]]:
     return [(at, meter.meter_id) for at in sorted(set(meter.instants())) if at > after]
 
 
-def _settings_that_wait(meter: Meter) -> Ms | None:
-    return None if meter.settings.last is None else meter.settings.last.since
-
-
 def _served(before: Meter, after: Meter) -> list[Ms]:
     """Return the instants whose reminders a change has served: they are carried out, or are no more."""
     kept = set(after.instants())
@@ -336,20 +318,10 @@ def _served(before: Meter, after: Meter) -> list[Ms]:
     ]
 
 
-def _is_tenants(use: PanUse, meter_id: MeterId, registration: Registration, settings: Settings) -> bool:
-    """Return whether a PAN is that of a meter's present tenant, blocked or not."""
-    return (use.meter_id, use.supplier_id, use.tenancy) == (meter_id, registration.supplier_id, settings.tenancy)
-
-
-def _moved_to(old_id: MeterId, new: Meter) -> Callable[[PanUse], PanUse]:
-    """Return what a meter exchange does to a PAN of the old meter; a block stays."""
-    tenancy = new.settings.periods[0].value.tenancy
-    return lambda use: replace(use, meter_id=new.meter_id, tenancy=tenancy) if use.meter_id == old_id else use
-
-
 def _ref(meter_id: MeterId) -> Ref:
     return Ref(Kind.METER, meter_id)
 
 
-def _overtaken() -> RecordChanged:
+def overtaken() -> RecordChanged:
+    """Return the error of a change that others came before, more often than it was tried again."""
     return RecordChanged("others keep changing this meter; look at it, and repeat if it is still right", kind="meter")

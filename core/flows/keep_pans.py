@@ -7,7 +7,7 @@ from typing import cast
 from core.domain.errors import RecordChanged, RecordExists, RecordUnknown
 from core.domain.invariant import check
 from core.domain.meter import Card, Meter, MeterId, Pan, PanForm, PanStatus, PanUse, Registration, Settings
-from core.domain.party import Principal
+from core.domain.party import ParticipantId, Principal
 from core.domain.registry import Kind, Known, Ref
 from core.domain.timeline import Ms, Period, begin, ms_of
 from core.flows.keep_parties import Written
@@ -123,8 +123,7 @@ class KeepPans:
             NothingToEnd: nothing waits for its instant.
         """
         for _ in range(_RACES_MAX):
-            known = await self._known(principal, pan)
-            own(principal, _last(known.record).value.supplier_id)
+            known = await self._known(principal, pan, recorded=True)
             uses = known.record.uses.cancel(now=ms_of(self.clock.now()))
             written = await self._write(known, replace(known.record, uses=uses))
             if written is not None:
@@ -139,8 +138,13 @@ class KeepPans:
         revision = await self.store.write(RegistryWrite(expect=expect, put=[after]))
         return None if revision is None else Written(revision=revision)
 
-    async def _known(self, principal: Principal, pan: Pan, *, taken_over: bool = False) -> Known[Card]:
-        """Return a PAN that is the caller's, now or later; with `taken_over`, one whose meter is the caller's now."""
+    async def _known(
+        self, principal: Principal, pan: Pan, *, taken_over: bool = False, recorded: bool = False
+    ) -> Known[Card]:
+        """Return a PAN that is the caller's now, or of whom it will be the first; nobody acts before its time.
+
+        With `taken_over`, one whose meter is the caller's now; with `recorded`, one whose last period is the caller's.
+        """
         require(principal, KEEPERS)
         known = await self.store.read(Card, pan)
         if known is None:
@@ -148,13 +152,20 @@ class KeepPans:
         last = _last(known.record)
         if taken_over:
             # The card of an earlier supplier: who may adopt it is whose the meter behind it is now.
-            registration, _, _ = await self._stands(last.value.meter_id, None)
-            own(principal, registration.supplier_id)
+            own(principal, await self._whose(last.value.meter_id))
             return known
-        holds = known.record.uses.at(ms_of(self.clock.now()))
-        if holds is None or principal.participant_id != holds.value.supplier_id:
-            own(principal, last.value.supplier_id)
+        holds = known.record.uses.at(known.record.uses.heard_at(ms_of(self.clock.now())))
+        own(principal, (last if recorded or holds is None else holds).value.supplier_id)
         return known
+
+    async def _whose(self, meter_id: MeterId) -> ParticipantId:
+        """Return whose a meter is now, or was last: the cards of a meter that is gone are still somebody's."""
+        known = await self.store.read(Meter, meter_id)
+        last = None if known is None else known.record.registrations.last
+        if known is None or last is None:
+            raise RecordUnknown("the meter is not registered", kind="meter")
+        stands = known.record.stands_at(ms_of(self.clock.now()), None)
+        return last.value.supplier_id if stands is None else stands[0].supplier_id
 
     async def _use(self, principal: Principal, meter_id: MeterId, since: Ms | None) -> tuple[PanUse, tuple[Ref, int]]:
         """Return what a PAN of a meter's tenant stands for at `since`, and the meter it is read from."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from core.domain.appointment import Appointment, Appointments
 from core.domain.errors import NotYours, RecordUnknown
 from core.domain.market_change import MarketChange
-from core.domain.meter import Card, Custody, Meter, MeterId, Model, Pan, PanStatus, PanUse, PaymentMode
+from core.domain.meter import Abilities, Card, Custody, Meter, MeterId, Model, Pan, PanStatus, PanUse, PaymentMode
 from core.domain.party import Level, Option, Participant, ParticipantId, Principal, Role, Standing
 from core.domain.timeline import NEVER, Ms, Timeline, ms_of
 from core.flows.roles import PSPS, READERS, own, require
@@ -187,8 +187,27 @@ class MarketView:
         sellable = current and settings.value.enrolled and settings.value.payment_mode is PaymentMode.PREPAYMENT
         if supplier is None or standing is None or standing.value is not Standing.ACTIVE or not sellable:
             return Sellers(meter_id=meter_id, supplier_id=supplier_id)
+        can = await self._abilities(meter, instant)
+        if can is None or meter.scheme not in can.schemes:
+            return Sellers(meter_id=meter_id, supplier_id=supplier_id)
         found = await self._sellers(supplier.record, whose.value.custody, instant)
-        return Sellers(meter_id=meter_id, supplier_id=supplier_id, sellers=found)
+        sellers = tuple(
+            replace(
+                one,
+                may_issue=one.may_issue and can.central_issue,
+                may_deliver=one.may_deliver and can.over_the_air,
+            )
+            for one in found
+        )
+        return Sellers(meter_id=meter_id, supplier_id=supplier_id, sellers=sellers)
+
+    async def _abilities(self, meter: Meter, at: Ms) -> Abilities | None:
+        """Return what a meter could do at an instant; None if its model was not in the capability matrix."""
+        if not meter.make:
+            return Abilities(schemes=frozenset({meter.scheme}))
+        known = await self.store.read(Model, meter.make, meter.model)
+        period = None if known is None else known.record.abilities.known_at(at)
+        return None if period is None else period.value
 
     async def _sellers(self, supplier: Participant, custody: Custody, at: Ms) -> tuple[Seller, ...]:
         period = supplier.profiles.known_at(at)
@@ -214,7 +233,8 @@ class MarketView:
                 Seller(
                     participant_id=known.record.psp_id,
                     may_issue=central,
-                    may_deliver=central and may is Level.ISSUE_AND_DELIVER,
+                    # Also once the counters are elsewhere: what it sold before.
+                    may_deliver=custody is not Custody.SMSO and may is Level.ISSUE_AND_DELIVER,
                     rule=f"appointment {one.terms.appointment_id}",
                 )
             )

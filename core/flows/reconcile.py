@@ -88,7 +88,7 @@ class ReconcilePans:
             if len(told) + len(claims) > _CLAIMS_MAX:
                 raise BadField(f"claims: at most {_CLAIMS_MAX} in all; reconcile in parts", field="claims")
             told.update(one.pan for one in claims)
-            found = (self._compare(one, self._now()) for one in claims)
+            found = (self._compare(one, supplier_id, self._now()) for one in claims)
             yield Findings(found=[one for one in found if one is not None], pans=len(claims))
         usable: dict[tuple[MeterId, int], bool] = {}
         async for part in self._cards(supplier_id, told, usable):
@@ -96,10 +96,10 @@ class ReconcilePans:
         async for part in self._meters(supplier_id, {meter_id for meter_id, _ in usable}):
             yield part
 
-    def _compare(self, claim: Claim, now: Ms) -> Finding | None:
-        """Return what is otherwise here than a list says."""
+    def _compare(self, claim: Claim, supplier_id: ParticipantId | None, now: Ms) -> Finding | None:
+        """Return what is otherwise here than a list says. Of cards a supplier never gave it learns nothing."""
         known = self.registry.card(claim.pan)
-        if known is None:
+        if known is None or supplier_id not in (None, *(one.value.supplier_id for one in known.record.uses.periods)):
             return Finding(kind=FindingKind.NOT_REGISTERED, pan=claim.pan, meter_id=claim.meter_id)
         use = _use(known.record, now)
         if use is None or use.meter_id != claim.meter_id:

@@ -19,6 +19,9 @@ from core.ports.registry import RegistryStore, RegistryWrite
 
 _RACES_MAX = 10
 
+# Whose it is, None if nobody's; and where it is.
+Sequence = tuple[OriginatorId | None, CounterState]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeNote:
@@ -49,7 +52,7 @@ class TurnMeter:
             now = ms_of(self.clock.now())
             if known.record.due(now) is None:
                 return None
-            note = await self.note(known, known.record, now)
+            note = await self.note(known, known.record, now, await self.sequence(known.record))
             instants = {one for one in known.record.instants() if known.record.turned_at < one <= now}
             write = RegistryWrite(
                 expect=[(Ref(Kind.METER, meter_id), known.revision)],
@@ -71,8 +74,24 @@ class TurnMeter:
         if known is None or known.record.turned_at >= at or at not in known.record.instants():
             await self.store.write(RegistryWrite(expect=[], put=[], done=[(at, meter_id)]))
 
-    async def note(self, before: Known[Meter], changed: Meter, now: Ms) -> ChangeNote:
+    async def sequence(self, meter: Meter) -> Sequence:
+        """Return the counter sequence of who supplies a meter, as of what has been carried out.
+
+        Raises:
+            LedgerUnavailable: repeat.
+        """
+        holds = meter.registrations.at(meter.turned_at)
+        found = None if holds is None else await self.store.read(Participant, holds.value.supplier_id)
+        key = None if found is None else found.record.supplier_key
+        if key is None:
+            return None, CounterState()
+        originator_id = OriginatorId(key.originator_id)
+        return originator_id, await self.store.sequence(originator_id, meter.meter_id)
+
+    async def note(self, before: Known[Meter], changed: Meter, now: Ms, sequence: Sequence) -> ChangeNote:
         """Return `changed` carried out up to `now`, and the note of what is different from `before`.
+
+        `sequence` is that of the side before; the write compares that it has not moved since it was read.
 
         Raises:
             LedgerUnavailable: repeat.
@@ -83,12 +102,7 @@ class TurnMeter:
         was = meter.registrations.at(was_at)
         if not kinds or was is None:
             return ChangeNote(meter=meter, notes=(), unmoved=())
-        supplier = await self._supplier_key(was.value.supplier_id)
-        sequence = CounterState()
-        unmoved: tuple[tuple[OriginatorId, MeterId, CounterState], ...] = ()
-        if supplier is not None:
-            sequence = await self.store.sequence(supplier, before.record.meter_id)
-            unmoved = ((supplier, before.record.meter_id, sequence),)
+        originator_id, state = sequence
         after = meter.registrations.at(meter.turned_at)
         note = MarketChange(
             meter_id=before.record.meter_id,
@@ -97,14 +111,10 @@ class TurnMeter:
             kinds=kinds,
             responsible=was.value.supplier_id,
             supplier_after=None if after is None else after.value.supplier_id,
-            originator_id=supplier,
-            last_issued=sequence.last_issued,
-            highest_applied=sequence.highest_applied,
+            originator_id=originator_id,
+            last_issued=state.last_issued,
+            highest_applied=state.highest_applied,
             in_flight=tuple(await self.store.owed(before.record.meter_id)),
         )
+        unmoved = () if originator_id is None else ((originator_id, before.record.meter_id, state),)
         return ChangeNote(meter=meter, notes=(note,), unmoved=unmoved)
-
-    async def _supplier_key(self, supplier_id: str) -> OriginatorId | None:
-        found = await self.store.read(Participant, supplier_id)
-        key = None if found is None else found.record.supplier_key
-        return None if key is None else OriginatorId(key.originator_id)

@@ -8,6 +8,7 @@ from core.domain.errors import UtrnError
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
 from core.domain.registry import Basis
+from core.domain.timeline import NEVER, Ms
 from core.domain.token import Counter
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Vend
@@ -20,6 +21,7 @@ class CounterState:
     `last_issued` is the last counter spent by anyone, `last_issued_here` the last one spent by this service,
     `highest_applied` the highest one known to be credited; 0 for none. `revision` is what the commit compares; 0 says
     that no counter was ever spent. `applied_revision` is that of what is known to be credited, where it was read.
+    `last_issued_at` is the newest instant that a code of the sequence is dated with.
     """
 
     last_issued: int = 0
@@ -27,6 +29,7 @@ class CounterState:
     highest_applied: int = 0
     revision: int = 0
     applied_revision: int = 0
+    last_issued_at: Ms = NEVER
 
     @property
     def next(self) -> Counter:

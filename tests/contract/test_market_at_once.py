@@ -9,21 +9,33 @@ from typing import Any
 import pytest
 
 from core.domain.credit import CreditDay, CreditReason, CreditRequest, CreditState, day_of
-from core.domain.errors import BadField, NothingToEnd, NotYours, RecordExists, UtrnError
+from core.domain.errors import BadField, NothingToEnd, NotYours, RecordExists, RoleNotAllowed, UtrnError
 from core.domain.market_change import ChangeKind, MarketChange
-from core.domain.meter import Card, Custody, Meter, MeterId, OriginatorId, Pan, PanForm, PanStatus, PaymentMode
+from core.domain.meter import (
+    Abilities,
+    Card,
+    Custody,
+    Meter,
+    MeterId,
+    OriginatorId,
+    Pan,
+    PanForm,
+    PanStatus,
+    PaymentMode,
+)
 from core.domain.money import Pence
 from core.domain.party import Option, Participant, ParticipantId, Profile, Role, Standing
 from core.domain.timeline import Ms, ms_of
 from core.domain.vend import Channel, Operation, Sale
 from core.flows.give_credit import CreditQuery
 from core.flows.hand_over import HandOver, SoldElsewhere
+from core.flows.keep_meters import new_meter
 from core.flows.keep_parties import NewParticipant
 from core.ports.registry import RegistryWrite
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
-from tests.support.market_node import GAINING, GAINING_ID, OPERATOR, MarketNode, as_, at, open_market
-from tests.support.vends import ORIGINATOR, PSP, PSP_ID, SUPPLIER, SUPPLIER_ID, new_id, new_meter_id, utrn
+from tests.support.market_node import GAINING, GAINING_ID, OPERATOR, MarketNode, as_, at, open_market, put_all
+from tests.support.vends import ORIGINATOR, PSP, PSP_ID, SUPPLIER, SUPPLIER_ID, card, meter, new_id, new_meter_id, utrn
 
 LATER_S = 60
 NEW_PAN = Pan("9826999999999999999")
@@ -480,3 +492,76 @@ async def test_changes_of_one_millisecond_are_paged_without_one_lost_or_told_twi
         assert told == notes
     from_the_second, _ = await node.view.changes(as_(SUPPLIER), SUPPLIER_ID, since=Ms(instant + 1))
     assert from_the_second == notes[10:]
+
+
+async def _adopted_later(node: MarketNode) -> tuple[MeterId, Pan]:
+    ((meter_id, pan),) = await open_market(node)
+    await node.meters.change_supplier(as_(OPERATOR), meter_id, SUPPLIER_ID, GAINING_ID, later(node))
+    await node.pans.repoint(as_(OPERATOR), pan, meter_id, meter_id, later(node))
+    return meter_id, pan
+
+
+async def test_the_gaining_supplier_does_not_lift_the_losing_ones_block_before_the_instant(node: MarketNode) -> None:
+    _, pan = await _adopted_later(node)
+    await node.pans.block(as_(SUPPLIER), pan, blocked=True)
+    node.clock.advance(1)
+    with pytest.raises(NotYours):
+        await node.pans.block(as_(GAINING), pan, blocked=False)
+    assert (await sold(node, SUPPLIER, pan)).refused == "PAN_BLOCKED"
+
+
+async def test_the_gaining_supplier_does_not_block_or_replace_a_card_before_the_instant(node: MarketNode) -> None:
+    meter_id, pan = await _adopted_later(node)
+    with pytest.raises(NotYours):
+        await node.pans.block(as_(GAINING), pan, blocked=True)
+    with pytest.raises(NotYours):
+        await node.pans.replace_lost(as_(GAINING), pan, NEW_PAN, PanForm.PLASTIC)
+    node.clock.advance(1)
+    assert await sold(node, SUPPLIER, pan) == to(meter_id)
+
+
+async def test_a_change_of_tenancy_that_waits_goes_along_with_an_exchanged_meter(node: MarketNode) -> None:
+    ((meter_id, pan),) = await open_market(node)
+    await node.meters.change_tenant(as_(SUPPLIER), meter_id, later(node), 1)
+    new = meter(new_meter_id())
+    assert (await node.exchange(as_(SUPPLIER), meter_id, new, [pan])).changed
+    node.clock.advance(1)
+    assert await sold(node, PSP, pan) == to(new.meter_id)
+    past_it(node)
+    assert (await sold(node, PSP, pan)).refused == "PAN_NOT_CURRENT", "the tenant has moved out"
+
+
+async def test_who_could_sell_looks_at_what_the_model_can(node: MarketNode) -> None:
+    await open_market(node)
+    one = replace(meter(new_meter_id()), make="Acme", model="X1")
+    await put_all(node, [new_meter(one, SUPPLIER, one.turned_at), card(NEW_PAN, one.meter_id)])
+    can = Abilities(schemes=frozenset({"gbcs"}), central_issue=False)
+    await node.parties.set_model(as_(OPERATOR), "Acme", "X1", can, None)
+    node.clock.advance(1)
+    assert (await sold(node, SUPPLIER, NEW_PAN)).refused == "NOT_SUPPORTED_BY_METER"
+    found = await node.view.sellers(as_(OPERATOR), None, NEW_PAN, None)
+    assert not any(one.may_issue for one in found.sellers)
+
+
+async def test_a_card_of_a_meter_that_is_gone_can_be_pointed_to_another(node: MarketNode) -> None:
+    (gone, pan), (other, _) = await open_market(node, 2)
+    await node.meters.end(as_(SUPPLIER), gone, None)
+    node.clock.advance(1)
+    with pytest.raises(NotYours):
+        await node.pans.repoint(as_(GAINING), pan, gone, other, None)
+    assert (await node.pans.repoint(as_(SUPPLIER), pan, gone, other, None)).changed
+    node.clock.advance(1)
+    assert await sold(node, PSP, pan) == to(other)
+
+
+async def test_who_records_an_end_can_cancel_it_and_a_change_of_supplier_is_the_operators(node: MarketNode) -> None:
+    ((meter_id, pan),) = await open_market(node)
+    await node.meters.end(as_(SUPPLIER), meter_id, later(node))
+    assert (await node.meters.cancel(as_(SUPPLIER), meter_id, registration=True)).changed
+    await node.meters.change_supplier(as_(OPERATOR), meter_id, SUPPLIER_ID, GAINING_ID, later(node))
+    for who in (SUPPLIER, GAINING):
+        with pytest.raises(RoleNotAllowed):
+            await node.meters.cancel(as_(who), meter_id, registration=True)
+    assert (await node.meters.cancel(as_(OPERATOR), meter_id, registration=True)).changed
+    past_it(node)
+    assert await sold(node, PSP, pan) == to(meter_id)

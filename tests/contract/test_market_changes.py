@@ -182,8 +182,8 @@ async def test_an_exchanged_meter_takes_its_pans_along(store: Store) -> None:
     known = await node.records.read(Meter, meter_id)
     assert known is not None
     new = replace(known.record, meter_id=new_meter_id())
-    assert (await node.meters.exchange(as_(SUPPLIER), meter_id, new, [pan])).changed
-    assert not (await node.meters.exchange(as_(SUPPLIER), meter_id, new, [pan])).changed, "asked again, done once"
+    assert (await node.exchange(as_(SUPPLIER), meter_id, new, [pan])).changed
+    assert not (await node.exchange(as_(SUPPLIER), meter_id, new, [pan])).changed, "asked again, done once"
     node.clock.advance(1)
     async with node.running():
         assert (await node.sell(PSP, pan)).stored.vend.meter_id == new.meter_id

@@ -384,8 +384,8 @@ async def test_a_meter_exchange_brings_no_old_card_to_life(node: MarketNode) -> 
     await node.pans.give(as_(SUPPLIER), mine, PanForm.PLASTIC, meter_id, None)
     fresh = meter(new_meter_id())
     with pytest.raises(RecordChanged):
-        await node.meters.exchange(as_(SUPPLIER), meter_id, fresh, [mine, pan])
-    assert (await node.meters.exchange(as_(SUPPLIER), meter_id, fresh, [mine])).changed
+        await node.exchange(as_(SUPPLIER), meter_id, fresh, [mine, pan])
+    assert (await node.exchange(as_(SUPPLIER), meter_id, fresh, [mine])).changed
     known = await node.records.read(Card, mine)
     assert known is not None
     assert known.record.uses.periods[-1].value.meter_id == fresh.meter_id
@@ -474,7 +474,8 @@ async def test_a_load_is_authenticated_part_by_part(node: MarketNode) -> None:
         return as_(caller)
 
     servicer = RegistryServicer(
-        authenticate=cast("Any", authenticate), parties=node.parties, meters=node.meters, hand_over=node.hand_over,
+        authenticate=cast("Any", authenticate), parties=node.parties, meters=node.meters, exchange=node.exchange,
+        hand_over=node.hand_over,
         pans=node.pans, load=node.load(b""), reconcile=node.reconcile, view=node.view, clock=node.clock,
         pan_rule=cast("Any", None),
     )  # fmt: skip

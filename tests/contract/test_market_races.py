@@ -99,7 +99,7 @@ async def _exchange(node: MarketNode, where: Where) -> tuple[int, Ms]:
     new = meter(new_meter_id())
     while True:
         try:
-            done = await node.meters.exchange(as_(SUPPLIER), where.meter_id, new, [where.pan])
+            done = await node.exchange(as_(SUPPLIER), where.meter_id, new, [where.pan])
         except RecordChanged:
             # A sale came in between: as the reason says, look again, and repeat what is still right.
             continue
@@ -330,3 +330,17 @@ def _keeper(node: MarketNode, looks: Counter[int], number: int) -> ChangeKeeper:
         return node.registry.due_by(now)
 
     return ChangeKeeper(due_by=due_by, turn=node.turn, clock=node.clock, random=random.Random(number))
+
+
+async def test_no_code_of_the_side_before_is_dated_after_a_change_made_at_once(store: Store) -> None:
+    fast = MarketNode(store, HandClock())
+    slow = MarketNode(store, HandClock(fast.clock.now() - timedelta(milliseconds=SKEW_MS)))
+    ((meter_id, pan),) = await open_market(fast)
+    async with fast.running():
+        vend = (await fast.sell(PSP, pan)).stored.vend
+    await slow.meters.change_supplier(as_(OPERATOR), meter_id, SUPPLIER_ID, GAINING_ID, None)
+    (change,), _ = await fast.view.changes(as_(OPERATOR), SUPPLIER_ID)
+    assert change.last_issued == 1, "the code lies before the change in the ledger"
+    assert ms_of(vend.issued_at) < change.at, "docs/market.md: none is dated on the other side, whatever a clock says"
+    sellers = await fast.view.sellers(as_(OPERATOR), meter_id, None, ms_of(vend.issued_at))
+    assert vend.sale.participant_id in {one.participant_id for one in sellers.sellers}

@@ -637,3 +637,21 @@ async def test_history_in_a_request_is_not_believed(attacked: Attacked) -> None:
     assert (registration.supplier_id, registration.dates.recorded_by) == (SOUTH, SOUTH)
     assert registration.dates.since.seconds > long_ago.seconds
     assert settings.settings.tenancy == 1
+
+
+async def test_a_supplier_learns_nothing_of_anothers_cards_by_reconciling(attacked: Attacked) -> None:
+    blocked, its_meter = meters_of(attacked.stack, NORTH)[8]
+    async with registry_caller(attacked.stack, NORTH) as registry:
+        await registry.SetPanBlocked(pb.SetPanBlockedRequest(pan=blocked, blocked=True))
+    told = {}
+    for name, pan, meter_id in (
+        ("its meter", attacked.pan, attacked.meter_id),
+        ("another meter", attacked.pan, its_meter),
+        ("blocked", blocked, its_meter),
+        ("unknown", "9826000000000000009", attacked.meter_id),
+    ):
+        request = pb.ReconcilePansRequest(supplier_id=SOUTH, claims=[pb.PanClaim(pan=pan, meter_id=meter_id)])
+        # Whether the node has heard of the block yet or not: the answer must be the same.
+        reply = await answers(attacked, SOUTH, "RegistryService.ReconcilePans", request)
+        told[name] = [pb.PanFindingKind.Name(one.kind) for one in reply[0].findings]
+    assert len(set(map(tuple, told.values()))) == 1, told

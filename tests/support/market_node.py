@@ -22,6 +22,7 @@ from core.flows.authorise import Authorise
 from core.flows.commit import CommitLine
 from core.flows.config import FlowConfig
 from core.flows.counters import Counters
+from core.flows.exchange import ExchangeMeter
 from core.flows.give_credit import GiveCredit
 from core.flows.hand_over import HandOverMeter
 from core.flows.idempotency import Answers, Issued
@@ -93,6 +94,7 @@ class MarketNode:
         )  # fmt: skip
         self.send = SendIssued(authorise=self.authorise, ledger=self.ledger, answers=self.answers, clock=clock)
         self.meters = KeepMeters(store=self.records, turn=self.turn, clock=clock)
+        self.exchange = ExchangeMeter(meters=self.meters, store=self.records)
         self.hand_over = HandOverMeter(meters=self.meters, store=self.records, ledger=self.ledger, clock=clock)
         self.pans = KeepPans(store=self.records, clock=clock)
         self.parties = KeepParties(store=self.records, clock=clock)

@@ -45,9 +45,9 @@ class Servicers:
     def __init__(self, node: MarketNode, roots: bytes) -> None:
         authenticate = Authenticate(node.registry)
         self.registry = RegistryServicer(
-            authenticate=authenticate, parties=node.parties, meters=node.meters, hand_over=node.hand_over,
-            pans=node.pans, load=node.load(roots), reconcile=node.reconcile, view=node.view, clock=node.clock,
-            pan_rule=RULE,
+            authenticate=authenticate, parties=node.parties, meters=node.meters, exchange=node.exchange,
+            hand_over=node.hand_over, pans=node.pans, load=node.load(roots), reconcile=node.reconcile, view=node.view,
+            clock=node.clock, pan_rule=RULE,
         )  # fmt: skip
         self.appointments = AppointmentServicer(
             authenticate=authenticate, view=node.view,

@@ -196,22 +196,28 @@ class CounterRecord(_message.Message):
     SCHEMA_FIELD_NUMBER: _builtins.int
     LAST_ISSUED_FIELD_NUMBER: _builtins.int
     LAST_ISSUED_HERE_FIELD_NUMBER: _builtins.int
+    LAST_ISSUED_AT_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Highest schema understood by this reader: 1."""
     last_issued: _builtins.int
     """Last counter spent, by whoever."""
     last_issued_here: _builtins.int
     """Last counter spent by this service; codes made elsewhere must lie above it."""
+    last_issued_at: _builtins.int
+    """The newest instant that a code of the sequence is dated with, milliseconds since 1970: a change of hands made at once
+    is dated after it.
+    """
     def __init__(
         self,
         *,
         schema: _builtins.int = ...,
         last_issued: _builtins.int = ...,
         last_issued_here: _builtins.int = ...,
+        last_issued_at: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_issued", b"last_issued", "last_issued_here", b"last_issued_here", "schema", b"schema"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_issued", b"last_issued", "last_issued_at", b"last_issued_at", "last_issued_here", b"last_issued_here", "schema", b"schema"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
