@@ -222,7 +222,16 @@ async def test_the_kit_sells_on_while_a_node_is_killed_and_a_till_that_died_goes
     assert len(book.open_sales()) == 1
     for node in NODES:
         await asyncio.to_thread(stack.start_node, node)
+    # A till that died while it wrote: what it left behind takes no other sale with it.
+    with (tmp_path / "book.jsonl").open("a") as torn:
+        torn.write('{"begin": {"transac')
     again = FileSaleBook(tmp_path / "book.jsonl")
+    later = Sale(transaction_id=make_transaction_id(), pan=pan, amount_pence=100, channel=types_pb2.CHANNEL_APP)
+    again.begin(later)
+    third = FileSaleBook(tmp_path / "book.jsonl")
+    assert third.open_sales()[-1] == later
+    third.close()
+    again.end(later.transaction_id, "never asked")
     async with open_channel(targets, _tls(stack, PSP)) as channel:
         results = await Till(channel, again).resume()
     assert [type(one).__name__ for one in results.values()] == ["Answer"]
