@@ -14,12 +14,14 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
+from functools import lru_cache
 from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, NoReturn, Protocol
 
 from cluster.anchors import Anchor
 from core.domain.errors import LedgerUnavailable
+from core.domain.registry import Kind, Ref
 from core.ports.clock import Clock
 from core.ports.trail import Decision, Trail
 
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 
 _WAITING_MAX = 100_000
 _EVERY_S = 0.2
+# The supplier's and the appointment's entries are the same in line after line; a meter's and a PAN's are not.
+_SHARED = frozenset({Kind.PARTICIPANT, Kind.APPOINTMENT, Kind.MODEL})
 # In times of the above.
 _ANCHOR_EVERY = 10
 
@@ -49,7 +53,8 @@ class FileTrail:
     def __init__(self, folder: Path, node_id: str, clock: Clock, anchors: Anchors | None = None) -> None:
         self._anchors = anchors
         self._path = folder / f"{node_id}-{clock.now():%Y%m%dT%H%M%S%f}.trail"
-        self._waiting: list[Decision] = []
+        # As text: a hundred thousand decisions that wait are nothing for the garbage collector to look through.
+        self._waiting: list[str] = []
         self._file: IO[bytes] | None = None
         # One at a time: the last one of a node that stops waits for the one under way.
         self._flushing = threading.Lock()
@@ -63,7 +68,7 @@ class FileTrail:
         if len(self._waiting) >= _WAITING_MAX:
             self.lost += 1
             return
-        self._waiting.append(decision)
+        self._waiting.append(_line(decision))
 
     async def run(self) -> NoReturn:
         """Write what waits, for ever; write the rest when cancelled."""
@@ -105,7 +110,7 @@ class FileTrail:
         block = self._waiting[:]
         if not block:
             return
-        body = "".join(map(_line, block)).encode()
+        body = "".join(block).encode()
         digest = hashlib.sha256(self._hash.encode() + body).hexdigest()
         seal = json.dumps({"block": self._block, "prev": self._hash, "sha256": digest, "lost": self.lost}).encode()
         try:
@@ -138,18 +143,22 @@ def _write_whole(file: IO[bytes], block: bytes) -> None:
 def _line(one: Decision) -> str:
     # By hand, for speed; whatever may hold anything is quoted. A PAN is the consumer's: its last four digits tell it
     # apart from the meter's others.
-    basis = ", ".join(
-        [
-            f'["{kind}", {_quoted(".." + record_id[-4:] if kind == "pan" else record_id)}, {revision}]'
-            for (kind, record_id), revision in one.basis
-        ]
-    )
+    basis = ", ".join([_kept(entry) if entry[0].kind in _SHARED else _entry(entry) for entry in one.basis])
     return (
-        f'{{"at": "{one.at.isoformat(timespec="milliseconds")}", "caller": "{one.caller}", '
+        f'{{"at": "{one.at.isoformat()}", "caller": "{one.caller}", '
         f'"identity": {_quoted(one.identity)}, "act": "{one.act}", "ask": {_quoted(one.ask)}, '
         f'"subject": {_quoted(one.subject)}, "pence": {one.amount}, "outcome": "{one.outcome}", '
         f'"rule": {_quoted(one.rule)}, "basis": [{basis}]}}\n'
     )
+
+
+def _entry(entry: tuple[Ref, int]) -> str:
+    """Return one record of a basis."""
+    (kind, record_id), revision = entry
+    return f'["{kind}", {_quoted(".." + record_id[-4:] if kind is Kind.PAN else record_id)}, {revision}]'
+
+
+_kept = lru_cache(maxsize=10_000)(_entry)
 
 
 def verified(path: Path, anchor: Anchor | None = None) -> Iterator[dict[str, object]]:

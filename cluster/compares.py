@@ -1,7 +1,5 @@
 """The compares that keep money right. Each is one function, so that a test can take one away and see what it held."""
 
-from functools import lru_cache
-
 from etcdpb import rpc_pb2 as pb
 
 
@@ -15,12 +13,8 @@ def counter_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
     return [_equal(pb.Compare.MOD, key, mod_revision=revision)]
 
 
-@lru_cache(maxsize=10_000)
 def registration_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
-    """A vend is committed only while every record that allowed it is what it was: meter, PAN, supplier, appointment.
-
-    Kept, and never changed: the supplier's and the appointment's are the same for vend after vend.
-    """
+    """A vend is committed only while every record that allowed it is what it was: meter, PAN, supplier, appointment."""
     return [_equal(pb.Compare.MOD, key, mod_revision=revision)]
 
 

@@ -23,7 +23,7 @@ from core.domain.errors import CounterTaken, LedgerUnavailable, OutcomeUnknown
 from core.domain.invariant import check
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
-from core.domain.registry import Basis
+from core.domain.registry import Basis, Kind, Ref
 from core.domain.timeline import Ms, ms_of
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Operation, Vend
@@ -43,6 +43,9 @@ from core.ports.ledger import (
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 0.05
+# The supplier's and the appointment's compares are the same for vend after vend; a meter's and a PAN's are not.
+_SHARED = frozenset({Kind.PARTICIPANT, Kind.APPOINTMENT, Kind.MODEL})
+_KEPT_MAX = 10_000
 _UNREACHABLE = "the ledger cannot be reached; nothing was written"
 _UNKNOWN = "the ledger did not say whether this was written; repeat the same transaction_id"
 
@@ -66,6 +69,8 @@ class EtcdLedger:
         self._clock = clock
         self._resolve_s = config.resolve_timeout_ms / 1000
         self._batch_max = config.batch_max
+        # Never changed once made.
+        self._kept: dict[tuple[Ref, int], list[pb.Compare]] = {}
 
     async def commit(self, entries: Sequence[Entry]) -> Sequence[CommitOutcome]:
         """Commit each entry for itself, all in one round trip; return one outcome per entry, in order."""
@@ -100,7 +105,7 @@ class EtcdLedger:
         key = self._keys.vend(queued.sale.participant_id, queued.sale.transaction_id)
         wanted = vend_value(queued)
         txn = pb.TxnRequest(
-            compare=compares.vend_unmoved(key, stored.revision) + self._registration_unmoved(basis),
+            compare=compares.vend_unmoved(key, stored.revision) + self.registration_unmoved(basis),
             success=[ops.put(key, wanted), self._owe(queued)],
             failure=[ops.get(key)],
         )
@@ -129,7 +134,7 @@ class EtcdLedger:
         counter_key = keys.counter(vend.originator_id, vend.meter_id)
         wanted = vend_value(vend)
         compare = compares.vend_absent(vend_key) + compares.counter_unmoved(counter_key, entry.seen.revision)
-        compare += self._registration_unmoved(vend.basis)
+        compare += self.registration_unmoved(vend.basis)
         success = [ops.put(vend_key, wanted), ops.put(counter_key, _counter_value(entry))]
         failure = [ops.get(vend_key), ops.get(counter_key), ops.get(keys.applied(vend.originator_id, vend.meter_id))]
         if vend.delivery.owed:
@@ -141,12 +146,20 @@ class EtcdLedger:
             failure.append(ops.get(external_key))
         return _Child(entry, pb.TxnRequest(compare=compare, success=success, failure=failure), wanted)
 
-    def _registration_unmoved(self, basis: Basis) -> list[pb.Compare]:
-        return [
-            compare
-            for ref, revision in basis
-            for compare in compares.registration_unmoved(self._keys.record(ref.kind, ref.id), revision)
-        ]
+    def registration_unmoved(self, basis: Basis) -> list[pb.Compare]:
+        """Return the compares of every record that a vend is based on."""
+        found: list[pb.Compare] = []
+        for one in basis:
+            kept = self._kept.get(one)
+            if kept is None:
+                (kind, record_id), revision = one
+                kept = compares.registration_unmoved(self._keys.record(kind, record_id), revision)
+                if kind in _SHARED:
+                    if len(self._kept) >= _KEPT_MAX:
+                        self._kept.clear()
+                    self._kept[one] = kept
+            found += kept
+        return found
 
     def _owe(self, vend: Vend) -> pb.RequestOp:
         shard = shard_of(vend.meter_id, self._shards)

@@ -18,6 +18,7 @@ from cluster.keys import Keys
 from cluster.records import check_schema
 from cluster.registry_records import record_of
 from cluster.reminders import Reminders
+from cluster.stored_meters import mirrored_card, mirrored_meter
 from core.domain.appointment import Appointments
 from core.domain.eligibility import Says
 from core.domain.meter import Card, Meter, MeterId, Model, Pan
@@ -63,12 +64,12 @@ class Copy:
     def card(self, pan: Pan) -> Known[Card] | None:
         """Return a PAN."""
         found = self._pans.get(pan)
-        return None if found is None else Known(cast("Card", record_of(Kind.PAN, found[1])), found[0])
+        return None if found is None else Known(mirrored_card(found[1]), found[0])
 
     def meter(self, meter_id: MeterId) -> Known[Meter] | None:
         """Return a meter."""
         found = self._meters.get(meter_id)
-        return None if found is None else Known(cast("Meter", record_of(Kind.METER, found[1])), found[0])
+        return None if found is None else Known(mirrored_meter(found[1]), found[0])
 
     def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId) -> Known[Appointments] | None:
         """Return what a supplier has appointed a PSP to."""
@@ -194,12 +195,12 @@ class EtcdRegistry:
     async def cards(self, about: str) -> AsyncIterator[Card]:
         """Return every PAN whose record mentions `about`."""
         async for value in self._copy.search(Kind.PAN, about):
-            yield cast("Card", record_of(Kind.PAN, value))
+            yield mirrored_card(value)
 
     async def meters(self, about: str) -> AsyncIterator[Meter]:
         """Return every meter whose record mentions `about`."""
         async for value in self._copy.search(Kind.METER, about):
-            yield cast("Meter", record_of(Kind.METER, value))
+            yield mirrored_meter(value)
 
     async def complete(self) -> None:
         """Return when the copy is complete."""

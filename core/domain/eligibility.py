@@ -3,8 +3,6 @@
 Objections come in the order in which a caller may learn of them: whoever has no say over a meter hears only that.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -89,8 +87,7 @@ class Records(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
+class Question(NamedTuple):
     """Who asks for what. `amount` in pence, `channel` the number in utrn.v1; 0 where they do not matter."""
 
     caller: Participant
@@ -120,8 +117,7 @@ class Resolved(NamedTuple):
     rule: str
 
 
-@dataclass(slots=True)
-class Ruling:
+class Ruling(NamedTuple):
     """What came of a question. `turn` names a meter whose change is due, and must be carried out before all else."""
 
     resolved: Resolved | None
@@ -142,15 +138,12 @@ def judge(records: Records, question: Question, now: Ms, *, every: bool = False)
         every: Find every objection, not only the first.
     """
     case = _Case(records, question, now)
-    refusals: list[Refused] = []
-    for refusal in case.objections():
-        refusals.append(refusal)
-        if not every:
-            break
+    case.decide()
+    basis = tuple(case.basis)
     return Ruling(
-        resolved=None if refusals or case.turn is not None else case.resolved(),
-        refusals=refusals,
-        basis=tuple(case.basis),
+        resolved=None if case.refusals or case.turn is not None else case.resolved(basis),
+        refusals=case.refusals if every else case.refusals[:1],
+        basis=basis,
         meter_id=case.meter_id,
         supplier_id=case.supplier_id,
         turn=case.turn,
@@ -162,7 +155,7 @@ class _Case:
 
     __slots__ = (
         "_card_use", "_key", "_meter", "_now", "_profile", "_question", "_records", "_registration", "_rule",
-        "_settings", "basis", "meter_id", "supplier_id", "turn", "until",
+        "_settings", "basis", "meter_id", "refusals", "supplier_id", "turn", "until",
     )  # fmt: skip
 
     def __init__(self, records: Records, question: Question, now: Ms) -> None:
@@ -170,13 +163,14 @@ class _Case:
         self._question = question
         self._now = now
         self.basis: list[tuple[Ref, int]] = []
+        self.refusals: list[Refused] = []
         self.until = FAR_FUTURE
         self.turn: MeterId | None = None
         self.meter_id: MeterId | None = None
         self.supplier_id: ParticipantId | None = None
         self._rule = ""
 
-    def resolved(self) -> Resolved:
+    def resolved(self, basis: Basis) -> Resolved:
         meter = self._meter
         return Resolved(
             meter_id=meter.meter_id,
@@ -189,32 +183,35 @@ class _Case:
             key=self._key,
             since=meter.turned_at,
             until=self.until,
-            basis=tuple(self.basis),
+            basis=basis,
             rule=self._rule,
         )
 
-    def objections(self) -> Iterator[Refused]:
-        """Yield what stands against it. Ends early where nothing further may be told, or can be known."""
+    def decide(self) -> None:
+        """Find what stands against it, in order. Ends early where nothing further may be told, or can be known."""
         use = self._use()
         if isinstance(use, Refused):
-            yield use
+            self._object(use)
             return
         self._card_use = use
         unknown = self._look_at_meter(use.meter_id)
         if unknown is not None:
-            yield unknown
+            self._object(unknown)
             return
         if self.turn is not None:
             return
         no_say = self._no_say()
         if no_say is not None:
-            yield no_say
+            self._object(no_say)
             return
-        yield from self._of_pan()
-        yield from self._of_meter()
-        yield from self._of_counters()
+        self._of_pan()
+        self._of_meter()
+        self._of_counters()
         if self._question.amount:
-            yield from self._of_amount()
+            self._of_amount()
+
+    def _object(self, refusal: Refused) -> None:
+        self.refusals.append(refusal)
 
     def _use(self) -> PanUse | Refused:
         card = self._records.card(self._question.pan)
@@ -327,72 +324,86 @@ class _Case:
             return _out_of_limits(terms.min_pence, terms.max_pence, "appointment")
         return None
 
-    def _of_pan(self) -> Iterator[Refused]:
+    def _of_pan(self) -> None:
         use = self._card_use
         # A code that was paid for is delivered, even if the card was lost since.
         if use.status is not PanStatus.ACTIVE and self._question.act is not Act.DELIVER:
-            yield errors.PanBlocked("pan is blocked; the consumer needs a new card from the supplier")
+            self._object(errors.PanBlocked("pan is blocked; the consumer needs a new card from the supplier"))
         if use.supplier_id != self._registration.supplier_id:
-            yield errors.PanNotCurrent("the card was given by an earlier supplier of the meter", because="supplier")
+            self._object(
+                errors.PanNotCurrent("the card was given by an earlier supplier of the meter", because="supplier")
+            )
         elif use.tenancy != self._settings.tenancy:
-            yield errors.PanNotCurrent("the card was given to an earlier tenant", because="tenancy")
+            self._object(errors.PanNotCurrent("the card was given to an earlier tenant", because="tenancy"))
 
-    def _of_meter(self) -> Iterator[Refused]:
+    def _of_meter(self) -> None:
         settings, meter, act = self._settings, self._meter, self._question.act
         if not settings.enrolled:
-            yield errors.MeterNotEnrolled("the meter is not enrolled with this service; ask its SMSO")
+            self._object(errors.MeterNotEnrolled("the meter is not enrolled with this service; ask its SMSO"))
         if settings.payment_mode is not PaymentMode.PREPAYMENT:
-            yield errors.MeterInCreditMode("the meter is in credit mode; its supplier can change that")
+            self._object(errors.MeterInCreditMode("the meter is in credit mode; its supplier can change that"))
         if not meter.make:
             return
         model = self._records.model(meter.make, meter.model)
         can = None if model is None else self._hold(model.record.abilities)
         if model is None or can is None:
-            yield errors.NotSupportedByMeter("the meter's model is not in the capability matrix", scheme=meter.scheme)
+            self._object(
+                errors.NotSupportedByMeter("the meter's model is not in the capability matrix", scheme=meter.scheme)
+            )
             return
         self.basis.append((Ref(Kind.MODEL, f"{meter.make}/{meter.model}"), model.revision))
         if meter.scheme not in can.schemes:
-            yield errors.NotSupportedByMeter("the model does not take codes of this scheme", scheme=meter.scheme)
+            self._object(
+                errors.NotSupportedByMeter("the model does not take codes of this scheme", scheme=meter.scheme)
+            )
         if act in _MINTING and not can.central_issue:
-            yield errors.NotSupportedByMeter("codes for this model cannot be made here", scheme=meter.scheme)
+            self._object(errors.NotSupportedByMeter("codes for this model cannot be made here", scheme=meter.scheme))
         if act is not Act.ISSUE and not can.over_the_air:
-            yield errors.NotSupportedByMeter("this model cannot be sent codes over the air", scheme=meter.scheme)
+            self._object(
+                errors.NotSupportedByMeter("this model cannot be sent codes over the air", scheme=meter.scheme)
+            )
 
-    def _of_counters(self) -> Iterator[Refused]:
+    def _of_counters(self) -> None:
         custody = self._registration.custody
         if self._question.act in _MINTING:
             if self._profile.option is Option.SUPPLIER_GENERATES:
-                yield errors.CentralIssueOff("the meter's supplier makes its codes itself; ask the supplier for one")
+                self._object(
+                    errors.CentralIssueOff("the meter's supplier makes its codes itself; ask the supplier for one")
+                )
             elif custody is not Custody.CENTRAL:
-                yield errors.CounterElsewhere("the meter's counters are in other hands", custody=custody.name)
+                self._object(errors.CounterElsewhere("the meter's counters are in other hands", custody=custody.name))
         elif self._question.act is Act.DELIVER_MADE_ELSEWHERE and custody is not Custody.SUPPLIER:
-            yield errors.CounterHere("the meter's counters are not its supplier's; have them handed over first")
+            self._object(errors.CounterHere("the meter's counters are not its supplier's; have them handed over first"))
 
-    def _of_amount(self) -> Iterator[Refused]:
+    def _of_amount(self) -> None:
         question, settings, meter = self._question, self._settings, self._meter
         if question.act is not Act.CREDIT:
-            yield from self._of_limits()
+            self._of_limits()
         if settings.max_credit_pence and question.amount > settings.max_credit_pence:
-            yield errors.AboveMaxCredit(
-                f"the meter takes at most {settings.max_credit_pence} pence at once",
-                max_credit_pence=settings.max_credit_pence,
+            self._object(
+                errors.AboveMaxCredit(
+                    f"the meter takes at most {settings.max_credit_pence} pence at once",
+                    max_credit_pence=settings.max_credit_pence,
+                )
             )
         if settings.max_balance_pence and 0 <= self._now - meter.balance_at <= BALANCE_TRUSTED_MS:
             room = settings.max_balance_pence - meter.balance_pence
             if question.amount > room:
-                yield errors.AboveMaxBalance("the meter's balance would go above its maximum", room_pence=max(0, room))
+                self._object(
+                    errors.AboveMaxBalance("the meter's balance would go above its maximum", room_pence=max(0, room))
+                )
 
-    def _of_limits(self) -> Iterator[Refused]:
+    def _of_limits(self) -> None:
         question = self._question
         limit = self._profile.limit_of(question.channel)
         if limit is None:
             return
         if limit.closed:
-            yield errors.ChannelNotAllowed("the supplier has closed this channel", channel=question.channel)
+            self._object(errors.ChannelNotAllowed("the supplier has closed this channel", channel=question.channel))
         elif not limit.min_pence <= question.amount <= limit.max_pence:
-            yield _out_of_limits(limit.min_pence, limit.max_pence, "supplier")
+            self._object(_out_of_limits(limit.min_pence, limit.max_pence, "supplier"))
         elif limit.whole_pounds and question.amount % 100:
-            yield _out_of_limits(limit.min_pence, limit.max_pence, "supplier, whole pounds")
+            self._object(_out_of_limits(limit.min_pence, limit.max_pence, "supplier, whole pounds"))
 
     def _hold(self, timeline: Timeline[_T]) -> _T | None:
         """Return what holds now, and remember until when: its end, or whatever is recorded to follow.

@@ -5,6 +5,7 @@ record has moved, the question is asked again of the ledger itself.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from core.domain.eligibility import Act, Question, Resolved, Ruling, judge
 from core.domain.errors import NotReady, Refused
@@ -17,6 +18,8 @@ from core.ports.clock import Clock
 from core.ports.notes import NOTES
 from core.ports.registry import Registry, RegistryStore
 from core.ports.trail import Decision, Trail
+
+_ACT_NAMES = {act: act.name for act in Act}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,10 +59,11 @@ class Authorise:
             NotReady: repeat at another node.
         """
         question = Question(caller=principal.participant, act=act, pan=pan, amount=amount, channel=channel)
-        ruling = self._judge(question, snapshot)
+        now = self.clock.now()
+        ruling = self._judge(question, snapshot, now)
         if ruling.turn is not None:
             return None
-        self._note(principal, question, ruling, ask)
+        self._note(principal, question, ruling, ask, now)
         if ruling.refusals:
             raise ruling.refusals[0]
         check(ruling.resolved is not None, "what is not refused is resolved")
@@ -88,27 +92,29 @@ class Authorise:
             NotReady, LedgerUnavailable: repeat.
         """
         question = Question(caller=principal.participant, act=act, pan=pan, amount=amount, channel=channel)
-        ruling = self._judge(question, None, every=True)
+        now = self.clock.now()
+        ruling = self._judge(question, None, now, every=True)
         if ruling.turn is not None:
-            ruling = self._judge(question, await self.refresh(principal, pan), every=True)
-        self._note(principal, question, ruling, "eligibility")
+            snapshot, now = await self.refresh(principal, pan), self.clock.now()
+            ruling = self._judge(question, snapshot, now, every=True)
+        self._note(principal, question, ruling, "eligibility", now)
         return ruling, tuple(ruling.refusals)
 
-    def _judge(self, question: Question, snapshot: Registry | None, *, every: bool = False) -> Ruling:
+    def _judge(self, question: Question, snapshot: Registry | None, now: datetime, *, every: bool = False) -> Ruling:
         if not self.registry.ready:
             raise NotReady("this node is still reading the registry; ask another")
-        return judge(snapshot or self.registry, question, ms_of(self.clock.now()), every=every)
+        return judge(snapshot or self.registry, question, ms_of(now), every=every)
 
-    def _note(self, principal: Principal, question: Question, ruling: Ruling, ask: str) -> None:
+    def _note(self, principal: Principal, question: Question, ruling: Ruling, ask: str, at: datetime) -> None:
         notes = NOTES.get()
         if notes is not None:
             notes.decided = True
         self.trail.note(
             Decision(
-                at=self.clock.now(),
+                at=at,
                 caller=principal.participant_id,
                 identity=principal.identity,
-                act=question.act.name,
+                act=_ACT_NAMES[question.act],
                 ask=ask,
                 subject=ruling.meter_id or f"pan ..{question.pan[-4:]}",
                 amount=question.amount,
