@@ -29,8 +29,6 @@ log = logging.getLogger(__name__)
 
 _WAITING_MAX = 100_000
 _EVERY_S = 0.2
-# The supplier's and the appointment's entries are the same in line after line; a meter's and a PAN's are not.
-_SHARED = frozenset({Kind.PARTICIPANT, Kind.APPOINTMENT, Kind.MODEL})
 # In times of the above.
 _ANCHOR_EVERY = 10
 
@@ -143,7 +141,7 @@ def _write_whole(file: IO[bytes], block: bytes) -> None:
 def _line(one: Decision) -> str:
     # By hand, for speed; whatever may hold anything is quoted. A PAN is the consumer's: its last four digits tell it
     # apart from the meter's others.
-    basis = ", ".join([_kept(entry) if entry[0].kind in _SHARED else _entry(entry) for entry in one.basis])
+    basis = ", ".join([_entry(entry) for entry in one.basis])
     return (
         f'{{"at": "{one.at.isoformat()}", "caller": "{one.caller}", '
         f'"identity": {_quoted(one.identity)}, "act": "{one.act}", "ask": {_quoted(one.ask)}, '
@@ -155,10 +153,18 @@ def _line(one: Decision) -> str:
 def _entry(entry: tuple[Ref, int]) -> str:
     """Return one record of a basis."""
     (kind, record_id), revision = entry
-    return f'["{kind}", {_quoted(".." + record_id[-4:] if kind is Kind.PAN else record_id)}, {revision}]'
+    if kind is Kind.METER:
+        return f'["meter", "{record_id}", {revision}]'
+    if kind is Kind.PAN:
+        return f'["pan", "..{record_id[-4:]}", {revision}]'
+    return _shared_entry(entry)
 
 
-_kept = lru_cache(maxsize=10_000)(_entry)
+@lru_cache(maxsize=10_000)
+def _shared_entry(entry: tuple[Ref, int]) -> str:
+    """Return a record that is the same in line after line: the supplier's, the appointment's, the model's."""
+    (kind, record_id), revision = entry
+    return f'["{kind}", {_quoted(record_id)}, {revision}]'
 
 
 def verified(path: Path, anchor: Anchor | None = None) -> Iterator[dict[str, object]]:

@@ -2,6 +2,8 @@
 
 from etcdpb import rpc_pb2 as pb
 
+_MOD = pb.Compare.MOD
+
 
 def vend_absent(key: bytes) -> list[pb.Compare]:
     """One id, one code: the vend must not exist yet (INV-1)."""
@@ -10,17 +12,17 @@ def vend_absent(key: bytes) -> list[pb.Compare]:
 
 def counter_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
     """One counter, one content: the sequence must be where the code's counter was taken from (INV-2)."""
-    return [_equal(pb.Compare.MOD, key, mod_revision=revision)]
+    return [_unmoved(key, revision)]
 
 
 def registration_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
     """A vend is committed only while every record that allowed it is what it was: meter, PAN, supplier, appointment."""
-    return [_equal(pb.Compare.MOD, key, mod_revision=revision)]
+    return [_unmoved(key, revision)]
 
 
 def record_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
     """A change of the registry is based on what it has read; 0 says that there was nothing."""
-    return [_equal(pb.Compare.MOD, key, mod_revision=revision)]
+    return [_unmoved(key, revision)]
 
 
 def external_absent(key: bytes) -> list[pb.Compare]:
@@ -30,7 +32,7 @@ def external_absent(key: bytes) -> list[pb.Compare]:
 
 def vend_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
     """A vend's next state is based on its last one."""
-    return [_equal(pb.Compare.MOD, key, mod_revision=revision)]
+    return [_unmoved(key, revision)]
 
 
 def epoch_current(key: bytes, epoch: int) -> list[pb.Compare]:
@@ -45,12 +47,17 @@ def owner_unmoved(key: bytes, epoch: int) -> list[pb.Compare]:
 
 def applied_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
     """What is known to be applied only rises."""
-    return [_equal(pb.Compare.MOD, key, mod_revision=revision)]
+    return [_unmoved(key, revision)]
 
 
 def absent(key: bytes) -> list[pb.Compare]:
     """The key does not exist yet: a claim, or a value that is written once."""
     return [_equal(pb.Compare.VERSION, key, version=0)]
+
+
+def _unmoved(key: bytes, revision: int) -> pb.Compare:
+    # EQUAL is what is compared for if nothing is said; every vend makes several of these.
+    return pb.Compare(target=_MOD, key=key, mod_revision=revision)
 
 
 def _equal(target: pb.Compare.CompareTarget.ValueType, key: bytes, **union: int) -> pb.Compare:

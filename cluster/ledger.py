@@ -43,8 +43,6 @@ from core.ports.ledger import (
 log = logging.getLogger(__name__)
 
 _RETRY_AFTER_S = 0.05
-# The supplier's and the appointment's compares are the same for vend after vend; a meter's and a PAN's are not.
-_SHARED = frozenset({Kind.PARTICIPANT, Kind.APPOINTMENT, Kind.MODEL})
 _KEPT_MAX = 10_000
 _UNREACHABLE = "the ledger cannot be reached; nothing was written"
 _UNKNOWN = "the ledger did not say whether this was written; repeat the same transaction_id"
@@ -150,14 +148,17 @@ class EtcdLedger:
         """Return the compares of every record that a vend is based on."""
         found: list[pb.Compare] = []
         for one in basis:
+            (kind, record_id), revision = one
+            if kind is Kind.METER or kind is Kind.PAN:
+                found += compares.registration_unmoved(self._keys.record(kind, record_id), revision)
+                continue
+            # The supplier's and the appointment's are the same for vend after vend.
             kept = self._kept.get(one)
             if kept is None:
-                (kind, record_id), revision = one
+                if len(self._kept) >= _KEPT_MAX:
+                    self._kept.clear()
                 kept = compares.registration_unmoved(self._keys.record(kind, record_id), revision)
-                if kind in _SHARED:
-                    if len(self._kept) >= _KEPT_MAX:
-                        self._kept.clear()
-                    self._kept[one] = kept
+                self._kept[one] = kept
             found += kept
         return found
 

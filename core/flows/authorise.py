@@ -19,6 +19,7 @@ from core.ports.notes import NOTES
 from core.ports.registry import Registry, RegistryStore
 from core.ports.trail import Decision, Trail
 
+_new = tuple.__new__
 _ACT_NAMES = {act: act.name for act in Act}
 
 
@@ -58,8 +59,7 @@ class Authorise:
             Refused: do not repeat; the class says why.
             NotReady: repeat at another node.
         """
-        question = Question(caller=principal.participant, act=act, pan=pan, amount=amount, channel=channel)
-        now = self.clock.now()
+        question, now = Question(principal.participant, act, pan, amount, channel), self.clock.now()
         ruling = self._judge(question, snapshot, now)
         if ruling.turn is not None:
             return None
@@ -109,17 +109,18 @@ class Authorise:
         notes = NOTES.get()
         if notes is not None:
             notes.decided = True
-        self.trail.note(
-            Decision(
-                at=at,
-                caller=principal.participant_id,
-                identity=principal.identity,
-                act=_ACT_NAMES[question.act],
-                ask=ask,
-                subject=ruling.meter_id or f"pan ..{question.pan[-4:]}",
-                amount=question.amount,
-                outcome="allowed" if ruling.resolved is not None else ruling.refusals[0].reason,
-                rule="" if ruling.resolved is None else ruling.resolved.rule,
-                basis=ruling.basis,
-            )
+        resolved = ruling.resolved
+        # In the order of the fields: named, they would take twice as long, for every sale.
+        fields = (
+            at,
+            principal.participant.participant_id,
+            principal.identity,
+            _ACT_NAMES[question.act],
+            ask,
+            ruling.meter_id or f"pan ..{question.pan[-4:]}",
+            question.amount,
+            ruling.refusals[0].reason if resolved is None else "allowed",
+            "" if resolved is None else resolved.rule,
+            ruling.basis,
         )
+        self.trail.note(_new(Decision, fields))
