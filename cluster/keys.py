@@ -109,10 +109,6 @@ class Keys:
         """Prefix of all records of a kind."""
         return f"{self.prefix}{_ROOMS[kind]}".encode()
 
-    def parse_record(self, kind: Kind, key: bytes) -> str:
-        """Return the id of a record."""
-        return key.decode().removeprefix(f"{self.prefix}{_ROOMS[kind]}")
-
     def due(self, at: int, meter_id: str) -> bytes:
         """An instant at which a meter must be looked at again."""
         return self.record(Kind.DUE, f"{at:013d}/{meter_id}")

@@ -39,10 +39,6 @@ class Period(NamedTuple, Generic[T]):
     recorded_at: Ms
     recorded_by: str
 
-    def holds_at(self, at: Ms) -> bool:
-        """Return whether it holds at that instant."""
-        return self.since <= at and (self.until is None or at < self.until)
-
 
 class Timeline(NamedTuple, Generic[T]):
     """Periods of one thing, oldest first, never overlapping. A gap is only where somebody ended one.

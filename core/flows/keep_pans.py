@@ -56,10 +56,10 @@ class KeepPans:
             RecordExists: the new one is taken.
         """
         known = await self._known(principal, lost)
-        now, by = ms_of(self.clock.now()), principal.participant_id
         if known.record.replaced_by == new:
             return Written(revision=known.revision, changed=False)
-        uses = known.record.uses
+        uses, by = known.record.uses, principal.participant_id
+        now = uses.heard_at(ms_of(self.clock.now()))
         use = uses.at(now)
         if known.record.replaced_by is not None or use is None:
             raise RecordChanged("the PAN has been replaced already, or stands for nothing", kind="pan")

@@ -148,6 +148,17 @@ async def test_a_lost_card_is_replaced_while_a_repointing_waits_and_the_new_one_
     assert [await sold(node, PSP, pan) for pan in (lost, NEW_PAN)] == [Sold(refused="PAN_BLOCKED"), to(second)]
 
 
+async def test_a_card_given_by_a_node_whose_clock_is_ahead_is_replaced_at_once_by_one_behind(node: MarketNode) -> None:
+    ((meter_id, _),) = await open_market(node)
+    given = Pan("9826888888888888888")
+    node.clock.advance(2)
+    await node.pans.give(as_(SUPPLIER), given, PanForm.PLASTIC, meter_id, None)
+    node.clock.advance(-2)
+    assert (await node.pans.replace_lost(as_(SUPPLIER), given, NEW_PAN, PanForm.PLASTIC)).changed
+    node.clock.advance(2.001)
+    assert [await sold(node, PSP, pan) for pan in (given, NEW_PAN)] == [Sold(refused="PAN_BLOCKED"), to(meter_id)]
+
+
 async def test_repointing_a_blocked_card_keeps_the_block(node: MarketNode) -> None:
     (first, pan), (second, _) = await open_market(node, 2)
     await node.pans.block(as_(SUPPLIER), pan, blocked=True)

@@ -127,6 +127,7 @@ _BAD: list[tuple[str, dict[str, Any]]] = [
     ("amount_pence", {"amount_pence": 2**63 - 1}),
     ("channel", {"channel": 0}),
     ("channel", {"channel": 99}),
+    ("channel", {"channel": types_pb2.CHANNEL_NOT_PAID}),
     ("reference.outlet_id", {"reference": {"outlet_id": "x" * 41}}),
     ("reference.terminal_id", {"reference": {"terminal_id": "line\nbreak"}}),
     ("reference.receipt_id", {"reference": {"receipt_id": "x" * 1_000_000}}),

@@ -1,0 +1,42 @@
+"""subject_of: what the trail says a request is about."""
+
+import pytest
+from google.protobuf.message import Message
+from utrn.v1 import appointment_service_pb2 as appointment_pb
+from utrn.v1 import registry_service_pb2 as registry_pb
+from utrn.v1 import top_up_service_pb2 as top_up_pb
+
+from core.api.subjects import subject_of
+
+METER = "00db1234567890ab"
+PAN = "9826012345678901234"
+_TERMS = appointment_pb.AppointmentTerms(supplier_id="supplier-north", psp_id="psp-corner", appointment_id="web")
+_NAME = appointment_pb.AppointmentName(supplier_id="supplier-north", psp_id="psp-corner", appointment_id="web")
+
+_SAYS: list[tuple[Message, str]] = [
+    (registry_pb.AddMeterRequest(meter=registry_pb.Meter(meter_id=METER)), METER),
+    (registry_pb.ExchangeMeterRequest(old_meter_id=METER, pans=[PAN]), METER),
+    (registry_pb.ReplacePanRequest(lost_pan=PAN, new_pan=PAN), "pan ..1234"),
+    (top_up_pb.TopUpRequest(pan=PAN, transaction_id="typed"), "pan ..1234"),
+    (top_up_pb.SendTopUpRequest(made_elsewhere=top_up_pb.UtrnMadeElsewhere(pan=PAN)), "pan ..1234"),
+    (registry_pb.SetIdentitiesRequest(participant_id="psp-corner"), "psp-corner"),
+    (registry_pb.SetModelRequest(model=registry_pb.Model(make="Acme", model="E1")), "Acme/E1"),
+    (
+        appointment_pb.AppointRequest(
+            signed_terms=appointment_pb.SignedTerms(terms=_TERMS.SerializeToString(deterministic=True))
+        ),
+        "supplier-north/psp-corner/web",
+    ),
+    (appointment_pb.AppointRequest(signed_terms=appointment_pb.SignedTerms(terms=b"\xff")), ""),
+    (appointment_pb.EndAppointmentRequest(name=_NAME), "supplier-north/psp-corner/web"),
+    (registry_pb.AddMeterRequest(), ""),
+    (registry_pb.GetMeterRequest(meter_id="x" * 50_000), "x" * 100),
+]
+
+
+@pytest.mark.parametrize(
+    ("request_", "subject"), _SAYS, ids=[f"{type(one).__name__}-{said}"[:60] for one, said in _SAYS]
+)
+def test_the_subject_is_an_id_and_never_a_whole_pan(request_: Message, subject: str) -> None:
+    assert subject_of(request_) == subject
+    assert PAN not in subject_of(request_)
