@@ -37,6 +37,7 @@ from core.flows.counters import Counters
 from core.flows.deliver import DeliveryWorker
 from core.flows.delivery_attempt import AttemptDelivery
 from core.flows.drain import DrainNode
+from core.flows.forget import ForgetNode
 from core.flows.idempotency import Answers
 from core.flows.issue import IssueVend
 from core.flows.keep_changes import ChangeKeeper
@@ -260,7 +261,12 @@ def _cluster(config: Config, client: EtcdClient, clock: Clock, standby: _Standby
 
 
 def _admin(ports: Adapters, view: EtcdCluster) -> AdminServicer:
-    return AdminServicer(authenticate=Authenticate(ports.registry), cluster=view, drain=DrainNode(view, ports.clock))
+    return AdminServicer(
+        authenticate=Authenticate(ports.registry),
+        cluster=view,
+        drain=DrainNode(view, ports.clock),
+        forget=ForgetNode(view),
+    )
 
 
 def _counters(config: Config, clock: Clock) -> Counters:

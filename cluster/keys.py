@@ -10,6 +10,7 @@
 | shard/<shard> | owner's node id, on its lease | election | with the lease; its create_revision is the epoch |
 | node/<node> | NodeRecord, on its lease | each node | with the lease |
 | drain/<node> | DrainRecord | an operator | until the drain is ended |
+| roster/<node> | RosterRecord | each node, when it first joins | until an operator takes it off |
 | registry/participant/<id>, registry/meter/<id>, registry/pan/<pan> | records | registry changes | for ever |
 | registry/appointment/<supplier>/<psp>, registry/model/<make>/<model> | records | registry changes | for ever |
 | registry/due/<instant>/<meter> | empty | registry changes | until the change is carried out |
@@ -100,6 +101,14 @@ class Keys:
     def drains(self) -> bytes:
         """Prefix of all drained nodes."""
         return f"{self.prefix}drain/".encode()
+
+    def roster(self, node_id: str) -> bytes:
+        """A node that should be there."""
+        return f"{self.prefix}roster/{node_id}".encode()
+
+    def rosters(self) -> bytes:
+        """Prefix of all nodes that should be there."""
+        return f"{self.prefix}roster/".encode()
 
     def record(self, kind: Kind, record_id: str) -> bytes:
         """A record of the registry, or one that belongs to it."""

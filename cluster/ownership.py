@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from etcdpb import rpc_pb2 as pb
+from google.protobuf import timestamp_pb2
 from utrn.store.v1 import records_pb2 as store
 
 from cluster import compares, ops
@@ -85,6 +86,7 @@ class EtcdOwnership:
         self._config = config
         self._keys = Keys(config.prefix)
         self._lease = Lease(client, config, clock)
+        self._clock = clock
         self._record = store.NodeRecord(schema=SCHEMA, node_id=node_id, address=address, zone=zone, version=version)
         self._fitness = fitness
         self._announced: tuple[int, Fitness] | None = None
@@ -95,6 +97,7 @@ class EtcdOwnership:
         self._nodes = MirroredPrefix(client, self._keys.nodes(), self._looked.set)
         self._shards = MirroredPrefix(client, self._keys.shards(), self._looked.set)
         self._drains = MirroredPrefix(client, self._keys.drains(), self._looked.set)
+        self._roster = MirroredPrefix(client, self._keys.rosters(), lambda: None)
 
     @property
     def node_id(self) -> str:
@@ -148,6 +151,11 @@ class EtcdOwnership:
         """Return every drained node, by id."""
         return {name: read(store.DrainRecord(), kv.value) for name, kv in self._drains.keys.items()}
 
+    def roster(self) -> dict[str, store.RosterRecord]:
+        """Return every node that should be there, alive or not, by id."""
+        # Without the schema check, as for members: nothing here decides about money.
+        return {name: store.RosterRecord.FromString(kv.value) for name, kv in self._roster.keys.items()}
+
     async def changes(self) -> AsyncIterator[OwnershipChange]:
         """Return what this node owns now, as Gained, then every change, in order, for ever. For one reader."""
         told: dict[int, int] = {}
@@ -172,7 +180,7 @@ class EtcdOwnership:
         """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_lease())
-            for mirror in (self._nodes, self._shards, self._drains):
+            for mirror in (self._nodes, self._shards, self._drains, self._roster):
                 tasks.create_task(mirror.run())
             tasks.create_task(self._move_forever())
         raise InvariantBroken("ownership never ends by itself")
@@ -273,11 +281,40 @@ class EtcdOwnership:
             return
         self._record.hsm_ready, self._record.mirror_ready = fitness.hsm_ready, fitness.mirror_ready
         key, value = self._keys.node(self.node_id), self._record.SerializeToString(deterministic=True)
-        reply = await self._client.txn(pb.TxnRequest(success=[ops.put(key, value, lease=lease_id)]))
+        alive = ops.put(key, value, lease=lease_id)
+        # One transaction: an operator cannot take a node off the roster between the two, when it would live unexpected.
+        reply = await self._client.txn(pb.TxnRequest(success=[alive, ops.nested(self._join())]))
+        await self._correct_roster(reply.responses[1].response_txn)
         self._announced = (lease_id, fitness)
         self._nodes.apply(
             pb.KeyValue(key=key, value=value, lease=lease_id, mod_revision=reply.header.revision), gone=False
         )
+
+    def _join(self) -> pb.TxnRequest:
+        """Return what puts this node on the roster if it is not there, and reads what is there if it is."""
+        since = timestamp_pb2.Timestamp()
+        since.FromDatetime(self._clock.now())
+        key = self._keys.roster(self.node_id)
+        value = self._roster_value(since)
+        return pb.TxnRequest(compare=compares.absent(key), success=[ops.put(key, value)], failure=[ops.get(key)])
+
+    async def _correct_roster(self, joined: pb.TxnResponse) -> None:
+        """Write where this node is now, if the roster says otherwise; when it first joined stays."""
+        there = None if joined.succeeded else ops.got(joined)[0]
+        if there is None:
+            return
+        before = store.RosterRecord.FromString(there.value)
+        if (before.address, before.zone) != (self._record.address, self._record.zone):
+            unmoved = compares.record_unmoved(there.key, there.mod_revision)
+            put = ops.put(there.key, self._roster_value(before.since))
+            await self._client.txn(pb.TxnRequest(compare=unmoved, success=[put]))
+
+    def _roster_value(self, since: timestamp_pb2.Timestamp) -> bytes:
+        mine = self._record
+        record = store.RosterRecord(
+            schema=SCHEMA, node_id=mine.node_id, address=mine.address, zone=mine.zone, since=since
+        )
+        return record.SerializeToString(deterministic=True)
 
     async def _claim(self, shards: list[int], lease_id: int) -> dict[int, int]:
         """Claim what is free; return what was got, with its epochs."""

@@ -2,8 +2,8 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from google.protobuf import timestamp_pb2
 from utrn.peer.v1 import peer_service_pb2 as peer
 from utrn.store.v1 import records_pb2 as store
 
-from cluster import ops
+from cluster import compares, ops
 from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
@@ -49,11 +49,12 @@ class EtcdCluster:
                 leases[name] = await self._lease(member.lease_id)
         owners, owed = self.ownership.owners(), self.owed()
         counts = Counter(owner.node_id for owner in owners.values())
-        drains = self.ownership.drains()
+        drains, roster = self.ownership.drains(), self.ownership.roster()
         nodes = [
             self._node(members.get(name), name, leases, counts[name], head, drained=name in drains)
-            for name in sorted(members.keys() | drains.keys())
+            for name in sorted(members.keys() | drains.keys() | roster.keys())
         ]
+        nodes = [_expected(one, roster.get(one.node_id)) for one in nodes]
         shards = [
             ShardStatus(
                 shard=shard,
@@ -79,6 +80,12 @@ class EtcdCluster:
         await self._write(ops.put(self._key(node_id), record.SerializeToString(deterministic=True)))
         return Drain(node_id=node_id, since=at.astimezone(UTC), by=by)
 
+    async def forget(self, node_id: str) -> bool:
+        """Delete roster and drain, if the node has no lease."""
+        keys = Keys(self.config.prefix)
+        off = [ops.delete(keys.roster(node_id)), ops.delete(keys.drain(node_id))]
+        return await self._write(*off, only_if=compares.absent(keys.node(node_id)))
+
     async def undrain(self, node_id: str) -> None:
         """Delete the drain."""
         await self._write(ops.delete(self._key(node_id)))
@@ -86,9 +93,9 @@ class EtcdCluster:
     def _key(self, node_id: str) -> bytes:
         return Keys(self.config.prefix).drain(node_id)
 
-    async def _write(self, op: pb.RequestOp) -> None:
+    async def _write(self, *then: pb.RequestOp, only_if: Sequence[pb.Compare] = ()) -> bool:
         try:
-            await self.client.txn(pb.TxnRequest(success=[op]))
+            return (await self.client.txn(pb.TxnRequest(compare=only_if, success=then))).succeeded
         except (EtcdUnreachable, EtcdRefused) as error:
             raise LedgerUnavailable("etcd does not take the change; nothing was written") from error
         except EtcdUnknown as error:
@@ -138,6 +145,18 @@ class EtcdCluster:
         if heard is None:
             return None, -1
         return heard.beat, round((self.clock.monotonic() - heard.at) * 1000)
+
+
+def _expected(node: NodeStatus, roster: store.RosterRecord | None) -> NodeStatus:
+    """Return the node with what the roster knows of it."""
+    if roster is None:
+        return node
+    return replace(
+        node,
+        address=node.address or roster.address,
+        zone=node.zone or roster.zone,
+        since=roster.since.ToDatetime(tzinfo=UTC),
+    )
 
 
 def _member(endpoint: str, status: pb.StatusResponse | None) -> MemberStatus:

@@ -97,6 +97,27 @@ def drain(
         console.print(f"{node} is back in service.", highlight=False)
 
 
+@app.command("forget")
+def forget(
+    node: Annotated[str, typer.Argument(help="A node that will not come back.")],
+    target: _Target, cert: _Cert, key: _Key, ca: _Ca,
+    as_json: _Json = False,
+) -> None:  # fmt: skip
+    """Take a node that is gone for good off the roster; refused while it is alive."""
+
+    async def ask(channel: "grpc.aio.Channel") -> None:
+        from utrn.admin.v1 import admin_service_pb2 as pb
+        from utrn.admin.v1 import admin_service_pb2_grpc as rpc
+
+        await rpc.AdminServiceStub(channel).ForgetNode(pb.ForgetNodeRequest(node_id=node), timeout=5.0)
+
+    ask_nodes(ask, target, (cert, key, ca))
+    if as_json:
+        print_json({"node": node, "forgotten": True})
+    else:
+        console.print(f"{node} is off the roster: it is expected no more.", highlight=False)
+
+
 def problems_of(found: "pb.GetClusterStatusResponse") -> list[str]:
     """Return a sentence for everything an operator should look at."""
     problems = []
@@ -104,7 +125,7 @@ def problems_of(found: "pb.GetClusterStatusResponse") -> list[str]:
         problems.append("etcd does not answer: nothing is issued; docs/runbooks/etcd-quorum.md")
     for node in found.nodes:
         if not node.alive:
-            problems.append(f"{node.node_id} is drained and not alive")
+            problems.append(f"{node.node_id} is not there: docs/runbooks/node-lost.md")
         elif not node.hsm_ready:
             problems.append(f"{node.node_id} has no HSM: docs/runbooks/hsm.md")
         elif not node.mirror_ready:

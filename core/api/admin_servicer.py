@@ -13,6 +13,7 @@ from core.api.errors import Context
 from core.domain.errors import BadField, OperatorOnly
 from core.domain.party import Principal, Role
 from core.flows.drain import DrainNode
+from core.flows.forget import ForgetNode
 from core.ports.cluster import Cluster
 
 ADMIN_SERVICE: Final = "utrn.admin.v1.AdminService"
@@ -25,6 +26,7 @@ class AdminServicer(rpc.AdminServiceServicer):
     authenticate: Authenticate
     cluster: Cluster
     drain: DrainNode
+    forget: ForgetNode
 
     async def GetClusterStatus(
         self, request: pb.GetClusterStatusRequest, context: Context
@@ -43,8 +45,7 @@ class AdminServicer(rpc.AdminServiceServicer):
     async def SetDrain(self, request: pb.SetDrainRequest, context: Context) -> pb.SetDrainResponse:
         """Drain a node, or end its drain."""
         principal = self._operator(context)
-        if not request.node_id:
-            raise BadField("node_id: a node's name is needed", field="node_id")
+        _check_named(request.node_id)
         drain = await self.drain(principal, request.node_id, drained=request.drained)
         if drain is None:
             return pb.SetDrainResponse(drained=False)
@@ -52,8 +53,20 @@ class AdminServicer(rpc.AdminServiceServicer):
         since.FromDatetime(drain.since)
         return pb.SetDrainResponse(drained=True, since=since, by=drain.by)
 
+    async def ForgetNode(self, request: pb.ForgetNodeRequest, context: Context) -> pb.ForgetNodeResponse:
+        """Take a node off the roster."""
+        self._operator(context)
+        _check_named(request.node_id)
+        await self.forget(request.node_id)
+        return pb.ForgetNodeResponse()
+
     def _operator(self, context: Context) -> Principal:
         principal = self.authenticate(context)
         if principal.participant.role is not Role.OPERATOR:
             raise OperatorOnly("only a participant with the role operator may do this")
         return principal
+
+
+def _check_named(node_id: str) -> None:
+    if not node_id:
+        raise BadField("node_id: a node's name is needed", field="node_id")

@@ -29,6 +29,7 @@ STATUS: Mapping[type[domain.UtrnError], grpc.StatusCode] = {
     domain.OperatorOnly: grpc.StatusCode.PERMISSION_DENIED,
     domain.NodeUnknown: grpc.StatusCode.NOT_FOUND,
     domain.LastNode: grpc.StatusCode.FAILED_PRECONDITION,
+    domain.NodeAlive: grpc.StatusCode.FAILED_PRECONDITION,
     domain.PanUnknown: grpc.StatusCode.NOT_FOUND,
     domain.MeterUnknown: grpc.StatusCode.NOT_FOUND,
     domain.VendUnknown: grpc.StatusCode.NOT_FOUND,

@@ -313,7 +313,7 @@ class OperatorOnly(Refused):
 
 
 class NodeUnknown(Refused):
-    """No node of this name is alive or drained. Facts: node_id."""
+    """No node of this name is alive, drained or on the roster. Facts: node_id."""
 
     reason = "NODE_UNKNOWN"
 
@@ -322,6 +322,12 @@ class LastNode(Refused):
     """It is the last node that serves; draining it would stop the service. Facts: node_id."""
 
     reason = "LAST_NODE"
+
+
+class NodeAlive(Refused):
+    """The node is alive: only one that is gone for good is taken off the roster. Facts: node_id."""
+
+    reason = "NODE_ALIVE"
 
 
 class Overloaded(Busy):

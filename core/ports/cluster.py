@@ -9,7 +9,10 @@ from core.domain.party import ParticipantId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
-    """A node, alive or only drained. `beat_age_ms` is -1 if it was never heard, `mirror_lag` -1 if unknown."""
+    """A node that is alive or should be. `beat_age_ms` is -1 if it was never heard, `mirror_lag` -1 if unknown.
+
+    `since`: when it first joined; None if it is not on the roster.
+    """
 
     node_id: str
     address: str = ""
@@ -27,6 +30,7 @@ class NodeStatus:
     shards: int = 0
     issues_in_flight: int = 0
     deliveries_in_flight: int = 0
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +85,14 @@ class Cluster(Protocol):
 
     async def drain(self, node_id: str, *, by: ParticipantId, at: datetime) -> Drain:
         """Have a node give its shards to others and send its callers elsewhere, until the drain is ended.
+
+        Raises:
+            LedgerUnavailable, OutcomeUnknown: repeat.
+        """
+        ...
+
+    async def forget(self, node_id: str) -> bool:
+        """Take a node off the roster, and end its drain; return False, with nothing done, if it is alive.
 
         Raises:
             LedgerUnavailable, OutcomeUnknown: repeat.

@@ -124,6 +124,21 @@ async def test_the_last_node_and_an_unknown_one_are_not_drained(cluster: DevStac
     await _until(cluster, _all_well)
 
 
+async def test_a_node_that_is_gone_is_missed_until_an_operator_takes_it_off_the_roster(make_stack: MakeStack) -> None:
+    stack = make_stack(**{**_THREE, "etcd_members": 1})
+    stack.start_all()
+    await _until(stack, _all_well)
+    assert "OPERATOR_ONLY" in utrn("cluster", "forget", "node-c", *_options(stack, PSP), code=1)
+    assert "NODE_UNKNOWN" in utrn("cluster", "forget", "node-z", *_options(stack), code=1)
+    assert "NODE_ALIVE" in utrn("cluster", "forget", "node-c", *_options(stack), code=1)
+    stack.kill("node-c", signal.SIGKILL)
+    await _until(stack, lambda now: [one.node_id for one in now.nodes if not one.alive] == ["node-c"])
+    assert "node-c is not there" in utrn("cluster", "status", *_options(stack), code=1)
+    utrn("cluster", "forget", "node-c", *_options(stack))
+    await _until(stack, lambda now: [one.node_id for one in now.nodes] == ["node-a", "node-b"])
+    assert "NODE_UNKNOWN" in utrn("cluster", "forget", "node-c", *_options(stack), code=1)
+
+
 async def test_only_operators_see_the_cluster_and_only_nodes_hear_its_heart(cluster: DevStack) -> None:
     assert "OPERATOR_ONLY" in utrn("cluster", "status", *_options(cluster, PSP), code=1)
     assert "OPERATOR_ONLY" in utrn("cluster", "drain", "node-a", *_options(cluster, "supplier-north"), code=1)

@@ -75,7 +75,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_OPERATOR_ONLY: _ErrorReason.ValueType  # 24
     """Only an operator may do this."""
     ERROR_REASON_NODE_UNKNOWN: _ErrorReason.ValueType  # 25
-    """No node of this name is alive or drained."""
+    """No node of this name is alive, drained or on the roster."""
     ERROR_REASON_LAST_NODE: _ErrorReason.ValueType  # 26
     """It is the last node that serves; draining it would stop the service."""
     ERROR_REASON_PARTICIPANT_UNKNOWN: _ErrorReason.ValueType  # 27
@@ -130,6 +130,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The registry changed under the request, more often than it was tried again."""
     ERROR_REASON_HISTORY_FULL: _ErrorReason.ValueType  # 52
     """So many changes of this record are kept that no more are taken. Facts: periods_max."""
+    ERROR_REASON_NODE_ALIVE: _ErrorReason.ValueType  # 53
+    """The node is alive: only one that is gone for good is taken off the roster. Facts: node_id."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason this service gives for not doing what was asked. Carried in google.rpc.ErrorInfo.reason, without the
@@ -189,7 +191,7 @@ google.rpc.RetryInfo.
 ERROR_REASON_OPERATOR_ONLY: ErrorReason.ValueType  # 24
 """Only an operator may do this."""
 ERROR_REASON_NODE_UNKNOWN: ErrorReason.ValueType  # 25
-"""No node of this name is alive or drained."""
+"""No node of this name is alive, drained or on the roster."""
 ERROR_REASON_LAST_NODE: ErrorReason.ValueType  # 26
 """It is the last node that serves; draining it would stop the service."""
 ERROR_REASON_PARTICIPANT_UNKNOWN: ErrorReason.ValueType  # 27
@@ -244,4 +246,6 @@ ERROR_REASON_REGISTRY_MOVED: ErrorReason.ValueType  # 51
 """The registry changed under the request, more often than it was tried again."""
 ERROR_REASON_HISTORY_FULL: ErrorReason.ValueType  # 52
 """So many changes of this record are kept that no more are taken. Facts: periods_max."""
+ERROR_REASON_NODE_ALIVE: ErrorReason.ValueType  # 53
+"""The node is alive: only one that is gone for good is taken off the roster. Facts: node_id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -53,7 +53,7 @@ class GetClusterStatusResponse(_message.Message):
     """Revision of the ledger when it was asked."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]:
-        """Every node that is alive by its lease, and drained ones that are not."""
+        """Every node that is alive by its lease, and those on the roster or drained that are not."""
 
     @_builtins.property
     def shards(self) -> _containers.RepeatedCompositeFieldContainer[Global___Shard]:
@@ -102,6 +102,7 @@ class Node(_message.Message):
     SHARDS_FIELD_NUMBER: _builtins.int
     ISSUES_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     DELIVERIES_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """Its id."""
     address: _builtins.str
@@ -111,7 +112,7 @@ class Node(_message.Message):
     version: _builtins.str
     """Its version."""
     alive: _builtins.bool
-    """False if only its drain is known."""
+    """False if it has no lease: it is on the roster, or drained, and not there."""
     serving: _builtins.bool
     """True if it would issue now; false if unknown."""
     hsm_ready: _builtins.bool
@@ -134,6 +135,10 @@ class Node(_message.Message):
     """Vends that wait or are being committed."""
     deliveries_in_flight: _builtins.int
     """Deliveries under way."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """When it first joined; absent if it is on no roster."""
+
     def __init__(
         self,
         *,
@@ -153,10 +158,11 @@ class Node(_message.Message):
         shards: _builtins.int = ...,
         issues_in_flight: _builtins.int = ...,
         deliveries_in_flight: _builtins.int = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "alive", b"alive", "beat_age_ms", b"beat_age_ms", "deliveries_in_flight", b"deliveries_in_flight", "drained", b"drained", "hsm_ready", b"hsm_ready", "issues_in_flight", b"issues_in_flight", "lease_left_ms", b"lease_left_ms", "lease_ttl_ms", b"lease_ttl_ms", "mirror_lag", b"mirror_lag", "mirror_ready", b"mirror_ready", "node_id", b"node_id", "serving", b"serving", "shards", b"shards", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "alive", b"alive", "beat_age_ms", b"beat_age_ms", "deliveries_in_flight", b"deliveries_in_flight", "drained", b"drained", "hsm_ready", b"hsm_ready", "issues_in_flight", b"issues_in_flight", "lease_left_ms", b"lease_left_ms", "lease_ttl_ms", b"lease_ttl_ms", "mirror_lag", b"mirror_lag", "mirror_ready", b"mirror_ready", "node_id", b"node_id", "serving", b"serving", "shards", b"shards", "since", b"since", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -299,3 +305,42 @@ class SetDrainResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetDrainResponse: _TypeAlias = SetDrainResponse  # noqa: Y015
+
+@_typing.final
+class ForgetNodeRequest(_message.Message):
+    """Asks that a node be expected no more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    node_id: _builtins.str
+    """The node."""
+    def __init__(
+        self,
+        *,
+        node_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["node_id", b"node_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetNodeRequest: _TypeAlias = ForgetNodeRequest  # noqa: Y015
+
+@_typing.final
+class ForgetNodeResponse(_message.Message):
+    """It is off the roster."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetNodeResponse: _TypeAlias = ForgetNodeResponse  # noqa: Y015

@@ -45,6 +45,11 @@ class AdminServiceStub:
                 request_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.SetDrainRequest.SerializeToString,
                 response_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.SetDrainResponse.FromString,
                 _registered_method=True)
+        self.ForgetNode = channel.unary_unary(
+                '/utrn.admin.v1.AdminService/ForgetNode',
+                request_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetNodeRequest.SerializeToString,
+                response_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetNodeResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -66,6 +71,14 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForgetNode(self, request, context):
+        """Takes a node off the roster, and ends its drain: it will not come back. Refused while it is alive; a node that starts
+        after all puts itself on the roster again. May be repeated: NODE_UNKNOWN says that it is off.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -78,6 +91,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.SetDrain,
                     request_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.SetDrainRequest.FromString,
                     response_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.SetDrainResponse.SerializeToString,
+            ),
+            'ForgetNode': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetNode,
+                    request_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetNodeRequest.FromString,
+                    response_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetNodeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -135,6 +153,33 @@ class AdminService:
             '/utrn.admin.v1.AdminService/SetDrain',
             utrn_dot_admin_dot_v1_dot_admin__service__pb2.SetDrainRequest.SerializeToString,
             utrn_dot_admin_dot_v1_dot_admin__service__pb2.SetDrainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetNode(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utrn.admin.v1.AdminService/ForgetNode',
+            utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetNodeRequest.SerializeToString,
+            utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetNodeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,6 +39,10 @@ class AdminServiceStub:
     """Drains a node, or ends its drain: callers are sent elsewhere and its shards go to others. It lasts until it is ended,
     across restarts. The last node that serves cannot be drained.
     """
+    ForgetNode: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ForgetNodeRequest, _admin_service_pb2.ForgetNodeResponse]
+    """Takes a node off the roster, and ends its drain: it will not come back. Refused while it is alive; a node that starts
+    after all puts itself on the roster again. May be repeated: NODE_UNKNOWN says that it is off.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -50,6 +54,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     SetDrain: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.SetDrainRequest, _admin_service_pb2.SetDrainResponse]  # type: ignore[assignment]
     """Drains a node, or ends its drain: callers are sent elsewhere and its shards go to others. It lasts until it is ended,
     across restarts. The last node that serves cannot be drained.
+    """
+    ForgetNode: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ForgetNodeRequest, _admin_service_pb2.ForgetNodeResponse]  # type: ignore[assignment]
+    """Takes a node off the roster, and ends its drain: it will not come back. Refused while it is alive; a node that starts
+    after all puts itself on the roster again. May be repeated: NODE_UNKNOWN says that it is off.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -71,6 +79,16 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_service_pb2.SetDrainResponse, _abc.Awaitable[_admin_service_pb2.SetDrainResponse]]:
         """Drains a node, or ends its drain: callers are sent elsewhere and its shards go to others. It lasts until it is ended,
         across restarts. The last node that serves cannot be drained.
+        """
+
+    @_abc_1.abstractmethod
+    def ForgetNode(
+        self,
+        request: _admin_service_pb2.ForgetNodeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ForgetNodeResponse, _abc.Awaitable[_admin_service_pb2.ForgetNodeResponse]]:
+        """Takes a node off the roster, and ends its drain: it will not come back. Refused while it is alive; a node that starts
+        after all puts itself on the roster again. May be repeated: NODE_UNKNOWN says that it is off.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1266,6 +1266,46 @@ class DrainRecord(_message.Message):
 Global___DrainRecord: _TypeAlias = DrainRecord  # noqa: Y015
 
 @_typing.final
+class RosterRecord(_message.Message):
+    """Key roster/<node_id>, on no lease: this node should be there. Written when it first joins, deleted by an operator."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    schema: _builtins.int
+    """Highest schema understood by this reader: 1."""
+    node_id: _builtins.str
+    """Its id."""
+    address: _builtins.str
+    """Where callers reach it, host:port, as it last said."""
+    zone: _builtins.str
+    """Its zone."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """When it first joined."""
+
+    def __init__(
+        self,
+        *,
+        schema: _builtins.int = ...,
+        node_id: _builtins.str = ...,
+        address: _builtins.str = ...,
+        zone: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "node_id", b"node_id", "schema", b"schema", "since", b"since", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RosterRecord: _TypeAlias = RosterRecord  # noqa: Y015
+
+@_typing.final
 class TrailAnchorRecord(_message.Message):
     """Key trail/<name of a trail file>."""
 

@@ -1,0 +1,26 @@
+"""Take a node off the roster: on an operator's word, and never one that is alive."""
+
+from dataclasses import dataclass
+
+from core.domain.errors import NodeAlive, NodeUnknown
+from core.ports.cluster import Cluster
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetNode:
+    """Takes nodes that will not come back off the roster."""
+
+    cluster: Cluster
+
+    async def __call__(self, node_id: str) -> None:
+        """Return when the node is expected no more.
+
+        Raises:
+            NodeUnknown: neither on the roster nor drained; it is off already.
+            NodeAlive: it has a lease.
+            LedgerUnavailable, OutcomeUnknown: repeat.
+        """
+        if node_id not in {one.node_id for one in (await self.cluster.status()).nodes}:
+            raise NodeUnknown("no node of this name is on the roster; see `utrn cluster status`", node_id=node_id)
+        if not await self.cluster.forget(node_id):
+            raise NodeAlive("only a node that is gone is taken off the roster; stop it first", node_id=node_id)
