@@ -1,5 +1,6 @@
 #!/bin/sh
-# Generates Python and typed stubs from every .proto into proto/gen. Run by `make proto`; CI fails on a difference.
+# Generates Python and typed stubs from every .proto into proto/gen, and the tables of outcomes. Run by `make proto`; CI
+# fails on a difference.
 set -eu
 cd "$(dirname "$0")"
 python=${PYTHON:-../.venv/bin/python}
@@ -10,3 +11,8 @@ PATH="$(dirname "$(command -v "$python")"):$PATH" "$python" -m grpc_tools.protoc
 find gen -mindepth 1 -type d | while read -r folder; do
     echo '"""Generated from proto/ by `make proto`; do not edit."""' > "$folder/__init__.py"
 done
+set_file=$(mktemp)
+trap 'rm -f "$set_file"' EXIT
+"$python" -m grpc_tools.protoc -I . --include_imports --include_source_info --descriptor_set_out="$set_file" \
+    utrn/v1/errors.proto
+PYTHONPATH=gen "$python" generate_outcomes.py "$set_file" ..

@@ -11,6 +11,7 @@ from google.protobuf import any_pb2, duration_pb2, empty_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
+from utrn.v1 import errors_pb2, outcome_pb2
 
 from core.domain import errors as domain
 from core.domain.invariant import InvariantBroken
@@ -20,61 +21,21 @@ log = logging.getLogger(__name__)
 
 DOMAIN: Final = "utrn.v1"
 
-STATUS: Mapping[type[domain.UtrnError], grpc.StatusCode] = {
-    domain.BadField: grpc.StatusCode.INVALID_ARGUMENT,
-    domain.AmountNotEncodable: grpc.StatusCode.INVALID_ARGUMENT,
-    domain.UnknownCaller: grpc.StatusCode.UNAUTHENTICATED,
-    domain.CallerSuspended: grpc.StatusCode.PERMISSION_DENIED,
-    domain.NotAppointed: grpc.StatusCode.PERMISSION_DENIED,
-    domain.OperatorOnly: grpc.StatusCode.PERMISSION_DENIED,
-    domain.NodeUnknown: grpc.StatusCode.NOT_FOUND,
-    domain.LastNode: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.NodeAlive: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.PanUnknown: grpc.StatusCode.NOT_FOUND,
-    domain.MeterUnknown: grpc.StatusCode.NOT_FOUND,
-    domain.VendUnknown: grpc.StatusCode.NOT_FOUND,
-    domain.TransactionIdReused: grpc.StatusCode.ALREADY_EXISTS,
-    domain.CounterTaken: grpc.StatusCode.ALREADY_EXISTS,
-    domain.PanBlocked: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.TransactionIdTooOld: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.TransactionIdFromFuture: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.TooManyUnapplied: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.NotSupportedByMeter: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.KeyMissing: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.ParticipantUnknown: grpc.StatusCode.NOT_FOUND,
-    domain.RecordUnknown: grpc.StatusCode.NOT_FOUND,
-    domain.RecordExists: grpc.StatusCode.ALREADY_EXISTS,
-    domain.RecordChanged: grpc.StatusCode.ABORTED,
-    domain.NotYours: grpc.StatusCode.PERMISSION_DENIED,
-    domain.RoleNotAllowed: grpc.StatusCode.PERMISSION_DENIED,
-    domain.TwoPeopleNeeded: grpc.StatusCode.PERMISSION_DENIED,
-    domain.SignatureWrong: grpc.StatusCode.INVALID_ARGUMENT,
-    domain.DatesReversed: grpc.StatusCode.INVALID_ARGUMENT,
-    domain.DateInPast: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.ChangePending: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.HistoryFull: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.NothingToEnd: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.SupplierInactive: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.MeterInCreditMode: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.MeterNotEnrolled: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.AmountOutOfLimits: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.ChannelNotAllowed: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.AboveMaxCredit: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.AboveMaxBalance: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.PanNotCurrent: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.CentralIssueOff: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.CounterElsewhere: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.CounterHere: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.DailyLimit: grpc.StatusCode.FAILED_PRECONDITION,
-    domain.RegistryMoved: grpc.StatusCode.UNAVAILABLE,
-    domain.Overloaded: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    domain.DeadlineTooShort: grpc.StatusCode.DEADLINE_EXCEEDED,
-    domain.HsmUnavailable: grpc.StatusCode.UNAVAILABLE,
-    domain.LedgerUnavailable: grpc.StatusCode.UNAVAILABLE,
-    domain.OutcomeUnknown: grpc.StatusCode.UNAVAILABLE,
-    domain.ShuttingDown: grpc.StatusCode.UNAVAILABLE,
-    domain.NotReady: grpc.StatusCode.UNAVAILABLE,
-}
+
+def statuses() -> Mapping[type[domain.UtrnError], grpc.StatusCode]:
+    """Return the status of every error with a reason, as the contract has it (errors.proto)."""
+    found: dict[type[domain.UtrnError], grpc.StatusCode] = {}
+    kinds: list[type[domain.UtrnError]] = [domain.UtrnError]
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        if kind.reason:
+            value = errors_pb2.ErrorReason.DESCRIPTOR.values_by_name[f"ERROR_REASON_{kind.reason}"]
+            found[kind] = grpc.StatusCode[value.GetOptions().Extensions[outcome_pb2.outcome].status]
+    return found
+
+
+STATUS: Final = statuses()
 
 _Request = TypeVar("_Request", bound=Message)
 _Reply = TypeVar("_Reply", bound=Message)

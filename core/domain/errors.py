@@ -150,12 +150,6 @@ class NotSupportedByMeter(Refused):
     reason = "NOT_SUPPORTED_BY_METER"
 
 
-class KeyMissing(Refused):
-    """The supplier's prepayment key is not in the HSM, or the key there is another one. Facts: key_id."""
-
-    reason = "KEY_MISSING"
-
-
 class ParticipantUnknown(Refused):
     """No participant of this name, or not of the role that is needed. Facts: participant_id."""
 
@@ -346,6 +340,13 @@ class HsmUnavailable(Busy):
     """No HSM can sign now."""
 
     reason = "HSM_UNAVAILABLE"
+    retry_after_ms = 500
+
+
+class KeyMissing(Busy):
+    """The supplier's prepayment key is not in this node's HSM, or the key there is another one. Facts: key_id."""
+
+    reason = "KEY_MISSING"
     retry_after_ms = 500
 
 

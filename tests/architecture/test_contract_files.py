@@ -28,8 +28,15 @@ def test_plain_protoc_loads_them_with_googles_well_known_types_only(tmp_path: Pa
     assert protoc.main(arguments) == 0
 
 
+GENERATED_TABLES = ("client/utrn_client/outcomes.py", "proto/outcomes.json", "docs/errors.md")
+
+
 def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
     shutil.copytree(PROTO, tmp_path / "proto", ignore=shutil.ignore_patterns("gen", "__pycache__"))
+    for name in GENERATED_TABLES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "proto" / "outcomes.json").unlink()
+    shutil.copy(ROOT / "docs" / "errors.md", tmp_path / "docs" / "errors.md")
     subprocess.run(
         ["sh", "generate.sh"], cwd=tmp_path / "proto", check=True, env={**os.environ, "PYTHON": sys.executable}
     )
@@ -40,6 +47,7 @@ def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
     assert [one for one in fresh if "__pycache__" not in one.parts] == committed
     _, differ, failed = filecmp.cmpfiles(tmp_path / "proto" / "gen", PROTO / "gen", map(str, committed), shallow=False)
     assert (differ, failed) == ([], [])
+    assert filecmp.cmpfiles(tmp_path, ROOT, GENERATED_TABLES, shallow=False)[1:] == ([], [])
 
 
 @pytest.mark.timeout(300)

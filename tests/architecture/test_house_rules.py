@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 from utrn.v1 import errors_pb2, types_pb2
+from utrn_client.outcomes import OUTCOMES, Says
 
 from core.api.errors import DOMAIN, STATUS, status_of
 from core.domain import errors
@@ -92,6 +93,24 @@ def test_every_reason_has_a_status_a_number_and_a_row(kind: type[errors.UtrnErro
 def test_every_number_has_a_reason() -> None:
     numbers = {name.removeprefix("ERROR_REASON_") for name, _ in errors_pb2.ErrorReason.items()} - {"UNSPECIFIED"}
     assert numbers == {kind.reason for kind in REASONS}
+
+
+@pytest.mark.parametrize("kind", REASONS, ids=lambda kind: kind.__name__)
+def test_every_class_is_what_the_contract_says_of_its_reason(kind: type[errors.UtrnError]) -> None:
+    """A class to be repeated has a reason to ask again, and the other way round."""
+    again = OUTCOMES[kind.reason].says is Says.ASK_AGAIN
+    assert again is issubclass(kind, errors.Busy | errors.Unknown)
+    assert issubclass(kind, errors.Refused) is not again
+
+
+def test_the_closed_list_of_final_refusals() -> None:
+    """Money is given back on these alone. Whoever adds one says why nothing can overtake it."""
+    assert {reason for reason, outcome in OUTCOMES.items() if outcome.says is Says.NOT_SOLD} == {
+        "BAD_FIELD", "AMOUNT_NOT_ENCODABLE", "NOT_APPOINTED", "PAN_UNKNOWN", "PAN_BLOCKED", "METER_UNKNOWN",
+        "TRANSACTION_ID_FROM_FUTURE", "TOO_MANY_UNAPPLIED", "NOT_SUPPORTED_BY_METER", "SUPPLIER_INACTIVE",
+        "METER_IN_CREDIT_MODE", "METER_NOT_ENROLLED", "AMOUNT_OUT_OF_LIMITS", "CHANNEL_NOT_ALLOWED", "ABOVE_MAX_CREDIT",
+        "ABOVE_MAX_BALANCE", "PAN_NOT_CURRENT", "CENTRAL_ISSUE_OFF", "COUNTER_ELSEWHERE",
+    }  # fmt: skip
 
 
 def test_what_may_be_repeated_says_when() -> None:

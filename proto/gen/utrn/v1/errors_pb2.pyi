@@ -27,17 +27,19 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_BAD_FIELD: _ErrorReason.ValueType  # 1
     """A field is missing, malformed or out of bounds. Details: google.rpc.BadRequest, one violation per field."""
     ERROR_REASON_AMOUNT_NOT_ENCODABLE: _ErrorReason.ValueType  # 2
-    """No single code can carry the amount. Facts: limit and nearest amounts that work."""
+    """No single code can carry the amount: above 8191 pence only whole pounds, at most 8191 pounds. Facts: limit and
+    nearest amounts that work.
+    """
     ERROR_REASON_UNKNOWN_CALLER: _ErrorReason.ValueType  # 3
-    """The caller's certificate names no active participant."""
+    """The caller's certificate names no active participant. It says nothing about sales made before."""
     ERROR_REASON_CALLER_SUSPENDED: _ErrorReason.ValueType  # 4
-    """The participant exists and is suspended."""
+    """The participant exists and is suspended. It says nothing about sales made before."""
     ERROR_REASON_NOT_APPOINTED: _ErrorReason.ValueType  # 5
     """The meter's supplier has not appointed this caller, or the meter belongs to another supplier."""
     ERROR_REASON_PAN_UNKNOWN: _ErrorReason.ValueType  # 6
     """The PAN is not registered."""
     ERROR_REASON_PAN_BLOCKED: _ErrorReason.ValueType  # 7
-    """The PAN is registered and blocked."""
+    """The PAN is blocked: its card is lost, or another one took its place."""
     ERROR_REASON_METER_UNKNOWN: _ErrorReason.ValueType  # 8
     """The PAN stands for a meter that is not registered."""
     ERROR_REASON_VEND_UNKNOWN: _ErrorReason.ValueType  # 9
@@ -45,15 +47,17 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TRANSACTION_ID_REUSED: _ErrorReason.ValueType  # 10
     """The transaction id belongs to a vend with other content. Facts: field, the first that differs."""
     ERROR_REASON_TRANSACTION_ID_TOO_OLD: _ErrorReason.ValueType  # 11
-    """The transaction id was made longer ago than the hot window: it can no longer be executed."""
+    """The transaction id was made longer ago than the hot window (30 days unless configured), and the ledger does not
+    have it: it can no longer be executed.
+    """
     ERROR_REASON_TRANSACTION_ID_FROM_FUTURE: _ErrorReason.ValueType  # 12
-    """The transaction id claims to be made in the future. Check the clock that made it."""
+    """The transaction id claims to be made more than five minutes ahead."""
     ERROR_REASON_TOO_MANY_UNAPPLIED: _ErrorReason.ValueType  # 13
-    """Too many issued codes of this meter are not known to be applied; one more might not be accepted by the meter."""
+    """As many issued codes of this meter as it can hold apart are not known to be applied; it might not accept one more."""
     ERROR_REASON_COUNTER_TAKEN: _ErrorReason.ValueType  # 14
-    """A code made elsewhere uses a counter that is taken by another code."""
+    """A code made elsewhere uses a counter that another code has, or is being delivered under another id."""
     ERROR_REASON_NOT_SUPPORTED_BY_METER: _ErrorReason.ValueType  # 15
-    """The meter's model cannot do what was asked. Facts: scheme."""
+    """The meter's model cannot do what was asked, or its registered key is broken. Facts: scheme."""
     ERROR_REASON_OVERLOADED: _ErrorReason.ValueType  # 16
     """The service has as much work as it can finish in time. Details: google.rpc.RetryInfo."""
     ERROR_REASON_DEADLINE_TOO_SHORT: _ErrorReason.ValueType  # 17
@@ -61,17 +65,17 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_HSM_UNAVAILABLE: _ErrorReason.ValueType  # 18
     """No HSM can sign now. Nothing was done. Details: google.rpc.RetryInfo."""
     ERROR_REASON_KEY_MISSING: _ErrorReason.ValueType  # 19
-    """The supplier's prepayment key is not in the HSM. An operator must import it."""
+    """The supplier's prepayment key is not in the HSM of this node, or another key is in its place. Nothing was done.
+    Details: google.rpc.RetryInfo.
+    """
     ERROR_REASON_LEDGER_UNAVAILABLE: _ErrorReason.ValueType  # 20
     """The ledger cannot be reached. Nothing was done. Details: google.rpc.RetryInfo."""
     ERROR_REASON_OUTCOME_UNKNOWN: _ErrorReason.ValueType  # 21
-    """The outcome is not known. Repeat with the same transaction id: the ledger will tell. Details: google.rpc.RetryInfo."""
+    """The ledger did not say whether the vend was written. Details: google.rpc.RetryInfo."""
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 22
-    """The node is leaving service. Repeat at another node. Details: google.rpc.RetryInfo."""
+    """The node is leaving service. Details: google.rpc.RetryInfo."""
     ERROR_REASON_NOT_READY: _ErrorReason.ValueType  # 23
-    """The node has not finished reading the registry, or its clock is in doubt. Repeat at another node. Details:
-    google.rpc.RetryInfo.
-    """
+    """The node has not finished reading the registry, or its clock is in doubt. Details: google.rpc.RetryInfo."""
     ERROR_REASON_OPERATOR_ONLY: _ErrorReason.ValueType  # 24
     """Only an operator may do this."""
     ERROR_REASON_NODE_UNKNOWN: _ErrorReason.ValueType  # 25
@@ -135,7 +139,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason this service gives for not doing what was asked. Carried in google.rpc.ErrorInfo.reason, without the
-    prefix ERROR_REASON_, with domain "utrn.v1"; ErrorInfo.metadata holds the facts. docs/errors.md says what to do on each.
+    prefix ERROR_REASON_, with domain "utrn.v1"; ErrorInfo.metadata holds the facts. The tables of docs/errors.md, of the
+    client kit and of other languages (outcomes.json) are generated from the options here. A caller gives money back only
+    on a reason that says NOT_SOLD and is final; on everything else, and on what it does not know, it asks again.
     """
 
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
@@ -143,17 +149,19 @@ ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 ERROR_REASON_BAD_FIELD: ErrorReason.ValueType  # 1
 """A field is missing, malformed or out of bounds. Details: google.rpc.BadRequest, one violation per field."""
 ERROR_REASON_AMOUNT_NOT_ENCODABLE: ErrorReason.ValueType  # 2
-"""No single code can carry the amount. Facts: limit and nearest amounts that work."""
+"""No single code can carry the amount: above 8191 pence only whole pounds, at most 8191 pounds. Facts: limit and
+nearest amounts that work.
+"""
 ERROR_REASON_UNKNOWN_CALLER: ErrorReason.ValueType  # 3
-"""The caller's certificate names no active participant."""
+"""The caller's certificate names no active participant. It says nothing about sales made before."""
 ERROR_REASON_CALLER_SUSPENDED: ErrorReason.ValueType  # 4
-"""The participant exists and is suspended."""
+"""The participant exists and is suspended. It says nothing about sales made before."""
 ERROR_REASON_NOT_APPOINTED: ErrorReason.ValueType  # 5
 """The meter's supplier has not appointed this caller, or the meter belongs to another supplier."""
 ERROR_REASON_PAN_UNKNOWN: ErrorReason.ValueType  # 6
 """The PAN is not registered."""
 ERROR_REASON_PAN_BLOCKED: ErrorReason.ValueType  # 7
-"""The PAN is registered and blocked."""
+"""The PAN is blocked: its card is lost, or another one took its place."""
 ERROR_REASON_METER_UNKNOWN: ErrorReason.ValueType  # 8
 """The PAN stands for a meter that is not registered."""
 ERROR_REASON_VEND_UNKNOWN: ErrorReason.ValueType  # 9
@@ -161,15 +169,17 @@ ERROR_REASON_VEND_UNKNOWN: ErrorReason.ValueType  # 9
 ERROR_REASON_TRANSACTION_ID_REUSED: ErrorReason.ValueType  # 10
 """The transaction id belongs to a vend with other content. Facts: field, the first that differs."""
 ERROR_REASON_TRANSACTION_ID_TOO_OLD: ErrorReason.ValueType  # 11
-"""The transaction id was made longer ago than the hot window: it can no longer be executed."""
+"""The transaction id was made longer ago than the hot window (30 days unless configured), and the ledger does not
+have it: it can no longer be executed.
+"""
 ERROR_REASON_TRANSACTION_ID_FROM_FUTURE: ErrorReason.ValueType  # 12
-"""The transaction id claims to be made in the future. Check the clock that made it."""
+"""The transaction id claims to be made more than five minutes ahead."""
 ERROR_REASON_TOO_MANY_UNAPPLIED: ErrorReason.ValueType  # 13
-"""Too many issued codes of this meter are not known to be applied; one more might not be accepted by the meter."""
+"""As many issued codes of this meter as it can hold apart are not known to be applied; it might not accept one more."""
 ERROR_REASON_COUNTER_TAKEN: ErrorReason.ValueType  # 14
-"""A code made elsewhere uses a counter that is taken by another code."""
+"""A code made elsewhere uses a counter that another code has, or is being delivered under another id."""
 ERROR_REASON_NOT_SUPPORTED_BY_METER: ErrorReason.ValueType  # 15
-"""The meter's model cannot do what was asked. Facts: scheme."""
+"""The meter's model cannot do what was asked, or its registered key is broken. Facts: scheme."""
 ERROR_REASON_OVERLOADED: ErrorReason.ValueType  # 16
 """The service has as much work as it can finish in time. Details: google.rpc.RetryInfo."""
 ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 17
@@ -177,17 +187,17 @@ ERROR_REASON_DEADLINE_TOO_SHORT: ErrorReason.ValueType  # 17
 ERROR_REASON_HSM_UNAVAILABLE: ErrorReason.ValueType  # 18
 """No HSM can sign now. Nothing was done. Details: google.rpc.RetryInfo."""
 ERROR_REASON_KEY_MISSING: ErrorReason.ValueType  # 19
-"""The supplier's prepayment key is not in the HSM. An operator must import it."""
+"""The supplier's prepayment key is not in the HSM of this node, or another key is in its place. Nothing was done.
+Details: google.rpc.RetryInfo.
+"""
 ERROR_REASON_LEDGER_UNAVAILABLE: ErrorReason.ValueType  # 20
 """The ledger cannot be reached. Nothing was done. Details: google.rpc.RetryInfo."""
 ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 21
-"""The outcome is not known. Repeat with the same transaction id: the ledger will tell. Details: google.rpc.RetryInfo."""
+"""The ledger did not say whether the vend was written. Details: google.rpc.RetryInfo."""
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 22
-"""The node is leaving service. Repeat at another node. Details: google.rpc.RetryInfo."""
+"""The node is leaving service. Details: google.rpc.RetryInfo."""
 ERROR_REASON_NOT_READY: ErrorReason.ValueType  # 23
-"""The node has not finished reading the registry, or its clock is in doubt. Repeat at another node. Details:
-google.rpc.RetryInfo.
-"""
+"""The node has not finished reading the registry, or its clock is in doubt. Details: google.rpc.RetryInfo."""
 ERROR_REASON_OPERATOR_ONLY: ErrorReason.ValueType  # 24
 """Only an operator may do this."""
 ERROR_REASON_NODE_UNKNOWN: ErrorReason.ValueType  # 25

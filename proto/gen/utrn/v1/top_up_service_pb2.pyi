@@ -31,6 +31,7 @@ class IssueUtrnRequest(_message.Message):
     AMOUNT_PENCE_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
+    REPEAT_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """UUIDv7, 36 characters, lower case, made by the caller at the time of the sale. Not from more than five minutes
     ahead; not older than the hot window (30 days unless configured).
@@ -41,6 +42,10 @@ class IssueUtrnRequest(_message.Message):
     """The paid amount in pence: 1 to 8191, or a multiple of 100 up to 819100."""
     channel: _types_pb2.Channel.ValueType
     """Where the consumer paid. Required."""
+    repeat: _builtins.bool
+    """True on every attempt but the first, and on every attempt after the caller's program was started again. A refusal to
+    a repeat is final only where ErrorInfo.metadata has final = "fenced".
+    """
     @_builtins.property
     def reference(self) -> _types_pb2.SaleReference:
         """The seller's own references. Optional."""
@@ -53,10 +58,11 @@ class IssueUtrnRequest(_message.Message):
         amount_pence: _builtins.int = ...,
         channel: _types_pb2.Channel.ValueType = ...,
         reference: _types_pb2.SaleReference | None = ...,
+        repeat: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_pence", b"amount_pence", "channel", b"channel", "pan", b"pan", "reference", b"reference", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_pence", b"amount_pence", "channel", b"channel", "pan", b"pan", "reference", b"reference", "repeat", b"repeat", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -101,6 +107,7 @@ class TopUpRequest(_message.Message):
     AMOUNT_PENCE_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
+    REPEAT_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """As IssueUtrnRequest.transaction_id."""
     pan: _builtins.str
@@ -109,6 +116,8 @@ class TopUpRequest(_message.Message):
     """As IssueUtrnRequest.amount_pence."""
     channel: _types_pb2.Channel.ValueType
     """As IssueUtrnRequest.channel."""
+    repeat: _builtins.bool
+    """As IssueUtrnRequest.repeat."""
     @_builtins.property
     def reference(self) -> _types_pb2.SaleReference:
         """As IssueUtrnRequest.reference."""
@@ -121,10 +130,11 @@ class TopUpRequest(_message.Message):
         amount_pence: _builtins.int = ...,
         channel: _types_pb2.Channel.ValueType = ...,
         reference: _types_pb2.SaleReference | None = ...,
+        repeat: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_pence", b"amount_pence", "channel", b"channel", "pan", b"pan", "reference", b"reference", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_pence", b"amount_pence", "channel", b"channel", "pan", b"pan", "reference", b"reference", "repeat", b"repeat", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -209,10 +219,13 @@ class SendTopUpRequest(_message.Message):
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
     MADE_ELSEWHERE_FIELD_NUMBER: _builtins.int
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    REPEAT_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """The transaction_id of the vend issued here; or, with made_elsewhere, a new id for this delivery."""
     participant_id: _builtins.str
     """Who made the vend issued here. Empty: the caller. The supplier of a meter may send what an appointed PSP has sold."""
+    repeat: _builtins.bool
+    """As IssueUtrnRequest.repeat."""
     @_builtins.property
     def made_elsewhere(self) -> Global___UtrnMadeElsewhere:
         """Present: send this code. Absent: send the code issued under transaction_id."""
@@ -223,10 +236,11 @@ class SendTopUpRequest(_message.Message):
         transaction_id: _builtins.str = ...,
         made_elsewhere: Global___UtrnMadeElsewhere | None = ...,
         participant_id: _builtins.str = ...,
+        repeat: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["made_elsewhere", b"made_elsewhere"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["made_elsewhere", b"made_elsewhere", "participant_id", b"participant_id", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["made_elsewhere", b"made_elsewhere", "participant_id", b"participant_id", "repeat", b"repeat", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
