@@ -5,6 +5,7 @@ write is what makes that harmless; the deadline kept here only makes it rare.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
@@ -157,7 +158,11 @@ class EtcdOwnership:
         return {name: store.RosterRecord.FromString(kv.value) for name, kv in self._roster.keys.items()}
 
     async def changes(self) -> AsyncIterator[OwnershipChange]:
-        """Return what this node owns now, as Gained, then every change, in order, for ever. For one reader."""
+        """Return what this node owns now, as Gained, then every change, in order, for ever. For one reader.
+
+        What the reader was told is compared with what is, again and again: a lease may run out by time and be good
+        again with nobody looking in between. Events only make it quicker.
+        """
         told: dict[int, int] = {}
         while True:
             self._moved.clear()
@@ -170,7 +175,9 @@ class EtcdOwnership:
                 if shard not in told:
                     told[shard] = epoch
                     yield Gained(shard, epoch)
-            await self._moved.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._config.keepalive_ms / 1000):
+                    await self._moved.wait()
 
     async def run(self) -> NoReturn:
         """Keep the lease alive, claim what the plan gives this node and hand over what it gives to others, for ever.
@@ -193,7 +200,6 @@ class EtcdOwnership:
         await self._lease.give_up()
 
     async def _keep_lease(self) -> NoReturn:
-        was_good = False
         while True:
             if self._leaving:
                 # A new lease would only have to run out again.
@@ -207,11 +213,7 @@ class EtcdOwnership:
                     pause_s = 0.0
             except _EtcdTrouble:
                 pause_s = _RETRY_AFTER_S
-            if self._lease.good != was_good:
-                was_good = self._lease.good
-                self._moved.set()
-                # Whatever was heard while the lease was in doubt has not been acted on.
-                self._looked.set()
+            self._moved.set()
             if self._announced != (self._lease.lease_id, self._fitness()) or not self._epochs:
                 self._looked.set()
             await asyncio.sleep(pause_s)
@@ -220,9 +222,11 @@ class EtcdOwnership:
         agreed = False
         while True:
             await self._looked.wait()
-            self._looked.clear()
             if not self._lease.good or self._leaving:
+                # What was heard stays unread until it can be acted on.
+                await asyncio.sleep(_RETRY_AFTER_S)
                 continue
+            self._looked.clear()
             try:
                 if not agreed:
                     await self._agree_on_shards()

@@ -1,13 +1,17 @@
 """What Ownership keeps, over the fake and over a real etcd: one owner a shard, an epoch that only rises, a fence."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from etcdpb import rpc_pb2 as pb
+
 from app.clock import SystemClock
+from cluster import ops
 from cluster.keys import Keys
 from cluster.lease import Lease
 from cluster.ownership import EtcdOwnership
+from core.ports.clock import Clock
 from core.ports.ownership import Gained, Lost
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
@@ -16,13 +20,19 @@ SHARDS = 32
 
 
 @asynccontextmanager
-async def node(store: Store, name: str) -> AsyncIterator[EtcdOwnership]:
-    ownership = EtcdOwnership(store.client, store.config, SystemClock(), node_id=name)
+async def node(store: Store, name: str, clock: Clock | None = None) -> AsyncIterator[EtcdOwnership]:
+    ownership = EtcdOwnership(store.client, store.config, clock or SystemClock(), node_id=name)
     running = asyncio.get_running_loop().create_task(ownership.run())
     try:
         yield ownership
     finally:
         running.cancel()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110  # the port tells changes, this asks what is
+            await asyncio.sleep(0.01)
 
 
 async def owned(ownership: EtcdOwnership, wanted: int) -> dict[int, int]:
@@ -62,9 +72,33 @@ async def test_a_revoked_lease_loses_every_shard_and_claims_again(store: Store) 
     async with node(store, "a") as a:
         before = await owned(a, SHARDS)
         await store.client.revoke_lease(a._lease.lease_id)
-        async with asyncio.timeout(10):
-            while (a.epoch(0) or 0) <= before[0]:  # noqa: ASYNC110  # the port tells changes, this asks what is
-                await asyncio.sleep(0.02)
+        await until(lambda: (a.epoch(0) or 0) > before[0])
+        await a.leave()
+
+
+async def test_a_lease_that_ran_out_by_time_and_is_good_again_owns_again_though_nobody_looked_in_between(
+    store: Store,
+) -> None:
+    clock = HandClock()
+    async with node(store, "a", clock) as a:
+        await until(lambda: len(a.epochs()) == SHARDS)
+        clock.advance(store.config.lease_ttl_s)
+        # The reader looks while the lease is in doubt; the next renewal finds it good before and good after.
+        assert len(await owned(a, SHARDS)) == SHARDS
+        await a.leave()
+
+
+async def test_a_shard_that_came_free_while_the_lease_was_in_doubt_is_claimed_when_it_is_good_again(
+    store: Store,
+) -> None:
+    clock = HandClock()
+    async with node(store, "a", clock) as a:
+        await until(lambda: len(a.epochs()) == SHARDS)
+        before = a.epochs()[0]
+        clock.advance(store.config.lease_ttl_s)
+        free = ops.delete(Keys(store.config.prefix).shard(0))
+        await store.client.txn(pb.TxnRequest(success=[free]))
+        await until(lambda: a.epochs().get(0, 0) > before)
         await a.leave()
 
 

@@ -12,7 +12,7 @@ from cluster import ops
 from cluster.keys import Keys
 from cluster.ownership import EtcdOwnership
 from cluster.view import EtcdCluster
-from tests.contract.test_ownership import SHARDS, owned
+from tests.contract.test_ownership import SHARDS, owned, until
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 
@@ -20,12 +20,6 @@ from tests.support.etcd import Store
 def start(store: Store, name: str, **more: Any) -> tuple[EtcdOwnership, "asyncio.Task[Any]"]:
     ownership = EtcdOwnership(store.client, store.config, more.pop("clock", SystemClock()), node_id=name, **more)
     return ownership, asyncio.get_running_loop().create_task(ownership.run())
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not holds():  # noqa: ASYNC110  # the ports tell no change of the roster
-            await asyncio.sleep(0.01)
 
 
 def cluster(store: Store, ownership: EtcdOwnership) -> EtcdCluster:
