@@ -211,6 +211,8 @@ def _health(registry: EtcdRegistry, signer: HsmSigner, cluster: _Cluster, clock_
     conditions = {
         "registry": lambda: registry.ready,
         "hsm": lambda: signer.ready,
+        # A node that differs from the ledger ends with exit code 78; until it has looked it must not have said SERVING.
+        "agreed": lambda: cluster.ownership.agreed,
         "drained": lambda: not cluster.ownership.drained,
         "clock": lambda: clock_watch.sane,
         # Cut off alone, it sends callers to the others; with all of them, it still replays what was committed.

@@ -213,9 +213,11 @@ class EtcdClient:
             raise EtcdUnknown("the keepalive stream ended") from error
 
     async def watch(self, prefix: bytes, after_revision: int) -> AsyncIterator[pb.WatchResponse]:
-        """Return every change under `prefix` after a revision, in order, for ever; a cut is resumed exactly.
+        """Return every change under `prefix` after a revision, in order, for ever; a cut is resumed.
 
-        A reply without events says that there was nothing up to the revision in its header.
+        A reply without events is a sign of life and nothing else: etcd answers a progress request before it has sent
+        the events up to the revision in that answer's header (upstream issue 15220). So a cut is resumed after the last
+        event that was received. What etcd itself leaves out cannot be seen here: whoever keeps a copy compares it.
 
         Raises:
             Compacted: changes were lost; list again.
@@ -225,11 +227,8 @@ class EtcdClient:
             try:
                 async for reply in self._watch_once(prefix, revision):
                     if reply.events:
-                        # Not the header's: events of one revision may come in several replies only if fragmented, which
-                        # is not asked for.
+                        # Events of one revision may come in several replies only if fragmented, which is not asked for.
                         revision = reply.events[-1].kv.mod_revision
-                    elif not reply.created:
-                        revision = max(revision, reply.header.revision)
                     if not reply.created:
                         yield reply
             except (grpc.aio.AioRpcError, TimeoutError, EtcdUnreachable, asyncio.InvalidStateError) as error:

@@ -95,6 +95,7 @@ class EtcdOwnership:
         self._moved = asyncio.Event()
         self._looked = asyncio.Event()
         self._leaving = False
+        self._agreed = False
         self._nodes = MirroredPrefix(client, self._keys.nodes(), self._looked.set)
         self._shards = MirroredPrefix(client, self._keys.shards(), self._looked.set)
         self._drains = MirroredPrefix(client, self._keys.drains(), self._looked.set)
@@ -119,6 +120,11 @@ class EtcdOwnership:
     def leaving(self) -> bool:
         """True once the node has given up everything for good."""
         return self._leaving
+
+    @property
+    def agreed(self) -> bool:
+        """True once this node has found that the ledger was made with its number of shards."""
+        return self._agreed
 
     @property
     def drained(self) -> bool:
@@ -219,7 +225,6 @@ class EtcdOwnership:
             await asyncio.sleep(pause_s)
 
     async def _move_forever(self) -> NoReturn:
-        agreed = False
         while True:
             await self._looked.wait()
             if not self._lease.good or self._leaving:
@@ -228,9 +233,9 @@ class EtcdOwnership:
                 continue
             self._looked.clear()
             try:
-                if not agreed:
+                if not self._agreed:
                     await self._agree_on_shards()
-                    agreed = True
+                    self._agreed = True
                 await self._reconcile(self._lease.lease_id)
             except _EtcdTrouble as error:
                 log.info("moving shards failed, tried again", extra={"error": str(error)})
