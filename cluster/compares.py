@@ -25,9 +25,19 @@ def record_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
     return [_unmoved(key, revision)]
 
 
-def external_absent(key: bytes) -> list[pb.Compare]:
-    """A code made elsewhere is delivered under one id only."""
+def code_absent(key: bytes) -> list[pb.Compare]:
+    """One counter, one vend: no other code of the sequence has this counter (INV-2)."""
     return [_equal(pb.Compare.VERSION, key, version=0)]
+
+
+def code_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
+    """The counter still belongs to the vend it was found to belong to."""
+    return [_unmoved(key, revision)]
+
+
+def issued_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
+    """What is known to be applied is never above what was issued, as it was read (INV-12)."""
+    return [_unmoved(key, revision)]
 
 
 def vend_unmoved(key: bytes, revision: int) -> list[pb.Compare]:

@@ -5,7 +5,9 @@
 | vend/<participant>/<transaction id> | VendRecord | commit; owner of its shard | until archived |
 | counter/<originator>/<meter> | CounterRecord | commit | for ever |
 | applied/<originator>/<meter> | AppliedRecord | owner of its shard | for ever |
-| external/<originator>/<meter>/<counter> | VendPointer | commit of a code made elsewhere | until archived |
+| code/<originator>/<meter>/<counter> | VendPointer | commit; whoever ends its delivery | until archived |
+| case/<supplier>/<originator>/<meter>/<counter> | VendPointer | owner of its shard; who settles it | while open |
+| heard/<shard>/<head end> | HeardRecord | owner of the shard | for ever |
 | outbox/<shard>/<meter>/<counter>/<originator> | VendPointer | commit adds, owner removes | while delivery is owed |
 | shard/<shard> | owner's node id, on its lease | election | with the lease; its create_revision is the epoch |
 | node/<node> | NodeRecord, on its lease | each node | with the lease |
@@ -57,9 +59,29 @@ class Keys:
         """The highest counter known to be applied."""
         return f"{self.prefix}applied/{originator_id}/{meter_id}".encode()
 
-    def external(self, originator_id: str, meter_id: str, counter: int) -> bytes:
-        """The vend of a code made elsewhere."""
-        return f"{self.prefix}external/{originator_id}/{meter_id}/{counter:010d}".encode()
+    def code(self, originator_id: str, meter_id: str, counter: int) -> bytes:
+        """Which vend a counter belongs to: how what a meter says of a counter finds its vend."""
+        return f"{self.prefix}code/{originator_id}/{meter_id}/{counter:010d}".encode()
+
+    def codes(self, originator_id: str, meter_id: str) -> bytes:
+        """Prefix of all codes of a counter sequence."""
+        return f"{self.prefix}code/{originator_id}/{meter_id}/".encode()
+
+    def parse_code(self, key: bytes) -> Counter:
+        """Return the counter of a code."""
+        return Counter(int(key.decode().rsplit("/", 1)[1]))
+
+    def case(self, supplier_id: str, originator_id: str, meter_id: str, counter: int) -> bytes:
+        """A code of which nobody knows whether it was credited: a task of the supplier it was sold under."""
+        return f"{self.prefix}case/{supplier_id}/{originator_id}/{meter_id}/{counter:010d}".encode()
+
+    def cases(self, supplier_id: str = "") -> bytes:
+        """Prefix of the open cases of a supplier; of everybody's, if none is named."""
+        return f"{self.prefix}case/{supplier_id}{'/' if supplier_id else ''}".encode()
+
+    def heard(self, shard: int, head_end: str) -> bytes:
+        """Up to which event of a head end all that its meters said of codes is written down, for one shard."""
+        return f"{self.prefix}heard/{shard:04d}/{head_end}".encode()
 
     def outbox(self, shard: int, meter_id: str, counter: int, originator_id: str) -> bytes:
         """An owed delivery. After a change of supplier two sequences of one meter may owe the same counter."""

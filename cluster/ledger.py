@@ -104,7 +104,7 @@ class EtcdLedger:
         wanted = vend_value(queued)
         txn = pb.TxnRequest(
             compare=compares.vend_unmoved(key, stored.revision) + self.registration_unmoved(basis),
-            success=[ops.put(key, wanted), self._owe(queued)],
+            success=[ops.put(key, wanted), self._owe(queued, pointer_value(queued))],
             failure=[ops.get(key)],
         )
         until = self._clock.monotonic() + self._resolve_s
@@ -131,17 +131,19 @@ class EtcdLedger:
         vend_key = keys.vend(vend.sale.participant_id, vend.sale.transaction_id)
         counter_key = keys.counter(vend.originator_id, vend.meter_id)
         wanted = vend_value(vend)
+        code_key = keys.code(vend.originator_id, vend.meter_id, vend.counter)
         compare = compares.vend_absent(vend_key) + compares.counter_unmoved(counter_key, entry.seen.revision)
-        compare += self.registration_unmoved(vend.basis)
-        success = [ops.put(vend_key, wanted), ops.put(counter_key, _counter_value(entry))]
-        failure = [ops.get(vend_key), ops.get(counter_key), ops.get(keys.applied(vend.originator_id, vend.meter_id))]
+        compare += compares.code_absent(code_key) + self.registration_unmoved(vend.basis)
+        pointer = pointer_value(vend)
+        success = [ops.put(vend_key, wanted), ops.put(counter_key, _counter_value(entry)), ops.put(code_key, pointer)]
+        failure = [
+            ops.get(vend_key),
+            ops.get(counter_key),
+            ops.get(keys.applied(vend.originator_id, vend.meter_id)),
+            ops.get(code_key),
+        ]
         if vend.delivery.owed:
-            success.append(self._owe(vend))
-        if vend.sale.operation is Operation.MADE_ELSEWHERE:
-            external_key = keys.external(vend.originator_id, vend.meter_id, vend.counter)
-            compare += compares.external_absent(external_key)
-            success.append(ops.put(external_key, pointer_value(vend)))
-            failure.append(ops.get(external_key))
+            success.append(self._owe(vend, pointer))
         return _Child(entry, pb.TxnRequest(compare=compare, success=success, failure=failure), wanted)
 
     def registration_unmoved(self, basis: Basis) -> list[pb.Compare]:
@@ -162,9 +164,9 @@ class EtcdLedger:
             found += kept
         return found
 
-    def _owe(self, vend: Vend) -> pb.RequestOp:
+    def _owe(self, vend: Vend, pointer: bytes) -> pb.RequestOp:
         shard = shard_of(vend.meter_id, self._shards)
-        return ops.put(self._keys.outbox(shard, vend.meter_id, vend.counter, vend.originator_id), pointer_value(vend))
+        return ops.put(self._keys.outbox(shard, vend.meter_id, vend.counter, vend.originator_id), pointer)
 
     async def _settle(self, children: list[_Child], until: float) -> list[CommitOutcome]:
         """Send `children` until etcd has answered, or time is up."""
@@ -231,7 +233,7 @@ def _outcome(child: _Child, reply: pb.TxnResponse, revision: int) -> CommitOutco
         return Committed(
             stored=StoredVend(vend=child.entry.vend, revision=revision), counter=_counter_after(child.entry, revision)
         )
-    vend, counter, applied, *external = ops.got(reply)
+    vend, counter, applied, code = ops.got(reply)
     state = counter_of(counter, applied)
     if vend is not None:
         # Ours, byte for byte: an earlier sending of this child was carried out, and its answer was lost.
@@ -240,11 +242,10 @@ def _outcome(child: _Child, reply: pb.TxnResponse, revision: int) -> CommitOutco
         except UnreadableVend as error:
             return _unreadable(vend.key, error)
         return Committed(stored=stored, counter=state) if vend.value == child.wanted else Present(stored=stored)
-    if any(found is not None for found in external):
-        return CounterTaken("this code is being delivered under another transaction_id already", field="utrn_counter")
-    if state.revision == child.entry.seen.revision:
-        return RegistrationMoved()
-    return CounterMoved(counter=state)
+    moved = state.revision != child.entry.seen.revision
+    if code is not None and (not moved or child.entry.vend.sale.operation is Operation.MADE_ELSEWHERE):
+        return CounterTaken("this counter belongs to another transaction_id already", field="utrn_counter")
+    return CounterMoved(counter=state) if moved else RegistrationMoved()
 
 
 def _unreadable(key: bytes, error: UnreadableVend) -> LedgerUnavailable:

@@ -175,10 +175,13 @@ def _delivery_of(record: pb.DeliveryRecord) -> Delivery:
     )
 
 
-def pointer_value(vend: Vend) -> bytes:
-    """Return the stored pointer to a vend."""
+def pointer_value(vend: Vend, *, credited: bool = False) -> bytes:
+    """Return the stored pointer to a vend; `credited` is said under code/ only."""
     return pb.VendPointer(
-        schema=SCHEMA, participant_id=vend.sale.participant_id, transaction_id=vend.sale.transaction_id
+        schema=SCHEMA,
+        participant_id=vend.sale.participant_id,
+        transaction_id=vend.sale.transaction_id,
+        credited=credited,
     ).SerializeToString(deterministic=True)
 
 

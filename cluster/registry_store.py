@@ -184,13 +184,13 @@ class EtcdRegistryStore:
     def _taken_over(self, vend: Vend) -> tuple[list[pb.Compare], list[pb.RequestOp]]:
         keys = self._keys
         vend_key = keys.vend(vend.sale.participant_id, vend.sale.transaction_id)
-        external = keys.external(vend.originator_id, vend.meter_id, vend.counter)
-        puts = [ops.put(vend_key, vend_value(vend)), ops.put(external, pointer_value(vend))]
+        code_key, pointer = keys.code(vend.originator_id, vend.meter_id, vend.counter), pointer_value(vend)
+        puts = [ops.put(vend_key, vend_value(vend)), ops.put(code_key, pointer)]
         if vend.delivery.owed:
             shard = shard_of(vend.meter_id, self._shards)
             outbox = keys.outbox(shard, vend.meter_id, vend.counter, vend.originator_id)
-            puts.append(ops.put(outbox, pointer_value(vend)))
-        return compares.vend_absent(vend_key) + compares.external_absent(external), puts
+            puts.append(ops.put(outbox, pointer))
+        return compares.vend_absent(vend_key) + compares.code_absent(code_key), puts
 
     def _owed(self, kv: pb.KeyValue) -> OwedVend:
         pointer = read(store.VendPointer(), kv.value)

@@ -183,11 +183,39 @@ async def test_one_counter_gets_one_code_at_two_nodes(store: Store) -> None:
     assert await _race_for_one_counter(store) == 1
 
 
-async def test_without_the_counter_compare_one_counter_gets_two_codes(
+@pytest.mark.parametrize("without", ["counter_unmoved", "code_absent"])
+async def test_either_compare_alone_keeps_one_counter_to_one_code(
+    without: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compares, without, lambda *_: [])
+    assert await _race_for_one_counter(store) == 1
+
+
+async def test_without_the_counter_and_code_compares_one_counter_gets_two_codes(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compares, "counter_unmoved", lambda key, revision: [])
+    monkeypatch.setattr(compares, "code_absent", lambda key: [])
     assert await _race_for_one_counter(store) == 2
+
+
+async def _two_ids_for_a_code_made_elsewhere(ledger: EtcdLedger) -> CommitOutcome:
+    """Return what becomes of a code made elsewhere whose counter has a vend, asked for under another id."""
+    meter_id, state = new_meter_id(), CounterState()
+    for counter in (7, 9):
+        one = vend(counter, meter_id, operation=Operation.MADE_ELSEWHERE)
+        outcome = await _commit_one(ledger, Entry(vend=one, seen=state))
+        assert isinstance(outcome, Committed)
+        state = outcome.counter
+    return await _commit_one(ledger, Entry(vend=vend(7, meter_id, operation=Operation.MADE_ELSEWHERE), seen=state))
+
+
+async def test_without_the_code_compare_one_counter_has_two_vends(
+    ledger: EtcdLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(await _two_ids_for_a_code_made_elsewhere(ledger), CounterTaken)
+    monkeypatch.setattr(compares, "code_absent", lambda key: [])
+    assert isinstance(await _two_ids_for_a_code_made_elsewhere(ledger), Committed)
 
 
 async def test_many_nodes_on_one_meter_leave_a_dense_sequence(store: Store) -> None:

@@ -90,7 +90,7 @@ async def test_two_nodes_on_the_same_meters_spend_every_counter_once(make_stack:
     assert await _sell_at_two_nodes(stack, tmp_path) == []
 
 
-async def test_without_the_counter_compare_two_nodes_show(make_stack: MakeStack, tmp_path: Path) -> None:
+async def test_without_the_counter_and_code_compares_two_nodes_show(make_stack: MakeStack, tmp_path: Path) -> None:
     stack = make_stack(meters=3, delivery=(*_DELIVERY, "attempts_max = 3"), etcd_fsync=False)
-    broken = await _sell_at_two_nodes(stack, tmp_path, "--without", "counter_unmoved")
+    broken = await _sell_at_two_nodes(stack, tmp_path, "--without", "counter_unmoved", "--without", "code_absent")
     assert any("INV-2" in sentence for sentence in broken)

@@ -362,7 +362,7 @@ async def _once(request: Message) -> AsyncIterator[Message]:
     yield request
 
 
-_ROOMS = ("registry/", "vend/", "counter/", "outbox/", "external/", "identity/", "originator/", "change/", "credit",
+_ROOMS = ("registry/", "vend/", "counter/", "outbox/", "code/", "identity/", "originator/", "change/", "credit",
           "drain/")  # fmt: skip
 
 

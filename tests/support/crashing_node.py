@@ -104,11 +104,16 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("step", choices=("none", *STEPS))
     parser.add_argument("marker", type=Path)
-    parser.add_argument("--without", choices=("vend_absent", "counter_unmoved", "epoch_current"))
+    parser.add_argument(
+        "--without",
+        choices=("vend_absent", "counter_unmoved", "code_absent", "epoch_current"),
+        action="append",
+        default=[],
+    )
     parser.add_argument("--config", type=Path, required=True)
     arguments = parser.parse_args()
-    if arguments.without:
-        setattr(compares, arguments.without, lambda *_: [])
+    for without in arguments.without:
+        setattr(compares, without, lambda *_: [])
     death = Death(arguments.step, arguments.marker)
     _die_after_sending(death)
 

@@ -251,33 +251,65 @@ Global___AppliedRecord: _TypeAlias = AppliedRecord  # noqa: Y015
 
 @_typing.final
 class VendPointer(_message.Message):
-    """Key outbox/<shard>/<meter>/<counter>: points at the vend whose delivery is owed. Also external/<originator>/<meter>/<counter>."""
+    """Keys outbox/<shard>/<meter>/<counter>/<originator>, code/<originator>/<meter>/<counter> and
+    case/<supplier>/<originator>/<meter>/<counter>: points at a vend.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SCHEMA_FIELD_NUMBER: _builtins.int
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    CREDITED_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Highest schema understood by this reader: 1."""
     participant_id: _builtins.str
     """Who made the vend."""
     transaction_id: _builtins.str
     """Its id."""
+    credited: _builtins.bool
+    """Under code/ only: the code is known to be credited at the meter."""
     def __init__(
         self,
         *,
         schema: _builtins.int = ...,
         participant_id: _builtins.str = ...,
         transaction_id: _builtins.str = ...,
+        credited: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["participant_id", b"participant_id", "schema", b"schema", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credited", b"credited", "participant_id", b"participant_id", "schema", b"schema", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VendPointer: _TypeAlias = VendPointer  # noqa: Y015
+
+@_typing.final
+class HeardRecord(_message.Message):
+    """Key heard/<shard>/<head end>. Written only by the owner of the shard."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    schema: _builtins.int
+    """Highest schema understood by this reader: 2."""
+    sequence: _builtins.int
+    """What the shard's meters said of codes is written down up to this event of the head end."""
+    def __init__(
+        self,
+        *,
+        schema: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["schema", b"schema", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeardRecord: _TypeAlias = HeardRecord  # noqa: Y015
 
 @_typing.final
 class LimitRecord(_message.Message):
@@ -1026,6 +1058,8 @@ class MarketChangeRecord(_message.Message):
     LAST_ISSUED_FIELD_NUMBER: _builtins.int
     HIGHEST_APPLIED_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    UNCREDITED_FIELD_NUMBER: _builtins.int
+    UNCREDITED_MORE_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Highest schema understood by this reader: 2."""
     meter_id: _builtins.str
@@ -1044,6 +1078,8 @@ class MarketChangeRecord(_message.Message):
     """Last counter spent."""
     highest_applied: _builtins.int
     """Highest counter known to be credited."""
+    uncredited_more: _builtins.int
+    """How many more there were."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """core.domain.market_change.ChangeKind by number."""
@@ -1051,6 +1087,10 @@ class MarketChangeRecord(_message.Message):
     @_builtins.property
     def in_flight(self) -> _containers.RepeatedCompositeFieldContainer[Global___OwedVendRecord]:
         """Deliveries owed at that instant."""
+
+    @_builtins.property
+    def uncredited(self) -> _containers.RepeatedCompositeFieldContainer[Global___OwedVendRecord]:
+        """Codes not known to be credited at that instant, lowest counter first, so many as fit."""
 
     def __init__(
         self,
@@ -1066,10 +1106,12 @@ class MarketChangeRecord(_message.Message):
         last_issued: _builtins.int = ...,
         highest_applied: _builtins.int = ...,
         in_flight: _abc.Iterable[Global___OwedVendRecord] | None = ...,
+        uncredited: _abc.Iterable[Global___OwedVendRecord] | None = ...,
+        uncredited_more: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "carried_out_at", b"carried_out_at", "highest_applied", b"highest_applied", "in_flight", b"in_flight", "kinds", b"kinds", "last_issued", b"last_issued", "meter_id", b"meter_id", "originator_id", b"originator_id", "responsible", b"responsible", "schema", b"schema", "supplier_after", b"supplier_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "carried_out_at", b"carried_out_at", "highest_applied", b"highest_applied", "in_flight", b"in_flight", "kinds", b"kinds", "last_issued", b"last_issued", "meter_id", b"meter_id", "originator_id", b"originator_id", "responsible", b"responsible", "schema", b"schema", "supplier_after", b"supplier_after", "uncredited", b"uncredited", "uncredited_more", b"uncredited_more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
