@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from etcdpb import rpc_pb2 as pb
 from utrn.store.v1 import records_pb2 as store
@@ -10,24 +11,36 @@ from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
 from cluster.records import read, vend_of
+from cluster.registry_records import record_of
 from core.domain.meter import MeterId, OriginatorId
+from core.domain.party import ParticipantId
+from core.domain.registry import Kind, Ref
+from core.domain.token import Counter
+from core.domain.transaction_id import TransactionId
 from core.domain.vend import Vend
+from core.ports.registry import RegistryRecord
+
+# The records that decide about a sale. The others (reminders, claims, notes) follow from them.
+_RECORDS = frozenset({Kind.PARTICIPANT, Kind.METER, Kind.PAN, Kind.APPOINTMENT, Kind.MODEL})
+
+# Two participants may use the same transaction id: theirs are two vends.
+VendKey = tuple[ParticipantId, TransactionId]
 
 
 @dataclass(frozen=True, slots=True)
 class VendSeen:
-    """A vend was written. `created`: for the first time."""
+    """A vend was written under `key`, which its record must agree with. `created`: for the first time."""
 
     vend: Vend
     created: bool
+    key: VendKey
 
 
 @dataclass(frozen=True, slots=True)
 class VendGone:
     """A vend was deleted."""
 
-    participant_id: str
-    transaction_id: str
+    key: VendKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +68,63 @@ class CounterSeen:
     last_issued: int
 
 
-Change = VendSeen | VendGone | OwnerSeen | OwnerGone | CounterSeen
+@dataclass(frozen=True, slots=True)
+class AppliedSeen:
+    """What is known to be applied of a counter sequence was written."""
+
+    originator_id: OriginatorId
+    meter_id: MeterId
+    highest_applied: int
+
+
+@dataclass(frozen=True, slots=True)
+class OwedSeen:
+    """A delivery was put into the outbox, in that shard; `vend` is what its pointer names."""
+
+    shard: int
+    meter_id: MeterId
+    counter: Counter
+    originator_id: OriginatorId
+    vend: VendKey
+
+
+@dataclass(frozen=True, slots=True)
+class OwedGone:
+    """A delivery was taken out of the outbox."""
+
+    shard: int
+    meter_id: MeterId
+    counter: Counter
+    originator_id: OriginatorId
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSeen:
+    """A record of the registry was written."""
+
+    ref: Ref
+    record: RegistryRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RecordGone:
+    """A record of the registry was deleted."""
+
+    ref: Ref
+
+
+Change = (
+    VendSeen
+    | VendGone
+    | OwnerSeen
+    | OwnerGone
+    | CounterSeen
+    | AppliedSeen
+    | OwedSeen
+    | OwedGone
+    | RecordSeen
+    | RecordGone
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,30 +154,59 @@ async def follow(client: EtcdClient, config: EtcdConfig) -> AsyncIterator[Sequen
 def event_of(keys: Keys, event: pb.Event) -> LedgerEvent | None:
     """Return what an event of etcd says; None if it is of no interest."""
     kind, _, name = event.kv.key.decode().removeprefix(keys.prefix).partition("/")
-    change = _gone(kind, name) if event.type == pb.Event.DELETE else _seen(kind, name, event.kv)
+    change = _gone(keys, kind, name, event.kv) if event.type == pb.Event.DELETE else _seen(keys, kind, name, event.kv)
     return None if change is None else LedgerEvent(event.kv.mod_revision, change)
 
 
-def _gone(kind: str, name: str) -> Change | None:
+def record_seen(keys: Keys, kv: pb.KeyValue) -> RecordSeen | None:
+    """Return the registry's record that a key holds; None if it is none that decides about a sale."""
+    kind, record_id = keys.parse_registry(kv.key)
+    if kind not in _RECORDS:
+        return None
+    record = record_of(Kind(kind), kv.value)
+    return RecordSeen(Ref(Kind(kind), record_id), cast("RegistryRecord", record))
+
+
+def _gone(keys: Keys, kind: str, name: str, kv: pb.KeyValue) -> Change | None:
     match kind:
         case "vend":
-            participant_id, _, transaction_id = name.partition("/")
-            return VendGone(participant_id, transaction_id)
+            return VendGone(_vend_key(name))
         case "shard":
             return OwnerGone(int(name))
+        case "outbox":
+            return OwedGone(*keys.parse_outbox(kv.key))
+        case "registry":
+            record_kind, record_id = keys.parse_registry(kv.key)
+            return RecordGone(Ref(Kind(record_kind), record_id)) if record_kind in _RECORDS else None
         case _:
             return None
 
 
-def _seen(kind: str, name: str, kv: pb.KeyValue) -> Change | None:
+def _seen(keys: Keys, kind: str, name: str, kv: pb.KeyValue) -> Change | None:
     match kind:
         case "vend":
-            return VendSeen(vend_of(kv.value), created=kv.version == 1)
+            return VendSeen(vend_of(kv.value), created=kv.version == 1, key=_vend_key(name))
         case "shard":
             return OwnerSeen(int(name), kv.value.decode(), kv.create_revision)
         case "counter":
-            originator_id, _, meter_id = name.partition("/")
-            last = read(store.CounterRecord(), kv.value).last_issued
-            return CounterSeen(OriginatorId(originator_id), MeterId(meter_id), last)
+            return CounterSeen(*_sequence(name), read(store.CounterRecord(), kv.value).last_issued)
+        case "applied":
+            return AppliedSeen(*_sequence(name), read(store.AppliedRecord(), kv.value).highest_applied)
+        case "outbox":
+            pointer = read(store.VendPointer(), kv.value)
+            vend = ParticipantId(pointer.participant_id), TransactionId(pointer.transaction_id)
+            return OwedSeen(*keys.parse_outbox(kv.key), vend)
+        case "registry":
+            return record_seen(keys, kv)
         case _:
             return None
+
+
+def _vend_key(name: str) -> VendKey:
+    participant_id, _, transaction_id = name.partition("/")
+    return ParticipantId(participant_id), TransactionId(transaction_id)
+
+
+def _sequence(name: str) -> tuple[OriginatorId, MeterId]:
+    originator_id, _, meter_id = name.partition("/")
+    return OriginatorId(originator_id), MeterId(meter_id)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
-from cluster.history import OwnerSeen
+from cluster.history import LedgerEvent, OwnerSeen, record_seen
 from cluster.keys import Keys
 from cluster.ledger import stored_of
 from core.ports.ledger import StoredVend
@@ -31,3 +31,15 @@ async def all_owners(client: EtcdClient, config: EtcdConfig) -> tuple[list[Owner
     found, revision = await client.list_prefix(keys.shards())
     owners = [OwnerSeen(keys.parse_shard(kv.key), kv.value.decode(), kv.create_revision) for kv in found]
     return owners, revision
+
+
+async def all_records(client: EtcdClient, config: EtcdConfig) -> list[LedgerEvent]:
+    """Return the writing of every record of the registry that decides about a sale, as it stands now.
+
+    Raises:
+        EtcdUnreachable: no member answered.
+    """
+    keys = Keys(config.prefix)
+    found, _ = await client.list_prefix(keys.registry())
+    seen = [(kv.mod_revision, record_seen(keys, kv)) for kv in found]
+    return [LedgerEvent(revision, change) for revision, change in seen if change is not None]

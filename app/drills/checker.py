@@ -1,139 +1,78 @@
-"""The checker: what callers saw, what the ledger did and what meters credited, held against the eleven invariants.
+"""The checker: what callers saw, what the ledger did and what meters credited, held against the invariants.
 
 Pure: it takes a `Run`, from real processes or from the simulation, and returns findings. Calls without an answer are
-settled from the ledger: it says whether, and when, they were carried out.
+settled from the ledger: it says whether, and when, they were carried out. The rules are in `checker_calls`,
+`checker_deliveries` and `checker_market`; those about codes, counters and money are here.
 """
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 
-from app.drills.history import Call
-from cluster.history import CounterSeen, LedgerEvent, OwnerGone, OwnerSeen, VendGone, VendSeen
+from app.drills.checker_book import Book
+from app.drills.checker_calls import Sold, check_calls
+from app.drills.checker_deliveries import check_deliveries
+from app.drills.checker_market import check_market
+from app.drills.checker_run import CodeKey, Credited, Finding, GiveUp, Run, Said, Taken, code_key, credited_key
+from cluster.history import CounterSeen, LedgerEvent, VendKey
+from cluster.shards import shard_of
 from core.domain.delivery import DeliveryState
+from core.domain.meter import MeterId
 from core.domain.vend import Operation, Vend
 
-_Code = tuple[str, str, int]
-_REUSED = "TRANSACTION_ID_REUSED"
+__all__ = ["CodeKey", "Credited", "Finding", "GiveUp", "Run", "Said", "Taken", "check_run"]
 
-
-@dataclass(frozen=True, slots=True, order=True)
-class Finding:
-    """A broken promise. `invariant` is a number of docs/invariants.md."""
-
-    invariant: int
-    text: str
-
-    def __str__(self) -> str:
-        """Return it as one line."""
-        return f"INV-{self.invariant}: {self.text}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credited:
-    """A credit at a meter."""
-
-    meter_id: str
-    originator_id: str
-    counter: int
-    utrn: str
-    pence: int
-
-
-@dataclass(slots=True, kw_only=True)
-class Run:
-    """All that is known of one run.
-
-    Attributes:
-        calls: What callers did and saw.
-        ledger: Every change of the ledger, in order of revision, from before the first call.
-        credits: Every credit at every meter.
-        not_authentic: How often meters found a code of ours not authentic.
-        logs: Texts that nodes wrote: no code may be in them.
-        window_s: How old an id may be; None if the run is too short for that to matter.
-        id_age_s: Age of an id when its call began, for ids that were made earlier than that; by transaction id.
-        owed: Deliveries still owed when the run had had its time to end.
-        free_shards: Shards without an owner then.
-        leases: Leases that should be gone then: of nodes that live no more.
-        late: Sentences on what came back later than its fault allows.
-        overloaded_without_delay: Refusals for load that did not say when to come back.
-    """
-
-    calls: Sequence[Call]
-    ledger: Sequence[LedgerEvent]
-    credits: Sequence[Credited] = ()
-    not_authentic: int = 0
-    logs: Iterable[str] = ()
-    window_s: float | None = None
-    id_age_s: dict[str, float] = field(default_factory=dict)
-    owed: int = 0
-    free_shards: int = 0
-    leases: int = 0
-    late: Sequence[str] = ()
-    overloaded_without_delay: int = 0
+_DIGITS = re.compile(r"[0-9]{20,}", re.ASCII)
+_CODE_DIGITS = 20
 
 
 def check_run(run: Run) -> list[Finding]:
     """Return every promise that was not kept, by number; empty if all were."""
-    book = _Book(run.ledger)
+
+    def shard(meter_id: str) -> int:
+        return shard_of(MeterId(meter_id), run.shards)
+
+    book = Book(run.ledger, shard)
     checks = (
-        _one_id_one_code(run, book),
+        _one_id_one_code(book),
         _one_counter_one_content(book),
         _counters_never_fall(run.ledger),
         _answered_is_durable(run, book),
         _nothing_before_its_commit(run, book),
-        _only_living_epochs_write(run.ledger),
+        _one_owner(book),
         _money(run, book),
-        _refused_stays_refused(run),
+        _too_old(run),
         _authentic(run),
-        _comes_back(run),
+        _comes_back(run, book),
         _says_when_to_come_back(run),
         _nothing_grows(run),
+        check_calls(run, _sold(book)),
+        check_deliveries(run, book, shard),
+        check_market(run, book),
     )
     return sorted({finding for findings in checks for finding in findings})
 
 
-class _Book:
-    """The ledger's history by vend."""
-
-    def __init__(self, ledger: Sequence[LedgerEvent]) -> None:
-        self.versions: dict[str, list[tuple[int, Vend]]] = defaultdict(list)
-        self.created: list[tuple[int, Vend]] = []
-        for event in ledger:
-            if isinstance(event.change, VendSeen):
-                vend = event.change.vend
-                self.versions[vend.sale.transaction_id].append((event.revision, vend))
-                if event.change.created:
-                    self.created.append((event.revision, vend))
-        self.gone = {event.change.transaction_id for event in ledger if isinstance(event.change, VendGone)}
-        self.last = {one: versions[-1][1] for one, versions in self.versions.items()}
-
-
-def _code(vend: Vend) -> _Code:
-    return vend.meter_id, vend.originator_id, vend.counter
-
-
-def _one_id_one_code(run: Run, book: _Book) -> Iterator[Finding]:
-    for transaction_id, versions in book.versions.items():
-        if len({(vend.utrn, _code(vend), vend.issued_at) for _, vend in versions}) > 1:
+def _one_id_one_code(book: Book) -> Iterator[Finding]:
+    codes: dict[VendKey, set[tuple[object, ...]]] = defaultdict(set)
+    for step in book.steps:
+        vend, key = step.seen.vend, step.seen.key
+        codes[key].add((vend.utrn, code_key(vend), vend.issued_at))
+        if key != (vend.sale.participant_id, vend.sale.transaction_id):
+            yield Finding(1, f"{key[1]}: the record under this key is of another vend")
+    for (_, transaction_id), several in codes.items():
+        if len(several) > 1:
             yield Finding(1, f"{transaction_id} has had several codes in the ledger")
-    answers: dict[str, set[str]] = defaultdict(set)
-    for call in run.calls:
-        if call.outcome == "ok":
-            answers[call.transaction_id].add(call.digest)
-    for transaction_id, digests in answers.items():
-        if len(digests) > 1:
-            yield Finding(1, f"{transaction_id} was answered {len(digests)} different ways")
-    for transaction_id, calls in _by_id(run.calls).items():
-        if not linearizable(calls):
-            yield Finding(1, f"{transaction_id}: no order of its calls explains their answers")
 
 
-def _one_counter_one_content(book: _Book) -> Iterator[Finding]:
-    holders: dict[_Code, set[str]] = defaultdict(set)
+def _one_counter_one_content(book: Book) -> Iterator[Finding]:
+    holders: dict[CodeKey, set[VendKey]] = defaultdict(set)
     last: dict[tuple[str, str], int] = {}
-    for _, vend in book.created:
-        holders[_code(vend)].add(vend.sale.transaction_id)
+    for step in book.steps:
+        if not step.seen.created:
+            continue
+        vend = step.seen.vend
+        holders[code_key(vend)].add(step.seen.key)
         sequence = (vend.meter_id, vend.originator_id)
         before = last.get(sequence, 0)
         if vend.counter <= before:
@@ -141,9 +80,9 @@ def _one_counter_one_content(book: _Book) -> Iterator[Finding]:
         elif vend.sale.operation is not Operation.MADE_ELSEWHERE and vend.counter != before + 1 and before:
             yield Finding(2, f"meter {vend.meter_id}: counter {vend.counter} follows {before}: one is missing")
         last[sequence] = max(before, vend.counter)
-    for code, ids in holders.items():
-        if len(ids) > 1:
-            yield Finding(2, f"meter {code[0]}: counter {code[2]} belongs to {len(ids)} vends")
+    for code, keys in holders.items():
+        if len(keys) > 1:
+            yield Finding(2, f"meter {code.meter_id}: counter {code.counter} belongs to {len(keys)} vends")
 
 
 def _counters_never_fall(ledger: Sequence[LedgerEvent]) -> Iterator[Finding]:
@@ -156,12 +95,13 @@ def _counters_never_fall(ledger: Sequence[LedgerEvent]) -> Iterator[Finding]:
             last[sequence] = event.change.last_issued
 
 
-def _answered_is_durable(run: Run, book: _Book) -> Iterator[Finding]:
+def _answered_is_durable(run: Run, book: Book) -> Iterator[Finding]:
+    last = {(str(key[0]), str(key[1])): seen.vend for key, seen in book.last.items()}
     for call in run.calls:
         if call.outcome != "ok":
             continue
-        vend = book.last.get(call.transaction_id)
-        if call.transaction_id in book.gone:
+        vend = last.get(call.key)
+        if call.key in book.gone:
             yield Finding(3, f"{call.transaction_id} was answered and has been deleted from the ledger")
         if vend is None:
             yield Finding(3, f"{call.transaction_id} was answered and is not in the ledger")
@@ -171,65 +111,64 @@ def _answered_is_durable(run: Run, book: _Book) -> Iterator[Finding]:
             yield Finding(3, f"{call.transaction_id} was answered for another amount than the ledger has")
 
 
-def _nothing_before_its_commit(run: Run, book: _Book) -> Iterator[Finding]:
-    committed = {vend.utrn for _, vend in book.created}
+def _nothing_before_its_commit(run: Run, book: Book) -> Iterator[Finding]:
+    committed = {str(vend.utrn) for _, vend in book.created}
     for utrn, who in [(call.utrn, "a caller") for call in run.calls if call.utrn] + [
         (credit.utrn, f"meter {credit.meter_id}") for credit in run.credits
     ]:
         if utrn not in committed:
             yield Finding(4, f"{who} has a code that was never committed")
     for text in run.logs:
-        if any(utrn in text for utrn in committed):
+        if any(_holds_one(found, committed) for found in _DIGITS.findall(text)):
             yield Finding(4, "a log holds a code")
 
 
-def _only_living_epochs_write(ledger: Sequence[LedgerEvent]) -> Iterator[Finding]:
-    """Replay who owned what: an owner's write carries the epoch of a shard key that is there at that revision."""
-    living: dict[int, int] = {}
-    before: dict[str, Vend] = {}
-    for event in ledger:
-        match event.change:
-            case OwnerSeen(shard=shard, epoch=epoch):
-                if shard in living and living[shard] != epoch:
-                    yield Finding(5, f"shard {shard} had two owners at revision {event.revision}")
-                living[shard] = epoch
-            case OwnerGone(shard=shard):
-                living.pop(shard, None)
-            case VendSeen(vend=vend):
-                earlier = before.get(vend.sale.transaction_id)
-                before[vend.sale.transaction_id] = vend
-                if earlier is None or vend.delivery == earlier.delivery or not vend.delivery.epoch:
-                    continue
-                if vend.delivery.epoch not in living.values():
-                    epoch = vend.delivery.epoch
-                    yield Finding(5, f"revision {event.revision}: a delivery was written by epoch {epoch}, which ended")
+def _holds_one(digits: str, codes: set[str]) -> bool:
+    return any(digits[at : at + _CODE_DIGITS] in codes for at in range(len(digits) - _CODE_DIGITS + 1))
 
 
-def _money(run: Run, book: _Book) -> Iterator[Finding]:
-    vends = {_code(vend): vend for vend in book.last.values()}
-    times: Counter[_Code] = Counter()
+def _one_owner(book: Book) -> Iterator[Finding]:
+    for revision, shard in book.two_owners:
+        yield Finding(5, f"shard {shard} had two owners at revision {revision}")
+
+
+def _money(run: Run, book: Book) -> Iterator[Finding]:
+    vends = {code_key(seen.vend): seen.vend for seen in book.last.values()}
+    times: Counter[CodeKey] = Counter()
     for credit in run.credits:
-        code = (credit.meter_id, credit.originator_id, credit.counter)
+        code = credited_key(credit)
         times[code] += 1
         if times[code] > 1:
-            yield Finding(6, f"meter {code[0]}: counter {code[2]} was credited {times[code]} times")
+            yield Finding(6, f"meter {code.meter_id}: counter {code.counter} was credited {times[code]} times")
         vend = vends.get(code)
         if vend is not None and vend.sale.amount != credit.pence:
-            yield Finding(6, f"meter {code[0]}: {credit.pence} pence credited for {vend.sale.amount}")
+            yield Finding(6, f"meter {code.meter_id}: {credit.pence} pence credited for {vend.sale.amount}")
     for code, vend in vends.items():
         if vend.delivery.state is DeliveryState.APPLIED and not times[code]:
-            yield Finding(6, f"meter {code[0]}: counter {code[2]} is applied in the ledger, not at the meter")
+            told = (
+                f"meter {code.meter_id}: counter {code.counter} is applied in the ledger ({vend.delivery.reason.name})"
+            )
+            yield Finding(6, f"{told}, not at the meter")
 
 
-def _refused_stays_refused(run: Run) -> Iterator[Finding]:
-    for transaction_id, calls in _by_id(run.calls).items():
-        contents = {(call.pan, call.amount_pence) for call in calls if call.outcome == "ok"}
-        if len(contents) > 1:
-            yield Finding(7, f"{transaction_id} got a code for {len(contents)} different sales")
-        age = run.id_age_s.get(transaction_id, 0.0)
-        fresh = any(call.outcome == "ok" and not call.replayed for call in calls)
-        if run.window_s is not None and age > run.window_s and fresh:
-            yield Finding(7, f"{transaction_id} is older than the window and was executed")
+def _sold(book: Book) -> Sold:
+    """Return PAN, operation and pence of every vend that was ever committed."""
+    return {
+        (str(step.seen.key[0]), str(step.seen.key[1])): (content_of(step.seen.vend), step.seen.vend.sale.amount)
+        for step in book.steps
+    }
+
+
+def content_of(vend: Vend) -> str:
+    """Return what else must be the same for two sales to be one, besides the amount, as callers' histories spell it."""
+    return f"{vend.sale.pan}/{vend.sale.operation.name}"
+
+
+def _too_old(run: Run) -> Iterator[Finding]:
+    for call in run.calls:
+        age = run.id_age_s.get(call.transaction_id, 0.0)
+        if run.window_s is not None and age > run.window_s and call.outcome == "ok" and not call.replayed:
+            yield Finding(7, f"{call.transaction_id} is older than the window and was executed")
 
 
 def _authentic(run: Run) -> Iterator[Finding]:
@@ -237,11 +176,12 @@ def _authentic(run: Run) -> Iterator[Finding]:
         yield Finding(8, f"meters found {run.not_authentic} codes not authentic")
 
 
-def _comes_back(run: Run) -> Iterator[Finding]:
+def _comes_back(run: Run, book: Book) -> Iterator[Finding]:
     for sentence in run.late:
         yield Finding(9, sentence)
-    if run.owed:
-        yield Finding(9, f"{run.owed} deliveries are still owed")
+    owed = sum(seen.vend.delivery.owed for seen in book.last.values())
+    if owed and run.settled:
+        yield Finding(9, f"{owed} deliveries are still owed")
     if run.free_shards:
         yield Finding(9, f"{run.free_shards} shards have no owner")
 
@@ -254,57 +194,3 @@ def _says_when_to_come_back(run: Run) -> Iterator[Finding]:
 def _nothing_grows(run: Run) -> Iterator[Finding]:
     if run.leases:
         yield Finding(11, f"{run.leases} leases of dead nodes are left")
-
-
-def _by_id(calls: Iterable[Call]) -> dict[str, list[Call]]:
-    found: dict[str, list[Call]] = defaultdict(list)
-    for call in calls:
-        found[call.transaction_id].append(call)
-    return found
-
-
-def linearizable(calls: Sequence[Call]) -> bool:
-    """Return whether some order of the calls of one id, true to real time, explains every answer.
-
-    The model: the first call that takes effect fixes content and code; every later one with the same content gets that
-    code; one with other content is refused. A call without an answer may take effect at any time after it
-    began, or never. Wing and Gong's search with memory of visited states; one id has few calls.
-    """
-    done_by = [float("inf") if call.ended is None or call.outcome == "unknown" else call.ended for call in calls]
-    everything = frozenset(index for index, call in enumerate(calls) if call.outcome != "unknown")
-    seen: set[tuple[frozenset[int], int | None]] = set()
-    stack: list[tuple[frozenset[int], int | None]] = [(frozenset(), None)]
-    while stack:
-        state = stack.pop()
-        if state in seen:
-            continue
-        seen.add(state)
-        taken, first = state
-        if everything <= taken:
-            return True
-        rest = [index for index in range(len(calls)) if index not in taken]
-        horizon = min(done_by[index] for index in rest)
-        for index in rest:
-            # Only what began before every other pending call had ended may come next.
-            if calls[index].began <= horizon and (after := _next(calls, index, first)) is not None:
-                stack.append((taken | {index}, after[0]))
-    return False
-
-
-def _next(calls: Sequence[Call], index: int, first: int | None) -> tuple[int | None] | None:
-    """Return the state after `calls[index]` takes effect, in a tuple; None if it cannot do so now."""
-    call = calls[index]
-    if call.outcome == "refused":
-        explained = call.reason != _REUSED or (first is not None and not _same_content(call, calls[first]))
-        return (first,) if explained else None
-    if first is None:
-        return (index,)
-    if call.outcome == "unknown":
-        return (first,)
-    # The founder itself may have had no answer; then the first that had one tells the code.
-    digests = {one.digest for one in (calls[first], call) if one.outcome == "ok"}
-    return (first,) if _same_content(call, calls[first]) and len(digests) == 1 else None
-
-
-def _same_content(one: Call, other: Call) -> bool:
-    return (one.pan, one.amount_pence) == (other.pan, other.amount_pence)

@@ -8,18 +8,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
+# How final a refusal is: the id is closed in the ledger; or it is final for a sale's first attempt.
+FENCED, IF_FIRST = "fenced", "if-first"
+# Who sold, and under which id: ids are unique for each participant only.
+CallKey = tuple[str, str]
+
 
 @dataclass(slots=True, kw_only=True)
 class Call:
     """One attempt of one caller. Times are monotonic seconds.
 
-    `outcome`: "ok", "refused" (final, nothing will come of this call), or "unknown" (it may have been carried out, or
-    may yet be). `digest`: of all bytes of the answer that must never differ.
+    `outcome`: "ok", "refused", or "unknown" (it may have been carried out, or may yet be). `content`: what else must be
+    the same for two sales to be one, besides the amount. `digest`: of all bytes of the answer that must never differ.
+    `final` of a refusal: FENCED, IF_FIRST, or "" if it says nothing of the sale. `repeat`: it said that it was one.
     """
 
     caller: str
+    participant: str
     transaction_id: str
-    pan: str
+    content: str
     amount_pence: int
     began: float
     ended: float | None = None
@@ -28,6 +35,13 @@ class Call:
     utrn: str = ""
     digest: str = ""
     replayed: bool = False
+    repeat: bool = False
+    final: str = ""
+
+    @property
+    def key(self) -> CallKey:
+        """Return what names the sale."""
+        return self.participant, self.transaction_id
 
 
 class History:
@@ -38,13 +52,17 @@ class History:
         self._numbers: dict[int, int] = {}
         self._file: TextIO | None = file.open("a", encoding="utf-8") if file is not None else None
 
-    def begin(self, caller: str, transaction_id: str, pan: str, amount_pence: int, *, at: float | None = None) -> Call:
+    def begin(
+        self, caller: str, key: CallKey, content: str, amount_pence: int, *, repeat: bool, at: float | None = None
+    ) -> Call:
         """Note that a call begins."""
         call = Call(
             caller=caller,
-            transaction_id=transaction_id,
-            pan=pan,
+            participant=key[0],
+            transaction_id=key[1],
+            content=content,
             amount_pence=amount_pence,
+            repeat=repeat,
             began=time.monotonic() if at is None else at,
         )
         self.calls.append(call)
@@ -57,9 +75,9 @@ class History:
         call.digest = hashlib.sha256(content).hexdigest()
         self._end(call, at)
 
-    def refused(self, call: Call, reason: str, *, at: float | None = None) -> None:
-        """Note that a call was refused for good."""
-        call.outcome, call.reason = "refused", reason
+    def refused(self, call: Call, reason: str, *, final: str, at: float | None = None) -> None:
+        """Note that a call was refused: FENCED, or IF_FIRST."""
+        call.outcome, call.reason, call.final = "refused", reason, final
         self._end(call, at)
 
     def unknown(self, call: Call, reason: str, *, at: float | None = None) -> None:

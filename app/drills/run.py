@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from app.audit import AuditResult, audit_all
+from app.config import load_config
 from app.devstack import DevStack
 from app.drills.catalogue import Drill
-from app.drills.checker import Run, check_run
+from app.drills.checker import GiveUp, Run, check_run
 from app.drills.faults import Fault
 from app.drills.history import History, read_history, successes
 from app.drills.world import (
@@ -168,14 +169,16 @@ class _Run:
     async def _result(self, world: World, fault: Fault, load_ended: float) -> DrillResult:
         credited, counts = await world.credits()
         audit = await self._audit(world)
+        delivery = load_config(self._stack.node_config(NODES[0])).delivery
         findings = check_run(
             Run(
+                shards=self._config.shards,
+                give_up=GiveUp(attempts_max=delivery.attempts_max, after_s=delivery.give_up_after_s),
                 calls=read_history(self._stack.folder / "history.jsonl"),
                 ledger=self._watch.events,
                 credits=credited,
                 not_authentic=counts.get("not authentic", 0),
                 logs=log_texts(self._stack.folder),
-                owed=self._watch.owed,
                 free_shards=self._config.shards - len(self._watch.owners),
                 late=fault.late,
             )
@@ -219,8 +222,8 @@ class _Run:
         return shard_of(meter_id, self._config.shards)
 
     def _not_in_ledger(self) -> int:
-        answered = {call.transaction_id for call in self._history.calls if call.outcome == "ok"}
-        return len(answered - self._watch.vends.keys())
+        answered = {call.key for call in self._history.calls if call.outcome == "ok"}
+        return len(answered - {(str(participant), str(one)) for participant, one in self._watch.vends})
 
     async def _audit(self, world: World) -> AuditResult:
         return await audit_all(self._config, self._stack.fleet_target, world.tls().channel)

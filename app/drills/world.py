@@ -21,15 +21,15 @@ from utrn_client.till import Answer, NoAnswer, SaleRefused, Till
 from app.config import load_config
 from app.devstack import DevStack
 from app.drills.checker import Credited
-from app.drills.history import Call, History
+from app.drills.history import FENCED, IF_FIRST, Call, History
 from app.fleet_file import pans_of
 from app.stackfiles import PSP
 from cluster.client import Compacted, EtcdClient
 from cluster.config import EtcdConfig
-from cluster.history import CounterSeen, LedgerEvent, OwnerGone, OwnerSeen, VendSeen, follow
-from cluster.reader import all_owners
+from cluster.history import LedgerEvent, OwnerGone, OwnerSeen, VendKey, VendSeen, follow
+from cluster.reader import all_owners, all_records
 from core.domain.delivery import DeliveryState
-from core.domain.vend import Vend
+from core.domain.vend import Operation, Vend
 from sandbox.servers import Tls as SandboxTls
 
 NODES = ("node-a", "node-b", "node-c")
@@ -48,7 +48,7 @@ class LedgerWatch:
         self.events: list[LedgerEvent] = []
         self.owners: dict[int, tuple[str, int]] = {}
         self.owed = 0
-        self.vends: dict[str, Vend] = {}
+        self.vends: dict[VendKey, Vend] = {}
         self.started = asyncio.Event()
         self.moved = asyncio.Event()
 
@@ -81,18 +81,20 @@ class LedgerWatch:
                 # The watch hears only what happens from now on, so what is there already is read.
                 owners, revision = await all_owners(client, self._config)
                 if len(owners) == self._config.shards and len({one.node_id for one in owners}) == nodes:
-                    self._begin(owners, revision)
+                    self._begin(owners, await all_records(client, self._config), revision)
                     return
                 await asyncio.sleep(_LOOK_AGAIN_S)
         finally:
             await client.close()
         raise RuntimeError("the nodes did not share the shards out")
 
-    def _begin(self, owners: Sequence[OwnerSeen], revision: int) -> None:
+    def _begin(self, owners: Sequence[OwnerSeen], records: Sequence[LedgerEvent], revision: int) -> None:
         later = [event for event in self.events if event.revision > revision]
         self.events, self.owners, self.owed, self.vends = [], {}, 0, {}
         now = time.monotonic()
-        for event in (*(LedgerEvent(owner.epoch, owner, now) for owner in owners), *later):
+        before = [one for one in records if one.revision <= revision]
+        before += [LedgerEvent(owner.epoch, owner, now) for owner in owners]
+        for event in (*sorted(before, key=lambda one: one.revision), *later):
             self._take(event)
 
     async def until(self, holds: Any, timeout_s: float) -> bool:
@@ -120,11 +122,11 @@ class LedgerWatch:
                 self.owners[shard] = (node, epoch)
             case OwnerGone(shard=shard):
                 self.owners.pop(shard, None)
-            case VendSeen(vend=vend):
-                before = self.vends.get(vend.sale.transaction_id)
+            case VendSeen(vend=vend, key=key):
+                before = self.vends.get(key)
                 self.owed += vend.delivery.owed - (before is not None and before.delivery.owed)
-                self.vends[vend.sale.transaction_id] = vend
-            case CounterSeen():
+                self.vends[key] = vend
+            case _:
                 pass
 
 
@@ -188,26 +190,53 @@ class Load:
             await self._ask("till-3", channel, other)
 
     async def _ask(self, caller: str, channel: Any, sale: Sale) -> Answer:
-        open_calls: list[Call] = []
-
-        def attempted(_id: str, outcome: str) -> None:
-            if outcome not in ("issued", "replayed"):
-                self.history.unknown(open_calls.pop(), outcome)
-                open_calls.append(self.history.begin(caller, sale.transaction_id, sale.pan, sale.amount_pence))
-
-        till = Till(channel, MemorySaleBook(), on_attempt=attempted)
-        open_calls.append(self.history.begin(caller, sale.transaction_id, sale.pan, sale.amount_pence))
+        attempts = _Attempts(self.history, caller, sale)
+        till = Till(channel, MemorySaleBook(), on_attempt=attempts.ended)
         try:
             answer = await till.ask(sale, give_up_after_s=_GIVE_UP_S)
         except SaleRefused as refused:
-            self.history.refused(open_calls.pop(), refused.reason)
+            attempts.refused(refused.reason)
             raise
-        except NoAnswer:
-            self.history.unknown(open_calls.pop(), "gave up")
-            raise
-        content = answer.code.SerializeToString(deterministic=True)
-        self.history.answered(open_calls.pop(), utrn=answer.code.utrn, content=content, replayed=answer.replayed)
+        attempts.answered(answer)
         return answer
+
+
+class _Attempts:
+    """The attempts of one sale, as its till makes them, each written down when it has ended."""
+
+    def __init__(self, history: History, caller: str, sale: Sale) -> None:
+        self._history = history
+        self._caller = caller
+        self._sale = sale
+        self._began = time.monotonic()
+        self._last: Call | None = None
+
+    def ended(self, _id: str, outcome: str) -> None:
+        """Note an attempt that brought no code; the next one begins now."""
+        if outcome not in ("issued", "replayed"):
+            self._last = self._attempt()
+            self._history.unknown(self._last, outcome)
+            self._began = time.monotonic()
+
+    def refused(self, reason: str) -> None:
+        """Note that the last attempt's answer was final: of a repeat, the kit takes no refusal but a fenced one."""
+        if self._last is not None:
+            self._history.refused(self._last, reason, final=FENCED if self._last.repeat else IF_FIRST)
+
+    def answered(self, answer: Answer) -> None:
+        """Note the code."""
+        content = answer.code.SerializeToString(deterministic=True)
+        self._history.answered(self._attempt(), utrn=answer.code.utrn, content=content, replayed=answer.replayed)
+
+    def _attempt(self) -> Call:
+        return self._history.begin(
+            self._caller,
+            (PSP, self._sale.transaction_id),
+            f"{self._sale.pan}/{Operation.TOP_UP.name}",
+            self._sale.amount_pence,
+            repeat=self._last is not None,
+            at=self._began,
+        )
 
 
 @dataclass(slots=True, kw_only=True)

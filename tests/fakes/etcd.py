@@ -29,6 +29,7 @@ class FakeEtcd:
         self._changed = asyncio.Event()
         self.before_txn: Callable[[], None] = lambda: None
         self.after_txn: Callable[[], None] = lambda: None
+        self.published: Callable[[int], None] = lambda _: None
 
     async def txn(self, request: pb.TxnRequest) -> pb.TxnResponse:
         self.before_txn()
@@ -85,9 +86,8 @@ class FakeEtcd:
 
     def put(self, key: bytes, value: bytes) -> None:
         """Write a key, as another client would."""
-        self.revision += 1
         events: list[pb.Event] = []
-        self._put(pb.PutRequest(key=key, value=value), self.revision, events)
+        self._put(pb.PutRequest(key=key, value=value), self.revision + 1, events)
         self._publish(events)
 
     def delete(self, key: bytes) -> None:
@@ -138,6 +138,7 @@ class FakeEtcd:
         if events:
             self.revision += 1
             self.history += events
+            self.published(self.revision)
             self._changed.set()
             self._changed = asyncio.Event()
 

@@ -5,7 +5,7 @@ import hashlib
 import random
 from collections.abc import AsyncIterator, Sequence
 
-from app.drills.checker import Credited
+from app.drills.checker import CodeKey, Credited, Said
 from core.domain.errors import HeadEndUnavailable, HsmUnavailable, UtrnError
 from core.domain.meter import MeterId
 from core.domain.token import Utrn, value_of
@@ -53,10 +53,18 @@ class SimMeters:
     def __init__(self) -> None:
         self.credits: list[Credited] = []
         self.not_authentic = 0
+        self.said = Said()
         self._seen: set[tuple[str, int]] = set()
 
     def take(self, message: AddCredit, pence: int) -> AnswerKind:
         """Handle a code."""
+        kind = self._result(message, pence)
+        code = CodeKey(message.originator_id, message.meter_id, message.counter)
+        if kind in (AnswerKind.APPLIED, AnswerKind.DUPLICATE):
+            self.said.credited.add(code)
+        return kind
+
+    def _result(self, message: AddCredit, pence: int) -> AnswerKind:
         if message.utrn != code_of(message.meter_id, message.counter, pence):
             self.not_authentic += 1
             return AnswerKind.NOT_AUTHENTIC

@@ -9,12 +9,12 @@ import hashlib
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
-from app.drills.checker import Finding, Run, check_run
-from app.drills.history import History
+from app.drills.checker import Finding, GiveUp, Run, check_run
+from app.drills.history import IF_FIRST, History
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
 from cluster.history import LedgerEvent, event_of
@@ -166,6 +166,8 @@ class Simulation:
         self.chance = random.Random(seed)
         self.loss = self.chance.choice((0.0, 0.01, 0.03, 0.08))
         self.etcd = FakeEtcd()
+        self.times: dict[int, float] = {}
+        self.etcd.published = lambda revision: self.times.__setitem__(revision, _now())
         self.meters = SimMeters()
         self.wan = SimWan(self.chance, self.meters, loss=self.chance.choice((0.0, 0.05, 0.15)))
         self.meter_ids = meter_ids(self.chance.choice((2, 4, 8)))
@@ -235,7 +237,7 @@ class Simulation:
                 # A till that restarts, or a bug: an id that is in use, sometimes with another amount.
                 earlier = self.chance.choice(self.history.calls)
                 more = self.chance.choice((0, 0, 100))
-                sale = _with(sale, earlier.transaction_id, earlier.pan, earlier.amount_pence + more)
+                sale = _with(sale, earlier.transaction_id, earlier.content, earlier.amount_pence + more)
             if self.chance.random() < 0.2:
                 async with asyncio.TaskGroup() as twins:
                     twins.create_task(self._ask(f"till-{number}", sale))
@@ -261,14 +263,15 @@ class Simulation:
 
     async def _ask(self, caller: str, sale: Sale) -> None:
         """Ask for a sale's code at one node after the other until there is a final answer, or patience ends."""
-        for _ in range(self.chance.randint(1, 30)):
+        key = str(sale.participant_id), str(sale.transaction_id)
+        for attempt in range(self.chance.randint(1, 30)):
             node = self.nodes[self.chance.choice(NODES)]
-            call = self.history.begin(caller, sale.transaction_id, _content(sale), sale.amount, at=_now())
+            call = self.history.begin(caller, key, _content(sale), sale.amount, repeat=attempt > 0, at=_now())
             try:
                 async with asyncio.timeout(_ATTEMPT_S):
                     issued = await self._at(node, sale)
             except Refused as refused:
-                self.history.refused(call, refused.reason, at=_now())
+                self.history.refused(call, refused.reason, final=IF_FIRST, at=_now())
                 return
             except UtrnError as error:
                 self.history.unknown(call, error.reason, at=_now())
@@ -401,20 +404,22 @@ class Simulation:
         for event in self.etcd.history:
             found = event_of(Keys(_CONFIG.prefix), event)
             if found is not None:
-                yield found
+                yield replace(found, heard_at=self.times[found.revision])
 
     def _result(self) -> SimResult:
         ledger = list(self.ledger())
-        prefix = Keys(_CONFIG.prefix).outboxes()
         findings = check_run(
             Run(
+                shards=_CONFIG.shards,
+                give_up=GiveUp(attempts_max=_DELIVERY.attempts_max, after_s=_DELIVERY.give_up_after_s),
+                began=NOW,
+                said=self.meters.said,
                 calls=self.history.calls,
                 ledger=ledger,
                 credits=self.meters.credits,
                 not_authentic=self.meters.not_authentic,
                 window_s=_FLOW.hot_window.total_seconds(),
                 id_age_s=self.ages,
-                owed=sum(key.startswith(prefix) for key in self.etcd.keys),
                 free_shards=self._free_shards(),
                 leases=len(self.etcd.leases.keys() - {node.ownership.lease_id for node in self.nodes.values()})
                 if self._settled_leases()

@@ -1,0 +1,169 @@
+"""The checker's rules for the market: what was sold, sent and changed, held against the ledger's records of then."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import TypeVar
+
+import pytest
+
+from app.drills.checker import Run, check_run
+from cluster.history import LedgerEvent, RecordGone, RecordSeen
+from core.domain.appointment import Appointments, AppointmentState
+from core.domain.meter import Card, Custody, Meter, PanStatus, PanUse, PaymentMode, Registration
+from core.domain.party import Option, Participant, ParticipantId, Profile, Standing
+from core.domain.timeline import Ms, Timeline, ms_of
+from core.ports.registry import RegistryRecord
+from tests.support.runs import good, market, new_vend, ref_of, rewritten, run_of, seen, sell, sent
+from tests.support.vends import (
+    APPOINTMENT,
+    APPOINTMENTS,
+    KEY,
+    LONG_AGO,
+    NOW,
+    PSP,
+    PSP_ID,
+    SUPPLIER,
+    SUPPLIER_ID,
+    TERMS,
+    card,
+    meter,
+)
+
+AT = ms_of(NOW)
+SOUTH = ParticipantId("supplier-south")
+_T = TypeVar("_T")
+_Changed = Callable[[Meter, Card], RegistryRecord]
+
+
+def _fired(run: Run) -> set[int]:
+    return {finding.invariant for finding in check_run(run)}
+
+
+def _now(timeline: Timeline[_T], value: _T) -> Timeline[_T]:
+    return timeline.adjust(lambda _: value, now=AT, by="test")
+
+
+def _registered(known: Meter, value: Registration, *, since: Ms = AT, turned_at: Ms = AT) -> Meter:
+    changed = known.registrations.change(value, since=since, now=AT, by="test")
+    return replace(known, registrations=changed, turned_at=turned_at)
+
+
+def _settings(known: Meter, **facts: object) -> Meter:
+    value = replace(known.settings.periods[-1].value, **facts)  # type: ignore[arg-type]
+    return replace(known, settings=_now(known.settings, value))
+
+
+def _used(known: Card, **facts: object) -> Card:
+    value: PanUse = replace(known.uses.periods[-1].value, **facts)  # type: ignore[arg-type]
+    return replace(known, uses=_now(known.uses, value))
+
+
+def _standing(known: Participant, standing: Standing) -> Participant:
+    return replace(known, standings=_now(known.standings, standing))
+
+
+def _appointed(**facts: object) -> Appointments:
+    one = replace(APPOINTMENT, terms=replace(TERMS, **facts))  # type: ignore[arg-type]
+    return replace(APPOINTMENTS, all=(one,))
+
+
+def _suspended() -> Appointments:
+    states = _now(APPOINTMENT.states, AppointmentState.SUSPENDED)
+    return replace(APPOINTMENTS, all=(replace(APPOINTMENT, states=states),))
+
+
+_WRONG: list[tuple[str, _Changed]] = [
+    ("in other hands", lambda one, _: _registered(one, Registration(supplier_id=SOUTH))),
+    ("was due", lambda one, _: _registered(one, Registration(supplier_id=SUPPLIER_ID), turned_at=LONG_AGO)),
+    ("in other hands", lambda one, _: _settings(one, tenancy=2)),
+    ("counters", lambda one, _: _registered(one, Registration(supplier_id=SUPPLIER_ID, custody=Custody.SMSO))),
+    ("nobody supplied", lambda one, _: replace(one, registrations=one.registrations.end(at=None, now=AT))),
+    ("prepayment", lambda one, _: _settings(one, payment_mode=PaymentMode.CREDIT)),
+    ("prepayment", lambda one, _: _settings(one, enrolled=False)),
+    ("amount", lambda one, _: _settings(one, max_credit_pence=5)),
+    ("blocked", lambda _, one: _used(one, status=PanStatus.BLOCKED)),
+    ("another meter", lambda _, one: _used(one, meter_id="00db12ffffffffff")),
+    ("another meter", lambda _, one: _used(one, tenancy=2)),
+    ("stood for nothing", lambda _, one: replace(one, uses=one.uses.end(at=None, now=AT))),
+    ("supplier was not active", lambda *_: _standing(SUPPLIER, Standing.SUSPENDED)),
+    ("seller was not active", lambda *_: _standing(PSP, Standing.SUSPENDED)),
+    ("originator", lambda *_: replace(SUPPLIER, supplier_key=replace(KEY, originator_id="90b3d51f30010009"))),
+    ("no PSP", lambda *_: replace(SUPPLIER, profiles=_now(SUPPLIER.profiles, Profile(option=Option.SUPPLIER_ONLY)))),
+    ("not appointed", lambda *_: _suspended()),
+    ("not appointed", lambda *_: _appointed(until=AT)),
+    ("not appointed", lambda *_: _appointed(since=Ms(AT + 60_000))),
+    ("outside", lambda *_: _appointed(max_pence=5)),
+]
+
+
+@pytest.mark.parametrize(("why", "changed"), _WRONG, ids=[f"{index}-{why}" for index, (why, _) in enumerate(_WRONG)])
+def test_what_was_sold_was_allowed_by_the_records_of_then(why: str, changed: _Changed) -> None:
+    stored = new_vend()
+    story = market(stored)
+    record = changed(meter(stored.meter_id), card(stored.sale.pan, stored.meter_id))
+    story.tell(RecordSeen(ref_of(record), record))
+    known = sell(story, stored)
+    told = [str(one) for one in check_run(replace(run_of(story, known, credited=False), settled=False))]
+    assert [one for one in told if "INV-12" in one and why in one], told
+
+
+@pytest.mark.parametrize(("why", "changed"), _WRONG, ids=[f"{index}-{why}" for index, (why, _) in enumerate(_WRONG)])
+def test_what_changes_later_or_in_the_ledger_before_is_no_fault_of_a_sale(why: str, changed: _Changed) -> None:
+    stored, run = good()
+    record = changed(meter(stored.meter_id), card(stored.sale.pan, stored.meter_id))
+    assert why
+    assert (
+        check_run(replace(run, ledger=[*run.ledger, LedgerEvent(99, RecordSeen(ref_of(record), record), 99.0)])) == []
+    )
+
+
+def test_every_record_a_sale_was_based_on_was_in_force_at_its_revision() -> None:
+    plain = new_vend()
+    for record in (SUPPLIER, PSP, APPOINTMENTS, meter(plain.meter_id), card(plain.sale.pan, plain.meter_id)):
+        story = market(plain)
+        before = sell(market(plain), plain).basis
+        # Written again: the same content, another revision.
+        story.tell(RecordSeen(ref_of(record), record))
+        moved = replace(sell(story, plain), basis=before)
+        ledger = rewritten(story.events, lambda one, moved=moved: replace(one, vend=moved))  # type: ignore[misc]
+        run = replace(run_of(story, moved, credited=False), settled=False, ledger=ledger)
+        assert _fired(run) == {12}, record
+    story = market(plain)
+    story.tell(RecordGone(ref_of(card(plain.sale.pan, plain.meter_id))))
+    assert 12 in _fired(replace(run_of(story, sell(story, plain), credited=False), settled=False))
+
+
+def test_a_sale_names_what_it_was_based_on() -> None:
+    _, run = good()
+    bare = rewritten(run.ledger, lambda one: replace(one, vend=replace(one.vend, basis=())))
+    assert _fired(replace(run, ledger=bare)) == {12}
+    taken_over = rewritten(bare, lambda one: replace(one, vend=replace(one.vend, rule="handed over")))
+    assert check_run(replace(run, ledger=taken_over)) == []
+
+
+@pytest.mark.parametrize(("moved", "fired"), [(True, True), (False, False)])
+def test_nothing_is_sent_to_a_meter_that_has_changed_hands(*, moved: bool, fired: bool) -> None:
+    stored = new_vend()
+    story = market(stored)
+    known = sell(story, stored)
+    if moved:
+        after = _registered(meter(stored.meter_id), Registration(supplier_id=SOUTH))
+        story.tell(RecordSeen(ref_of(after), after))
+    story.tell(seen(sent(known)))
+    run = replace(run_of(story, known, credited=False), settled=False)
+    assert (12 in _fired(run)) is fired
+
+
+def test_no_change_of_a_meter_is_carried_out_before_its_time() -> None:
+    stored, run = good()
+    due = Ms(AT + 3_600_000)
+    for heard_at, turned_at, fired in ((20.0, due, True), (3600.0, due, False), (20.0, LONG_AGO, False)):
+        after = _registered(meter(stored.meter_id), Registration(supplier_id=SOUTH), since=due, turned_at=turned_at)
+        later = LedgerEvent(99, RecordSeen(ref_of(after), after), heard_at)
+        assert (12 in _fired(replace(run, ledger=[*run.ledger, later]))) is fired
+        assert check_run(replace(run, ledger=[*run.ledger, later], began=None)) == []
+    assert run.began is not None
+    ahead = replace(run, began=run.began - timedelta(seconds=1))
+    assert check_run(ahead) == []
+    assert stored.sale.participant_id == PSP_ID
