@@ -47,7 +47,7 @@ from core.flows.sane_clock import SaneClock
 from core.flows.send import SendIssued
 from core.flows.turn import TurnMeter
 from core.gateways.headend_grpc import GrpcHeadEnd
-from core.observe import LoopDelay, StageTimes
+from core.observe import LoopDelay, SetAside, StageTimes
 from core.ports.clock import Clock
 from core.ports.headend import HeadEnd
 from core.ports.ledger import Ledger
@@ -94,6 +94,7 @@ class Node:
     delivery: DeliveryWorker
     services: Services
     times: StageTimes
+    set_aside: SetAside
     loop_delay: LoopDelay
     clock_watch: ClockWatch
 
@@ -132,7 +133,8 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     outbox = EtcdOutbox(client, config.etcd, clock)
     registry = EtcdRegistry(client, config.etcd)
     cluster = _cluster(config, client, clock, _Standby(signer=signer, outbox=outbox, registry=registry))
-    head_ends = {one.name: GrpcHeadEnd(one) for one in config.head_ends}
+    set_aside = SetAside()
+    head_ends = {one.name: GrpcHeadEnd(one, set_aside) for one in config.head_ends}
     trail = FileTrail(config.node.trail, config.node.node_id, clock, TrailAnchors(client, config.etcd))
     ports = between(
         Adapters(
@@ -155,7 +157,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     turn = TurnMeter(store=ports.store, clock=SaneClock(clock=clock, sane=lambda: clock_watch.sane))
     vending = _vending(config, ports, answers, line, clock_watch, turn)
     market = _market(config, ports, registry, turn, vending)
-    delivery = _delivery(config, ports, answers, times)
+    delivery = _delivery(config, ports, answers, times, set_aside)
     health = _health(registry, signer, cluster, clock_watch)
     beat = partial(_beat, clock, cluster.ownership, health, outbox, line, delivery, loop_delay)
     view = _view_of_cluster(config, client, clock, cluster, beat, delivery)
@@ -183,6 +185,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
             health=health,
         ),
         times=times,
+        set_aside=set_aside,
         loop_delay=loop_delay,
         clock_watch=clock_watch,
     )
@@ -297,7 +300,10 @@ def _line(config: Config, ports: Adapters, answers: Answers, times: StageTimes, 
     )
 
 
-def _delivery(config: Config, ports: Adapters, answers: Answers, times: StageTimes) -> DeliveryWorker:
+def _delivery(
+    config: Config, ports: Adapters, answers: Answers, times: StageTimes, set_aside: SetAside
+) -> DeliveryWorker:
+    lapse = Lapse(registry=ports.registry, clock=ports.clock)
     attempt = AttemptDelivery(
         outbox=ports.outbox,
         head_ends=ports.head_ends,
@@ -305,7 +311,9 @@ def _delivery(config: Config, ports: Adapters, answers: Answers, times: StageTim
         times=times,
         random=_chance(),
         config=config.delivery,
-        lapsed=Lapse(registry=ports.registry, clock=ports.clock),
+        lapsed=lapse,
+        reached_by=lapse.reached_by,
+        set_aside=set_aside,
     )
     return DeliveryWorker(
         outbox=ports.outbox,

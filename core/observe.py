@@ -1,10 +1,14 @@
 """Stage times: how long each stage of a vend takes, as histograms in memory; one list of names, used everywhere."""
 
 import asyncio
+import logging
 import math
+from collections import Counter
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NoReturn
+
+log = logging.getLogger(__name__)
 
 _BUCKETS_PER_DOUBLING = 8
 _LEAST_S = 1e-6
@@ -101,3 +105,20 @@ class LoopDelay:
             before = loop.time()
             await asyncio.sleep(_LOOP_LOOK_S)
             self.seconds = max(loop.time() - before - _LOOP_LOOK_S, 0.9 * self.seconds)
+
+
+class SetAside:
+    """Counts what head ends said that was not believed, and what they refused as stale; each power of two is logged.
+
+    `why` is one of a few fixed words: it labels a metric, and nothing that a head end sent gets into a log.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def record(self, head_end: str, why: str) -> None:
+        """Count one of `head_end`."""
+        self.counts[head_end, why] += 1
+        count = self.counts[head_end, why]
+        if count & (count - 1) == 0:
+            log.warning("set aside what a head end said", extra={"head_end": head_end, "why": why, "times": count})

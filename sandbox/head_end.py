@@ -11,11 +11,12 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf import timestamp_pb2
 from headend.v1 import head_end_service_pb2 as pb
-from headend.v1 import head_end_service_pb2_grpc as rpc
 from utrn.sandbox.v1 import sandbox_pb2 as sandbox_pb
 from utrn.sandbox.v1 import sandbox_pb2_grpc as sandbox_rpc
 
+from sandbox.fence import Fence
 from sandbox.knobs import Chance
+from sandbox.lies import Liar
 from sandbox.store import Store
 
 SCHEMA = """
@@ -24,6 +25,8 @@ CREATE TABLE IF NOT EXISTS messages (
     utrn TEXT NOT NULL, state INTEGER NOT NULL, answer BLOB);
 CREATE TABLE IF NOT EXISTS events (sequence INTEGER PRIMARY KEY, event BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS progress (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS fences (meter_id TEXT PRIMARY KEY, epoch INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS limits (message_id TEXT PRIMARY KEY, not_after_ms INTEGER NOT NULL);
 """
 
 _DLMS = {0: pb.ADD_CREDIT_OUTCOME_APPLIED, 2: pb.ADD_CREDIT_OUTCOME_TEMPORARY_FAILURE}
@@ -45,8 +48,8 @@ _FLEET_RETRY_S = 0.2
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class HeadEnd(rpc.HeadEndServiceServicer, sandbox_rpc.HeadEndControlServiceServicer):
-    """A head end with knobs."""
+class HeadEnd(sandbox_rpc.HeadEndControlServiceServicer):
+    """A head end with knobs. Where it lies, a reply may be bytes that nobody can read (sandbox/servers.py)."""
 
     def __init__(self, path: Path, fleet: grpc.aio.Channel, chance: Chance) -> None:
         self._store = Store(path, SCHEMA)
@@ -66,10 +69,13 @@ class HeadEnd(rpc.HeadEndServiceServicer, sandbox_rpc.HeadEndControlServiceServi
             )
             known = None if answer is None else pb.Answer.FromString(answer)
             self._messages[message_id] = (message, state, known)
-        self._events = [
+        # One that nobody can read stands there as it leaves.
+        self._events: list[pb.StreamEventsResponse | bytes] = [
             pb.StreamEventsResponse.FromString(event)
             for (event,) in self._store.read("SELECT event FROM events ORDER BY sequence")
         ]
+        self._fence = Fence(self._store)
+        self._liar = Liar(chance)
         self._sequence = len(self._events)
         self._happened = asyncio.Event()
         alerts = self._store.read("SELECT value FROM progress WHERE name = 'alerts'")
@@ -102,6 +108,12 @@ class HeadEnd(rpc.HeadEndServiceServicer, sandbox_rpc.HeadEndControlServiceServi
         if self._chance.happens(self._chance.knobs.refuse):
             self.counts["refused"] += 1
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not authorised for this meter now")
+        if self._chance.knobs.fence:
+            stale = self._fence.stale(request)
+            if stale is not None:
+                self.counts[f"stale: {stale.reason.lower()}"] += 1
+                await context.abort_with_status(stale.status())
+            self._fence.accept(request)
         self.counts["accepted"] += 1
         state, answer = (0, None) if known is None else known[1:]
         unexplained = answer is not None and answer.outcome == pb.ADD_CREDIT_OUTCOME_REFUSED_UNEXPLAINED
@@ -118,11 +130,14 @@ class HeadEnd(rpc.HeadEndServiceServicer, sandbox_rpc.HeadEndControlServiceServi
 
     async def GetMessageStatus(  # noqa: N802
         self, request: pb.GetMessageStatusRequest, context: Context
-    ) -> pb.GetMessageStatusResponse:
+    ) -> pb.GetMessageStatusResponse | bytes:
         """Tell where a message stands."""
         await self._outage(context)
         if not self._chance.knobs.status:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this head end cannot be asked")
+        if self._chance.happens(self._chance.knobs.lies):
+            self.counts["lies: status"] += 1
+            return self._liar.status()
         known = self._messages.get(request.message_id)
         if known is None:
             return pb.GetMessageStatusResponse(state=pb.MESSAGE_STATE_NOT_KNOWN)
@@ -131,10 +146,12 @@ class HeadEnd(rpc.HeadEndServiceServicer, sandbox_rpc.HeadEndControlServiceServi
 
     async def StreamEvents(  # noqa: N802
         self, request: pb.StreamEventsRequest, context: Context
-    ) -> AsyncIterator[pb.StreamEventsResponse]:
+    ) -> AsyncIterator[pb.StreamEventsResponse | bytes]:
         """Stream answers and alerts."""
         await self._outage(context)
-        sent = len(self._events) if request.only_new else min(request.after_sequence, len(self._events))
+        if not request.only_new and request.after_sequence > len(self._events):
+            await context.abort(grpc.StatusCode.OUT_OF_RANGE, "so many events were never told here")
+        sent = len(self._events) if request.only_new else request.after_sequence
         yield pb.StreamEventsResponse(sequence=sent)
         while not self._chance.knobs.outage:
             happened = self._happened
@@ -151,16 +168,21 @@ class HeadEnd(rpc.HeadEndServiceServicer, sandbox_rpc.HeadEndControlServiceServi
 
     async def GetCapabilities(  # noqa: N802
         self, request: pb.GetCapabilitiesRequest, context: Context
-    ) -> pb.GetCapabilitiesResponse:
+    ) -> pb.GetCapabilitiesResponse | bytes:
         """Tell what this head end can do."""
         await self._outage(context)
         knobs = self._chance.knobs
+        if self._chance.happens(knobs.lies):
+            self.counts["lies: capabilities"] += 1
+            return self._liar.unreadable()
         return pb.GetCapabilitiesResponse(
             name="utrn sandbox",
             dedupes_by_message_id=knobs.dedupe,
             status_by_message_id=knobs.status,
             status_kept_s=0xFFFFFFFF,
             alerts_name_counter=knobs.alerts_name_counter,
+            fences_by_epoch=knobs.fence,
+            honours_not_after=knobs.fence,
         )
 
     async def SetKnobs(  # noqa: N802
@@ -192,6 +214,9 @@ class HeadEnd(rpc.HeadEndServiceServicer, sandbox_rpc.HeadEndControlServiceServi
         """Carry one message over the WAN, and report what comes back, if anything does."""
         knobs, chance = self._chance.knobs, self._chance
         await self._store.flushed()
+        if knobs.fence and self._fence.too_late(message):
+            self.counts["given up: too late"] += 1
+            return await self._give_up(message, pb.MESSAGE_STATE_NO_ANSWER)
         await asyncio.sleep(chance.latency_s())
         if chance.unreachable(message.meter_id) or chance.happens(knobs.loss_before):
             self.counts["lost before the meter"] += 1
@@ -234,6 +259,8 @@ class HeadEnd(rpc.HeadEndServiceServicer, sandbox_rpc.HeadEndControlServiceServi
         outcome = (_ZIGBEE if gas else _DLMS).get(result, unexplained)
         answer = pb.Answer(message_id=message.message_id, outcome=outcome, native_result=result, answered_at=_now())
         self.counts[pb.AddCreditOutcome.Name(outcome).removeprefix("ADD_CREDIT_OUTCOME_").lower()] += 1
+        if self._messages[message.message_id][1] == pb.MESSAGE_STATE_IN_FLIGHT:
+            await self._lie(message)
         if outcome == pb.ADD_CREDIT_OUTCOME_TEMPORARY_FAILURE:
             # Nothing was applied: the next send of this id must reach the meter.
             self._note(message, pb.MESSAGE_STATE_NOT_DELIVERED, None)
@@ -253,14 +280,23 @@ class HeadEnd(rpc.HeadEndServiceServicer, sandbox_rpc.HeadEndControlServiceServi
             None if answer is None else answer.SerializeToString(),
         )  # fmt: skip
 
-    async def _publish(self, event: pb.StreamEventsResponse) -> None:
-        """Put an event on disk, then into the stream."""
+    async def _lie(self, message: pb.SendAddCreditRequest) -> None:
+        """Tell something false just before the answer to `message`, in the share of cases that the knob says."""
+        if not self._chance.happens(self._chance.knobs.lies):
+            return
+        kind, lie = self._liar.event(message, self._messages)
+        self.counts[f"lies: {kind}"] += 1
+        await self._publish(lie)
+
+    async def _publish(self, event: pb.StreamEventsResponse | bytes) -> None:
+        """Put an event on disk, then into the stream. One that is false about its own sequence stays so."""
         self._sequence += 1
-        published = pb.StreamEventsResponse(sequence=self._sequence)
-        published.MergeFrom(event)
-        self._store.queue("INSERT INTO events VALUES (?, ?)", self._sequence, published.SerializeToString())
+        kept = pb.StreamEventsResponse(sequence=self._sequence)
+        if not isinstance(event, bytes):
+            kept.MergeFrom(event)
+        self._store.queue("INSERT INTO events VALUES (?, ?)", self._sequence, kept.SerializeToString())
         await self._store.flushed()
-        self._events.append(published)
+        self._events.append(event if isinstance(event, bytes) else kept)
         self._happened.set()
         self._happened = asyncio.Event()
 

@@ -3,8 +3,12 @@
 import hashlib
 import math
 import random
+from collections.abc import Sequence
+from typing import TypeVar
 
 from utrn.sandbox.v1 import sandbox_pb2 as pb
+
+_T = TypeVar("_T")
 
 DEFAULTS = pb.Knobs(
     latency_median_ms=20.0,
@@ -23,6 +27,8 @@ DEFAULTS = pb.Knobs(
     dedupe=True,
     status=True,
     repeat_unexplained=True,
+    fence=True,
+    lies=0.0,
 )
 
 
@@ -43,6 +49,10 @@ class Chance:
         """Return a one-way delay, log-normal about its median."""
         median = self.knobs.latency_median_ms / 1000
         return median * math.exp(self._random.gauss(0.0, self.knobs.latency_sigma))
+
+    def pick(self, choices: Sequence[_T]) -> _T:
+        """Return one of `choices`."""
+        return self._random.choice(choices)
 
     def unreachable(self, meter_id: str) -> bool:
         """Return whether a meter is among those that cannot be reached; the same ones while the share stays."""

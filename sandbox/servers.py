@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from headend.v1 import head_end_service_pb2_grpc
+from google.protobuf.message import Message
+from headend.v1 import head_end_service_pb2 as head_end_pb
 from utrn.sandbox.v1 import sandbox_pb2 as pb
 from utrn.sandbox.v1 import sandbox_pb2_grpc as rpc
 
@@ -64,13 +65,34 @@ def run_head_end(folder: Path, listen: str, fleet: str, tls: Tls, knobs: pb.Knob
         channel = tls.channel(fleet)
         head_end = HeadEnd(folder / "head-end.sqlite", channel, Chance(knobs, seed))
         server = grpc.aio.server()
-        head_end_service_pb2_grpc.add_HeadEndServiceServicer_to_server(head_end, server)
+        _add_head_end(server, head_end)
         rpc.add_HeadEndControlServiceServicer_to_server(head_end, server)
         await _serve(server, listen, tls, head_end.run)
         await channel.close()
         head_end.close()
 
     asyncio.run(run())
+
+
+def _add_head_end(server: grpc.aio.Server, head_end: HeadEnd) -> None:
+    """Register the head end's service as the generated code does; but a reply that is bytes leaves as it is."""
+
+    def leave(reply: Message | bytes) -> bytes:
+        return reply if isinstance(reply, bytes) else reply.SerializeToString()
+
+    def unary(method: Any, request: type[Message]) -> Any:
+        return grpc.unary_unary_rpc_method_handler(method, request.FromString, leave)
+
+    handlers = {
+        "SendAddCredit": unary(head_end.SendAddCredit, head_end_pb.SendAddCreditRequest),
+        "GetMessageStatus": unary(head_end.GetMessageStatus, head_end_pb.GetMessageStatusRequest),
+        "GetCapabilities": unary(head_end.GetCapabilities, head_end_pb.GetCapabilitiesRequest),
+        "StreamEvents": grpc.unary_stream_rpc_method_handler(
+            head_end.StreamEvents, head_end_pb.StreamEventsRequest.FromString, leave
+        ),
+    }
+    service = head_end_pb.DESCRIPTOR.services_by_name["HeadEndService"].full_name
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
 
 
 async def _serve(server: grpc.aio.Server, listen: str, tls: Tls, run: Callable[[], Coroutine[Any, Any, Any]]) -> None:

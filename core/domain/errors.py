@@ -396,3 +396,7 @@ class HeadEndUnavailable(Exception):
 
 class HeadEndRefused(Exception):
     """The head end will never carry this message. Never reaches a caller; the delivery ends with this reason."""
+
+
+class HeadEndStale(Exception):
+    """The head end did not take this message: too late, or from an owner that was replaced. Never reaches a caller."""

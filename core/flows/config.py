@@ -81,6 +81,10 @@ class DeliveryConfig:
         back_off_first_ms: Milliseconds, 1 to 3600000, before the second send; doubled each time, with full jitter.
         back_off_most_ms: Milliseconds, the cap of the above.
         in_flight_max: Deliveries, 1 to 100000, under way at once at this node.
+        send_within_ms: Milliseconds, 1000 to 60000, between the write that allows a send and the send's being accepted.
+            So long after a Change of Supplier a code that was allowed before it may still reach the head end.
+        advise_after_s: Seconds, 1 to 604800, since delivery was asked for, after which callers are told to have the
+            consumer enter the code by hand although it is still owed; never later than give_up_after_s.
         trust_unnamed_alerts: Take an alert that does not name its code as speaking of the code in flight. What real
             alerts name is unconfirmed, and a keypad entry at the same moment raises the same ones: the default is no.
     """
@@ -92,6 +96,8 @@ class DeliveryConfig:
     back_off_first_ms: int = 2_000
     back_off_most_ms: int = 900_000
     in_flight_max: int = 2000
+    send_within_ms: int = 10_000
+    advise_after_s: int = 900
     trust_unnamed_alerts: bool = False
 
     def __post_init__(self) -> None:
@@ -103,6 +109,8 @@ class DeliveryConfig:
         _within(self, "back_off_first_ms", 1, 3_600_000)
         _within(self, "back_off_most_ms", self.back_off_first_ms, 86_400_000)
         _within(self, "in_flight_max", 1, 100_000)
+        _within(self, "send_within_ms", 1000, 60_000)
+        _within(self, "advise_after_s", 1, 604_800)
 
 
 def _within(config: object, key: str, least: int, most: int) -> None:

@@ -16,11 +16,13 @@ from typing import NoReturn
 
 from core.domain.errors import Deposed, LedgerUnavailable, UtrnError
 from core.domain.invariant import InvariantBroken
+from core.domain.message_id import parse_message_id
 from core.domain.meter import MeterId, OriginatorId
 from core.flows.config import DeliveryConfig
 from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
-from core.flows.delivery_attempt import AttemptDelivery, Done, Later, Mailbox, Parked
+from core.flows.delivery_attempt import AttemptDelivery, Done, Later, Mailbox
 from core.flows.idempotency import Answers
+from core.flows.parked import Parked, ParkedAt, ParkedCount
 from core.ports.headend import Alert, Answer, GivenUp, HeadEnd, HeadEndEvent, StreamRestored
 from core.ports.ledger import StoredVend
 from core.ports.outbox import Added, Listing, Outbox, Owed, Removed
@@ -34,6 +36,9 @@ _NOTES_MAX = 10_000
 _NOTES_AT_ONCE = 32
 # Where no news comes to say that a head end is back (none is configured under that name), look again so often.
 _PARKED_AT_MOST_S = 30.0
+# After something that should never happen, and must not happen again and again at full speed.
+_BUG_REST_S = 30.0
+_STREAM_AGAIN_S = 1.0
 
 
 # Whose codes for which meter.
@@ -42,13 +47,17 @@ _Key = tuple[MeterId, OriginatorId]
 
 @dataclass(slots=True)
 class _Lane:
-    """What a meter is owed of a sequence. At most one of: a turn it waits for, a task at work, a timer it rests on."""
+    """What a meter is owed of a sequence. At most one of: a turn it waits for, a task at work, a timer it rests on.
+
+    `parked` says which head end the first delivery waits for, as of its last attempt; None if for none.
+    """
 
     mailbox: Mailbox = field(default_factory=Mailbox)
     owed: dict[int, Owed] = field(default_factory=dict)
     waiting: bool = False
     task: asyncio.Task[None] | None = None
     resting: asyncio.TimerHandle | None = None
+    parked: Parked | None = None
 
     @property
     def first(self) -> Owed:
@@ -82,6 +91,7 @@ class DeliveryWorker:
         self._notes: asyncio.Queue[Alert] = asyncio.Queue(maxsize=_NOTES_MAX)
         self._under_way = 0
         self._ours: set[int] = set()
+        self._parked = ParkedCount()
 
     @property
     def under_way(self) -> int:
@@ -95,14 +105,18 @@ class DeliveryWorker:
             counts[self._ownership.shard_of(meter_id)] += len(lane.owed)
         return counts
 
+    def parked(self) -> Mapping[str, ParkedAt]:
+        """Return what waits here for each head end that is away or not configured."""
+        return self._parked.by_head_end((lane.parked, len(lane.owed)) for lane in self._lanes.values())
+
     async def run(self) -> NoReturn:
         """Deliver for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._mirror_outbox())
             tasks.create_task(self._follow_ownership())
             tasks.create_task(self._note_forever())
-            for head_end in self._head_ends.values():
-                tasks.create_task(self._hear(head_end))
+            for name, head_end in self._head_ends.items():
+                tasks.create_task(self._hear_forever(name, head_end))
             await self._dispatch(tasks)
         raise InvariantBroken("the delivery worker never ends by itself")
 
@@ -139,6 +153,15 @@ class DeliveryWorker:
                     for key in self._lanes_of(shard):
                         self._stop(key)
 
+    async def _hear_forever(self, name: str, head_end: HeadEnd) -> NoReturn:
+        """Hear a head end for ever: nothing it says, and no mistake of ours about it, ends the node or the others."""
+        while True:
+            try:
+                await self._hear(head_end)
+            except Exception:
+                log.exception("a head end's events were not understood; heard again", extra={"head_end": name})
+            await asyncio.sleep(_STREAM_AGAIN_S)
+
     async def _hear(self, head_end: HeadEnd) -> None:
         async for event in head_end.events():
             for key in self._addressed(event):
@@ -155,8 +178,8 @@ class DeliveryWorker:
     def _addressed(self, event: HeadEndEvent) -> list[_Key]:
         match event:
             case Answer(message_id=message_id) | GivenUp(message_id=message_id):
-                parts = message_id.split(":")
-                return [(MeterId(parts[1]), OriginatorId(parts[0]))] if len(parts) == 3 else []
+                named = parse_message_id(message_id)
+                return [] if named is None else [(named[1], named[0])]
             case Alert(meter_id=meter_id):
                 return list(self._of_meter.get(meter_id, ()))
             case StreamRestored():
@@ -256,11 +279,22 @@ class DeliveryWorker:
         """Make one attempt, and see to what follows from it."""
         key, vend = _key(owed), (owed.participant_id, owed.transaction_id)
         try:
-            end = await self._attempt(stored, shard=owed.shard, epoch=epoch, mailbox=lane.mailbox)
+            end = await self._attempt(
+                stored,
+                shard=owed.shard,
+                epoch=epoch,
+                ours=lambda: self._ownership.epoch(owed.shard) == epoch,
+                mailbox=lane.mailbox,
+            )
+        except Exception:
+            # One delivery that cannot be made here must not take the others with it, nor one node after the other.
+            log.exception("an attempt failed as none should", extra={"meter_id": owed.meter_id, "shard": owed.shard})
+            end = Later(_BUG_REST_S)
         finally:
             self._under_way -= 1
             lane.task = None
             self._answers.doubt(vend)
+        lane.parked = end if isinstance(end, Parked) else None
         match end:
             case Done(done):
                 self._answers.remember(done)
@@ -321,6 +355,7 @@ class DeliveryWorker:
     def _stop(self, key: _Key) -> None:
         """Break off work on the lane: it is no longer ours."""
         lane = self._lanes[key]
+        lane.parked = None
         if lane.task is not None:
             lane.task.cancel()
 

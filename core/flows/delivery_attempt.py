@@ -4,15 +4,18 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
-from core.domain.errors import DeliveryChanged, Deposed, HeadEndRefused, HeadEndUnavailable, UtrnError
+from core.domain.errors import DeliveryChanged, Deposed, HeadEndRefused, HeadEndStale, HeadEndUnavailable, UtrnError
+from core.domain.message_id import message_id
 from core.domain.registry import Basis
 from core.domain.vend import Vend
 from core.flows.config import DeliveryConfig
 from core.flows.confirm import Ended, Next, Verdict, of_alert, of_answer, of_given_up
-from core.observe import Stage, StageTimes
+from core.flows.parked import Parked
+from core.observe import SetAside, Stage, StageTimes
 from core.ports.clock import Clock
 from core.ports.headend import (
     AddCredit,
@@ -32,7 +35,6 @@ from core.ports.random import Random
 log = logging.getLogger(__name__)
 
 _NEWS_MAX = 64
-_COUNTER_SHIFT = 32
 _ENDED_HEAD_END_REFUSED = Ended(DeliveryState.REFUSED, DeliveryReason.HEAD_END_REFUSED)
 
 
@@ -48,11 +50,6 @@ class Later:
     """Try again after `delay_s`, or as soon as there is news."""
 
     delay_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Parked:
-    """Try again when the head end is back."""
 
 
 AttemptEnd = Done | Later | Parked
@@ -90,12 +87,18 @@ class _NotOurs(Exception):
     """The ledger refused a write: another owner is at work, or the vend has moved on."""
 
 
+class _NotSent(Exception):
+    """The code was not handed to the head end, although the ledger says that it was about to be."""
+
+
 @dataclass(slots=True)
 class _Hearing:
-    """What has been heard about one message during one attempt."""
+    """What has been heard about one message during one attempt. `sent`: a meter can have had the message to answer."""
 
     message: AddCredit
     trust_unnamed: bool
+    sent: bool
+    unbelieved: Callable[[str], None]
     unexplained: bool = False
     refusal: Ended | None = None
     alerts: list[Alert] = field(default_factory=list)
@@ -103,6 +106,10 @@ class _Hearing:
     def hear(self, event: HeadEndEvent) -> Verdict:
         """Return what is known after `event`."""
         match event:
+            case Answer(message_id=self.message.message_id) if not self.sent:
+                # Whatever it is an answer to, it is not one to this code's message: only the meter's own alert counts.
+                self.unbelieved("answer to a message never sent")
+                return Next.WAIT
             case Answer(message_id=self.message.message_id):
                 verdict = of_answer(event)
                 self.unexplained = self.unexplained or verdict is Next.EXPLAIN
@@ -129,7 +136,8 @@ class AttemptDelivery:
     """Makes one attempt. All its state is in the ledger, so any owner can make the next one.
 
     `lapsed` says why a code may not be sent any more, although it may have been when it was sold, None if it may; and
-    by which records.
+    by which records. `reached_by` names the head end that reaches a vend's meter now. `set_aside` counts what is not
+    believed of it.
     """
 
     outbox: Outbox
@@ -139,26 +147,32 @@ class AttemptDelivery:
     random: Random
     config: DeliveryConfig
     lapsed: Callable[[Vend], tuple[DeliveryReason | None, Basis]] = lambda _: (None, ())
+    reached_by: Callable[[Vend], str] = lambda vend: vend.head_end
+    set_aside: SetAside = field(default_factory=SetAside)
 
-    async def __call__(self, stored: StoredVend, *, shard: int, epoch: int, mailbox: Mailbox) -> AttemptEnd | None:
+    async def __call__(
+        self, stored: StoredVend, *, shard: int, epoch: int, ours: Callable[[], bool], mailbox: Mailbox
+    ) -> AttemptEnd | None:
         """Return how the attempt ended; None if the ledger says that it is not ours to make.
 
         Args:
             stored: The vend, with its delivery owed.
             shard: The shard of its meter.
             epoch: The epoch of this owner; every write is refused under another one.
+            ours: Whether this node may still work on the shard under `epoch`, as far as it knows.
             mailbox: News of its meter.
         """
-        head_end = self.head_ends.get(stored.vend.head_end)
+        name = self.reached_by(stored.vend)
+        head_end = self.head_ends.get(name)
         if head_end is None or not head_end.available:
-            return Parked()
-        work = _Attempt(self, head_end, stored, shard, epoch, mailbox)
+            return Parked(name, stored.vend.delivery.queued_at or stored.vend.issued_at)
+        work = _Attempt(self, name, head_end, stored, shard, epoch, ours, mailbox)
         try:
             return await work.run()
         except _NotOurs:
             return None
-        except HeadEndUnavailable as error:
-            log.info("the head end did not answer", extra={"head_end": stored.vend.head_end, "error": str(error)})
+        except (HeadEndUnavailable, HeadEndStale, _NotSent) as error:
+            log.info("a code was not handed over", extra={"head_end": name, "error": str(error)})
             return Later(self.back_off_s(max(1, stored.vend.delivery.attempts)))
         except UtrnError as error:
             log.warning("the ledger did not take a delivery's state", extra={"error": error.message})
@@ -174,40 +188,47 @@ class _Attempt:
     """One attempt under way."""
 
     def __init__(
-        self, by: AttemptDelivery, head_end: HeadEnd, stored: StoredVend, shard: int, epoch: int, mailbox: Mailbox
-    ) -> None:
+        self, by: AttemptDelivery, name: str, head_end: HeadEnd, stored: StoredVend, shard: int, epoch: int,
+        ours: Callable[[], bool], mailbox: Mailbox,
+    ) -> None:  # fmt: skip
         self._by = by
         self._config = by.config
         self._head_end = head_end
         self._stored = stored
         self._shard = shard
         self._epoch = epoch
+        self._ours = ours
         self._mailbox = mailbox
-        self._message = message_of(stored.vend)
-        self._hearing = _Hearing(self._message, by.config.trust_unnamed_alerts)
+        self._message = message_of(stored.vend, owner_epoch=epoch, not_after=self._not_after())
+        self._hearing = _Hearing(
+            self._message,
+            by.config.trust_unnamed_alerts,
+            sent=self._delivery.attempts > 0,
+            unbelieved=lambda why: by.set_aside.record(name, why),
+        )
 
     @property
     def _delivery(self) -> Delivery:
         return self._stored.vend.delivery
 
     async def run(self) -> AttemptEnd:
-        """Make the attempt."""
+        """Make the attempt. It gives up only after a send that the head end took: a head end that was away owes one."""
         verdict = await self._late_news()
         if not isinstance(verdict, Ended) and self._delivery.attempts > 0:
             verdict = await self._ask(await self._head_end.capabilities())
         if verdict is Next.WAIT:
             verdict = await self._listen()
         if not isinstance(verdict, Ended):
-            # Also if the head end says that the code is on its way: it may have lost it since, and a repeat of the same
-            # message does no harm.
-            if self._exhausted():
-                return await self._enter_by_hand()
             lapsed, basis = self._by.lapsed(self._stored.vend)
             if lapsed is not None and self._delivery.attempts > 0:
                 # It may have been credited before; only asking can tell, and sending is no longer ours to do.
+                if self._exhausted():
+                    return await self._enter_by_hand()
                 return Later(self._by.back_off_s(self._delivery.attempts))
             if lapsed is not None:
                 return await self._close(Ended(DeliveryState.REFUSED, lapsed), basis)
+            # Also if the head end says that the code is on its way: it may have lost it since, and a repeat of the same
+            # message does no harm.
             verdict = await self._send_and_listen(basis)
         if isinstance(verdict, Ended):
             return await self._close(verdict)
@@ -236,10 +257,17 @@ class _Attempt:
         return Next.TRY_AGAIN if verdict is Next.EXPLAIN else verdict
 
     async def _send_and_listen(self, basis: Basis) -> Verdict:
-        await self._write(self._delivery.send(self._by.clock.now(), self._epoch), basis)
+        began, now = self._by.clock.monotonic(), self._by.clock.now()
+        message = replace(self._message, not_after=self._not_after(now))
+        await self._write(self._delivery.send(now, self._epoch), basis)
+        news = await self._late_news()
+        if isinstance(news, Ended):
+            return news
+        self._check_still_ours(began)
+        self._hearing.sent = True
         started = self._by.clock.monotonic()
         try:
-            await self._head_end.send(self._message)
+            await self._head_end.send(message)
         except HeadEndRefused as refused:
             log.warning("the head end will not carry a code", extra={"error": str(refused)})
             return _ENDED_HEAD_END_REFUSED
@@ -247,6 +275,23 @@ class _Attempt:
         verdict = await self._listen()
         self._by.times.record(Stage.ANSWER, self._by.clock.monotonic() - started)
         return verdict
+
+    def _check_still_ours(self, began: float) -> None:
+        """Return if what was written at `began`, or just after, still allows to send; raise _NotSent if not.
+
+        This process may have stood still since: stopped, starved, or waiting for the ledger. What stops it between here
+        and the wire is left to `not_after` and `owner_epoch`, which the head end looks at.
+        """
+        took = self._by.clock.monotonic() - began
+        if took >= self._config.send_within_ms / 1000:
+            raise _NotSent(f"{took:.1f} s lay between the decision to send and the send")
+        if not self._ours():
+            raise _NotSent("the shard may have another owner by now")
+        if self._by.lapsed(self._stored.vend)[0] is not None:
+            raise _NotSent("the meter has changed hands meanwhile")
+
+    def _not_after(self, now: datetime | None = None) -> datetime:
+        return (now or self._by.clock.now()) + timedelta(milliseconds=self._config.send_within_ms)
 
     async def _listen(self) -> Verdict:
         """Return what is known when something decides, or when waiting longer is no use."""
@@ -301,17 +346,15 @@ class _Attempt:
         self._stored = outcome
 
 
-def message_of(vend: Vend) -> AddCredit:
-    """Return the Add Credit of a vend; the same one for ever.
-
-    The message id is that of the DUIS request: originator, meter, and the 64-bit Originator Counter whose upper half is
-    the UTRN Counter. Source: DUIS RequestID; GBCS Originator Counter.
-    """
+def message_of(vend: Vend, *, owner_epoch: int, not_after: datetime) -> AddCredit:
+    """Return the Add Credit of a vend: the same one for ever, but for who sends it and until when it may be taken."""
     return AddCredit(
-        message_id=f"{vend.originator_id}:{vend.meter_id}:{vend.counter << _COUNTER_SHIFT}",
+        message_id=message_id(vend.originator_id, vend.meter_id, vend.counter),
         meter_id=vend.meter_id,
         meter_kind=vend.meter_kind,
         originator_id=vend.originator_id,
         counter=vend.counter,
         utrn=vend.utrn,
+        owner_epoch=owner_epoch,
+        not_after=not_after,
     )

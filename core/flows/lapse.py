@@ -34,6 +34,17 @@ class Lapse:
             return DeliveryReason.METER_REMOVED, ((ref, 0),)
         return self._reason(vend, known.record), ((ref, known.revision),)
 
+    def reached_by(self, vend: Vend) -> str:
+        """Return the head end that reaches a vend's meter now; the one of the sale if the meter changed hands since.
+
+        It may be another one than at the sale: a name that was mistyped and set right, a meter that was migrated.
+        """
+        known = self.registry.meter(vend.meter_id) if self.registry.ready else None
+        stands = None if known is None else known.record.stands_at(ms_of(self.clock.now()), None)
+        if stands is None or stands[0].supplier_id != vend.supplier_id:
+            return vend.head_end
+        return stands[1].head_end
+
     def _reason(self, vend: Vend, meter: Meter) -> DeliveryReason | None:
         stands = meter.stands_at(ms_of(self.clock.now()), None)
         if stands is None or stands[0].custody is Custody.SMSO:

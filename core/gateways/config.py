@@ -17,6 +17,7 @@ class HeadEndConfig:
         server_name: Name in its certificate; empty if that is the target's host.
         call_timeout_ms: Milliseconds, 50 to 60000, for one call.
         silence_max_ms: Milliseconds, 500 to 600000, without a sign of life after which the event stream is opened anew.
+        events_per_s_max: Events, 10 to 100000, taken in a second; more wait at the head end.
     """
 
     name: str
@@ -27,6 +28,7 @@ class HeadEndConfig:
     server_name: str = ""
     call_timeout_ms: int = 3_000
     silence_max_ms: int = 5_000
+    events_per_s_max: int = 5_000
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -38,3 +40,5 @@ class HeadEndConfig:
             raise ValueError("call_timeout_ms: must be 50 to 60000")
         if not 500 <= self.silence_max_ms <= 600_000:
             raise ValueError("silence_max_ms: must be 500 to 600000")
+        if not 10 <= self.events_per_s_max <= 100_000:
+            raise ValueError("events_per_s_max: must be 10 to 100000")

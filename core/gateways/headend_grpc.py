@@ -2,22 +2,25 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import grpc
+from google.protobuf import timestamp_pb2
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
 from headend.v1 import head_end_service_pb2 as pb
-from headend.v1 import head_end_service_pb2_grpc as rpc
 
-from core.domain.errors import HeadEndRefused, HeadEndUnavailable
-from core.domain.meter import MeterId, MeterKind, OriginatorId
-from core.domain.token import Counter
+from core.domain.errors import HeadEndRefused, HeadEndStale, HeadEndUnavailable
+from core.domain.meter import MeterKind
 from core.gateways.config import HeadEndConfig
+from core.gateways.headend_replies import OutOfBounds, Reply, capabilities_of, event_of, reader, status_of
+from core.observe import SetAside
 from core.ports.headend import (
     AddCredit,
-    Alert,
     Answer,
-    AnswerKind,
     Capabilities,
     GivenUp,
     HeadEnd,
@@ -29,6 +32,8 @@ from core.ports.headend import (
 log = logging.getLogger(__name__)
 
 _RECONNECT_S = 0.2
+_SERVICE = "/headend.v1.HeadEndService/"
+_STATUS_DETAILS = "grpc-status-details-bin"
 # Statuses by which a head end says that it will never carry the message as it is.
 _REFUSALS = frozenset(
     {
@@ -38,28 +43,53 @@ _REFUSALS = frozenset(
         grpc.StatusCode.ALREADY_EXISTS,
     }
 )
+# A stream that breaks so often at one place has an event there that cannot be taken: gRPC refuses what is above 4 MB.
+_STUCK_AFTER = 10
+_STALE = {"EARLIER_OWNER": "stale: earlier owner", "TOO_LATE": "stale: too late"}
 _KINDS = {MeterKind.ESME: pb.METER_KIND_ESME, MeterKind.GSME: pb.METER_KIND_GSME}
-_ANSWERS = {
-    pb.ADD_CREDIT_OUTCOME_APPLIED: AnswerKind.APPLIED,
-    pb.ADD_CREDIT_OUTCOME_DUPLICATE: AnswerKind.DUPLICATE,
-    pb.ADD_CREDIT_OUTCOME_MAX_CREDIT: AnswerKind.MAX_CREDIT,
-    pb.ADD_CREDIT_OUTCOME_MAX_BALANCE: AnswerKind.MAX_BALANCE,
-    pb.ADD_CREDIT_OUTCOME_INVALID: AnswerKind.NOT_AUTHENTIC,
-    pb.ADD_CREDIT_OUTCOME_REFUSED_UNEXPLAINED: AnswerKind.UNEXPLAINED,
-    pb.ADD_CREDIT_OUTCOME_TEMPORARY_FAILURE: AnswerKind.TEMPORARY_FAILURE,
-}
+
+
+@dataclass(frozen=True, slots=True)
+class _Methods:
+    """The contract's methods on one channel, whose replies are read without ever raising."""
+
+    send: Any
+    status: Any
+    capabilities: Any
+    events: Any
+
+    @classmethod
+    def on(cls, channel: grpc.aio.Channel) -> "_Methods":
+        def unary(name: str, request: type[Message], reply: type[Message]) -> Any:
+            return channel.unary_unary(
+                _SERVICE + name, request_serializer=request.SerializeToString, response_deserializer=reader(reply)
+            )
+
+        return cls(
+            send=unary("SendAddCredit", pb.SendAddCreditRequest, pb.SendAddCreditResponse),
+            status=unary("GetMessageStatus", pb.GetMessageStatusRequest, pb.GetMessageStatusResponse),
+            capabilities=unary("GetCapabilities", pb.GetCapabilitiesRequest, pb.GetCapabilitiesResponse),
+            events=channel.unary_stream(
+                _SERVICE + "StreamEvents",
+                request_serializer=pb.StreamEventsRequest.SerializeToString,
+                response_deserializer=reader(pb.StreamEventsResponse),
+            ),
+        )
 
 
 class GrpcHeadEnd:
-    """One head end behind one mTLS channel."""
+    """One head end behind one mTLS channel. Whatever it replies is bounded, and never ends more than the call."""
 
-    def __init__(self, config: HeadEndConfig) -> None:
+    def __init__(self, config: HeadEndConfig, set_aside: SetAside | None = None) -> None:
         self._config = config
+        self._set_aside = SetAside() if set_aside is None else set_aside
         self._timeout_s = config.call_timeout_ms / 1000
         self._channel: grpc.aio.Channel | None = None
         self._capabilities: Capabilities | None = None
         self._available = False
         self._sequence: int | None = None
+        self._broke_at: tuple[int | None, int] = (None, 0)
+        self._rate = _Rate(config.events_per_s_max)
 
     @property
     def available(self) -> bool:
@@ -74,6 +104,8 @@ class GrpcHeadEnd:
 
     async def send(self, message: AddCredit) -> None:
         """Hand over `message`; return once the head end has stored it."""
+        not_after = timestamp_pb2.Timestamp()
+        not_after.FromDatetime(message.not_after)
         request = pb.SendAddCreditRequest(
             message_id=message.message_id,
             meter_id=message.meter_id,
@@ -81,31 +113,31 @@ class GrpcHeadEnd:
             originator_id=message.originator_id,
             utrn_counter=message.counter,
             utrn=message.utrn,
+            owner_epoch=message.owner_epoch,
+            not_after=not_after,
         )
         try:
-            await self._stub().SendAddCredit(request, timeout=self._timeout_s)
+            await self._methods().send(request, timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:
             if error.code() in _REFUSALS:
                 raise HeadEndRefused(f"{self._config.name}: {error.code().name}") from error
+            if error.code() is grpc.StatusCode.FAILED_PRECONDITION:
+                why = _STALE.get(_reason_of(error), "stale: not said why")
+                self._set_aside.record(self._config.name, why)
+                raise HeadEndStale(f"{self._config.name}: {why}") from error
             raise HeadEndUnavailable(f"{self._config.name}: {error.code().name}") from error
 
     async def status(self, message_id: str) -> Answer | GivenUp | MessageState:
-        """Return where a message stands."""
+        """Return where a message stands; as not known, if what is told of it cannot be."""
+        request = pb.GetMessageStatusRequest(message_id=message_id)
         try:
-            reply = await self._stub().GetMessageStatus(
-                pb.GetMessageStatusRequest(message_id=message_id), timeout=self._timeout_s
-            )
+            reply: Reply[pb.GetMessageStatusResponse] = await self._methods().status(request, timeout=self._timeout_s)
+            return status_of(reply.read(), message_id)
         except grpc.aio.AioRpcError as error:
             raise HeadEndUnavailable(f"{self._config.name}: {error.code().name}") from error
-        match reply.state:
-            case pb.MESSAGE_STATE_ANSWERED:
-                return _answer(reply.answer) or MessageState.NOT_KNOWN
-            case pb.MESSAGE_STATE_NOT_DELIVERED | pb.MESSAGE_STATE_NO_ANSWER:
-                return GivenUp(message_id=message_id, maybe_applied=reply.state == pb.MESSAGE_STATE_NO_ANSWER)
-            case pb.MESSAGE_STATE_IN_FLIGHT:
-                return MessageState.IN_FLIGHT
-            case _:
-                return MessageState.NOT_KNOWN
+        except OutOfBounds as odd:
+            self._set_aside.record(self._config.name, f"status: {odd.why}")
+            return MessageState.NOT_KNOWN
 
     async def events(self) -> AsyncIterator[HeadEndEvent]:
         """Return answers and alerts as they come, for ever; a lost connection is resumed where it broke."""
@@ -114,13 +146,23 @@ class GrpcHeadEnd:
                 async for event in self._stream():
                     yield event
             except (grpc.aio.AioRpcError, TimeoutError) as error:
-                if isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.OUT_OF_RANGE:
-                    self._sequence = None
+                self._broke(error)
                 if self._available:
                     log.warning("head end lost", extra={"head_end": self._config.name, "error": type(error).__name__})
             finally:
                 self._available = False
             await asyncio.sleep(_RECONNECT_S)
+
+    def _broke(self, error: Exception) -> None:
+        """Decide where the stream goes on: where it broke, or from now on only; what is open is then asked about."""
+        if isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.OUT_OF_RANGE:
+            self._sequence = None
+        elif self._available:
+            times = self._broke_at[1] + 1 if self._broke_at[0] == self._sequence else 1
+            self._broke_at = (self._sequence, times)
+            if times >= _STUCK_AFTER:
+                self._set_aside.record(self._config.name, "event: stream stuck")
+                self._sequence, self._broke_at = None, (None, 0)
 
     async def close(self) -> None:
         """Close the channel."""
@@ -128,30 +170,54 @@ class GrpcHeadEnd:
             await self._channel.close()
 
     async def _stream(self) -> AsyncIterator[HeadEndEvent]:
-        stub = self._stub()
-        self._capabilities = _capabilities(
-            await stub.GetCapabilities(pb.GetCapabilitiesRequest(), timeout=self._timeout_s)
-        )
+        methods = self._methods()
+        await self._ask_capabilities(methods)
         # At first only what happens from now on: what is outstanding is asked for by message id.
         request = pb.StreamEventsRequest(after_sequence=self._sequence or 0, only_new=self._sequence is None)
-        call = stub.StreamEvents(request)
+        call = methods.events(request)
         try:
             while True:
                 async with asyncio.timeout(self._config.silence_max_ms / 1000):
                     reply = await call.read()
-                if not isinstance(reply, pb.StreamEventsResponse):
+                if not isinstance(reply, Reply):
                     return
-                self._sequence = max(self._sequence or 0, reply.sequence)
                 if not self._available:
                     self._available = True
+                    if reply.message is not None:
+                        # Where the head end is, even if that is before where it was: it may have been set back.
+                        self._sequence = reply.message.sequence
                     yield StreamRestored()
-                event = _event(reply)
+                event = self._event(reply)
                 if event is not None:
                     yield event
+                await self._rate.slow_down()
         finally:
             call.cancel()
 
-    def _stub(self) -> "rpc.HeadEndServiceAsyncStub":
+    async def _ask_capabilities(self, methods: _Methods) -> None:
+        """Ask what the head end can do; if its reply cannot be read, what it said before stands, or nothing."""
+        reply: Reply[pb.GetCapabilitiesResponse] = await methods.capabilities(
+            pb.GetCapabilitiesRequest(), timeout=self._timeout_s
+        )
+        try:
+            self._capabilities = capabilities_of(reply.read())
+        except OutOfBounds as odd:
+            self._set_aside.record(self._config.name, f"capabilities: {odd.why}")
+            self._capabilities = self._capabilities or capabilities_of(pb.GetCapabilitiesResponse())
+
+    def _event(self, reply: Reply[pb.StreamEventsResponse]) -> HeadEndEvent | None:
+        """Return what a reply tells, and remember how far the stream is; None for what is set aside."""
+        try:
+            read = reply.read()
+            if read.sequence < (self._sequence or 0):
+                self._set_aside.record(self._config.name, "event: sequence fell")
+            self._sequence = max(self._sequence or 0, read.sequence)
+            return event_of(read)
+        except OutOfBounds as odd:
+            self._set_aside.record(self._config.name, f"event: {odd.why}")
+            return None
+
+    def _methods(self) -> _Methods:
         if self._channel is None:
             config = self._config
             credentials = grpc.ssl_channel_credentials(
@@ -164,43 +230,40 @@ class GrpcHeadEnd:
             if config.server_name:
                 options.append(("grpc.ssl_target_name_override", config.server_name))
             self._channel = grpc.aio.secure_channel(config.target, credentials, options=options)
-        return rpc.HeadEndServiceStub(self._channel)
+        return _Methods.on(self._channel)
 
 
-def _event(reply: pb.StreamEventsResponse) -> HeadEndEvent | None:
-    """Return the event of a reply; None for a sign of life and for what this version does not know."""
-    match reply.WhichOneof("event"):
-        case "answer":
-            return _answer(reply.answer)
-        case "alert":
-            alert = reply.alert
-            return Alert(
-                meter_id=MeterId(alert.meter_id),
-                alert_code=alert.alert_code,
-                originator_id=OriginatorId(alert.originator_id) if alert.originator_id else None,
-                counter=Counter(alert.utrn_counter) if alert.utrn_counter else None,
-            )
-        case "given_up":
-            maybe = reply.given_up.state == pb.MESSAGE_STATE_NO_ANSWER
-            return GivenUp(message_id=reply.given_up.message_id, maybe_applied=maybe)
-        case _:
-            return None
+class _Rate:
+    """Lets so many events pass in a second, and makes the rest wait: gRPC's flow control then holds the sender back."""
+
+    def __init__(self, per_s: int) -> None:
+        self._per_s = per_s
+        self._second = 0
+        self._passed = 0
+
+    async def slow_down(self) -> None:
+        """Count one event, and return when the next may be read."""
+        now = time.monotonic()
+        if int(now) != self._second:
+            self._second, self._passed = int(now), 0
+        self._passed += 1
+        if self._passed >= self._per_s:
+            await asyncio.sleep(self._second + 1 - now)
 
 
-def _answer(answer: pb.Answer) -> Answer | None:
-    """Return a meter's answer; None for an outcome that this version does not know: silence proves nothing either."""
-    kind = _ANSWERS.get(answer.outcome)
-    return None if kind is None else Answer(message_id=answer.message_id, kind=kind)
-
-
-def _capabilities(reply: pb.GetCapabilitiesResponse) -> Capabilities:
-    return Capabilities(
-        name=reply.name,
-        dedupes_by_message_id=reply.dedupes_by_message_id,
-        status_by_message_id=reply.status_by_message_id,
-        alerts_name_counter=reply.alerts_name_counter,
-        in_flight_max=reply.in_flight_max,
-    )
+def _reason_of(error: grpc.aio.AioRpcError) -> str:
+    """Return the reason of a refusal's ErrorInfo; empty if there is none that can be read."""
+    for name, value in error.trailing_metadata() or ():
+        if name != _STATUS_DETAILS or not isinstance(value, bytes):
+            continue
+        try:
+            for detail in status_pb2.Status.FromString(value).details:
+                info = error_details_pb2.ErrorInfo()
+                if detail.Unpack(info):
+                    return str(info.reason)
+        except DecodeError:
+            return ""
+    return ""
 
 
 if TYPE_CHECKING:

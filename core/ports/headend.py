@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum, auto
 from typing import Protocol
 
@@ -11,7 +12,11 @@ from core.domain.token import Counter, Utrn
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddCredit:
-    """One code for one meter. Same code, same `message_id`, on every attempt."""
+    """One code for one meter. Same code, same `message_id`, on every attempt.
+
+    `owner_epoch` and `not_after` are of this attempt: who sends it, and until when it may be accepted or begun to be
+    carried to the meter. A head end refuses what is older than what it has seen, and what comes too late.
+    """
 
     message_id: str
     meter_id: MeterId
@@ -19,6 +24,8 @@ class AddCredit:
     originator_id: OriginatorId
     counter: Counter
     utrn: Utrn
+    owner_epoch: int
+    not_after: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +37,8 @@ class Capabilities:
     status_by_message_id: bool
     alerts_name_counter: bool
     in_flight_max: int
+    fences_by_epoch: bool = False
+    honours_not_after: bool = False
 
 
 class AnswerKind(Enum):
@@ -86,7 +95,7 @@ class MessageState(Enum):
 
 
 class HeadEnd(Protocol):
-    """One head end. It may lose, repeat and reorder anything; it never invents an answer."""
+    """One head end. It may lose, repeat and reorder anything, and what it says is not believed beyond its bounds."""
 
     @property
     def available(self) -> bool:
@@ -107,6 +116,7 @@ class HeadEnd(Protocol):
         Raises:
             HeadEndUnavailable: it may or may not have been stored; send the same message again.
             HeadEndRefused: it will never be carried.
+            HeadEndStale: it was not stored: it came too late, or from an owner that has been replaced.
         """
         ...
 

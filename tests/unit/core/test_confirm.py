@@ -17,6 +17,7 @@ from core.flows.confirm import (
     of_answer,
 )
 from core.ports.headend import AddCredit, Alert, Answer, AnswerKind
+from tests.support.vends import NOW
 
 MESSAGE = AddCredit(
     message_id="90b3d51f30010000:00db12345678beef:30064771072",
@@ -25,6 +26,8 @@ MESSAGE = AddCredit(
     originator_id=OriginatorId("90b3d51f30010000"),
     counter=Counter(7),
     utrn=Utrn("7" * 20),
+    owner_epoch=1,
+    not_after=NOW,
 )
 
 

@@ -1,22 +1,13 @@
 """Rules of the market that are no row of the decision table: terms, two people's credit, what is not sent any more."""
 
-import asyncio
-import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
 import pytest
-from etcdpb import rpc_pb2 as pb
 
-from cluster import ops
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
-from cluster.keys import Keys
-from cluster.outbox import EtcdOutbox
-from cluster.shards import shard_of
 from core.domain.appointment import Appointment, Appointments, AppointmentState
 from core.domain.credit import (
     CreditDay,
@@ -27,7 +18,7 @@ from core.domain.credit import (
     check_asked,
     count_in,
 )
-from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
+from core.domain.delivery import DeliveryReason, DeliveryState
 from core.domain.eligibility import Act, Question, judge
 from core.domain.errors import (
     AmountOutOfLimits,
@@ -42,19 +33,16 @@ from core.domain.meter import Custody, Meter, Pan, PanUse, PaymentMode, Registra
 from core.domain.money import Pence
 from core.domain.party import CreditRule, Limit, Option, ParticipantId, Profile
 from core.domain.timeline import Ms, ms_of
-from core.flows.config import DeliveryConfig
-from core.flows.delivery_attempt import AttemptDelivery, AttemptEnd, Done, Later, Mailbox, message_of
+from core.flows.delivery_attempt import Done, Later
 from core.flows.give_credit import CreditQuery
 from core.flows.lapse import Lapse
-from core.observe import StageTimes
-from core.ports.headend import AddCredit, Answer, AnswerKind, Capabilities, GivenUp, HeadEndEvent, MessageState
-from core.ports.ledger import StoredVend
-from core.ports.outbox import DeliveryChange
+from core.ports.headend import Answer, AnswerKind, MessageState
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 from tests.support.etcd import Store
 from tests.support.market import MemoryRegistry
-from tests.support.market_node import GAINING, GAINING_ID, OPERATOR, MarketNode, as_, open_market, put_all
+from tests.support.market_node import GAINING, GAINING_ID, OPERATOR, MarketNode, as_, put_all
+from tests.support.owed import OwedDelivery, id_of
 from tests.support.vends import (
     APPOINTMENT,
     APPOINTMENTS,
@@ -413,86 +401,8 @@ def test_a_code_is_not_sent_to_a_meter_that_is_not_registered() -> None:
     assert reason is DeliveryReason.METER_REMOVED
 
 
-@dataclass
-class AskedHeadEnd:
-    """Answers every question with `knows`, and keeps what it was sent."""
-
-    knows: Answer | GivenUp | MessageState = MessageState.NOT_KNOWN
-    can_be_asked: bool = True
-    available: bool = True
-    sent: list[AddCredit] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-
-    async def capabilities(self) -> Capabilities:
-        return Capabilities(
-            name="asked", dedupes_by_message_id=True, status_by_message_id=self.can_be_asked, alerts_name_counter=True,
-            in_flight_max=10,
-        )  # fmt: skip
-
-    async def send(self, message: AddCredit) -> None:
-        self.sent.append(message)
-
-    async def status(self, message_id: str) -> Answer | GivenUp | MessageState:
-        self.asked.append(message_id)
-        return self.knows
-
-    async def events(self) -> AsyncIterator[HeadEndEvent]:
-        for event in list[HeadEndEvent]():
-            yield event
-
-
-class OwedDelivery:
-    """A node that has sold one code to be delivered, owns its shard, and attempts to deliver it."""
-
-    def __init__(self) -> None:
-        self.head_end, self.mailbox = AskedHeadEnd(), Mailbox()
-        self.node = MarketNode(Store(cast("EtcdClient", FakeEtcd()), CONFIG), HandClock())
-        self.outbox = EtcdOutbox(self.node.store.client, CONFIG, self.node.clock)
-
-    @asynccontextmanager
-    async def owed(self, *, attempts: int, following: bool = True) -> AsyncIterator[StoredVend]:
-        """Sell the code, and lose sight of it so many times."""
-        ((self.meter_id, pan),) = await open_market(self.node)
-        async with self.node.running(following=following), asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(self.outbox.run())
-            self.stored = (await self.node.sell(PSP, pan)).stored
-            self.shard = shard_of(self.meter_id, CONFIG.shards)
-            claim = pb.TxnRequest(success=[ops.put(Keys(CONFIG.prefix).shard(self.shard), b"node-a")])
-            self.epoch = (await self.node.store.client.txn(claim)).header.revision
-            for _ in range(attempts):
-                await self._write(self.stored.vend.delivery.send(self.node.clock.now(), self.epoch))
-                await self._write(self.stored.vend.delivery.lose_sight(self.epoch))
-            self.node.clock.advance(60)
-            yield self.stored
-            running.cancel()
-
-    async def change_of_supplier(self) -> None:
-        """Have the meter change hands at another node, and wait until this one knows."""
-        other = MarketNode(self.node.store, self.node.clock)
-        done = await other.meters.change_supplier(as_(OPERATOR), self.meter_id, SUPPLIER_ID, GAINING_ID, None)
-        await self.node.seen(self.meter_id, done.revision)
-
-    async def attempt(self) -> tuple[AttemptEnd | None, Delivery]:
-        """Return how an attempt ended, and the delivery as the ledger has it."""
-        attempt = AttemptDelivery(
-            outbox=self.outbox, head_ends={HEAD_END: self.head_end}, clock=self.node.clock, times=StageTimes(),
-            random=random.Random(1), config=DeliveryConfig(answer_wait_ms=50),
-            lapsed=Lapse(registry=self.node.registry, clock=self.node.clock),
-        )  # fmt: skip
-        end = await attempt(self.stored, shard=self.shard, epoch=self.epoch, mailbox=self.mailbox)
-        found = await self.node.ledger.find(PSP_ID, self.stored.vend.sale.transaction_id)
-        assert found is not None
-        return end, found.vend.delivery
-
-    async def _write(self, delivery: Delivery) -> None:
-        change = DeliveryChange(shard=self.shard, epoch=self.epoch, stored=self.stored, delivery=delivery)
-        (written,) = await self.outbox.write([change])
-        assert isinstance(written, StoredVend)
-        self.stored = written
-
-
 def _answer(work: OwedDelivery, kind: AnswerKind) -> Answer:
-    return Answer(message_id=message_of(work.stored.vend).message_id, kind=kind)
+    return Answer(message_id=id_of(work.stored.vend), kind=kind)
 
 
 async def test_a_code_that_has_lapsed_and_was_never_sent_is_refused_with_the_reason() -> None:
@@ -561,7 +471,7 @@ async def test_without_a_change_of_hands_the_same_attempts_send() -> None:
         work = OwedDelivery()
         async with work.owed(attempts=attempts) as stored:
             await work.attempt()
-            assert [one.message_id for one in work.head_end.sent] == [message_of(stored.vend).message_id]
+            assert [one.message_id for one in work.head_end.sent] == [id_of(stored.vend)]
 
 
 async def test_a_node_whose_copy_has_fallen_behind_sends_nothing() -> None:

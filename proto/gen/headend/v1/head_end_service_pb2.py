@@ -25,41 +25,43 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headend/v1/head_end_service.proto\x12\nheadend.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa2\x01\n\x14SendAddCreditRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12)\n\nmeter_kind\x18\x03 \x01(\x0e\x32\x15.headend.v1.MeterKind\x12\x15\n\roriginator_id\x18\x04 \x01(\t\x12\x14\n\x0cutrn_counter\x18\x05 \x01(\r\x12\x0c\n\x04utrn\x18\x06 \x01(\t\".\n\x15SendAddCreditResponse\x12\x15\n\ralready_known\x18\x01 \x01(\x08\"\x93\x01\n\x06\x41nswer\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12-\n\x07outcome\x18\x02 \x01(\x0e\x32\x1c.headend.v1.AddCreditOutcome\x12\x15\n\rnative_result\x18\x03 \x01(\r\x12/\n\x0b\x61nswered_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x89\x01\n\x05\x41lert\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x12\n\nalert_code\x18\x02 \x01(\r\x12\x14\n\x0cutrn_counter\x18\x03 \x01(\r\x12\x15\n\roriginator_id\x18\x04 \x01(\t\x12-\n\traised_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x07GivenUp\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.headend.v1.MessageState\"-\n\x17GetMessageStatusRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"g\n\x18GetMessageStatusResponse\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.headend.v1.MessageState\x12\"\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x12.headend.v1.Answer\"?\n\x13StreamEventsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\x10\n\x08only_new\x18\x02 \x01(\x08\"\xa4\x01\n\x14StreamEventsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12$\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x12.headend.v1.AnswerH\x00\x12\"\n\x05\x61lert\x18\x03 \x01(\x0b\x32\x11.headend.v1.AlertH\x00\x12\'\n\x08given_up\x18\x04 \x01(\x0b\x32\x13.headend.v1.GivenUpH\x00\x42\x07\n\x05\x65vent\"\x18\n\x16GetCapabilitiesRequest\"\xaf\x01\n\x17GetCapabilitiesResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1d\n\x15\x64\x65\x64upes_by_message_id\x18\x02 \x01(\x08\x12\x1c\n\x14status_by_message_id\x18\x03 \x01(\x08\x12\x15\n\rstatus_kept_s\x18\x04 \x01(\r\x12\x1b\n\x13\x61lerts_name_counter\x18\x05 \x01(\x08\x12\x15\n\rin_flight_max\x18\x06 \x01(\r*Q\n\tMeterKind\x12\x1a\n\x16METER_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fMETER_KIND_ESME\x10\x01\x12\x13\n\x0fMETER_KIND_GSME\x10\x02*\xc1\x01\n\x0cMessageState\x12\x1d\n\x19MESSAGE_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17MESSAGE_STATE_NOT_KNOWN\x10\x01\x12\x1b\n\x17MESSAGE_STATE_IN_FLIGHT\x10\x02\x12\x1a\n\x16MESSAGE_STATE_ANSWERED\x10\x03\x12\x1f\n\x1bMESSAGE_STATE_NOT_DELIVERED\x10\x04\x12\x1b\n\x17MESSAGE_STATE_NO_ANSWER\x10\x05*\xb5\x02\n\x10\x41\x64\x64\x43reditOutcome\x12\"\n\x1e\x41\x44\x44_CREDIT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x41\x44\x44_CREDIT_OUTCOME_APPLIED\x10\x01\x12 \n\x1c\x41\x44\x44_CREDIT_OUTCOME_DUPLICATE\x10\x02\x12!\n\x1d\x41\x44\x44_CREDIT_OUTCOME_MAX_CREDIT\x10\x03\x12\"\n\x1e\x41\x44\x44_CREDIT_OUTCOME_MAX_BALANCE\x10\x04\x12\x1e\n\x1a\x41\x44\x44_CREDIT_OUTCOME_INVALID\x10\x05\x12*\n&ADD_CREDIT_OUTCOME_REFUSED_UNEXPLAINED\x10\x06\x12(\n$ADD_CREDIT_OUTCOME_TEMPORARY_FAILURE\x10\x07\x32\xf6\x02\n\x0eHeadEndService\x12T\n\rSendAddCredit\x12 .headend.v1.SendAddCreditRequest\x1a!.headend.v1.SendAddCreditResponse\x12]\n\x10GetMessageStatus\x12#.headend.v1.GetMessageStatusRequest\x1a$.headend.v1.GetMessageStatusResponse\x12S\n\x0cStreamEvents\x12\x1f.headend.v1.StreamEventsRequest\x1a .headend.v1.StreamEventsResponse0\x01\x12Z\n\x0fGetCapabilities\x12\".headend.v1.GetCapabilitiesRequest\x1a#.headend.v1.GetCapabilitiesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!headend/v1/head_end_service.proto\x12\nheadend.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x01\n\x14SendAddCreditRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\x10\n\x08meter_id\x18\x02 \x01(\t\x12)\n\nmeter_kind\x18\x03 \x01(\x0e\x32\x15.headend.v1.MeterKind\x12\x15\n\roriginator_id\x18\x04 \x01(\t\x12\x14\n\x0cutrn_counter\x18\x05 \x01(\r\x12\x0c\n\x04utrn\x18\x06 \x01(\t\x12\x13\n\x0bowner_epoch\x18\x07 \x01(\x04\x12-\n\tnot_after\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\".\n\x15SendAddCreditResponse\x12\x15\n\ralready_known\x18\x01 \x01(\x08\"\x93\x01\n\x06\x41nswer\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12-\n\x07outcome\x18\x02 \x01(\x0e\x32\x1c.headend.v1.AddCreditOutcome\x12\x15\n\rnative_result\x18\x03 \x01(\r\x12/\n\x0b\x61nswered_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x89\x01\n\x05\x41lert\x12\x10\n\x08meter_id\x18\x01 \x01(\t\x12\x12\n\nalert_code\x18\x02 \x01(\r\x12\x14\n\x0cutrn_counter\x18\x03 \x01(\r\x12\x15\n\roriginator_id\x18\x04 \x01(\t\x12-\n\traised_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"F\n\x07GivenUp\x12\x12\n\nmessage_id\x18\x01 \x01(\t\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.headend.v1.MessageState\"-\n\x17GetMessageStatusRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"g\n\x18GetMessageStatusResponse\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.headend.v1.MessageState\x12\"\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x12.headend.v1.Answer\"?\n\x13StreamEventsRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x04\x12\x10\n\x08only_new\x18\x02 \x01(\x08\"\xa4\x01\n\x14StreamEventsResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12$\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x12.headend.v1.AnswerH\x00\x12\"\n\x05\x61lert\x18\x03 \x01(\x0b\x32\x11.headend.v1.AlertH\x00\x12\'\n\x08given_up\x18\x04 \x01(\x0b\x32\x13.headend.v1.GivenUpH\x00\x42\x07\n\x05\x65vent\"\x18\n\x16GetCapabilitiesRequest\"\xe3\x01\n\x17GetCapabilitiesResponse\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x1d\n\x15\x64\x65\x64upes_by_message_id\x18\x02 \x01(\x08\x12\x1c\n\x14status_by_message_id\x18\x03 \x01(\x08\x12\x15\n\rstatus_kept_s\x18\x04 \x01(\r\x12\x1b\n\x13\x61lerts_name_counter\x18\x05 \x01(\x08\x12\x15\n\rin_flight_max\x18\x06 \x01(\r\x12\x17\n\x0f\x66\x65nces_by_epoch\x18\x07 \x01(\x08\x12\x19\n\x11honours_not_after\x18\x08 \x01(\x08*Q\n\tMeterKind\x12\x1a\n\x16METER_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fMETER_KIND_ESME\x10\x01\x12\x13\n\x0fMETER_KIND_GSME\x10\x02*f\n\x0bStaleReason\x12\x1c\n\x18STALE_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1aSTALE_REASON_EARLIER_OWNER\x10\x01\x12\x19\n\x15STALE_REASON_TOO_LATE\x10\x02*\xc1\x01\n\x0cMessageState\x12\x1d\n\x19MESSAGE_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17MESSAGE_STATE_NOT_KNOWN\x10\x01\x12\x1b\n\x17MESSAGE_STATE_IN_FLIGHT\x10\x02\x12\x1a\n\x16MESSAGE_STATE_ANSWERED\x10\x03\x12\x1f\n\x1bMESSAGE_STATE_NOT_DELIVERED\x10\x04\x12\x1b\n\x17MESSAGE_STATE_NO_ANSWER\x10\x05*\xb5\x02\n\x10\x41\x64\x64\x43reditOutcome\x12\"\n\x1e\x41\x44\x44_CREDIT_OUTCOME_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x41\x44\x44_CREDIT_OUTCOME_APPLIED\x10\x01\x12 \n\x1c\x41\x44\x44_CREDIT_OUTCOME_DUPLICATE\x10\x02\x12!\n\x1d\x41\x44\x44_CREDIT_OUTCOME_MAX_CREDIT\x10\x03\x12\"\n\x1e\x41\x44\x44_CREDIT_OUTCOME_MAX_BALANCE\x10\x04\x12\x1e\n\x1a\x41\x44\x44_CREDIT_OUTCOME_INVALID\x10\x05\x12*\n&ADD_CREDIT_OUTCOME_REFUSED_UNEXPLAINED\x10\x06\x12(\n$ADD_CREDIT_OUTCOME_TEMPORARY_FAILURE\x10\x07\x32\xf6\x02\n\x0eHeadEndService\x12T\n\rSendAddCredit\x12 .headend.v1.SendAddCreditRequest\x1a!.headend.v1.SendAddCreditResponse\x12]\n\x10GetMessageStatus\x12#.headend.v1.GetMessageStatusRequest\x1a$.headend.v1.GetMessageStatusResponse\x12S\n\x0cStreamEvents\x12\x1f.headend.v1.StreamEventsRequest\x1a .headend.v1.StreamEventsResponse0\x01\x12Z\n\x0fGetCapabilities\x12\".headend.v1.GetCapabilitiesRequest\x1a#.headend.v1.GetCapabilitiesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'headend.v1.head_end_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_METERKIND']._serialized_start=1245
-  _globals['_METERKIND']._serialized_end=1326
-  _globals['_MESSAGESTATE']._serialized_start=1329
-  _globals['_MESSAGESTATE']._serialized_end=1522
-  _globals['_ADDCREDITOUTCOME']._serialized_start=1525
-  _globals['_ADDCREDITOUTCOME']._serialized_end=1834
+  _globals['_METERKIND']._serialized_start=1365
+  _globals['_METERKIND']._serialized_end=1446
+  _globals['_STALEREASON']._serialized_start=1448
+  _globals['_STALEREASON']._serialized_end=1550
+  _globals['_MESSAGESTATE']._serialized_start=1553
+  _globals['_MESSAGESTATE']._serialized_end=1746
+  _globals['_ADDCREDITOUTCOME']._serialized_start=1749
+  _globals['_ADDCREDITOUTCOME']._serialized_end=2058
   _globals['_SENDADDCREDITREQUEST']._serialized_start=83
-  _globals['_SENDADDCREDITREQUEST']._serialized_end=245
-  _globals['_SENDADDCREDITRESPONSE']._serialized_start=247
-  _globals['_SENDADDCREDITRESPONSE']._serialized_end=293
-  _globals['_ANSWER']._serialized_start=296
-  _globals['_ANSWER']._serialized_end=443
-  _globals['_ALERT']._serialized_start=446
-  _globals['_ALERT']._serialized_end=583
-  _globals['_GIVENUP']._serialized_start=585
-  _globals['_GIVENUP']._serialized_end=655
-  _globals['_GETMESSAGESTATUSREQUEST']._serialized_start=657
-  _globals['_GETMESSAGESTATUSREQUEST']._serialized_end=702
-  _globals['_GETMESSAGESTATUSRESPONSE']._serialized_start=704
-  _globals['_GETMESSAGESTATUSRESPONSE']._serialized_end=807
-  _globals['_STREAMEVENTSREQUEST']._serialized_start=809
-  _globals['_STREAMEVENTSREQUEST']._serialized_end=872
-  _globals['_STREAMEVENTSRESPONSE']._serialized_start=875
-  _globals['_STREAMEVENTSRESPONSE']._serialized_end=1039
-  _globals['_GETCAPABILITIESREQUEST']._serialized_start=1041
-  _globals['_GETCAPABILITIESREQUEST']._serialized_end=1065
-  _globals['_GETCAPABILITIESRESPONSE']._serialized_start=1068
-  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=1243
-  _globals['_HEADENDSERVICE']._serialized_start=1837
-  _globals['_HEADENDSERVICE']._serialized_end=2211
+  _globals['_SENDADDCREDITREQUEST']._serialized_end=313
+  _globals['_SENDADDCREDITRESPONSE']._serialized_start=315
+  _globals['_SENDADDCREDITRESPONSE']._serialized_end=361
+  _globals['_ANSWER']._serialized_start=364
+  _globals['_ANSWER']._serialized_end=511
+  _globals['_ALERT']._serialized_start=514
+  _globals['_ALERT']._serialized_end=651
+  _globals['_GIVENUP']._serialized_start=653
+  _globals['_GIVENUP']._serialized_end=723
+  _globals['_GETMESSAGESTATUSREQUEST']._serialized_start=725
+  _globals['_GETMESSAGESTATUSREQUEST']._serialized_end=770
+  _globals['_GETMESSAGESTATUSRESPONSE']._serialized_start=772
+  _globals['_GETMESSAGESTATUSRESPONSE']._serialized_end=875
+  _globals['_STREAMEVENTSREQUEST']._serialized_start=877
+  _globals['_STREAMEVENTSREQUEST']._serialized_end=940
+  _globals['_STREAMEVENTSRESPONSE']._serialized_start=943
+  _globals['_STREAMEVENTSRESPONSE']._serialized_end=1107
+  _globals['_GETCAPABILITIESREQUEST']._serialized_start=1109
+  _globals['_GETCAPABILITIESREQUEST']._serialized_end=1133
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_start=1136
+  _globals['_GETCAPABILITIESRESPONSE']._serialized_end=1363
+  _globals['_HEADENDSERVICE']._serialized_start=2061
+  _globals['_HEADENDSERVICE']._serialized_end=2435
 # @@protoc_insertion_point(module_scope)

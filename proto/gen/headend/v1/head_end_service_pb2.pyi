@@ -44,6 +44,30 @@ METER_KIND_GSME: MeterKind.ValueType  # 2
 """Gas (GSME)."""
 Global___MeterKind: _TypeAlias = MeterKind  # noqa: Y015
 
+class _StaleReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StaleReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StaleReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STALE_REASON_UNSPECIFIED: _StaleReason.ValueType  # 0
+    """Never sent."""
+    STALE_REASON_EARLIER_OWNER: _StaleReason.ValueType  # 1
+    """A later owner has sent a message for this meter. ErrorInfo.metadata: highest_epoch."""
+    STALE_REASON_TOO_LATE: _StaleReason.ValueType  # 2
+    """not_after has passed by the adapter's clock. ErrorInfo.metadata: now_ms, that clock as Unix time in milliseconds."""
+
+class StaleReason(_StaleReason, metaclass=_StaleReasonEnumTypeWrapper):
+    """Why a message is stale: the reason of google.rpc.ErrorInfo, without the prefix STALE_REASON_."""
+
+STALE_REASON_UNSPECIFIED: StaleReason.ValueType  # 0
+"""Never sent."""
+STALE_REASON_EARLIER_OWNER: StaleReason.ValueType  # 1
+"""A later owner has sent a message for this meter. ErrorInfo.metadata: highest_epoch."""
+STALE_REASON_TOO_LATE: StaleReason.ValueType  # 2
+"""not_after has passed by the adapter's clock. ErrorInfo.metadata: now_ms, that clock as Unix time in milliseconds."""
+Global___StaleReason: _TypeAlias = StaleReason  # noqa: Y015
+
 class _MessageState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -136,6 +160,8 @@ class SendAddCreditRequest(_message.Message):
     ORIGINATOR_ID_FIELD_NUMBER: _builtins.int
     UTRN_COUNTER_FIELD_NUMBER: _builtins.int
     UTRN_FIELD_NUMBER: _builtins.int
+    OWNER_EPOCH_FIELD_NUMBER: _builtins.int
+    NOT_AFTER_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
     """Names the message for ever: "originator:meter:counter", both EUI-64 in 16 lower-case hex digits, the counter the
     64-bit Originator Counter in decimal, which is utrn_counter shifted left by 32 (GBCS; DUIS RequestID).
@@ -150,6 +176,24 @@ class SendAddCreditRequest(_message.Message):
     """The UTRN Counter, 1 to 4294967295."""
     utrn: _builtins.str
     """The code: 20, 40 or 60 digits."""
+    owner_epoch: _builtins.int
+    """Who sends: the epoch of the owner of the meter's shard. Rises with every new owner, for ever, also across restarts.
+    The adapter keeps, durably and per meter, the highest it has accepted, and refuses a lower one as
+    STALE_REASON_EARLIER_OWNER: it comes from an owner that has been replaced and does not know it. An adapter that
+    cannot keep it says so (Capabilities.fences_by_epoch) and must then honour not_after.
+    """
+    @_builtins.property
+    def not_after(self) -> _timestamp_pb2.Timestamp:
+        """The instant, UTC, after which the message may be neither accepted nor begun to be carried to the meter: whoever sent
+        it may no longer be entitled to. It lies some seconds ahead when the message is sent. The adapter compares it with
+        its own clock, which must be within two seconds of UTC, and adds no tolerance of its own. A message refused after it
+        is STALE_REASON_TOO_LATE; one accepted in time that still waits in the adapter when it passes is given up:
+        MESSAGE_STATE_NOT_DELIVERED, or MESSAGE_STATE_NO_ANSWER if it may have left before. What is on its way to the meter
+        at that instant may arrive. An adapter that cannot hold a message back once it is accepted must not accept one whose
+        instant it cannot keep, and says so (Capabilities.honours_not_after). Connecting an adapter that does neither leaves
+        only the core's own checks before it sends: a core that is stopped between check and send is not held back then.
+        """
+
     def __init__(
         self,
         *,
@@ -159,10 +203,12 @@ class SendAddCreditRequest(_message.Message):
         originator_id: _builtins.str = ...,
         utrn_counter: _builtins.int = ...,
         utrn: _builtins.str = ...,
+        owner_epoch: _builtins.int = ...,
+        not_after: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_id", b"message_id", "meter_id", b"meter_id", "meter_kind", b"meter_kind", "originator_id", b"originator_id", "utrn", b"utrn", "utrn_counter", b"utrn_counter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_id", b"message_id", "meter_id", b"meter_id", "meter_kind", b"meter_kind", "not_after", b"not_after", "originator_id", b"originator_id", "owner_epoch", b"owner_epoch", "utrn", b"utrn", "utrn_counter", b"utrn_counter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -379,7 +425,9 @@ class StreamEventsResponse(_message.Message):
     ALERT_FIELD_NUMBER: _builtins.int
     GIVEN_UP_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Rises by any amount from event to event. A sign of life repeats the last sequence."""
+    """Rises by any amount from event to event; never falls. A sign of life repeats the last sequence. An event is at most
+    4096 bytes; a larger one, or one that cannot be read, is set aside by the core, which goes on with the next.
+    """
     @_builtins.property
     def answer(self) -> Global___Answer:
         """A meter answered."""
@@ -439,6 +487,8 @@ class GetCapabilitiesResponse(_message.Message):
     STATUS_KEPT_S_FIELD_NUMBER: _builtins.int
     ALERTS_NAME_COUNTER_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_MAX_FIELD_NUMBER: _builtins.int
+    FENCES_BY_EPOCH_FIELD_NUMBER: _builtins.int
+    HONOURS_NOT_AFTER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name and version of the adapter, for people."""
     dedupes_by_message_id: _builtins.bool
@@ -454,6 +504,10 @@ class GetCapabilitiesResponse(_message.Message):
     """Alerts name the code's originator and counter."""
     in_flight_max: _builtins.int
     """The most messages it wants in flight at once; 0 for no limit."""
+    fences_by_epoch: _builtins.bool
+    """It refuses an owner_epoch below the highest it has accepted for the meter, also after a restart."""
+    honours_not_after: _builtins.bool
+    """It neither accepts nor begins to carry a message after its not_after."""
     def __init__(
         self,
         *,
@@ -463,10 +517,12 @@ class GetCapabilitiesResponse(_message.Message):
         status_kept_s: _builtins.int = ...,
         alerts_name_counter: _builtins.bool = ...,
         in_flight_max: _builtins.int = ...,
+        fences_by_epoch: _builtins.bool = ...,
+        honours_not_after: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts_name_counter", b"alerts_name_counter", "dedupes_by_message_id", b"dedupes_by_message_id", "in_flight_max", b"in_flight_max", "name", b"name", "status_by_message_id", b"status_by_message_id", "status_kept_s", b"status_kept_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts_name_counter", b"alerts_name_counter", "dedupes_by_message_id", b"dedupes_by_message_id", "fences_by_epoch", b"fences_by_epoch", "honours_not_after", b"honours_not_after", "in_flight_max", b"in_flight_max", "name", b"name", "status_by_message_id", b"status_by_message_id", "status_kept_s", b"status_kept_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

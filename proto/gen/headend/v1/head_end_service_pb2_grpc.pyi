@@ -47,7 +47,9 @@ class HeadEndServiceStub:
     the meter a second time is the adapter's choice (Capabilities.dedupes_by_message_id). A repeat with other content
     is refused ALREADY_EXISTS.
     Errors: INVALID_ARGUMENT, NOT_FOUND (meter not reachable through this head end), PERMISSION_DENIED (not authorised for
-    this meter now), ALREADY_EXISTS, RESOURCE_EXHAUSTED, UNAVAILABLE.
+    this meter now), ALREADY_EXISTS, RESOURCE_EXHAUSTED, UNAVAILABLE; and FAILED_PRECONDITION, with
+    google.rpc.ErrorInfo of domain "headend.v1" and as its reason the name of a StaleReason without its prefix: the
+    message is stale. Nothing of a stale message is stored or carried; it says nothing about the code.
     After a time-out or UNAVAILABLE: the message may have been accepted. Ask GetMessageStatus where the adapter can be
     asked, or send again with the same message_id.
     """
@@ -63,7 +65,8 @@ class HeadEndServiceStub:
 
     Idempotency: reads only; nothing is acknowledged. Errors: OUT_OF_RANGE (after_sequence is no longer kept: start again
     from zero, and ask for the status of what is outstanding), UNAVAILABLE. After a break: call again with after_sequence
-    set to the highest sequence received.
+    set to the highest sequence received. OUT_OF_RANGE too if after_sequence is above the highest the adapter has given
+    out: its sequence has been set back, and what lies between would never be heard.
     """
     GetCapabilities: _grpc.UnaryUnaryMultiCallable[_head_end_service_pb2.GetCapabilitiesRequest, _head_end_service_pb2.GetCapabilitiesResponse]
     """Answers what this adapter can do. Asked at start and after every reconnect.
@@ -88,7 +91,9 @@ class HeadEndServiceAsyncStub(HeadEndServiceStub):
     the meter a second time is the adapter's choice (Capabilities.dedupes_by_message_id). A repeat with other content
     is refused ALREADY_EXISTS.
     Errors: INVALID_ARGUMENT, NOT_FOUND (meter not reachable through this head end), PERMISSION_DENIED (not authorised for
-    this meter now), ALREADY_EXISTS, RESOURCE_EXHAUSTED, UNAVAILABLE.
+    this meter now), ALREADY_EXISTS, RESOURCE_EXHAUSTED, UNAVAILABLE; and FAILED_PRECONDITION, with
+    google.rpc.ErrorInfo of domain "headend.v1" and as its reason the name of a StaleReason without its prefix: the
+    message is stale. Nothing of a stale message is stored or carried; it says nothing about the code.
     After a time-out or UNAVAILABLE: the message may have been accepted. Ask GetMessageStatus where the adapter can be
     asked, or send again with the same message_id.
     """
@@ -104,7 +109,8 @@ class HeadEndServiceAsyncStub(HeadEndServiceStub):
 
     Idempotency: reads only; nothing is acknowledged. Errors: OUT_OF_RANGE (after_sequence is no longer kept: start again
     from zero, and ask for the status of what is outstanding), UNAVAILABLE. After a break: call again with after_sequence
-    set to the highest sequence received.
+    set to the highest sequence received. OUT_OF_RANGE too if after_sequence is above the highest the adapter has given
+    out: its sequence has been set back, and what lies between would never be heard.
     """
     GetCapabilities: _aio.UnaryUnaryMultiCallable[_head_end_service_pb2.GetCapabilitiesRequest, _head_end_service_pb2.GetCapabilitiesResponse]  # type: ignore[assignment]
     """Answers what this adapter can do. Asked at start and after every reconnect.
@@ -132,7 +138,9 @@ class HeadEndServiceServicer(metaclass=_abc_1.ABCMeta):
         the meter a second time is the adapter's choice (Capabilities.dedupes_by_message_id). A repeat with other content
         is refused ALREADY_EXISTS.
         Errors: INVALID_ARGUMENT, NOT_FOUND (meter not reachable through this head end), PERMISSION_DENIED (not authorised for
-        this meter now), ALREADY_EXISTS, RESOURCE_EXHAUSTED, UNAVAILABLE.
+        this meter now), ALREADY_EXISTS, RESOURCE_EXHAUSTED, UNAVAILABLE; and FAILED_PRECONDITION, with
+        google.rpc.ErrorInfo of domain "headend.v1" and as its reason the name of a StaleReason without its prefix: the
+        message is stale. Nothing of a stale message is stored or carried; it says nothing about the code.
         After a time-out or UNAVAILABLE: the message may have been accepted. Ask GetMessageStatus where the adapter can be
         asked, or send again with the same message_id.
         """
@@ -160,7 +168,8 @@ class HeadEndServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Idempotency: reads only; nothing is acknowledged. Errors: OUT_OF_RANGE (after_sequence is no longer kept: start again
         from zero, and ask for the status of what is outstanding), UNAVAILABLE. After a break: call again with after_sequence
-        set to the highest sequence received.
+        set to the highest sequence received. OUT_OF_RANGE too if after_sequence is above the highest the adapter has given
+        out: its sequence has been set back, and what lies between would never be heard.
         """
 
     @_abc_1.abstractmethod

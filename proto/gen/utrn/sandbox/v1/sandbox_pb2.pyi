@@ -442,6 +442,8 @@ class Knobs(_message.Message):
     DEDUPE_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     REPEAT_UNEXPLAINED_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    LIES_FIELD_NUMBER: _builtins.int
     latency_median_ms: _builtins.float
     """Median of the one-way delay to a meter, ms; log-normal."""
     latency_sigma: _builtins.float
@@ -474,6 +476,12 @@ class Knobs(_message.Message):
     """GetMessageStatus works."""
     repeat_unexplained: _builtins.bool
     """With dedupe: a repeat after an unexplained refusal is carried again. What real head ends do is unconfirmed."""
+    fence: _builtins.bool
+    """Messages of an owner that has been replaced, and messages whose not_after has passed, are refused."""
+    lies: _builtins.float
+    """Share of answers beside which the head end tells a lie: an answer to a message it never had, an alert of a code that
+    was never issued, a reply that nobody can read; and share of other replies that are false or unreadable.
+    """
     def __init__(
         self,
         *,
@@ -493,10 +501,12 @@ class Knobs(_message.Message):
         dedupe: _builtins.bool | None = ...,
         status: _builtins.bool | None = ...,
         repeat_unexplained: _builtins.bool | None = ...,
+        fence: _builtins.bool | None = ...,
+        lies: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_alerts_name_counter", b"_alerts_name_counter", "_dedupe", b"_dedupe", "_duplicate_answers", b"_duplicate_answers", "_duplicate_commands", b"_duplicate_commands", "_give_up_after_ms", b"_give_up_after_ms", "_latency_median_ms", b"_latency_median_ms", "_latency_sigma", b"_latency_sigma", "_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "_outage", b"_outage", "_refuse", b"_refuse", "_reorder_answers", b"_reorder_answers", "_repeat_unexplained", b"_repeat_unexplained", "_status", b"_status", "_temporary_failure", b"_temporary_failure", "_unreachable", b"_unreachable", "alerts_name_counter", b"alerts_name_counter", "dedupe", b"dedupe", "duplicate_answers", b"duplicate_answers", "duplicate_commands", b"duplicate_commands", "give_up_after_ms", b"give_up_after_ms", "latency_median_ms", b"latency_median_ms", "latency_sigma", b"latency_sigma", "loss_after", b"loss_after", "loss_before", b"loss_before", "outage", b"outage", "refuse", b"refuse", "reorder_answers", b"reorder_answers", "repeat_unexplained", b"repeat_unexplained", "status", b"status", "temporary_failure", b"temporary_failure", "unreachable", b"unreachable"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_alerts_name_counter", b"_alerts_name_counter", "_dedupe", b"_dedupe", "_duplicate_answers", b"_duplicate_answers", "_duplicate_commands", b"_duplicate_commands", "_fence", b"_fence", "_give_up_after_ms", b"_give_up_after_ms", "_latency_median_ms", b"_latency_median_ms", "_latency_sigma", b"_latency_sigma", "_lies", b"_lies", "_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "_outage", b"_outage", "_refuse", b"_refuse", "_reorder_answers", b"_reorder_answers", "_repeat_unexplained", b"_repeat_unexplained", "_status", b"_status", "_temporary_failure", b"_temporary_failure", "_unreachable", b"_unreachable", "alerts_name_counter", b"alerts_name_counter", "dedupe", b"dedupe", "duplicate_answers", b"duplicate_answers", "duplicate_commands", b"duplicate_commands", "fence", b"fence", "give_up_after_ms", b"give_up_after_ms", "latency_median_ms", b"latency_median_ms", "latency_sigma", b"latency_sigma", "lies", b"lies", "loss_after", b"loss_after", "loss_before", b"loss_before", "outage", b"outage", "refuse", b"refuse", "reorder_answers", b"reorder_answers", "repeat_unexplained", b"repeat_unexplained", "status", b"status", "temporary_failure", b"temporary_failure", "unreachable", b"unreachable"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alerts_name_counter", b"_alerts_name_counter", "_dedupe", b"_dedupe", "_duplicate_answers", b"_duplicate_answers", "_duplicate_commands", b"_duplicate_commands", "_give_up_after_ms", b"_give_up_after_ms", "_latency_median_ms", b"_latency_median_ms", "_latency_sigma", b"_latency_sigma", "_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "_outage", b"_outage", "_refuse", b"_refuse", "_reorder_answers", b"_reorder_answers", "_repeat_unexplained", b"_repeat_unexplained", "_status", b"_status", "_temporary_failure", b"_temporary_failure", "_unreachable", b"_unreachable", "alerts_name_counter", b"alerts_name_counter", "dedupe", b"dedupe", "duplicate_answers", b"duplicate_answers", "duplicate_commands", b"duplicate_commands", "give_up_after_ms", b"give_up_after_ms", "latency_median_ms", b"latency_median_ms", "latency_sigma", b"latency_sigma", "loss_after", b"loss_after", "loss_before", b"loss_before", "outage", b"outage", "refuse", b"refuse", "reorder_answers", b"reorder_answers", "repeat_unexplained", b"repeat_unexplained", "status", b"status", "temporary_failure", b"temporary_failure", "unreachable", b"unreachable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alerts_name_counter", b"_alerts_name_counter", "_dedupe", b"_dedupe", "_duplicate_answers", b"_duplicate_answers", "_duplicate_commands", b"_duplicate_commands", "_fence", b"_fence", "_give_up_after_ms", b"_give_up_after_ms", "_latency_median_ms", b"_latency_median_ms", "_latency_sigma", b"_latency_sigma", "_lies", b"_lies", "_loss_after", b"_loss_after", "_loss_before", b"_loss_before", "_outage", b"_outage", "_refuse", b"_refuse", "_reorder_answers", b"_reorder_answers", "_repeat_unexplained", b"_repeat_unexplained", "_status", b"_status", "_temporary_failure", b"_temporary_failure", "_unreachable", b"_unreachable", "alerts_name_counter", b"alerts_name_counter", "dedupe", b"dedupe", "duplicate_answers", b"duplicate_answers", "duplicate_commands", b"duplicate_commands", "fence", b"fence", "give_up_after_ms", b"give_up_after_ms", "latency_median_ms", b"latency_median_ms", "latency_sigma", b"latency_sigma", "lies", b"lies", "loss_after", b"loss_after", "loss_before", b"loss_before", "outage", b"outage", "refuse", b"refuse", "reorder_answers", b"reorder_answers", "repeat_unexplained", b"repeat_unexplained", "status", b"status", "temporary_failure", b"temporary_failure", "unreachable", b"unreachable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alerts_name_counter: _TypeAlias = _typing.Literal["alerts_name_counter"]  # noqa: Y015
     _WhichOneofArgType__alerts_name_counter: _TypeAlias = _typing.Literal["_alerts_name_counter", b"_alerts_name_counter"]  # noqa: Y015
@@ -506,12 +516,16 @@ class Knobs(_message.Message):
     _WhichOneofArgType__duplicate_answers: _TypeAlias = _typing.Literal["_duplicate_answers", b"_duplicate_answers"]  # noqa: Y015
     _WhichOneofReturnType__duplicate_commands: _TypeAlias = _typing.Literal["duplicate_commands"]  # noqa: Y015
     _WhichOneofArgType__duplicate_commands: _TypeAlias = _typing.Literal["_duplicate_commands", b"_duplicate_commands"]  # noqa: Y015
+    _WhichOneofReturnType__fence: _TypeAlias = _typing.Literal["fence"]  # noqa: Y015
+    _WhichOneofArgType__fence: _TypeAlias = _typing.Literal["_fence", b"_fence"]  # noqa: Y015
     _WhichOneofReturnType__give_up_after_ms: _TypeAlias = _typing.Literal["give_up_after_ms"]  # noqa: Y015
     _WhichOneofArgType__give_up_after_ms: _TypeAlias = _typing.Literal["_give_up_after_ms", b"_give_up_after_ms"]  # noqa: Y015
     _WhichOneofReturnType__latency_median_ms: _TypeAlias = _typing.Literal["latency_median_ms"]  # noqa: Y015
     _WhichOneofArgType__latency_median_ms: _TypeAlias = _typing.Literal["_latency_median_ms", b"_latency_median_ms"]  # noqa: Y015
     _WhichOneofReturnType__latency_sigma: _TypeAlias = _typing.Literal["latency_sigma"]  # noqa: Y015
     _WhichOneofArgType__latency_sigma: _TypeAlias = _typing.Literal["_latency_sigma", b"_latency_sigma"]  # noqa: Y015
+    _WhichOneofReturnType__lies: _TypeAlias = _typing.Literal["lies"]  # noqa: Y015
+    _WhichOneofArgType__lies: _TypeAlias = _typing.Literal["_lies", b"_lies"]  # noqa: Y015
     _WhichOneofReturnType__loss_after: _TypeAlias = _typing.Literal["loss_after"]  # noqa: Y015
     _WhichOneofArgType__loss_after: _TypeAlias = _typing.Literal["_loss_after", b"_loss_after"]  # noqa: Y015
     _WhichOneofReturnType__loss_before: _TypeAlias = _typing.Literal["loss_before"]  # noqa: Y015
@@ -539,11 +553,15 @@ class Knobs(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__duplicate_commands) -> _WhichOneofReturnType__duplicate_commands | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fence) -> _WhichOneofReturnType__fence | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__give_up_after_ms) -> _WhichOneofReturnType__give_up_after_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_median_ms) -> _WhichOneofReturnType__latency_median_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__latency_sigma) -> _WhichOneofReturnType__latency_sigma | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__lies) -> _WhichOneofReturnType__lies | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__loss_after) -> _WhichOneofReturnType__loss_after | None: ...
     @_typing.overload

@@ -1,0 +1,123 @@
+"""A node that owes one delivery and attempts it; its head end answers as it is told and keeps what it was sent."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import cast
+
+from etcdpb import rpc_pb2 as pb
+
+from cluster import ops
+from cluster.client import EtcdClient
+from cluster.config import EtcdConfig
+from cluster.keys import Keys
+from cluster.outbox import EtcdOutbox
+from cluster.shards import shard_of
+from core.domain.delivery import Delivery
+from core.domain.message_id import message_id
+from core.domain.vend import Vend
+from core.flows.config import DeliveryConfig
+from core.flows.delivery_attempt import AttemptDelivery, AttemptEnd, Mailbox
+from core.flows.lapse import Lapse
+from core.observe import SetAside, StageTimes
+from core.ports.headend import AddCredit, Answer, Capabilities, GivenUp, HeadEndEvent, MessageState
+from core.ports.ledger import StoredVend
+from core.ports.outbox import DeliveryChange
+from tests.fakes.clock import HandClock
+from tests.fakes.etcd import FakeEtcd
+from tests.support.etcd import Store
+from tests.support.market_node import GAINING_ID, OPERATOR, MarketNode, as_, open_market
+from tests.support.vends import HEAD_END, PSP, PSP_ID, SUPPLIER_ID
+
+CONFIG = EtcdConfig(endpoints=("fake:1",))
+
+
+def id_of(vend: Vend) -> str:
+    """Return the message id of a vend."""
+    return message_id(vend.originator_id, vend.meter_id, vend.counter)
+
+
+@dataclass
+class AskedHeadEnd:
+    """Answers every question with `knows`, and keeps what it was sent."""
+
+    knows: Answer | GivenUp | MessageState = MessageState.NOT_KNOWN
+    can_be_asked: bool = True
+    available: bool = True
+    sent: list[AddCredit] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    async def capabilities(self) -> Capabilities:
+        return Capabilities(
+            name="asked", dedupes_by_message_id=True, status_by_message_id=self.can_be_asked, alerts_name_counter=True,
+            in_flight_max=10,
+        )  # fmt: skip
+
+    async def send(self, message: AddCredit) -> None:
+        self.sent.append(message)
+
+    async def status(self, message_id: str) -> Answer | GivenUp | MessageState:
+        self.asked.append(message_id)
+        return self.knows
+
+    async def events(self) -> AsyncIterator[HeadEndEvent]:
+        for event in list[HeadEndEvent]():
+            yield event
+
+
+class OwedDelivery:
+    """A node that has sold one code to be delivered, owns its shard, and attempts to deliver it."""
+
+    def __init__(self, config: DeliveryConfig | None = None) -> None:
+        self.config = config or DeliveryConfig(answer_wait_ms=50)
+        self.head_end, self.mailbox = AskedHeadEnd(), Mailbox()
+        self.set_aside = SetAside()
+        self.ours = True
+        self.node = MarketNode(Store(cast("EtcdClient", FakeEtcd()), CONFIG), HandClock())
+        self.outbox = EtcdOutbox(self.node.store.client, CONFIG, self.node.clock)
+
+    @asynccontextmanager
+    async def owed(self, *, attempts: int, following: bool = True) -> AsyncIterator[StoredVend]:
+        """Sell the code, and lose sight of it so many times."""
+        ((self.meter_id, pan),) = await open_market(self.node)
+        async with self.node.running(following=following), asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(self.outbox.run())
+            self.stored = (await self.node.sell(PSP, pan)).stored
+            self.shard = shard_of(self.meter_id, CONFIG.shards)
+            claim = pb.TxnRequest(success=[ops.put(Keys(CONFIG.prefix).shard(self.shard), b"node-a")])
+            self.epoch = (await self.node.store.client.txn(claim)).header.revision
+            for _ in range(attempts):
+                await self._write(self.stored.vend.delivery.send(self.node.clock.now(), self.epoch))
+                await self._write(self.stored.vend.delivery.lose_sight(self.epoch))
+            self.node.clock.advance(60)
+            yield self.stored
+            running.cancel()
+
+    async def change_of_supplier(self) -> None:
+        """Have the meter change hands at another node, and wait until this one knows."""
+        other = MarketNode(self.node.store, self.node.clock)
+        done = await other.meters.change_supplier(as_(OPERATOR), self.meter_id, SUPPLIER_ID, GAINING_ID, None)
+        await self.node.seen(self.meter_id, done.revision)
+
+    async def attempt(self) -> tuple[AttemptEnd | None, Delivery]:
+        """Return how an attempt ended, and the delivery as the ledger has it."""
+        lapse = Lapse(registry=self.node.registry, clock=self.node.clock)
+        attempt = AttemptDelivery(
+            outbox=self.outbox, head_ends={HEAD_END: self.head_end}, clock=self.node.clock, times=StageTimes(),
+            random=random.Random(1), config=self.config, lapsed=lapse, reached_by=lapse.reached_by,
+            set_aside=self.set_aside,
+        )  # fmt: skip
+        end = await attempt(
+            self.stored, shard=self.shard, epoch=self.epoch, ours=lambda: self.ours, mailbox=self.mailbox
+        )
+        found = await self.node.ledger.find(PSP_ID, self.stored.vend.sale.transaction_id)
+        assert found is not None
+        return end, found.vend.delivery
+
+    async def _write(self, delivery: Delivery) -> None:
+        change = DeliveryChange(shard=self.shard, epoch=self.epoch, stored=self.stored, delivery=delivery)
+        (written,) = await self.outbox.write([change])
+        assert isinstance(written, StoredVend)
+        self.stored = written

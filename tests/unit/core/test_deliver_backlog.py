@@ -1,0 +1,188 @@
+"""The delivery worker and a head end that was away: what waits is counted, and goes out in order when it is back."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+
+from cluster.shards import shard_of
+from core.domain.meter import MeterId
+from core.domain.token import Counter
+from core.domain.transaction_id import TransactionId
+from core.flows.config import DeliveryConfig
+from core.flows.deliver import DeliveryWorker
+from core.flows.delivery_attempt import AttemptEnd, Later, Mailbox
+from core.flows.idempotency import Answers
+from core.flows.parked import Parked, ParkedAt, ParkedCount
+from core.ports.headend import HeadEnd, HeadEndEvent, StreamRestored
+from core.ports.ledger import StoredVend
+from core.ports.outbox import Listing, Outbox, OutboxEvent, Owed
+from core.ports.ownership import Gained, OwnershipChange
+from tests.support.vends import HEAD_END, NOW, ORIGINATOR, PSP_ID, vend
+
+SHARDS = 8
+MANY = 3000
+AT_ONCE = 50
+
+
+class AllOwned:
+    """Owns every shard."""
+
+    def shard_of(self, meter_id: MeterId) -> int:
+        return shard_of(meter_id, SHARDS)
+
+    def epoch(self, shard: int) -> int | None:
+        return 1
+
+    async def changes(self) -> AsyncIterator[OwnershipChange]:
+        for shard in range(SHARDS):
+            yield Gained(shard, 1)
+        await asyncio.Event().wait()
+
+
+@dataclass
+class Backlog:
+    """An outbox that owes one code to each of many meters, asked for one after the other, in no order of their ids."""
+
+    meters: dict[MeterId, int]
+
+    async def watch(self) -> AsyncIterator[OutboxEvent]:
+        yield Listing(tuple(self._owed(meter_id, since) for meter_id, since in self.meters.items()))
+        await asyncio.Event().wait()
+
+    async def read(self, owed: Sequence[Owed]) -> Sequence[StoredVend | None]:
+        return [StoredVend(vend=self._vend(one), revision=1) for one in owed]
+
+    def _owed(self, meter_id: MeterId, since: int) -> Owed:
+        return Owed(
+            shard=shard_of(meter_id, SHARDS), meter_id=meter_id, counter=Counter(1), originator_id=ORIGINATOR,
+            participant_id=PSP_ID, transaction_id=TransactionId(f"{since:032d}"), since=since,
+        )  # fmt: skip
+
+    def _vend(self, owed: Owed) -> Any:
+        made = vend(1, owed.meter_id)
+        return made.with_delivery(made.delivery if made.delivery.owed else made.delivery.queue(NOW))
+
+
+@dataclass
+class Attempts:
+    """Attempts that find the head end away until it is back; then each is under way for a moment."""
+
+    back: bool = False
+    parked: int = 0
+    under_way: int = 0
+    most: int = 0
+    order: list[MeterId] = field(default_factory=list)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, stored: StoredVend, *, mailbox: Mailbox, **_: object) -> AttemptEnd | None:
+        meter_id = stored.vend.meter_id
+        while await mailbox.get(0) is not None:
+            pass
+        self.changed.set()
+        if not self.back:
+            self.parked += 1
+            return Parked(HEAD_END, NOW + timedelta(seconds=self.parked))
+        self.order.append(meter_id)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await asyncio.sleep(0)
+        self.under_way -= 1
+        return Later(3600.0)
+
+    async def until(self, holds: Any) -> None:
+        async with asyncio.timeout(30):
+            while not holds():
+                self.changed.clear()
+                await self.changed.wait()
+
+
+class Returning:
+    """A head end's stream, which says when it is back; or breaks in a way that none should."""
+
+    def __init__(self) -> None:
+        self.events_to_come: asyncio.Queue[HeadEndEvent | Exception] = asyncio.Queue()
+
+    async def events(self) -> AsyncIterator[HeadEndEvent]:
+        while True:
+            event = await self.events_to_come.get()
+            if isinstance(event, Exception):
+                raise event
+            yield event
+
+
+@asynccontextmanager
+async def working(backlog: Backlog, attempts: Attempts, head_end: Returning) -> AsyncIterator[DeliveryWorker]:
+    head_ends = cast("Mapping[str, HeadEnd]", {HEAD_END: head_end})
+    worker = DeliveryWorker(
+        outbox=cast("Outbox", backlog), ownership=AllOwned(), head_ends=head_ends, answers=Answers(recent_max=10),
+        attempt=cast("Any", attempts), config=DeliveryConfig(in_flight_max=AT_ONCE),
+    )  # fmt: skip
+    running = asyncio.create_task(worker.run())  # noqa: TID251
+    try:
+        yield worker
+    finally:
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
+def _backlog(count: int = MANY) -> Backlog:
+    # The order of the ids is not that of waiting.
+    return Backlog({MeterId(f"00db12{(at * 7919) % 10**9:010x}"): at for at in range(1, count + 1)})
+
+
+async def test_thousands_that_waited_for_a_head_end_go_out_longest_waiting_first_and_bounded() -> None:
+    backlog, attempts, head_end = _backlog(), Attempts(), Returning()
+    async with working(backlog, attempts, head_end) as worker:
+        await attempts.until(lambda: attempts.parked == MANY)
+        await asyncio.sleep(0)
+        assert worker.parked() == {HEAD_END: ParkedAt(MANY, NOW + timedelta(seconds=1))}
+        attempts.back = True
+        head_end.events_to_come.put_nowait(StreamRestored())
+        await attempts.until(lambda: len(attempts.order) == MANY)
+    assert attempts.order == sorted(backlog.meters, key=backlog.meters.__getitem__)
+    assert AT_ONCE // 2 < attempts.most <= AT_ONCE + 64, "a read of at most 64 goes out at once"
+
+
+async def test_what_no_longer_waits_is_counted_no_more() -> None:
+    counted = ParkedCount()
+    assert counted.by_head_end([(None, 3), (Parked("a", NOW), 0)]) == {}
+    later = ParkedCount()
+    lanes = [(Parked("a", NOW), 2), (Parked("a", NOW - timedelta(hours=1)), 1), (Parked("b", NOW), 4), (None, 9)]
+    found = later.by_head_end(lanes)
+    assert found == {"a": ParkedAt(3, NOW - timedelta(hours=1)), "b": ParkedAt(4, NOW)}
+    assert later.by_head_end([]) is found, "within a second nothing is counted again"
+
+
+async def test_a_head_end_whose_events_raise_what_none_should_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("core.flows.deliver._STREAM_AGAIN_S", 0.0)
+    backlog, attempts, head_end = _backlog(3), Attempts(), Returning()
+    async with working(backlog, attempts, head_end):
+        await attempts.until(lambda: attempts.parked == 3)
+        attempts.back = True
+        head_end.events_to_come.put_nowait(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "from a stranger"))
+        head_end.events_to_come.put_nowait(StreamRestored())
+        await attempts.until(lambda: len(attempts.order) == 3)
+
+
+async def test_an_attempt_that_raises_what_none_should_rests_and_the_others_go_on() -> None:
+    backlog, attempts, head_end = _backlog(3), Attempts(back=True), Returning()
+    first = next(iter(backlog.meters))
+    raised: list[MeterId] = []
+
+    class Raising(Attempts):
+        async def __call__(self, stored: StoredVend, *, mailbox: Mailbox, **_: object) -> AttemptEnd | None:
+            if stored.vend.meter_id == first:
+                raised.append(first)
+                raise KeyError("a bug")
+            return await super().__call__(stored, mailbox=mailbox)
+
+    attempts = Raising(back=True)
+    async with working(backlog, attempts, head_end):
+        await attempts.until(lambda: len(attempts.order) == 2)
+    assert raised == [first]

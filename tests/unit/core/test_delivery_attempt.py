@@ -1,0 +1,185 @@
+"""One attempt, where no process drill can look: what lies between the write and the send, and what is not believed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from core.domain.delivery import DeliveryReason, DeliveryState
+from core.domain.errors import HeadEndStale, HeadEndUnavailable
+from core.flows.config import DeliveryConfig
+from core.flows.confirm import CREDIT_ADDED_LOCALLY
+from core.flows.delivery_attempt import Done, Later
+from core.flows.parked import Parked
+from core.ports.headend import AddCredit, Alert, Answer, AnswerKind
+from core.ports.outbox import DeliveryChange, WriteOutcome
+from tests.support.market_node import as_
+from tests.support.owed import OwedDelivery, id_of
+from tests.support.vends import HEAD_END, SUPPLIER
+
+_GIVE_UP_S = 2 * 86_400
+
+
+class Between:
+    """An outbox between whose first write and the answer to it something happens."""
+
+    def __init__(self, work: OwedDelivery, happens: object) -> None:
+        self._inner, self._happens = work.outbox, happens
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    async def write(self, changes: Sequence[DeliveryChange]) -> Sequence[WriteOutcome]:
+        outcomes = await self._inner.write(changes)
+        happens, self._happens = self._happens, None
+        if happens is not None:
+            await happens()  # type: ignore[operator]
+        return outcomes
+
+
+async def test_a_code_goes_out_with_its_owners_epoch_and_an_instant_after_which_it_may_not() -> None:
+    work = OwedDelivery()
+    async with work.owed(attempts=0) as stored:
+        began = work.node.clock.now()
+        await work.attempt()
+    (sent,) = work.head_end.sent
+    assert (sent.message_id, sent.owner_epoch) == (id_of(stored.vend), work.epoch)
+    assert sent.not_after == began + timedelta(milliseconds=work.config.send_within_ms)
+
+
+@pytest.mark.parametrize(("stood_still_s", "sent"), [(0.999, 1), (1.0, 0), (60.0, 0)])
+async def test_a_node_that_stood_still_between_write_and_send_does_not_send(stood_still_s: float, sent: int) -> None:
+    work = OwedDelivery(DeliveryConfig(answer_wait_ms=50, send_within_ms=1000))
+
+    async def stand_still() -> None:
+        work.node.clock.advance(stood_still_s)
+
+    async with work.owed(attempts=0):
+        work.outbox = Between(work, stand_still)  # type: ignore[assignment]
+        end, delivery = await work.attempt()
+    assert len(work.head_end.sent) == sent
+    assert isinstance(end, Later)
+    assert (delivery.state, delivery.attempts) == (DeliveryState.UNKNOWN if sent else DeliveryState.SENT, 1)
+
+
+async def test_a_node_whose_shard_may_have_gone_to_another_between_write_and_send_does_not_send() -> None:
+    work = OwedDelivery()
+
+    async def lose() -> None:
+        work.ours = False
+
+    async with work.owed(attempts=0):
+        work.outbox = Between(work, lose)  # type: ignore[assignment]
+        end, delivery = await work.attempt()
+        assert (work.head_end.sent, delivery.state, type(end)) == ([], DeliveryState.SENT, Later)
+        work.ours, work.stored = True, replace(work.stored, vend=work.stored.vend.with_delivery(delivery))
+        found = await work.node.ledger.find(work.stored.vend.sale.participant_id, work.stored.vend.sale.transaction_id)
+        assert found is not None
+        work.stored = found
+        await work.attempt()
+    assert len(work.head_end.sent) == 1, "the control: once it is surely its own again, it sends"
+
+
+async def test_a_change_of_supplier_heard_of_between_write_and_send_stops_the_send() -> None:
+    work = OwedDelivery()
+    async with work.owed(attempts=0):
+        work.outbox = Between(work, work.change_of_supplier)  # type: ignore[assignment]
+        end, delivery = await work.attempt()
+    assert (work.head_end.sent, delivery.state, type(end)) == ([], DeliveryState.SENT, Later)
+
+
+@pytest.mark.parametrize("attempts", [0, 1])
+async def test_a_head_end_that_was_away_past_the_give_up_time_is_sent_the_code_first(attempts: int) -> None:
+    """With one attempt: its send met a head end that was going away, and took nothing."""
+    work = OwedDelivery()
+    async with work.owed(attempts=attempts):
+        work.head_end.available = False
+        work.node.clock.advance(_GIVE_UP_S)
+        end, delivery = await work.attempt()
+        assert isinstance(end, Parked)
+        assert end.head_end == HEAD_END
+        assert delivery.owed, "what waits for a head end is not given up"
+        work.head_end.available = True
+        end, delivery = await work.attempt()
+    assert len(work.head_end.sent) == 1
+    assert isinstance(end, Done)
+    assert (delivery.state, delivery.attempts) == (DeliveryState.ENTER_BY_HAND, attempts + 1)
+    assert delivery.reason is DeliveryReason.NO_ANSWER
+
+
+@pytest.mark.parametrize("error", [HeadEndUnavailable("UNAVAILABLE"), HeadEndStale("TOO_LATE")])
+async def test_a_code_that_the_head_end_does_not_take_is_never_given_up(error: Exception) -> None:
+    work = OwedDelivery(DeliveryConfig(answer_wait_ms=50, attempts_max=2))
+
+    async def refuse(message: AddCredit) -> None:
+        raise error
+
+    work.head_end.send = refuse  # type: ignore[method-assign]
+    async with work.owed(attempts=0):
+        work.node.clock.advance(_GIVE_UP_S)
+        for _ in range(4):
+            end, delivery = await work.attempt()
+            found = await work.node.ledger.find(
+                work.stored.vend.sale.participant_id, work.stored.vend.sale.transaction_id
+            )
+            assert found is not None
+            work.stored = found
+            assert (type(end), delivery.state) == (Later, DeliveryState.SENT)
+
+
+@pytest.mark.parametrize("kind", list(AnswerKind))
+async def test_an_answer_to_a_message_never_sent_is_set_aside_and_the_code_is_sent(kind: AnswerKind) -> None:
+    work = OwedDelivery()
+    async with work.owed(attempts=0) as stored:
+        work.mailbox.put(Answer(message_id=id_of(stored.vend), kind=kind))
+        _, delivery = await work.attempt()
+    assert len(work.head_end.sent) == 1
+    assert delivery.state is DeliveryState.UNKNOWN
+    assert work.set_aside.counts == {(HEAD_END, "answer to a message never sent"): 1}
+
+
+async def test_an_answer_that_comes_between_write_and_send_is_none_to_that_send() -> None:
+    work = OwedDelivery()
+
+    async def lie() -> None:
+        work.mailbox.put(Answer(message_id=id_of(work.stored.vend), kind=AnswerKind.APPLIED))
+
+    async with work.owed(attempts=0):
+        work.outbox = Between(work, lie)  # type: ignore[assignment]
+        _, delivery = await work.attempt()
+    assert (len(work.head_end.sent), delivery.state) == (1, DeliveryState.UNKNOWN)
+
+
+async def test_a_code_keyed_in_before_it_was_sent_is_not_sent() -> None:
+    """The control of the above: the meter's own alert names the code, and needs no message."""
+    work = OwedDelivery()
+    async with work.owed(attempts=0) as stored:
+        vend = stored.vend
+        work.mailbox.put(
+            Alert(
+                meter_id=vend.meter_id, alert_code=CREDIT_ADDED_LOCALLY, originator_id=vend.originator_id,
+                counter=vend.counter,
+            )
+        )  # fmt: skip
+        _, delivery = await work.attempt()
+    assert (work.head_end.sent, delivery.state) == ([], DeliveryState.APPLIED)
+
+
+async def test_a_delivery_follows_its_meter_to_another_head_end() -> None:
+    """A head end's name was mistyped, or the meter was migrated, after the code was sold."""
+    work = OwedDelivery()
+    async with work.owed(attempts=0):
+        done = await work.node.meters.change(
+            as_(SUPPLIER), work.meter_id, lambda one: replace(one, head_end="elsewhere"), None
+        )
+        await work.node.seen(work.meter_id, done.revision)
+        end, _ = await work.attempt()
+        assert isinstance(end, Parked)
+        assert end.head_end == "elsewhere"
+        done = await work.node.meters.change(
+            as_(SUPPLIER), work.meter_id, lambda one: replace(one, head_end=HEAD_END), None
+        )
+        await work.node.seen(work.meter_id, done.revision)
+        await work.attempt()
+    assert len(work.head_end.sent) == 1
