@@ -58,13 +58,14 @@ class Market:
     def registry_servicer(self) -> RegistryServicer:
         """Return the registry's service."""
         parties = KeepParties(store=self.store, clock=self.clock)
+        ledger = self.vending.refuse.ledger
         meters = KeepMeters(store=self.store, turn=self.turn, clock=self.clock)
         return RegistryServicer(
             authenticate=self._authenticate,
             parties=parties,
             meters=meters,
             exchange=ExchangeMeter(meters=meters, store=self.store),
-            hand_over=HandOverMeter(meters=meters, store=self.store, ledger=self.vending.ledger, clock=self.clock),
+            hand_over=HandOverMeter(meters=meters, store=self.store, ledger=ledger, clock=self.clock),
             pans=KeepPans(store=self.store, clock=self.clock),
             load=LoadRecords(
                 store=self.store, parties=parties, appoint=self._appoint, clock=self.clock, trail=self.trail

@@ -43,6 +43,7 @@ from core.flows.issue import IssueVend
 from core.flows.keep_changes import ChangeKeeper
 from core.flows.lapse import Lapse
 from core.flows.lookup import FindVend
+from core.flows.refuse import ClosingQuota, RefuseSale
 from core.flows.sane_clock import SaneClock
 from core.flows.send import SendIssued
 from core.flows.turn import TurnMeter
@@ -135,7 +136,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     cluster = _cluster(config, client, clock, _Standby(signer=signer, outbox=outbox, registry=registry))
     set_aside = SetAside()
     head_ends = {one.name: GrpcHeadEnd(one, set_aside) for one in config.head_ends}
-    trail = FileTrail(config.node.trail, config.node.node_id, clock, TrailAnchors(client, config.etcd))
+    trail = FileTrail(config.node.trail, config.node.node_id, clock, TrailAnchors(client, config.etcd, clock))
     ports = between(
         Adapters(
             clock=clock,
@@ -333,10 +334,22 @@ def _vending(
         authorise=authorise,
         answers=answers,
         line=line,
-        ledger=ports.ledger,
         clock=ports.clock,
         config=config.flow,
+        refuse=_refuse(config, ports, answers),
         clock_sane=lambda: clock_watch.sane,
+    )
+
+
+def _refuse(config: Config, ports: Adapters, answers: Answers) -> RefuseSale:
+    flow = config.flow
+    return RefuseSale(
+        ledger=ports.ledger,
+        answers=answers,
+        clock=ports.clock,
+        quota=ClosingQuota(ports.clock, burst=flow.closings_burst, per_minute=flow.closings_per_minute),
+        id_window=flow.hot_window,
+        node_id=config.node.node_id,
     )
 
 
@@ -354,12 +367,12 @@ def _market(config: Config, ports: Adapters, registry: EtcdRegistry, turn: TurnM
 
 
 def _top_up(config: Config, ports: Adapters, answers: Answers, vending: IssueVend, counters: Counters) -> TopUpServicer:
-    authorise = vending.authorise
+    authorise, find = vending.authorise, FindVend(ports.ledger)
     return TopUpServicer(
         authenticate=Authenticate(ports.registry),
         issue=vending,
-        send=SendIssued(authorise=authorise, ledger=ports.ledger, answers=answers, clock=ports.clock),
-        find=FindVend(ports.ledger),
+        send=SendIssued(authorise=authorise, find=find, ledger=ports.ledger, answers=answers, clock=ports.clock),
+        find=find,
         check=CheckEligibility(authorise=authorise, ledger=ports.ledger, counters=counters),
         pan_rule=config.flow.pan,
     )

@@ -32,7 +32,18 @@ _REFUSALS = frozenset(
         grpc.StatusCode.OUT_OF_RANGE,
     }
 )
+# Another member would say the same, however often it is asked.
+_DENIALS = frozenset(
+    {
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.UNIMPLEMENTED,
+    }
+)
 _RETRY_READ_AFTER_S = 0.05
+# Whoever reads again and again must not do so as fast as it is denied.
+_DENIED_PAUSE_S = 0.5
 _WATCH_SILENCE_S = 2.0
 
 
@@ -41,6 +52,10 @@ _PAGE_S = 10.0
 
 class EtcdUnreachable(Exception):
     """No member can be reached; nothing was sent."""
+
+
+class EtcdReadDenied(EtcdUnreachable):
+    """etcd answers, and does not let this node read: a matter of its rights, not of the network."""
 
 
 class EtcdUnknown(Exception):
@@ -92,6 +107,7 @@ class EtcdClient:
 
         Raises:
             EtcdUnreachable: no member answered.
+            EtcdReadDenied: this node may not read, at any member.
         """
         return await self._read(lambda channel: rpc.KVStub(channel).Txn(request, timeout=self._timeout_s))
 
@@ -100,6 +116,7 @@ class EtcdClient:
 
         Raises:
             EtcdUnreachable: no member answered.
+            EtcdReadDenied: this node may not read, at any member.
             Compacted: the revision asked for is gone.
         """
         return await self._read(lambda channel: rpc.KVStub(channel).Range(request, timeout=self._timeout_s))
@@ -298,6 +315,10 @@ class EtcdClient:
                     except grpc.aio.AioRpcError as error:
                         if error.code() is grpc.StatusCode.OUT_OF_RANGE:
                             raise Compacted from error
+                        if error.code() in _DENIALS:
+                            log.warning("etcd denies a read", extra={"told": error.details()})
+                            await asyncio.sleep(_DENIED_PAUSE_S)
+                            raise EtcdReadDenied(f"etcd: {error.code().name}: {error.details()}") from error
                         self._rotate()
                     await asyncio.sleep(_RETRY_READ_AFTER_S)
         except TimeoutError as error:

@@ -1,7 +1,6 @@
 """GroupWriter: writes that wait together go together; the next group leaves when the previous one has returned."""
 
 import asyncio
-import logging
 from collections import deque
 from dataclasses import dataclass
 from typing import NoReturn
@@ -9,13 +8,10 @@ from typing import NoReturn
 from etcdpb import rpc_pb2 as pb
 
 from cluster import ops
-from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
-from core.domain.errors import LedgerUnavailable, OutcomeUnknown
+from cluster.client import EtcdClient
+from cluster.commit import Known, Settled, commit_each, not_done
+from core.domain.errors import LedgerUnavailable
 from core.ports.clock import Clock
-
-log = logging.getLogger(__name__)
-
-_RETRY_AFTER_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,12 @@ class GroupWriter:
             await self._work.wait()
             group = self._take()
             if group:
-                await self._send(group, self._clock.monotonic() + self._resolve_s)
+                children = [waiting.txn for waiting in group]
+                until = self._clock.monotonic() + self._resolve_s
+                for waiting, settled in zip(
+                    group, await commit_each(self._client, self._clock, children, until=until), strict=True
+                ):
+                    _answer(waiting, settled)
             else:
                 self._work.clear()
 
@@ -86,44 +87,16 @@ class GroupWriter:
         self._waiting.extendleft(reversed(later))
         return group
 
-    async def _send(self, group: list[_Waiting], until: float) -> None:
-        unknown = False
-        while True:
-            try:
-                reply = await self._client.txn(ops.group([waiting.txn for waiting in group]))
-            except EtcdRefused as refused:
-                if refused.malformed and len(group) > 1:
-                    middle = len(group) // 2
-                    await self._send(group[:middle], until)
-                    await self._send(group[middle:], until)
-                    return None
-                log.exception("etcd refuses a write")
-                return _fail(group, LedgerUnavailable("the ledger takes no writes now"))
-            except EtcdUnreachable:
-                if not unknown:
-                    return _fail(group, LedgerUnavailable("the ledger cannot be reached; nothing was written"))
-            except EtcdUnknown:
-                unknown = True
-            else:
-                return _answer(group, reply)
-            if self._clock.monotonic() >= until:
-                return _fail(group, OutcomeUnknown("the ledger did not say whether this was written"))
-            await asyncio.sleep(_RETRY_AFTER_S)
 
-
-def _answer(group: list[_Waiting], reply: pb.TxnResponse) -> None:
-    for waiting, op in zip(group, reply.responses, strict=True):
-        child = op.response_txn
-        if not waiting.answer.done():
-            waiting.answer.set_result(Answered(child.succeeded, ops.got(child), reply.header.revision))
-
-
-def _fail(group: list[_Waiting], error: LedgerUnavailable | OutcomeUnknown) -> None:
-    for waiting in group:
-        if not waiting.answer.done():
-            waiting.answer.set_exception(error)
-            # Mark it as seen: the writer may be gone.
-            waiting.answer.exception()
+def _answer(waiting: _Waiting, settled: Settled) -> None:
+    if waiting.answer.done():
+        return
+    if isinstance(settled, Known):
+        waiting.answer.set_result(Answered(settled.reply.succeeded, ops.got(settled.reply), settled.revision))
+        return
+    waiting.answer.set_exception(not_done(settled))
+    # Mark it as seen: the writer may be gone.
+    waiting.answer.exception()
 
 
 def _written(op: pb.RequestOp) -> bytes:

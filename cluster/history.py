@@ -10,10 +10,11 @@ from utrn.store.v1 import records_pb2 as store
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
-from cluster.records import read, vend_of
+from cluster.records import read, under_vend_key_of
 from cluster.registry_records import record_of
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
+from core.domain.refusal import ClosedRefusal
 from core.domain.registry import Kind, Ref
 from core.domain.token import Counter
 from core.domain.transaction_id import TransactionId
@@ -37,8 +38,17 @@ class VendSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusalSeen:
+    """An id was closed as refused. `created`: nothing was under it before, as it must be."""
+
+    refusal: ClosedRefusal
+    created: bool
+    key: VendKey
+
+
+@dataclass(frozen=True, slots=True)
 class VendGone:
-    """A vend was deleted."""
+    """A vend, or the refusal under its key, was deleted."""
 
     key: VendKey
 
@@ -115,6 +125,7 @@ class RecordGone:
 
 Change = (
     VendSeen
+    | RefusalSeen
     | VendGone
     | OwnerSeen
     | OwnerGone
@@ -185,7 +196,10 @@ def _gone(keys: Keys, kind: str, name: str, kv: pb.KeyValue) -> Change | None:
 def _seen(keys: Keys, kind: str, name: str, kv: pb.KeyValue) -> Change | None:
     match kind:
         case "vend":
-            return VendSeen(vend_of(kv.value), created=kv.version == 1, key=_vend_key(name))
+            there, created, key = under_vend_key_of(kv.value), kv.version == 1, _vend_key(name)
+            if isinstance(there, ClosedRefusal):
+                return RefusalSeen(there, created, key)
+            return VendSeen(there, created, key)
         case "shard":
             return OwnerSeen(int(name), kv.value.decode(), kv.create_revision)
         case "counter":

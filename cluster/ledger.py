@@ -2,9 +2,10 @@
 
 A child is safe to send again: if an earlier sending was carried out, its compare on the absent vend fails, and its
 reads answer with the vend that is there. That read is linearizable, so repeating the child is the read-back.
+
+One key decides an id: it holds the vend, or the refusal that closed the id, and never changes from one to the other.
 """
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,26 +15,39 @@ from etcdpb import rpc_pb2 as pb
 from utrn.store.v1 import records_pb2 as store
 
 from cluster import compares, ops
-from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
+from cluster.client import EtcdClient, EtcdUnreachable
+from cluster.commit import Known, Settled, commit_each, commit_until_known, not_done, not_read
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
-from cluster.records import SCHEMA, UnreadableVend, pointer_value, read, vend_of, vend_value
+from cluster.records import (
+    SCHEMA,
+    UnreadableVend,
+    pointer_value,
+    read,
+    refusal_value,
+    under_vend_key_of,
+    vend_of,
+    vend_value,
+)
 from cluster.shards import shard_of
-from core.domain.errors import CounterTaken, LedgerUnavailable, OutcomeUnknown
+from core.domain.errors import CounterTaken, LedgerUnavailable
 from core.domain.invariant import check
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
+from core.domain.refusal import ClosedRefusal
 from core.domain.registry import Basis, Kind, Ref
 from core.domain.timeline import Ms, ms_of
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Operation, Vend
 from core.ports.clock import Clock
 from core.ports.ledger import (
+    Closed,
     CommitOutcome,
     Committed,
     CounterMoved,
     CounterState,
     Entry,
+    Found,
     Ledger,
     Present,
     RegistrationMoved,
@@ -42,10 +56,7 @@ from core.ports.ledger import (
 
 log = logging.getLogger(__name__)
 
-_RETRY_AFTER_S = 0.05
 _KEPT_MAX = 10_000
-_UNREACHABLE = "the ledger cannot be reached; nothing was written"
-_UNKNOWN = "the ledger did not say whether this was written; repeat the same transaction_id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +86,33 @@ class EtcdLedger:
         check(len(entries) <= self._batch_max, "a batch fits etcd's limit on a nested transaction")
         refused = {index: _taken_here() for index, entry in enumerate(entries) if _below_ours(entry)}
         children = [self._child(entry) for index, entry in enumerate(entries) if index not in refused]
-        settled = iter(await self._settle(children, self._clock.monotonic() + self._resolve_s))
-        return [refused[index] if index in refused else next(settled) for index in range(len(entries))]
+        settled = await commit_each(self._client, self._clock, [child.txn for child in children], until=self._until())
+        outcomes = iter([_outcome(child, one) for child, one in zip(children, settled, strict=True)])
+        return [refused[index] if index in refused else next(outcomes) for index in range(len(entries))]
 
-    async def find(self, participant_id: ParticipantId, transaction_id: TransactionId) -> StoredVend | None:
-        """Return the committed vend, or None if there is none now. Linearizable."""
+    async def find(self, participant_id: ParticipantId, transaction_id: TransactionId) -> Found | None:
+        """Return the committed vend or the refusal that closed the id; None if there is neither now. Linearizable."""
         try:
             reply = await self._client.range(pb.RangeRequest(key=self._keys.vend(participant_id, transaction_id)))
         except EtcdUnreachable as error:
-            raise LedgerUnavailable(_UNREACHABLE) from error
-        try:
-            return stored_of(reply.kvs[0]) if reply.kvs else None
-        except UnreadableVend as error:
-            raise _unreadable(reply.kvs[0].key, error) from error
+            raise not_read(error) from error
+        return _readable(reply.kvs[0]) if reply.kvs else None
+
+    async def close_refused(self, refusal: ClosedRefusal) -> Found:
+        """Close the id of `refusal`, unless something is under it; return what is under it from now on, for ever."""
+        key = self._keys.vend(refusal.participant_id, refusal.transaction_id)
+        # Safe to send again: once there, the key is answered as it is.
+        txn = pb.TxnRequest(
+            compare=compares.vend_absent(key), success=[ops.put(key, refusal_value(refusal))], failure=[ops.get(key)]
+        )
+        settled = await commit_until_known(self._client, self._clock, txn, until=self._until())
+        if not isinstance(settled, Known):
+            raise not_done(settled) from settled.error
+        if settled.reply.succeeded:
+            return refusal
+        (there,) = ops.got(settled.reply)
+        check(there is not None, "a key that is not absent is there")
+        return refusal if there is None else _readable(there)
 
     async def counters(self, keys: Sequence[tuple[OriginatorId, MeterId]]) -> Sequence[CounterState]:
         """Return the counter sequence of each (originator, meter) as it is now, in order. One linearizable read."""
@@ -95,7 +120,7 @@ class EtcdLedger:
         try:
             found = ops.got(await self._client.read(pb.TxnRequest(success=reads)))
         except EtcdUnreachable as error:
-            raise LedgerUnavailable(_UNREACHABLE) from error
+            raise not_read(error) from error
         return [counter_of(found[at], found[at + 1]) for at in range(0, len(found), 2)]
 
     async def request_delivery(self, stored: StoredVend, queued: Vend, basis: Basis) -> StoredVend | None:
@@ -107,24 +132,16 @@ class EtcdLedger:
             success=[ops.put(key, wanted), self._owe(queued, pointer_value(queued))],
             failure=[ops.get(key)],
         )
-        until = self._clock.monotonic() + self._resolve_s
-        unknown = False
-        while True:
-            try:
-                reply = await self._client.txn(txn)
-            except EtcdUnreachable as error:
-                if not unknown:
-                    raise LedgerUnavailable(_UNREACHABLE) from error
-            except EtcdUnknown:
-                unknown = True
-            else:
-                if reply.succeeded:
-                    return StoredVend(vend=queued, revision=reply.header.revision)
-                (there,) = ops.got(reply)
-                return stored_of(there) if there is not None and there.value == wanted else None
-            if self._clock.monotonic() >= until:
-                raise OutcomeUnknown(_UNKNOWN)
-            await asyncio.sleep(_RETRY_AFTER_S)
+        settled = await commit_until_known(self._client, self._clock, txn, until=self._until())
+        if not isinstance(settled, Known):
+            raise not_done(settled) from settled.error
+        if settled.reply.succeeded:
+            return StoredVend(vend=queued, revision=settled.revision)
+        (there,) = ops.got(settled.reply)
+        return stored_of(there) if there is not None and there.value == wanted else None
+
+    def _until(self) -> float:
+        return self._clock.monotonic() + self._resolve_s
 
     def _child(self, entry: Entry) -> _Child:
         vend, keys = entry.vend, self._keys
@@ -168,47 +185,27 @@ class EtcdLedger:
         shard = shard_of(vend.meter_id, self._shards)
         return ops.put(self._keys.outbox(shard, vend.meter_id, vend.counter, vend.originator_id), pointer)
 
-    async def _settle(self, children: list[_Child], until: float) -> list[CommitOutcome]:
-        """Send `children` until etcd has answered, or time is up."""
-        if not children:
-            return []
-        unknown = False
-        while True:
-            try:
-                reply = await self._client.txn(ops.group([child.txn for child in children]))
-            except EtcdRefused as refused:
-                if refused.malformed:
-                    return await self._settle_halves(children, until, refused)
-                log.exception("etcd takes no writes")
-                return [LedgerUnavailable(_UNREACHABLE) for _ in children]
-            except EtcdUnreachable:
-                if not unknown:
-                    return [LedgerUnavailable(_UNREACHABLE) for _ in children]
-            except EtcdUnknown as error:
-                log.warning("a commit's outcome is unknown", extra={"vends": len(children), "error": str(error)})
-                unknown = True
-            else:
-                return [
-                    _outcome(child, op.response_txn, reply.header.revision)
-                    for child, op in zip(children, reply.responses, strict=True)
-                ]
-            if self._clock.monotonic() >= until:
-                return [OutcomeUnknown(_UNKNOWN) for _ in children]
-            await asyncio.sleep(_RETRY_AFTER_S)
-
-    async def _settle_halves(self, children: list[_Child], until: float, refused: EtcdRefused) -> list[CommitOutcome]:
-        """Answer each half for itself, so that one bad child does not sink its neighbours."""
-        if len(children) == 1:
-            log.error("etcd refuses a vend", extra={"error": str(refused)})
-            return [LedgerUnavailable("the ledger does not take this vend now; tell the operator if it stays so")]
-        middle = len(children) // 2
-        first = await self._settle(children[:middle], until)
-        return first + await self._settle(children[middle:], until)
-
 
 def stored_of(found: pb.KeyValue) -> StoredVend:
     """Return the vend of a key as etcd has it."""
     return StoredVend(vend=vend_of(found.value), revision=found.mod_revision)
+
+
+def found_of(found: pb.KeyValue) -> Found:
+    """Return what a vend's key holds.
+
+    Raises:
+        UnreadableVend: it is not what this program writes.
+    """
+    there = under_vend_key_of(found.value)
+    return there if isinstance(there, ClosedRefusal) else StoredVend(vend=there, revision=found.mod_revision)
+
+
+def _readable(found: pb.KeyValue) -> Found:
+    try:
+        return found_of(found)
+    except UnreadableVend as error:
+        raise _unreadable(found.key, error) from error
 
 
 def counter_of(counter: pb.KeyValue | None, applied: pb.KeyValue | None) -> CounterState:
@@ -228,20 +225,24 @@ def counter_of(counter: pb.KeyValue | None, applied: pb.KeyValue | None) -> Coun
     )
 
 
-def _outcome(child: _Child, reply: pb.TxnResponse, revision: int) -> CommitOutcome:
-    if reply.succeeded:
-        return Committed(
-            stored=StoredVend(vend=child.entry.vend, revision=revision), counter=_counter_after(child.entry, revision)
-        )
-    vend, counter, applied, code = ops.got(reply)
+def _outcome(child: _Child, settled: Settled) -> CommitOutcome:
+    if not isinstance(settled, Known):
+        return not_done(settled)
+    if settled.reply.succeeded:
+        revision = settled.revision
+        stored = StoredVend(vend=child.entry.vend, revision=revision)
+        return Committed(stored=stored, counter=_counter_after(child.entry, revision))
+    vend, counter, applied, code = ops.got(settled.reply)
     state = counter_of(counter, applied)
     if vend is not None:
-        # Ours, byte for byte: an earlier sending of this child was carried out, and its answer was lost.
         try:
-            stored = stored_of(vend)
+            there = found_of(vend)
         except UnreadableVend as error:
             return _unreadable(vend.key, error)
-        return Committed(stored=stored, counter=state) if vend.value == child.wanted else Present(stored=stored)
+        if isinstance(there, ClosedRefusal):
+            return Closed(refusal=there)
+        # Ours, byte for byte: an earlier sending of this child was carried out, and its answer was lost.
+        return Committed(stored=there, counter=state) if vend.value == child.wanted else Present(stored=there)
     moved = state.revision != child.entry.seen.revision
     if code is not None and (not moved or child.entry.vend.sale.operation is Operation.MADE_ELSEWHERE):
         return CounterTaken("this counter belongs to another transaction_id already", field="utrn_counter")

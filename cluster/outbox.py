@@ -10,6 +10,7 @@ from utrn.store.v1 import records_pb2 as store
 
 from cluster import compares, ops
 from cluster.client import Compacted, EtcdClient, EtcdUnreachable
+from cluster.commit import not_read
 from cluster.config import EtcdConfig
 from cluster.group import Answered, GroupWriter
 from cluster.keys import Keys
@@ -88,7 +89,7 @@ class EtcdOutbox:
         try:
             found = ops.got(await self._client.read(pb.TxnRequest(success=reads)))
         except EtcdUnreachable as error:
-            raise LedgerUnavailable("the ledger cannot be reached") from error
+            raise not_read(error) from error
         pairs = [(found[at], found[at + 1]) for at in range(0, len(found), 2)]
         return [None if pointer is None or vend is None else _readable(vend) for pointer, vend in pairs]
 

@@ -6,19 +6,21 @@ from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
 from cluster.history import LedgerEvent, OwnerSeen, record_seen
 from cluster.keys import Keys
-from cluster.ledger import stored_of
+from cluster.ledger import found_of
 from core.ports.ledger import StoredVend
 
 
 async def all_vends(client: EtcdClient, config: EtcdConfig) -> AsyncIterator[StoredVend]:
-    """Return every vend in the ledger, as of one revision, in the order of participant and id.
+    """Return every vend in the ledger, as of one revision, in the order of participant and id; no closed refusals.
 
     Raises:
         EtcdUnreachable: no member answered.
     """
     found, _ = await client.list_prefix(Keys(config.prefix).vends())
     for one in found:
-        yield stored_of(one)
+        there = found_of(one)
+        if isinstance(there, StoredVend):
+            yield there
 
 
 async def all_owners(client: EtcdClient, config: EtcdConfig) -> tuple[list[OwnerSeen], int]:

@@ -12,7 +12,9 @@ from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.meter import MeterId, MeterKind, OriginatorId, Pan
 from core.domain.money import Pence
 from core.domain.party import ParticipantId
+from core.domain.refusal import ClosedRefusal
 from core.domain.registry import Basis, Kind, Ref
+from core.domain.timeline import Ms
 from core.domain.token import Counter, Utrn
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Channel, Operation, Sale, SaleReference, Vend
@@ -100,6 +102,36 @@ def vend_value(vend: Vend) -> bytes:
     ).SerializeToString(deterministic=True)
 
 
+def refusal_value(refusal: ClosedRefusal) -> bytes:
+    """Return the stored form of the refusal that closes an id, under the key that a vend would have."""
+    return pb.VendRecord(
+        schema=SCHEMA,
+        participant_id=refusal.participant_id,
+        transaction_id=refusal.transaction_id,
+        refused=pb.ClosedRefusalRecord(
+            reason=refusal.reason,
+            message=refusal.message,
+            facts=refusal.facts,
+            refused_at=refusal.refused_at,
+            node_id=refusal.node_id,
+        ),
+    ).SerializeToString(deterministic=True)
+
+
+def under_vend_key_of(value: bytes) -> Vend | ClosedRefusal:
+    """Return what a vend's key holds: the vend, or the refusal that closed its id.
+
+    Raises:
+        UnreadableVend: it is not what this program writes.
+        NewerSchema: this program is too old for it.
+    """
+    try:
+        record = read(pb.VendRecord(), value)
+        return _refusal_of(record) if record.HasField("refused") else _vend_of(record)
+    except (ValueError, DecodeError) as error:
+        raise UnreadableVend(str(error)) from error
+
+
 def vend_of(value: bytes) -> Vend:
     """Return the vend of a stored form.
 
@@ -108,13 +140,25 @@ def vend_of(value: bytes) -> Vend:
         NewerSchema: this program is too old for it.
     """
     try:
-        return _vend_of(value)
+        return _vend_of(read(pb.VendRecord(), value))
     except (ValueError, DecodeError) as error:
         raise UnreadableVend(str(error)) from error
 
 
-def _vend_of(value: bytes) -> Vend:
-    record = read(pb.VendRecord(), value)
+def _refusal_of(record: pb.VendRecord) -> ClosedRefusal:
+    refused = record.refused
+    return ClosedRefusal(
+        participant_id=ParticipantId(record.participant_id),
+        transaction_id=TransactionId(record.transaction_id),
+        reason=refused.reason,
+        message=refused.message,
+        facts=dict(refused.facts),
+        refused_at=Ms(refused.refused_at),
+        node_id=refused.node_id,
+    )
+
+
+def _vend_of(record: pb.VendRecord) -> Vend:
     operation = Operation(record.operation)
     utrn, counter = Utrn(record.utrn), Counter(record.utrn_counter)
     issued_at = _instant(record, "issued_at")

@@ -22,9 +22,9 @@ from cluster.stored_meters import mirrored_card, mirrored_meter
 from core.domain.appointment import Appointments
 from core.domain.eligibility import Says
 from core.domain.meter import Card, Meter, MeterId, Model, Pan
-from core.domain.party import Participant, ParticipantId, SupplierKey
+from core.domain.party import Participant, ParticipantId, Standing, SupplierKey
 from core.domain.registry import Kind, Known
-from core.domain.timeline import Ms
+from core.domain.timeline import NEVER, Ms
 from core.ports.registry import Registry, RegistryBook
 
 log = logging.getLogger(__name__)
@@ -52,12 +52,17 @@ class Copy:
             Kind.MODEL: {},
         }
         self._callers: dict[str, Participant] = {}
+        self._departed: dict[str, Participant] = {}
         self.due = Reminders()
         self.says: Says = {}
 
     def caller(self, identity: str) -> Participant | None:
         """Return the participant that uses the SAN URI `identity`."""
         return self._callers.get(identity)
+
+    def departed(self, identity: str) -> Participant | None:
+        """Return the participant that used the SAN URI `identity` when it left, if nobody uses it now."""
+        return None if identity in self._callers else self._departed.get(identity)
 
     def participant(self, participant_id: ParticipantId) -> Known[Participant] | None:
         """Return a participant."""
@@ -137,6 +142,21 @@ class Copy:
         self._decoded[kind][record_id] = known
         if isinstance(known.record, Participant):
             self._callers.update(dict.fromkeys(known.record.identities, known.record))
+            if known.record.standing is Standing.LEFT:
+                self._keep_departed(known.record)
+
+    def _keep_departed(self, one: Participant) -> None:
+        """Remember by which certificates a participant was known that has left; the latest, if several had one."""
+        known_as = one.known_as.last
+        for identity in () if known_as is None else known_as.value.identities:
+            other = self._departed.get(identity)
+            if other is None or _left_at(other) <= _left_at(one):
+                self._departed[identity] = one
+
+
+def _left_at(one: Participant) -> Ms:
+    last = one.standings.last
+    return NEVER if last is None else last.since
 
 
 class EtcdRegistry:
@@ -161,6 +181,10 @@ class EtcdRegistry:
     def caller(self, identity: str) -> Participant | None:
         """Return the participant that uses the SAN URI `identity`."""
         return self._copy.caller(identity)
+
+    def departed(self, identity: str) -> Participant | None:
+        """Return the participant that used the SAN URI `identity` when it left, if nobody uses it now."""
+        return self._copy.departed(identity)
 
     def participant(self, participant_id: ParticipantId) -> Known[Participant] | None:
         """Return a participant."""

@@ -1,6 +1,5 @@
 """EtcdRegistryStore: the registry in etcd, linearizable; every write is one Txn that compares what it is based on."""
 
-import asyncio
 import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
@@ -9,7 +8,9 @@ from etcdpb import rpc_pb2 as pb
 from utrn.store.v1 import records_pb2 as store
 
 from cluster import compares, ops
-from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable, prefix_end
+from cluster.client import EtcdClient, EtcdUnreachable, prefix_end
+from cluster.commit import Known as Answered
+from cluster.commit import commit_until_known, not_done, not_read
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
 from cluster.ledger import counter_of
@@ -17,7 +18,6 @@ from cluster.records import SCHEMA, pointer_value, read, vend_value
 from cluster.registry import Copy
 from cluster.registry_records import kind_of, name_of, record_of, value_of
 from cluster.shards import shard_of
-from core.domain.errors import LedgerUnavailable, OutcomeUnknown
 from core.domain.market_change import OwedVend
 from core.domain.meter import Meter, MeterId, OriginatorId, Pan
 from core.domain.party import ParticipantId
@@ -30,9 +30,6 @@ from core.ports.notes import NOTES
 from core.ports.registry import CounterPut, R, Registry, RegistryStore, RegistryWrite, StoredRecord
 
 _READ_AT_ONCE = 100
-_RETRY_AFTER_S = 0.05
-_UNREACHABLE = "the ledger cannot be reached; nothing was written"
-_UNKNOWN = "the ledger did not say whether this was written; repeat the same request"
 
 
 class EtcdRegistryStore:
@@ -96,31 +93,18 @@ class EtcdRegistryStore:
         return revision
 
     async def _write(self, write: RegistryWrite) -> int | None:
-        txn = self._txn(write)
         until = self._clock.monotonic() + self._resolve_s
-        unknown = False
-        while True:
-            try:
-                reply = await self._client.txn(txn)
-            except EtcdUnreachable as error:
-                if not unknown:
-                    raise LedgerUnavailable(_UNREACHABLE) from error
-            except EtcdRefused as error:
-                raise LedgerUnavailable("the ledger takes no writes now; nothing was written") from error
-            except EtcdUnknown:
-                unknown = True
-            else:
-                if reply.succeeded:
-                    return reply.header.revision
-                if not write.put:
-                    return None
-                (there,) = ops.got(reply)
-                # Ours, byte for byte: an earlier sending was carried out, and its answer was lost.
-                ours = unknown and there is not None and there.value == value_of(write.put[0])
-                return there.mod_revision if ours and there is not None else None
-            if self._clock.monotonic() >= until:
-                raise OutcomeUnknown(_UNKNOWN)
-            await asyncio.sleep(_RETRY_AFTER_S)
+        settled = await commit_until_known(self._client, self._clock, self._txn(write), until=until)
+        if not isinstance(settled, Answered):
+            raise not_done(settled) from settled.error
+        if settled.reply.succeeded:
+            return settled.revision
+        if not write.put:
+            return None
+        (there,) = ops.got(settled.reply)
+        # Ours, byte for byte: an earlier sending was carried out, and its answer was lost.
+        ours = settled.resent and there is not None and there.value == value_of(write.put[0])
+        return there.mod_revision if ours and there is not None else None
 
     async def snapshot(self, pan: Pan, caller_id: ParticipantId) -> Registry:
         """Return what decides about a top-up of `pan` by that caller, as it is now."""
@@ -212,13 +196,13 @@ class EtcdRegistryStore:
         try:
             return ops.got(await self._client.read(pb.TxnRequest(success=[ops.get(key) for key in keys])))
         except EtcdUnreachable as error:
-            raise LedgerUnavailable(_UNREACHABLE) from error
+            raise not_read(error) from error
 
     async def _range(self, request: pb.RangeRequest) -> pb.RangeResponse:
         try:
             return await self._client.range(request)
         except EtcdUnreachable as error:
-            raise LedgerUnavailable(_UNREACHABLE) from error
+            raise not_read(error) from error
 
 
 def _neighbours(meter: Meter, caller_id: ParticipantId) -> set[Ref]:

@@ -13,13 +13,13 @@ from utrn.peer.v1 import peer_service_pb2 as peer
 from utrn.store.v1 import records_pb2 as store
 
 from cluster import compares, ops
-from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
+from cluster.client import EtcdClient, EtcdUnreachable
+from cluster.commit import Known, commit_until_known, not_done
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
 from cluster.ownership import EtcdOwnership, Member
 from cluster.peers import PeerWatch
 from cluster.records import SCHEMA
-from core.domain.errors import LedgerUnavailable, OutcomeUnknown
 from core.domain.party import ParticipantId
 from core.ports.clock import Clock
 from core.ports.cluster import Cluster, ClusterStatus, Drain, MemberStatus, NodeStatus, ShardStatus
@@ -94,12 +94,13 @@ class EtcdCluster:
         return Keys(self.config.prefix).drain(node_id)
 
     async def _write(self, *then: pb.RequestOp, only_if: Sequence[pb.Compare] = ()) -> bool:
-        try:
-            return (await self.client.txn(pb.TxnRequest(compare=only_if, success=then))).succeeded
-        except (EtcdUnreachable, EtcdRefused) as error:
-            raise LedgerUnavailable("etcd does not take the change; nothing was written") from error
-        except EtcdUnknown as error:
-            raise OutcomeUnknown("etcd did not say whether this was written; look and repeat") from error
+        # Safe to send again: carried out twice, each of these is the same as once.
+        txn = pb.TxnRequest(compare=only_if, success=then)
+        until = self.clock.monotonic() + self.config.resolve_timeout_ms / 1000
+        settled = await commit_until_known(self.client, self.clock, txn, until=until)
+        if not isinstance(settled, Known):
+            raise not_done(settled) from settled.error
+        return settled.reply.succeeded
 
     async def _lease(self, lease_id: int) -> tuple[int, int]:
         left, granted = await self.client.lease_left_s(lease_id)

@@ -47,6 +47,7 @@ def verify(
 def _anchors(config: Path) -> "dict[str, Anchor]":
     import asyncio
 
+    from app.clock import SystemClock
     from app.config import load_config
     from cluster.anchors import TrailAnchors
     from cluster.client import EtcdClient
@@ -57,7 +58,7 @@ def _anchors(config: Path) -> "dict[str, Anchor]":
     async def read() -> "dict[str, Anchor]":
         client = EtcdClient(loaded.etcd)
         try:
-            return await TrailAnchors(client, loaded.etcd).all_of(loaded.node.node_id)
+            return await TrailAnchors(client, loaded.etcd, SystemClock()).all_of(loaded.node.node_id)
         finally:
             await client.close()
 

@@ -52,17 +52,18 @@ class _Fields:
             raise first
 
 
-def sale_of(
-    request: service_pb.IssueUtrnRequest | service_pb.TopUpRequest,
-    operation: Operation,
-    principal: Principal,
-    pan_rule: PanRule,
-) -> Sale:
-    """Return what `request` asks for.
+_CodeRequest = service_pb.IssueUtrnRequest | service_pb.TopUpRequest
+SaleRequest = _CodeRequest | service_pb.SendTopUpRequest
+
+
+def sale_of(request: SaleRequest, operation: Operation, principal: Principal, pan_rule: PanRule) -> Sale:
+    """Return what `request` asks for: a code, or the delivery of one made elsewhere, whose digits carry the amount.
 
     Raises:
         BadField, AmountNotEncodable: never repeat as it is.
     """
+    if isinstance(request, service_pb.SendTopUpRequest):
+        return _sale_made_elsewhere(request, principal, pan_rule)
     fields = _Fields()
     transaction_id = fields.take(lambda: parse_transaction_id(request.transaction_id))
     pan = fields.take(lambda: parse_pan(request.pan, pan_rule))
@@ -83,12 +84,38 @@ def sale_of(
     )
 
 
-def sale_made_elsewhere(request: service_pb.SendTopUpRequest, principal: Principal, pan_rule: PanRule) -> Sale:
-    """Return the delivery that `request` asks for, of a code made elsewhere. The amount is what its digits carry.
+def as_asked(request: SaleRequest, operation: Operation, principal: Principal) -> Sale | None:
+    """Return a request with a wrong field as it is, only to be compared with what is committed; None without an id."""
+    try:
+        transaction_id = parse_transaction_id(request.transaction_id)
+    except BadField:
+        return None
+    if isinstance(request, service_pb.SendTopUpRequest):
+        made = request.made_elsewhere
+        pan, amount, channel = made.pan, _carried(made.utrn), int(made.channel)
+        code: tuple[Utrn, Counter] | None = (Utrn(made.utrn), Counter(made.utrn_counter))
+    else:
+        pan, amount, channel, code = request.pan, Pence(request.amount_pence), int(request.channel), None
+    return Sale(
+        participant_id=principal.participant_id,
+        transaction_id=transaction_id,
+        operation=operation,
+        pan=Pan(pan),
+        amount=amount,
+        # No committed sale went through a channel that is none: it compares as different.
+        channel=Channel(channel) if channel in SOLD_THROUGH else Channel.NOT_PAID,
+        code=code,
+    )
 
-    Raises:
-        BadField: never repeat as it is.
-    """
+
+def _carried(digits: str) -> Pence:
+    try:
+        return value_of(parse_utrn(digits, field="made_elsewhere.utrn")).amount
+    except BadField:
+        return Pence(0)
+
+
+def _sale_made_elsewhere(request: service_pb.SendTopUpRequest, principal: Principal, pan_rule: PanRule) -> Sale:
     made = request.made_elsewhere
     fields = _Fields()
     transaction_id = fields.take(lambda: parse_transaction_id(request.transaction_id))

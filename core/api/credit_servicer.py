@@ -42,6 +42,7 @@ class CreditServicer(rpc.CreditServiceServicer):
             parse_transaction_id(request.transaction_id),
             approve=request.approve,
             time_left_s=context.time_remaining(),
+            repeat=request.repeat,
         )
         code = None if issued is None else convert.issued_code(issued.stored.vend)
         return pb.DecideCreditResponse(credit=made.credit_message(decided), code=code)

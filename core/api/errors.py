@@ -30,8 +30,13 @@ def statuses() -> Mapping[type[domain.UtrnError], grpc.StatusCode]:
         kind = kinds.pop()
         kinds += kind.__subclasses__()
         if kind.reason:
-            value = errors_pb2.ErrorReason.DESCRIPTOR.values_by_name[f"ERROR_REASON_{kind.reason}"]
-            found[kind] = grpc.StatusCode[value.GetOptions().Extensions[outcome_pb2.outcome].status]
+            found[kind] = grpc.StatusCode[_outcome(kind).status]
+    return found
+
+
+def _outcome(kind: type[domain.UtrnError]) -> outcome_pb2.Outcome:
+    value = errors_pb2.ErrorReason.DESCRIPTOR.values_by_name[f"ERROR_REASON_{kind.reason}"]
+    found: outcome_pb2.Outcome = value.GetOptions().Extensions[outcome_pb2.outcome]
     return found
 
 
@@ -46,7 +51,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 def status_of(error: domain.UtrnError) -> status_pb2.Status:
     """Return the status that tells a caller of `error`: code, sentence, ErrorInfo, and what fits the kind of error."""
     details: list[Message] = [
-        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=dict(error.facts))
+        error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata={**error.facts, **_final(error)})
     ]
     if isinstance(error, domain.BadField):
         details.append(
@@ -69,6 +74,15 @@ def status_of(error: domain.UtrnError) -> status_pb2.Status:
     return status_pb2.Status(
         code=STATUS[type(error)].value[0], message=error.message, details=[_packed(detail) for detail in details]
     )
+
+
+def _final(error: domain.UtrnError) -> Mapping[str, str]:
+    """Return what `error` proves about the sale, as a fact; nothing, if it proves nothing."""
+    if not isinstance(error, domain.Refused) or not error.final:
+        return {}
+    if error.final == domain.IF_FIRST and _outcome(type(error)).says != outcome_pb2.OUTCOME_CLASS_NOT_SOLD:
+        return {}
+    return {"final": error.final}
 
 
 class Guard:

@@ -9,9 +9,11 @@ from utrn.v1 import top_up_service_pb2_grpc as rpc
 from core.api import convert
 from core.api.authenticate import Authenticate
 from core.api.errors import Context
+from core.domain.errors import FENCED, IF_FIRST, BadField
 from core.domain.meter import PanRule
 from core.domain.vend import Operation
 from core.flows.check_eligibility import CheckEligibility
+from core.flows.idempotency import Issued
 from core.flows.issue import IssueVend
 from core.flows.lookup import FindVend
 from core.flows.send import SendIssued
@@ -30,29 +32,50 @@ class TopUpServicer(rpc.TopUpServiceServicer):
 
     async def IssueUtrn(self, request: pb.IssueUtrnRequest, context: Context) -> pb.IssueUtrnResponse:
         """Issue a code."""
-        principal = self.authenticate(context)
-        sale = convert.sale_of(request, Operation.ISSUE, principal, self.pan_rule)
-        issued = await self.issue(principal, sale, time_left_s=context.time_remaining())
+        issued = await self._sell(request, Operation.ISSUE, context)
         return pb.IssueUtrnResponse(code=convert.issued_code(issued.stored.vend), replayed=issued.replayed)
 
     async def TopUp(self, request: pb.TopUpRequest, context: Context) -> pb.TopUpResponse:
         """Issue a code and owe its delivery."""
-        principal = self.authenticate(context)
-        sale = convert.sale_of(request, Operation.TOP_UP, principal, self.pan_rule)
-        issued = await self.issue(principal, sale, time_left_s=context.time_remaining())
+        issued = await self._sell(request, Operation.TOP_UP, context)
         return pb.TopUpResponse(code=convert.issued_code(issued.stored.vend), replayed=issued.replayed)
 
     async def SendTopUp(self, request: pb.SendTopUpRequest, context: Context) -> pb.SendTopUpResponse:
         """Owe the delivery of a code issued before, or made elsewhere."""
-        principal = self.authenticate(context)
         if request.HasField("made_elsewhere"):
-            sale = convert.sale_made_elsewhere(request, principal, self.pan_rule)
-            issued = await self.issue(principal, sale, time_left_s=context.time_remaining())
+            issued = await self._sell(request, Operation.MADE_ELSEWHERE, context)
             delivery = convert.delivery_message(issued.stored.vend.delivery)
             return pb.SendTopUpResponse(delivery=delivery, replayed=issued.replayed)
+        principal, barred = self.authenticate.even_barred(context)
         owner, transaction_id = convert.vend_asked_for(request, principal)
-        requested = await self.send(principal, owner, transaction_id)
+        if barred is not None:
+            requested = await self.send.refused(principal, owner, transaction_id, barred)
+        else:
+            requested = await self.send(principal, owner, transaction_id)
         return pb.SendTopUpResponse(delivery=convert.delivery_message(requested.delivery), replayed=requested.replayed)
+
+    async def _sell(self, request: convert.SaleRequest, operation: Operation, context: Context) -> Issued:
+        """Return the committed code of what `request` asks for.
+
+        Whoever may not ask, or asks for what cannot be, is answered what was committed before, if it was: another node
+        may have seen it otherwise.
+        """
+        principal, barred = self.authenticate.even_barred(context)
+        try:
+            sale = convert.sale_of(request, operation, principal, self.pan_rule)
+        except BadField as wrong:
+            asked = convert.as_asked(request, operation, principal)
+            if asked is None:
+                # Nothing is ever sold under what is no id: this is as good as closed.
+                wrong.final = FENCED
+                raise
+            if barred is None and not request.repeat:
+                wrong.final = IF_FIRST
+                raise
+            return await self.issue.refused(asked, barred or wrong, repeat=request.repeat)
+        if barred is not None:
+            return await self.issue.refused(sale, barred, repeat=request.repeat)
+        return await self.issue(principal, sale, time_left_s=context.time_remaining(), repeat=request.repeat)
 
     async def CheckEligibility(
         self, request: pb.CheckEligibilityRequest, context: Context
@@ -65,7 +88,9 @@ class TopUpServicer(rpc.TopUpServiceServicer):
 
     async def GetVend(self, request: pb.GetVendRequest, context: Context) -> pb.GetVendResponse:
         """Look a vend up."""
-        principal = self.authenticate(context)
+        principal, barred = self.authenticate.even_barred(context)
         owner, transaction_id = convert.vend_asked_for(request, principal)
-        vend = await self.find(principal, owner, transaction_id)
-        return pb.GetVendResponse(vend=convert.vend_message(vend))
+        if barred is not None and owner != principal.participant_id:
+            raise barred
+        stored = await self.find(principal, owner, transaction_id)
+        return pb.GetVendResponse(vend=convert.vend_message(stored.vend))

@@ -6,7 +6,10 @@
 """
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Final
+
+FENCED: Final = "fenced"
+IF_FIRST: Final = "if-first"
 
 
 class UtrnError(Exception):
@@ -21,7 +24,7 @@ class UtrnError(Exception):
         self.facts: Mapping[str, str] = {name: str(value) for name, value in facts.items()}
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Cross a process boundary whole (an HSM worker raises these too)."""
+        """Cross a process boundary whole (an HSM worker raises these too); a fence does not: it is the ledger's."""
         return _rebuild, (type(self), self.message, dict(self.facts))
 
 
@@ -30,7 +33,14 @@ def _rebuild(kind: type[UtrnError], message: str, facts: dict[str, str]) -> Utrn
 
 
 class Refused(UtrnError):
-    """Never repeat as it is."""
+    """Never repeat as it is.
+
+    `final` says what it proves about the sale: FENCED, that the ledger holds it under the transaction id, and nothing
+    will ever be sold under that; IF_FIRST, that nothing is sold if this was the first attempt: of an earlier one a
+    commit may still be under way at another node; "", nothing.
+    """
+
+    final: str = ""
 
 
 class Busy(UtrnError):
@@ -344,7 +354,10 @@ class HsmUnavailable(Busy):
 
 
 class KeyMissing(Busy):
-    """The supplier's prepayment key is not in this node's HSM, or the key there is another one. Facts: key_id."""
+    """The supplier's prepayment key is not in this node's HSM, or the key there is another one. Facts: key_id.
+
+    One node's trouble: another node may have the key, and may have the vend's commit under way.
+    """
 
     reason = "KEY_MISSING"
     retry_after_ms = 500

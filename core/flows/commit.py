@@ -25,11 +25,13 @@ from core.flows.idempotency import Answers, Issued, replay
 from core.observe import Stage, StageTimes
 from core.ports.clock import Clock
 from core.ports.ledger import (
+    Closed,
     CommitOutcome,
     Committed,
     CounterMoved,
     CounterState,
     Entry,
+    Found,
     Ledger,
     Present,
     RegistrationMoved,
@@ -270,7 +272,11 @@ class CommitLine:
                     self._answer(job, Issued(outcome.stored, replayed=False))
                 case Present():
                     self._counters.forget(job.draft.sequence)
-                    self._answer_present(job, outcome)
+                    self._answer_found(job, outcome.stored)
+                case Closed():
+                    self._counters.forget(job.draft.sequence)
+                    self._answers.remember(outcome.refusal)
+                    self._answer_found(job, outcome.refusal)
                 case CounterMoved():
                     self._counters.put(job.draft.sequence, outcome.counter)
                     self._sign_again(job)
@@ -280,11 +286,11 @@ class CommitLine:
                     self._counters.forget(job.draft.sequence)
                     self._fail(job, outcome)
 
-    def _answer_present(self, job: _Job, outcome: Present) -> None:
+    def _answer_found(self, job: _Job, found: Found) -> None:
         try:
-            self._answer(job, replay(job.draft.sale, outcome.stored))
-        except Refused as refusal:
-            self._fail(job, refusal)
+            self._answer(job, replay(job.draft.sale, found))
+        except UtrnError as error:
+            self._fail(job, error)
 
     def _sign_again(self, job: _Job) -> None:
         job.attempts += 1

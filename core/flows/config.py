@@ -27,6 +27,9 @@ class FlowConfig:
             Another node may have moved it: the commit then fails its compare, and the vend is signed once more.
         recent_answers_max: Vends, 0 to 10000000, whose answer is kept in memory and repeated without the ledger; about
             1 KB each.
+        closings_burst: Ids, 1 to 1000000, that one caller may have closed as refused at once at this node; each takes
+            about 500 bytes of the ledger.
+        closings_per_minute: Ids, 1 to 1000000, a minute, once the burst is used up.
     """
 
     hot_window_days: int = 30
@@ -41,6 +44,8 @@ class FlowConfig:
     counter_cache_max: int = 200_000
     counter_trust_s: float = 60.0
     recent_answers_max: int = 50_000
+    closings_burst: int = 1000
+    closings_per_minute: int = 60
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -55,6 +60,8 @@ class FlowConfig:
         _within(self, "counter_cache_max", 1000, 10_000_000)
         _within(self, "counter_trust_s", 0, 86_400)
         _within(self, "recent_answers_max", 0, 10_000_000)
+        _within(self, "closings_burst", 1, 1_000_000)
+        _within(self, "closings_per_minute", 1, 1_000_000)
         if self.unapplied_alarm > self.unapplied_refuse:
             raise ValueError("unapplied_alarm: must not be above unapplied_refuse")
 

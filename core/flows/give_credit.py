@@ -92,9 +92,17 @@ class GiveCredit:
         return known.record
 
     async def decide(
-        self, principal: Principal, transaction_id: TransactionId, *, approve: bool, time_left_s: float | None
+        self,
+        principal: Principal,
+        transaction_id: TransactionId,
+        *,
+        approve: bool,
+        time_left_s: float | None,
+        repeat: bool = False,
     ) -> tuple[CreditRequest, Issued | None]:
         """Decide a request, as another person than who asked; answer its code if it is approved.
+
+        `repeat` is of the issue: what refuses the decision itself is not final, the request says where it stands.
 
         Raises:
             RoleNotAllowed, TwoPeopleNeeded, DailyLimit, RecordUnknown, RecordChanged, and whatever refuses an issue.
@@ -112,7 +120,7 @@ class GiveCredit:
             amount=decided.amount,
             channel=Channel.NOT_PAID,
         )
-        return decided, await self.issue(principal, sale, time_left_s=time_left_s)
+        return decided, await self.issue(principal, sale, time_left_s=time_left_s, repeat=repeat)
 
     async def report(self, principal: Principal, supplier_id: ParticipantId, asked: CreditQuery) -> CreditReport:
         """Return a page of a supplier's requests, and the totals of the day over all pages."""

@@ -16,7 +16,7 @@ from core.domain.vend import Sale, Vend
 from core.flows.keep_meters import Changed, KeepMeters
 from core.flows.roles import KEEPERS, OPERATORS, require
 from core.ports.clock import Clock
-from core.ports.ledger import Ledger
+from core.ports.ledger import Ledger, StoredVend
 from core.ports.registry import CounterPut, RegistryStore, RegistryWrite
 
 _SOLD_AT_MOST_AGO = timedelta(days=366)
@@ -106,7 +106,7 @@ class HandOverMeter:
         if hand_over.custody is not Custody.SMSO or done.note is None:
             return HandedOver(changed=done)
         found = [await self.ledger.find(one.participant_id, one.transaction_id) for one in done.note.in_flight]
-        return HandedOver(changed=done, open_codes=tuple(one.vend for one in found if one is not None))
+        return HandedOver(changed=done, open_codes=tuple(one.vend for one in found if isinstance(one, StoredVend)))
 
     async def _check_code(self, principal: Principal, sold: SoldElsewhere, meter: Meter, counter: CounterPut) -> None:
         """Return if a code can have been sold as it is told: by whom, to which PAN, when, and not by this service.

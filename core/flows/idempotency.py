@@ -5,9 +5,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from core.domain.party import ParticipantId
+from core.domain.refusal import ClosedRefusal
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Sale, check_same
-from core.ports.ledger import StoredVend
+from core.ports.ledger import Found, StoredVend
 
 VendKey = tuple[ParticipantId, TransactionId]
 
@@ -28,28 +29,32 @@ def key_of(sale: Sale) -> VendKey:
 class Answers:
     """What this node is committing now, and what it committed lately.
 
-    A vend's code can never change, so memory is as good as the ledger; a delivery kept here may be old, and whoever
-    writes on it compares its revision.
+    A vend's code can never change, nor can the refusal that closed an id, so memory is as good as the ledger; a
+    delivery kept here may be old, and whoever writes on it compares its revision.
     """
 
     def __init__(self, *, recent_max: int) -> None:
         self._recent_max = recent_max
-        self._recent: OrderedDict[VendKey, StoredVend] = OrderedDict()
+        self._recent: OrderedDict[VendKey, Found] = OrderedDict()
         self._in_doubt: set[VendKey] = set()
         self._in_flight: dict[VendKey, tuple[Sale, asyncio.Future[Issued]]] = {}
 
-    def recent(self, key: VendKey) -> StoredVend | None:
-        """Return a vend committed or read lately, or None if the ledger must be asked. Its delivery may be old."""
+    def recent(self, key: VendKey) -> Found | None:
+        """Return what is under an id, its delivery as it lately was; None if the ledger must be asked."""
         return self._recent.get(key)
 
     def fresh(self, key: VendKey) -> StoredVend | None:
-        """Return the same, unless its delivery is in doubt."""
-        return None if key in self._in_doubt else self._recent.get(key)
+        """Return the vend of an id as it lately was, unless its delivery is in doubt."""
+        found = None if key in self._in_doubt else self._recent.get(key)
+        return found if isinstance(found, StoredVend) else None
 
-    def remember(self, stored: StoredVend) -> None:
-        """Keep a committed vend for the next repeat of its id."""
-        key = key_of(stored.vend.sale)
-        self._recent[key] = stored
+    def remember(self, found: Found) -> None:
+        """Keep what is under an id for its next repeat."""
+        if isinstance(found, ClosedRefusal):
+            key = found.participant_id, found.transaction_id
+        else:
+            key = key_of(found.vend.sale)
+        self._recent[key] = found
         self._in_doubt.discard(key)
         if len(self._recent) > self._recent_max:
             oldest, _ = self._recent.popitem(last=False)
@@ -71,11 +76,14 @@ class Answers:
         answer.add_done_callback(lambda _: self._in_flight.pop(key, None))
 
 
-def replay(sale: Sale, stored: StoredVend) -> Issued:
+def replay(sale: Sale, found: Found) -> Issued:
     """Return the answer that `sale` got when it was committed.
 
     Raises:
         TransactionIdReused: the committed vend has other content.
+        Refused: fenced: the id was closed, whatever its content.
     """
-    check_same(sale, stored.vend.sale)
-    return Issued(stored, replayed=True)
+    if isinstance(found, ClosedRefusal):
+        raise found.error()
+    check_same(sale, found.vend.sale)
+    return Issued(found, replayed=True)

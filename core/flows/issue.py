@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from core.domain.code_value import CodeValue, code_value
 from core.domain.eligibility import Act
 from core.domain.errors import (
+    FENCED,
     DeadlineTooShort,
-    LedgerUnavailable,
     NotReady,
     Refused,
     RegistryMoved,
@@ -24,8 +24,8 @@ from core.flows.authorise import Authorise
 from core.flows.commit import CommitLine, Draft, registry_moved
 from core.flows.config import FlowConfig
 from core.flows.idempotency import Answers, Issued, key_of, replay
+from core.flows.refuse import RefuseSale
 from core.ports.clock import Clock
-from core.ports.ledger import Ledger
 from core.ports.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -47,21 +47,24 @@ class IssueVend:
     authorise: Authorise
     answers: Answers
     line: CommitLine
-    ledger: Ledger
     clock: Clock
     config: FlowConfig
+    refuse: RefuseSale
     clock_sane: Callable[[], bool] = lambda: True
 
-    async def __call__(self, principal: Principal, sale: Sale, *, time_left_s: float | None) -> Issued:
+    async def __call__(
+        self, principal: Principal, sale: Sale, *, time_left_s: float | None, repeat: bool = False
+    ) -> Issued:
         """Return the committed code of `sale`; the same one however often it is asked.
 
         Args:
             principal: Who asks; the sale is theirs.
             sale: What is asked, bounds checked.
             time_left_s: Seconds until the caller stops waiting; None for no limit.
+            repeat: The caller has asked under this id before; a refusal closes the id.
 
         Raises:
-            Refused: do not repeat; the class says why.
+            Refused: the class says why, `final` what it proves.
             Busy: nothing was done; repeat the same transaction_id.
             OutcomeUnknown: repeat the same transaction_id.
         """
@@ -79,7 +82,7 @@ class IssueVend:
                     # Shielded: a caller that goes away must not take the answer from the others that wait for it.
                     return await asyncio.shield(answer)
             except Refused as refusal:
-                return await self._earlier(sale, refusal)
+                return await self._refused(sale, refusal, repeat=repeat)
             except RegistryMoved:
                 log.info("a record moved under a vend; it is authorised again")
             snapshot = await self.authorise.refresh(principal, sale.pan)
@@ -93,6 +96,7 @@ class IssueVend:
 
         Raises:
             TransactionIdReused: the committed vend has other content.
+            Refused: fenced: the id is closed.
         """
         key = key_of(sale)
         while True:
@@ -144,20 +148,30 @@ class IssueVend:
         if refusal is not None:
             raise refusal
 
-    async def _earlier(self, sale: Sale, refusal: Refused) -> Issued:
-        """Return the answer this vend was given before; raise `refusal` if it never was.
+    async def refused(self, sale: Sale, refusal: Refused, *, repeat: bool) -> Issued:
+        """Answer a sale that is refused before it is authorised: its caller is suspended, or a field of it is wrong.
 
-        What was committed once is answered the same for ever, even if the card has been blocked or the appointment
-        has ended since: the consumer's money was taken, and the till may be asking again after a lost reply.
+        Args:
+            sale: What is asked, as it was asked: its fields are only compared with those of the committed vend.
+            refusal: Why.
+            repeat: As of a sale.
+
+        Raises:
+            As a sale.
         """
         try:
-            stored = await self.ledger.find(sale.participant_id, sale.transaction_id)
-        except LedgerUnavailable:
-            # Without the ledger nobody can say whether this is a repeat; a refusal could be wrong.
-            raise LedgerUnavailable("the ledger cannot be reached; repeat the same transaction_id") from refusal
-        if stored is None:
+            answer = await self._answer_in_flight(sale)
+            if answer is not None:
+                return answer if isinstance(answer, Issued) else await asyncio.shield(answer)
+        except Refused as decided:
+            return await self._refused(sale, decided, repeat=repeat)
+        return await self._refused(sale, refusal, repeat=repeat)
+
+    async def _refused(self, sale: Sale, refusal: Refused, *, repeat: bool) -> Issued:
+        """Return the answer this vend was given before; raise the refusal if it never was."""
+        if refusal.final == FENCED or isinstance(refusal, TransactionIdReused):
             raise refusal
-        self.answers.remember(stored)
+        stored = await self.refuse(sale.participant_id, sale.transaction_id, refusal, repeat=repeat)
         return replay(sale, stored)
 
 

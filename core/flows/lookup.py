@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from core.domain.errors import NotAppointed, VendUnknown
 from core.domain.party import ParticipantId, Principal
+from core.domain.refusal import ClosedRefusal
 from core.domain.transaction_id import TransactionId
-from core.domain.vend import Vend
-from core.ports.ledger import Ledger
+from core.ports.ledger import Ledger, StoredVend
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,20 +15,23 @@ class FindVend:
 
     ledger: Ledger
 
-    async def __call__(self, principal: Principal, owner: ParticipantId, transaction_id: TransactionId) -> Vend:
+    async def __call__(self, principal: Principal, owner: ParticipantId, transaction_id: TransactionId) -> StoredVend:
         """Return the vend that `owner` made under `transaction_id`.
 
         Raises:
-            VendUnknown: there is none.
-            NotAppointed: it is another's, and not of one of the caller's meters. Said too where there is none, so that
-                nobody learns which ids others have used.
+            Refused: fenced: the caller's own id is closed as refused; it is what closed it.
+            VendUnknown: there is nothing under it now; a commit may be under way.
+            NotAppointed: it is another's, and not of one of the caller's meters. Said too where there is none, or it is
+                closed, so that nobody learns which ids others have used.
             LedgerUnavailable: repeat.
         """
-        stored = await self.ledger.find(owner, transaction_id)
+        found = await self.ledger.find(owner, transaction_id)
         if owner != principal.participant_id and (
-            stored is None or stored.vend.supplier_id != principal.participant_id
+            not isinstance(found, StoredVend) or found.vend.supplier_id != principal.participant_id
         ):
-            raise NotAppointed("a vend of another participant is shown only to the supplier of its meter")
-        if stored is None:
-            raise VendUnknown("no vend of this caller has this transaction_id")
-        return stored.vend
+            raise NotAppointed("a vend of another participant is for the supplier of its meter only")
+        if found is None:
+            raise VendUnknown("no vend of this caller has this transaction_id; issue it first")
+        if isinstance(found, ClosedRefusal):
+            raise found.error()
+        return found

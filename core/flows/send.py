@@ -4,12 +4,13 @@ from dataclasses import dataclass
 
 from core.domain.delivery import Delivery, DeliveryState
 from core.domain.eligibility import Act, Resolved
-from core.domain.errors import LedgerUnavailable, NotAppointed, VendUnknown
+from core.domain.errors import LedgerUnavailable, NotAppointed, Refused
 from core.domain.party import ParticipantId, Principal
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Vend
 from core.flows.authorise import Authorise
 from core.flows.idempotency import Answers
+from core.flows.lookup import FindVend
 from core.ports.clock import Clock
 from core.ports.ledger import Ledger
 from core.ports.registry import Registry
@@ -30,6 +31,7 @@ class SendIssued:
     """Asks for the delivery of a vend issued here."""
 
     authorise: Authorise
+    find: FindVend
     ledger: Ledger
     answers: Answers
     clock: Clock
@@ -48,13 +50,7 @@ class SendIssued:
         """
         snapshot: Registry | None = None
         for _ in range(_RACES_MAX):
-            stored = await self.ledger.find(owner, transaction_id)
-            if owner != principal.participant_id and (
-                stored is None or stored.vend.supplier_id != principal.participant_id
-            ):
-                raise NotAppointed("a vend of another participant is delivered only by the supplier of its meter")
-            if stored is None:
-                raise VendUnknown("no vend of this caller has this transaction_id; issue it first")
+            stored = await self.find(principal, owner, transaction_id)
             if stored.vend.delivery.state is not DeliveryState.NOT_REQUESTED:
                 return Requested(stored.vend.delivery, replayed=True)
             resolved = self._resolved(principal, stored.vend, snapshot)
@@ -66,6 +62,24 @@ class SendIssued:
                     return Requested(written.vend.delivery, replayed=False)
             snapshot = await self.authorise.refresh(principal, stored.vend.sale.pan)
         raise LedgerUnavailable("others keep writing this vend; repeat the same request")
+
+    async def refused(
+        self, principal: Principal, owner: ParticipantId, transaction_id: TransactionId, refusal: Refused
+    ) -> Requested:
+        """Return the delivery of the caller's own vend, if it was asked for before; raise `refusal` if it was not.
+
+        Nothing is written: the code was sold and may be entered by hand, whatever becomes of its delivery.
+
+        Raises:
+            Refused: as named; fenced, if the id is closed.
+            LedgerUnavailable: repeat.
+        """
+        if owner != principal.participant_id:
+            raise refusal
+        stored = await self.find(principal, owner, transaction_id)
+        if stored.vend.delivery.state is DeliveryState.NOT_REQUESTED:
+            raise refusal
+        return Requested(stored.vend.delivery, replayed=True)
 
     def _resolved(self, principal: Principal, vend: Vend, snapshot: Registry | None) -> Resolved | None:
         resolved = self.authorise.now(

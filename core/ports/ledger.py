@@ -7,6 +7,7 @@ from typing import Protocol
 from core.domain.errors import UtrnError
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
+from core.domain.refusal import ClosedRefusal
 from core.domain.registry import Basis
 from core.domain.timeline import NEVER, Ms
 from core.domain.token import Counter
@@ -74,6 +75,13 @@ class Present:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Closed:
+    """The transaction id is closed as refused. Nothing was written, and nothing ever will be under it."""
+
+    refusal: ClosedRefusal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CounterMoved:
     """The counter sequence is not where the entry saw it. Nothing was written; sign again under the next counter."""
 
@@ -85,8 +93,10 @@ class RegistrationMoved:
     """A record that allowed the vend has changed. Nothing was written; authorise again."""
 
 
+# What the one key of a transaction id can hold; it never changes from one to the other.
+Found = StoredVend | ClosedRefusal
 # UtrnError here is LedgerUnavailable (nothing was written), OutcomeUnknown or CounterTaken.
-CommitOutcome = Committed | Present | CounterMoved | RegistrationMoved | UtrnError
+CommitOutcome = Committed | Present | Closed | CounterMoved | RegistrationMoved | UtrnError
 
 
 class Ledger(Protocol):
@@ -103,11 +113,25 @@ class Ledger(Protocol):
         """
         ...
 
-    async def find(self, participant_id: ParticipantId, transaction_id: TransactionId) -> StoredVend | None:
-        """Return the committed vend, or None if there is none now. Linearizable.
+    async def find(self, participant_id: ParticipantId, transaction_id: TransactionId) -> Found | None:
+        """Return the committed vend or the refusal that closed the id; None if there is neither now. Linearizable.
+
+        None proves nothing about what comes: a commit may be under way. Only `close_refused` ends that.
 
         Raises:
             LedgerUnavailable: repeat.
+        """
+        ...
+
+    async def close_refused(self, refusal: ClosedRefusal) -> Found:
+        """Close the id of `refusal`, unless something is under it; return what is under it from now on, for ever.
+
+        Every commit compares that its id has nothing under it, so whatever is under way elsewhere comes before this or
+        is refused.
+
+        Raises:
+            LedgerUnavailable: nothing was written.
+            OutcomeUnknown: repeat; the refusal must not be answered.
         """
         ...
 

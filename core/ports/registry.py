@@ -37,6 +37,10 @@ class Registry(Protocol):
         """Return the participant that uses the SAN URI `identity`."""
         ...
 
+    def departed(self, identity: str) -> Participant | None:
+        """Return the participant that used the SAN URI `identity` when it left, if nobody uses it now."""
+        ...
+
     def participant(self, participant_id: ParticipantId) -> Known[Participant] | None:
         """Return a participant."""
         ...

@@ -35,6 +35,7 @@ from core.flows.give_credit import CreditQuery
 from core.flows.hand_over import HandOver, SoldElsewhere
 from core.flows.idempotency import Issued
 from core.flows.keep_parties import NewParticipant
+from core.ports.ledger import StoredVend
 from core.ports.registry import RegistryWrite
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
@@ -279,7 +280,7 @@ async def test_a_meter_is_enrolled_from_an_smso_with_its_open_sale_and_backed_ou
 
 async def _vends(node: MarketNode, codes: tuple[Vend, ...]) -> list[Vend]:
     found = [await node.ledger.find(one.sale.participant_id, one.sale.transaction_id) for one in codes]
-    return [one.vend for one in found if one is not None]
+    return [one.vend for one in found if isinstance(one, StoredVend)]
 
 
 # Uniqueness and lost races.

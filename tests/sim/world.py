@@ -49,7 +49,7 @@ from core.ports.registry import StoredRecord
 from tests.fakes.etcd import FakeEtcd
 from tests.sim.meters import SimHeadEnd, SimMeters, SimSigner, SimWan, meter_ids
 from tests.sim.network import Link, SimClient
-from tests.support.market import KeptTrail
+from tests.support.market import KeptTrail, refusing
 from tests.support.vends import APPOINTMENTS, HEAD_END, NOW, PSP, PSP_ID, SUPPLIER, card, meter
 
 NODES = ("node-a", "node-b", "node-c")
@@ -134,8 +134,8 @@ class SimNode:
         self.issue = IssueVend(
             authorise=Authorise(
                 registry=self.registry, store=store, turn=turn, clock=self.clock, trail=KeptTrail()
-            ), answers=answers, line=self.line, ledger=ledger, clock=self.clock,
-            config=_FLOW,
+            ), answers=answers, line=self.line, clock=self.clock,
+            config=_FLOW, refuse=refusing(ledger, answers, self.clock, _FLOW),
         )  # fmt: skip
         attempt = AttemptDelivery(
             outbox=outbox, head_ends={HEAD_END: self.head_end}, clock=self.clock, times=times, random=sim.chance,

@@ -6,11 +6,15 @@ from typing import cast
 from core.domain.appointment import Appointments
 from core.domain.eligibility import Says
 from core.domain.meter import Card, Meter, MeterId, Model, Pan
-from core.domain.party import Participant, ParticipantId
+from core.domain.party import Participant, ParticipantId, Standing
 from core.domain.registry import Known
 from core.flows.authorise import Authorise
+from core.flows.config import FlowConfig
+from core.flows.idempotency import Answers
+from core.flows.refuse import ClosingQuota, RefuseSale
 from core.flows.turn import TurnMeter
 from core.ports.clock import Clock
+from core.ports.ledger import Ledger
 from core.ports.registry import Registry, RegistryStore
 from core.ports.trail import Decision
 
@@ -32,6 +36,10 @@ class MemoryRegistry:
 
     def caller(self, identity: str) -> Participant | None:
         return next((one for one in self.participants.values() if identity in one.identities), None)
+
+    def departed(self, identity: str) -> Participant | None:
+        left = (one for one in self.participants.values() if one.standing is Standing.LEFT and one.known_as.last)
+        return next((one for one in left if one.known_as.last and identity in one.known_as.last.value.identities), None)
 
     def participant(self, participant_id: ParticipantId) -> Known[Participant] | None:
         found = self.participants.get(participant_id)
@@ -79,3 +87,10 @@ def authorise(registry: Registry, clock: Clock, trail: KeptTrail | None = None) 
     store = cast("RegistryStore", NoStore(registry))
     turn = TurnMeter(store=store, clock=clock)
     return Authorise(registry=registry, store=store, turn=turn, clock=clock, trail=trail or KeptTrail())
+
+
+def refusing(ledger: Ledger, answers: Answers, clock: Clock, config: FlowConfig | None = None) -> RefuseSale:
+    """What answers refused sales, as the composition root makes it."""
+    flow = config or FlowConfig()
+    quota = ClosingQuota(clock, burst=flow.closings_burst, per_minute=flow.closings_per_minute)
+    return RefuseSale(ledger=ledger, answers=answers, clock=clock, quota=quota, id_window=flow.hot_window, node_id="n")

@@ -31,6 +31,7 @@ from core.flows.keep_meters import KeepMeters, new_meter
 from core.flows.keep_pans import KeepPans
 from core.flows.keep_parties import KeepParties
 from core.flows.load_records import LoadRecords
+from core.flows.lookup import FindVend
 from core.flows.market_view import MarketView
 from core.flows.reconcile import ReconcilePans
 from core.flows.send import SendIssued
@@ -40,7 +41,7 @@ from core.ports.registry import RegistryRecord, RegistryWrite
 from tests.fakes.clock import HandClock
 from tests.fakes.signer import FakeSigner
 from tests.support.etcd import Store
-from tests.support.market import KeptTrail
+from tests.support.market import KeptTrail, refusing
 from tests.support.vends import APPOINTMENTS, POINT, PSP, SUPPLIER, always, card, known_as, meter, new_id, new_meter_id
 
 # The scalar of the support's point: the first originator of tests/vectors/gbcs.json.
@@ -89,10 +90,13 @@ class MarketNode:
             clock=clock, times=StageTimes(), batch_max=64, in_flight_max=1000, attempts_max=20,
         )  # fmt: skip
         self.issue = IssueVend(
-            authorise=self.authorise, answers=self.answers, line=self.line, ledger=self.ledger, clock=clock,
-            config=FlowConfig(),
+            authorise=self.authorise, answers=self.answers, line=self.line, clock=clock,
+            config=FlowConfig(), refuse=refusing(self.ledger, self.answers, clock),
         )  # fmt: skip
-        self.send = SendIssued(authorise=self.authorise, ledger=self.ledger, answers=self.answers, clock=clock)
+        self.find = FindVend(self.ledger)
+        self.send = SendIssued(
+            authorise=self.authorise, find=self.find, ledger=self.ledger, answers=self.answers, clock=clock
+        )
         self.meters = KeepMeters(store=self.records, turn=self.turn, clock=clock)
         self.exchange = ExchangeMeter(meters=self.meters, store=self.records)
         self.hand_over = HandOverMeter(meters=self.meters, store=self.records, ledger=self.ledger, clock=clock)

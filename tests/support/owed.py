@@ -113,7 +113,7 @@ class OwedDelivery:
             self.stored, shard=self.shard, epoch=self.epoch, ours=lambda: self.ours, mailbox=self.mailbox
         )
         found = await self.node.ledger.find(PSP_ID, self.stored.vend.sale.transaction_id)
-        assert found is not None
+        assert isinstance(found, StoredVend)
         return end, found.vend.delivery
 
     async def _write(self, delivery: Delivery) -> None:

@@ -16,7 +16,6 @@ from core.api.top_up_servicer import TopUpServicer
 from core.domain.party import Participant
 from core.flows.appoint import Appoint
 from core.flows.check_eligibility import CheckEligibility
-from core.flows.lookup import FindVend
 from tests.support.lines import RULE
 from tests.support.market_node import MarketNode
 
@@ -57,7 +56,7 @@ class Servicers:
             authenticate=authenticate, credit=node.credit, clock=node.clock, pan_rule=RULE
         )  # fmt: skip
         self.top_up = TopUpServicer(
-            authenticate=authenticate, issue=node.issue, send=node.send, find=FindVend(node.ledger),
+            authenticate=authenticate, issue=node.issue, send=node.send, find=node.find,
             check=CheckEligibility(authorise=node.authorise, ledger=node.ledger, counters=node.counters),
             pan_rule=RULE,
         )  # fmt: skip

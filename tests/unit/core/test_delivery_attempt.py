@@ -13,6 +13,7 @@ from core.flows.confirm import CREDIT_ADDED_LOCALLY
 from core.flows.delivery_attempt import Done, Later
 from core.flows.parked import Parked
 from core.ports.headend import AddCredit, Alert, Answer, AnswerKind
+from core.ports.ledger import StoredVend
 from core.ports.outbox import DeliveryChange, WriteOutcome
 from tests.support.market_node import as_
 from tests.support.owed import OwedDelivery, id_of
@@ -75,7 +76,7 @@ async def test_a_node_whose_shard_may_have_gone_to_another_between_write_and_sen
         assert (work.head_end.sent, delivery.state, type(end)) == ([], DeliveryState.SENT, Later)
         work.ours, work.stored = True, replace(work.stored, vend=work.stored.vend.with_delivery(delivery))
         found = await work.node.ledger.find(work.stored.vend.sale.participant_id, work.stored.vend.sale.transaction_id)
-        assert found is not None
+        assert isinstance(found, StoredVend)
         work.stored = found
         await work.attempt()
     assert len(work.head_end.sent) == 1, "the control: once it is surely its own again, it sends"
@@ -123,7 +124,7 @@ async def test_a_code_that_the_head_end_does_not_take_is_never_given_up(error: E
             found = await work.node.ledger.find(
                 work.stored.vend.sale.participant_id, work.stored.vend.sale.transaction_id
             )
-            assert found is not None
+            assert isinstance(found, StoredVend)
             work.stored = found
             assert (type(end), delivery.state) == (Later, DeliveryState.SENT)
 

@@ -18,7 +18,7 @@ from core.domain.vend import Channel, Operation, Sale
 from core.flows.config import FlowConfig
 from core.flows.idempotency import Answers, Issued
 from core.flows.issue import IssueVend
-from tests.support.market import MemoryRegistry, authorise
+from tests.support.market import MemoryRegistry, authorise, refusing
 from tests.support.vends import PSP, PSP_ID, card, market, meter, new_id, new_meter_id
 from tests.unit.core.test_commit_line import Line
 
@@ -36,9 +36,9 @@ def _issue(line: Line, registry: MemoryRegistry) -> IssueVend:
         authorise=authorise(registry, line.clock),
         answers=line.answers,
         line=line.line,
-        ledger=EtcdLedger(cast("EtcdClient", line.etcd), config, line.clock),
         clock=line.clock,
         config=FlowConfig(),
+        refuse=refusing(EtcdLedger(cast("EtcdClient", line.etcd), config, line.clock), line.answers, line.clock),
     )
 
 

@@ -195,19 +195,23 @@ class DecideCreditRequest(_message.Message):
 
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
     APPROVE_FIELD_NUMBER: _builtins.int
+    REPEAT_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
     """Which."""
     approve: _builtins.bool
     """True: approve and issue; false: reject."""
+    repeat: _builtins.bool
+    """As IssueUtrnRequest.repeat, for the issue that follows an approval."""
     def __init__(
         self,
         *,
         transaction_id: _builtins.str = ...,
         approve: _builtins.bool = ...,
+        repeat: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approve", b"approve", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approve", b"approve", "repeat", b"repeat", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

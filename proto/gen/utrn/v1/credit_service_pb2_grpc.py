@@ -72,7 +72,9 @@ class CreditServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def DecideCredit(self, request, context):
-        """Approves a request and issues its code, whose delivery is owed; or rejects it. A repeat answers the same code.
+        """Approves a request and issues its code, whose delivery is owed; or rejects it. A repeat answers the same code. What
+        refuses the approval itself is not final: the request says where it stands. What refuses the issue after an approval
+        is final as of TopUpService.IssueUtrn.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,10 @@ class CreditServiceStub:
     AskCredit: _grpc.UnaryUnaryMultiCallable[_credit_service_pb2.AskCreditRequest, _credit_service_pb2.AskCreditResponse]
     """Asks for credit. Nothing is given yet. Keyed by transaction_id: a repeat changes nothing."""
     DecideCredit: _grpc.UnaryUnaryMultiCallable[_credit_service_pb2.DecideCreditRequest, _credit_service_pb2.DecideCreditResponse]
-    """Approves a request and issues its code, whose delivery is owed; or rejects it. A repeat answers the same code."""
+    """Approves a request and issues its code, whose delivery is owed; or rejects it. A repeat answers the same code. What
+    refuses the approval itself is not final: the request says where it stands. What refuses the issue after an approval
+    is final as of TopUpService.IssueUtrn.
+    """
     ListCredits: _grpc.UnaryUnaryMultiCallable[_credit_service_pb2.ListCreditsRequest, _credit_service_pb2.ListCreditsResponse]
     """Answers what was asked for and approved on a day, and its totals: the report of credit without payment."""
 
@@ -58,7 +61,10 @@ class CreditServiceAsyncStub(CreditServiceStub):
     AskCredit: _aio.UnaryUnaryMultiCallable[_credit_service_pb2.AskCreditRequest, _credit_service_pb2.AskCreditResponse]  # type: ignore[assignment]
     """Asks for credit. Nothing is given yet. Keyed by transaction_id: a repeat changes nothing."""
     DecideCredit: _aio.UnaryUnaryMultiCallable[_credit_service_pb2.DecideCreditRequest, _credit_service_pb2.DecideCreditResponse]  # type: ignore[assignment]
-    """Approves a request and issues its code, whose delivery is owed; or rejects it. A repeat answers the same code."""
+    """Approves a request and issues its code, whose delivery is owed; or rejects it. A repeat answers the same code. What
+    refuses the approval itself is not final: the request says where it stands. What refuses the issue after an approval
+    is final as of TopUpService.IssueUtrn.
+    """
     ListCredits: _aio.UnaryUnaryMultiCallable[_credit_service_pb2.ListCreditsRequest, _credit_service_pb2.ListCreditsResponse]  # type: ignore[assignment]
     """Answers what was asked for and approved on a day, and its totals: the report of credit without payment."""
 
@@ -84,7 +90,10 @@ class CreditServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _credit_service_pb2.DecideCreditRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_credit_service_pb2.DecideCreditResponse, _abc.Awaitable[_credit_service_pb2.DecideCreditResponse]]:
-        """Approves a request and issues its code, whose delivery is owed; or rejects it. A repeat answers the same code."""
+        """Approves a request and issues its code, whose delivery is owed; or rejects it. A repeat answers the same code. What
+        refuses the approval itself is not final: the request says where it stands. What refuses the issue after an approval
+        is final as of TopUpService.IssueUtrn.
+        """
 
     @_abc_1.abstractmethod
     def ListCredits(

@@ -43,8 +43,9 @@ class IssueUtrnRequest(_message.Message):
     channel: _types_pb2.Channel.ValueType
     """Where the consumer paid. Required."""
     repeat: _builtins.bool
-    """True on every attempt but the first, and on every attempt after the caller's program was started again. A refusal to
-    a repeat is final only where ErrorInfo.metadata has final = "fenced".
+    """True on every attempt but the first, and on every attempt after the caller's program was started again: an earlier
+    attempt may have a commit under way at another node. A refusal of a repeat is written into the ledger before it is
+    answered, so that nothing can overtake it: final = "fenced".
     """
     @_builtins.property
     def reference(self) -> _types_pb2.SaleReference:

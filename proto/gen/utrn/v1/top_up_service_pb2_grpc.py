@@ -31,6 +31,10 @@ class TopUpServiceStub:
 
     Callers are known by the SAN URI of their TLS client certificate. Every answer is committed before it leaves: what
     was answered once will be answered the same for ever.
+
+    What a refusal says about the money is told in ErrorInfo.metadata, key "final": "fenced": the id is closed as refused in
+    the ledger, for ever and at every node; "if-first": the id will not be sold if this was its first attempt, and proves
+    nothing otherwise; absent: not final, whatever the reason: ask again, then ask the operator.
     """
 
     def __init__(self, channel):
@@ -72,6 +76,10 @@ class TopUpServiceServicer:
 
     Callers are known by the SAN URI of their TLS client certificate. Every answer is committed before it leaves: what
     was answered once will be answered the same for ever.
+
+    What a refusal says about the money is told in ErrorInfo.metadata, key "final": "fenced": the id is closed as refused in
+    the ledger, for ever and at every node; "if-first": the id will not be sold if this was its first attempt, and proves
+    nothing otherwise; absent: not final, whatever the reason: ask again, then ask the operator.
     """
 
     def IssueUtrn(self, request, context):
@@ -83,10 +91,12 @@ class TopUpServiceServicer:
         Errors: INVALID_ARGUMENT (BAD_FIELD, AMOUNT_NOT_ENCODABLE), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED
         (CALLER_SUSPENDED, NOT_APPOINTED), NOT_FOUND (PAN_UNKNOWN, METER_UNKNOWN), ALREADY_EXISTS
         (TRANSACTION_ID_REUSED), FAILED_PRECONDITION (every objection of CheckEligibility, such as PAN_BLOCKED; TRANSACTION_ID_TOO_OLD, TRANSACTION_ID_FROM_FUTURE,
-        TOO_MANY_UNAPPLIED, NOT_SUPPORTED_BY_METER, KEY_MISSING), RESOURCE_EXHAUSTED (OVERLOADED), DEADLINE_EXCEEDED
-        (DEADLINE_TOO_SHORT), UNAVAILABLE (HSM_UNAVAILABLE, LEDGER_UNAVAILABLE, OUTCOME_UNKNOWN, SHUTTING_DOWN, NOT_READY).
-        After a time-out, a lost connection or UNAVAILABLE: repeat with the same transaction_id, at any node. Never make a
-        new id for the same payment.
+        TOO_MANY_UNAPPLIED, NOT_SUPPORTED_BY_METER), RESOURCE_EXHAUSTED (OVERLOADED), DEADLINE_EXCEEDED (DEADLINE_TOO_SHORT),
+        UNAVAILABLE (HSM_UNAVAILABLE, KEY_MISSING, LEDGER_UNAVAILABLE, OUTCOME_UNKNOWN, SHUTTING_DOWN, NOT_READY).
+        Never final by themselves: UNKNOWN_CALLER, CALLER_SUSPENDED, TRANSACTION_ID_REUSED, INTERNAL, UNKNOWN. A suspended
+        or departed seller repeats with repeat = true: the answer is the committed code, or a refusal that is fenced.
+        After a time-out, a lost connection, UNAVAILABLE or a refusal that is not final: repeat with the same transaction_id
+        and repeat = true, at any node. Never make a new id for the same payment.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,8 +108,9 @@ class TopUpServiceServicer:
         Bounds: see each field.
         Idempotency: asking again for the same transaction_id never sends a second credit; replayed = true says that the
         delivery had been asked for before. The meter is sent the same code under the same message id on every attempt.
-        Errors: as IssueUtrn, and NOT_FOUND (VEND_UNKNOWN), ALREADY_EXISTS (COUNTER_TAKEN).
-        After a time-out, a lost connection or UNAVAILABLE: repeat the same request, at any node.
+        Errors: as IssueUtrn, and NOT_FOUND (VEND_UNKNOWN), ALREADY_EXISTS (COUNTER_TAKEN). With made_elsewhere a refusal is
+        final as of IssueUtrn. Without it a refusal says nothing about the money, which was taken for the code itself.
+        After a time-out, a lost connection or UNAVAILABLE: repeat the same request with repeat = true, at any node.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -120,8 +131,11 @@ class TopUpServiceServicer:
         faster than once a second for one vend.
 
         Bounds: see each field. A supplier may also ask for a vend that another participant made for one of its meters.
+        A suspended or departed participant may still ask for its own vends.
         Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED (CALLER_SUSPENDED,
-        NOT_APPOINTED), NOT_FOUND (VEND_UNKNOWN), UNAVAILABLE (LEDGER_UNAVAILABLE, NOT_READY).
+        NOT_APPOINTED), NOT_FOUND (VEND_UNKNOWN), UNAVAILABLE (LEDGER_UNAVAILABLE, NOT_READY). An id that is closed as refused
+        is answered with the status and the reason it was refused with, and final = "fenced". VEND_UNKNOWN is not final: a
+        commit may be under way.
         After a time-out: repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -182,6 +196,10 @@ class TopUpService:
 
     Callers are known by the SAN URI of their TLS client certificate. Every answer is committed before it leaves: what
     was answered once will be answered the same for ever.
+
+    What a refusal says about the money is told in ErrorInfo.metadata, key "final": "fenced": the id is closed as refused in
+    the ledger, for ever and at every node; "if-first": the id will not be sold if this was its first attempt, and proves
+    nothing otherwise; absent: not final, whatever the reason: ask again, then ask the operator.
     """
 
     @staticmethod

@@ -105,6 +105,7 @@ class VendRecord(_message.Message):
     TENANCY_FIELD_NUMBER: _builtins.int
     RULE_FIELD_NUMBER: _builtins.int
     BASIS_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Highest schema understood by this reader: 1."""
     participant_id: _builtins.str
@@ -153,6 +154,12 @@ class VendRecord(_message.Message):
     def delivery(self) -> Global___DeliveryRecord:
         """Delivery."""
 
+    @_builtins.property
+    def refused(self) -> Global___ClosedRefusalRecord:
+        """Present: the id is closed as refused. Beside it only schema, participant_id and transaction_id are set, and nothing
+        is ever written under the key again.
+        """
+
     def __init__(
         self,
         *,
@@ -178,14 +185,75 @@ class VendRecord(_message.Message):
         tenancy: _builtins.int = ...,
         rule: _builtins.str = ...,
         basis: _builtins.str = ...,
+        refused: Global___ClosedRefusalRecord | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "issued_at", b"issued_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "issued_at", b"issued_at", "refused", b"refused"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_pence", b"amount_pence", "basis", b"basis", "channel", b"channel", "delivery", b"delivery", "head_end", b"head_end", "issued_at", b"issued_at", "meter_id", b"meter_id", "meter_kind", b"meter_kind", "operation", b"operation", "originator_id", b"originator_id", "outlet_id", b"outlet_id", "pan", b"pan", "participant_id", b"participant_id", "receipt_id", b"receipt_id", "rule", b"rule", "schema", b"schema", "supplier_id", b"supplier_id", "tenancy", b"tenancy", "terminal_id", b"terminal_id", "transaction_id", b"transaction_id", "utrn", b"utrn", "utrn_counter", b"utrn_counter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_pence", b"amount_pence", "basis", b"basis", "channel", b"channel", "delivery", b"delivery", "head_end", b"head_end", "issued_at", b"issued_at", "meter_id", b"meter_id", "meter_kind", b"meter_kind", "operation", b"operation", "originator_id", b"originator_id", "outlet_id", b"outlet_id", "pan", b"pan", "participant_id", b"participant_id", "receipt_id", b"receipt_id", "refused", b"refused", "rule", b"rule", "schema", b"schema", "supplier_id", b"supplier_id", "tenancy", b"tenancy", "terminal_id", b"terminal_id", "transaction_id", b"transaction_id", "utrn", b"utrn", "utrn_counter", b"utrn_counter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VendRecord: _TypeAlias = VendRecord  # noqa: Y015
+
+@_typing.final
+class ClosedRefusalRecord(_message.Message):
+    """Why an id was closed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class FactsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
+    REFUSED_AT_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """utrn.v1.ErrorReason without its prefix."""
+    message: _builtins.str
+    """For people; at most 400 characters."""
+    refused_at: _builtins.int
+    """When, milliseconds since 1970."""
+    node_id: _builtins.str
+    """The node that refused."""
+    @_builtins.property
+    def facts(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """As ErrorInfo.metadata; at most 8, of at most 100 characters each."""
+
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        facts: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        refused_at: _builtins.int = ...,
+        node_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "message", b"message", "node_id", b"node_id", "reason", b"reason", "refused_at", b"refused_at"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClosedRefusalRecord: _TypeAlias = ClosedRefusalRecord  # noqa: Y015
 
 @_typing.final
 class CounterRecord(_message.Message):
