@@ -64,11 +64,14 @@ async def audit_all(config: EtcdConfig, fleet_target: str, channel: Callable[[st
             # Twice, about the ledger's reading: what is credited before it must be in the ledger, and what the ledger
             # calls applied must be credited after it. So the audit holds while the service works.
             before = sum([1 async for _ in stub.ListCredits(pb.ListCreditsRequest())])
-            vends = [stored.vend async for stored in all_vends(client, config)]
+            unread: list[str] = []
+            vends = [stored.vend async for stored in all_vends(client, config, unread)]
             credited = [one async for one in stub.ListCredits(pb.ListCreditsRequest())]
     finally:
         await client.close()
-    return compare(vends, credited, settled=before)
+    result = compare(vends, credited, settled=before)
+    result.findings += [f"{key}: this vend cannot be understood, and nothing is known of its money" for key in unread]
+    return result
 
 
 def compare(vends: Sequence[Vend], credited_codes: Sequence[pb.ListCreditsResponse], *, settled: int) -> AuditResult:

@@ -13,6 +13,8 @@ from core.api.credit_servicer import CreditServicer
 from core.api.errors import Context
 from core.api.registry_servicer import RegistryServicer
 from core.api.subjects import subject_of
+from core.domain.errors import NotReady
+from core.domain.party import Participant
 from core.flows.appoint import Appoint
 from core.flows.exchange import ExchangeMeter
 from core.flows.give_credit import GiveCredit
@@ -97,7 +99,7 @@ class Market:
     def note(self, context: Context, method: str, request: Message, outcome: str, notes: Notes) -> None:
         """Note what was asked for and decided: who, with which certificate, about what, by which role and records."""
         uris = uris_of(context)
-        known = [(uri, caller) for uri in uris if (caller := self.registry.caller(uri)) is not None]
+        known = [(uri, caller) for uri in uris if (caller := self._caller(uri)) is not None]
         identity, caller = known[0] if known else (next(iter(uris), ""), None)
         rule = "" if caller is None else caller.role.name.lower()
         self.trail.note(
@@ -114,3 +116,10 @@ class Market:
                 basis=notes.basis,
             )
         )
+
+    def _caller(self, uri: str) -> Participant | None:
+        """Return who uses a certificate; None also if that cannot be said now: the line in the trail names the URI."""
+        try:
+            return self.registry.caller(uri)
+        except NotReady:
+            return None

@@ -1,5 +1,6 @@
 """Prometheus: every figure of one node, read when it is asked for, so that counting costs a vend nothing."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -47,6 +48,7 @@ class NodeCollector(Collector):
         yield self._calls()
         yield from self._queues()
         yield from self._cluster()
+        yield from self._copies()
 
     def _stages(self) -> Metric:
         family = HistogramMetricFamily(
@@ -101,3 +103,28 @@ class NodeCollector(Collector):
         for shard, epoch in sorted(node.ownership.epochs().items()):
             epochs.add_metric([str(shard)], epoch)
         yield epochs
+
+    def _copies(self) -> Iterator[Metric]:
+        healed = CounterMetricFamily(
+            "utrn_copy_healed", "Changes a copy had missed, found by comparison with the ledger.", labels=["copy"]
+        )
+        age = GaugeMetricFamily(
+            "utrn_copy_compared_age_seconds", "Since a copy was compared with the ledger, or read.", labels=["copy"]
+        )
+        lag = GaugeMetricFamily(
+            "utrn_copy_lag_revisions", "How far a copy is behind the furthest one.", labels=["copy"]
+        )
+        copies = self._node.copies()
+        head = max(one.revision for one in copies)
+        for one in copies:
+            healed.add_metric([one.name], one.healed)
+            if one.ready:
+                age.add_metric([one.name], time.monotonic() - one.compared_at)
+                lag.add_metric([one.name], head - one.revision)
+        yield from (healed, age, lag)
+        aside = GaugeMetricFamily(
+            "utrn_records_set_aside", "Records this program cannot understand, by kind.", labels=["kind"]
+        )
+        for kind, count in sorted(self._node.aside.counts.items()):
+            aside.add_metric([kind], count)
+        yield aside

@@ -15,12 +15,14 @@ from app.market import Market
 from app.trail import FileTrail
 from cluster.anchors import TrailAnchors
 from cluster.client import EtcdClient
+from cluster.informer import CopyState
 from cluster.ledger import EtcdLedger
 from cluster.outbox import EtcdOutbox
 from cluster.ownership import EtcdOwnership, Fitness
 from cluster.peers import PeerWatch
 from cluster.registry import EtcdRegistry
 from cluster.registry_store import EtcdRegistryStore
+from cluster.set_aside import SetAsideRecords
 from cluster.view import EtcdCluster
 from core.api.admin_servicer import AdminServicer
 from core.api.authenticate import Authenticate
@@ -98,6 +100,11 @@ class Node:
     set_aside: SetAside
     loop_delay: LoopDelay
     clock_watch: ClockWatch
+    aside: SetAsideRecords
+
+    def copies(self) -> list[CopyState]:
+        """Return how each copy of a part of the ledger is."""
+        return [self.registry.state, self.outbox.state, *self.ownership.copies()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,10 +138,11 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     clock = SystemClock()
     client = EtcdClient(config.etcd)
     signer = HsmSigner(config.hsm)
-    outbox = EtcdOutbox(client, config.etcd, clock)
-    registry = EtcdRegistry(client, config.etcd)
-    cluster = _cluster(config, client, clock, _Standby(signer=signer, outbox=outbox, registry=registry))
-    set_aside = SetAside()
+    aside = SetAsideRecords()
+    outbox = EtcdOutbox(client, config.etcd, clock, aside)
+    registry = EtcdRegistry(client, config.etcd, aside)
+    cluster = _cluster(config, client, clock, _Standby(signer=signer, outbox=outbox, registry=registry), aside)
+    set_aside, times, loop_delay = SetAside(), StageTimes(), LoopDelay()
     head_ends = {one.name: GrpcHeadEnd(one, set_aside) for one in config.head_ends}
     trail = FileTrail(config.node.trail, config.node.node_id, clock, TrailAnchors(client, config.etcd, clock))
     ports = between(
@@ -145,12 +153,11 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
             outbox=outbox,
             ownership=cluster.ownership,
             registry=registry,
-            store=EtcdRegistryStore(client, config.etcd, clock),
+            store=EtcdRegistryStore(client, config.etcd, clock, aside),
             trail=trail,
             head_ends=head_ends,
         )
     )
-    times, loop_delay = StageTimes(), LoopDelay()
     clock_watch = ClockWatch(clock, cluster.peers.clocks_ahead_s)
     answers = Answers(recent_max=config.flow.recent_answers_max)
     counters = _counters(config, clock)
@@ -161,7 +168,6 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     delivery = _delivery(config, ports, answers, times, set_aside)
     health = _health(registry, signer, cluster, clock_watch)
     beat = partial(_beat, clock, cluster.ownership, health, outbox, line, delivery, loop_delay)
-    view = _view_of_cluster(config, client, clock, cluster, beat, delivery)
     return Node(
         config=config,
         client=client,
@@ -181,7 +187,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
             registry=market.registry_servicer(),
             appointments=market.appointment_servicer(),
             credit=market.credit_servicer(),
-            admin=_admin(ports, view),
+            admin=_admin(ports, _view_of_cluster(config, client, clock, cluster, beat, delivery)),
             peer=PeerServicer(beat, every_s=config.peers.heartbeat_ms / 1000),
             health=health,
         ),
@@ -189,6 +195,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         set_aside=set_aside,
         loop_delay=loop_delay,
         clock_watch=clock_watch,
+        aside=aside,
     )
 
 
@@ -249,7 +256,7 @@ def _beat(
     )
 
 
-def _cluster(config: Config, client: EtcdClient, clock: Clock, standby: _Standby) -> _Cluster:
+def _cluster(config: Config, client: EtcdClient, clock: Clock, standby: _Standby, aside: SetAsideRecords) -> _Cluster:
     ownership = EtcdOwnership(
         client,
         config.etcd,
@@ -259,6 +266,7 @@ def _cluster(config: Config, client: EtcdClient, clock: Clock, standby: _Standby
         zone=config.node.zone,
         version=version("utrn"),
         fitness=standby.fitness,
+        aside=aside,
     )
     peers = PeerWatch(
         client, config.peers, clock, node_id=config.node.node_id, members=lambda: ownership.members().values()

@@ -10,7 +10,7 @@ from cluster.client import EtcdClient, EtcdUnreachable
 from cluster.commit import Known, commit_until_known, not_read
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
-from cluster.records import SCHEMA, read
+from cluster.records import SCHEMA, Unreadable, read
 from core.domain.errors import LedgerUnavailable
 from core.ports.clock import Clock
 
@@ -45,8 +45,10 @@ class TrailAnchors:
         if not isinstance(settled, Known):
             raise LedgerUnavailable("the trail could not be anchored; it is tried again") from settled.error
 
-    async def all_of(self, node_id: str) -> dict[str, Anchor]:
+    async def all_of(self, node_id: str) -> dict[str, Anchor | None]:
         """Return the anchors of every trail file a node has written, by the file's name.
+
+        None for one that this program cannot understand: the file is anchored, and cannot be checked against it.
 
         Raises:
             LedgerUnavailable: repeat.
@@ -55,7 +57,15 @@ class TrailAnchors:
             found, _ = await self._client.list_prefix(self._keys.trail(f"{node_id}-"))
         except EtcdUnreachable as error:
             raise not_read(error) from error
-        records = [(self._keys.parse_trail(kv.key), read(store.TrailAnchorRecord(), kv.value)) for kv in found]
+        anchors = {self._keys.parse_trail(kv.key): _anchor(kv.value) for kv in found}
         # Another node's name may begin with this one's; what follows the name is an instant.
         begin = len(node_id) + 1
-        return {file: Anchor(one.block, one.sha256) for file, one in records if file[begin : begin + 8].isdecimal()}
+        return {file: one for file, one in anchors.items() if file[begin : begin + 8].isdecimal()}
+
+
+def _anchor(value: bytes) -> Anchor | None:
+    try:
+        record = read(store.TrailAnchorRecord(), value)
+    except Unreadable:
+        return None
+    return Anchor(record.block, record.sha256)

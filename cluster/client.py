@@ -134,8 +134,12 @@ class EtcdClient:
             found.extend(page)
         return found, revision
 
-    async def pages(self, prefix: bytes, *, page: int = 25_000) -> AsyncIterator[tuple[Sequence[pb.KeyValue], int]]:
+    async def pages(
+        self, prefix: bytes, *, page: int = 25_000, keys_only: bool = False
+    ) -> AsyncIterator[tuple[Sequence[pb.KeyValue], int]]:
         """Yield the keys under `prefix` page by page, all as of one revision, each with that revision.
+
+        `keys_only` leaves the values out; each key still comes with its revisions.
 
         For every page etcd counts all keys that are left: few large pages, or a large registry is counted for minutes.
 
@@ -144,7 +148,9 @@ class EtcdClient:
         """
         revision, start = 0, prefix
         while True:
-            request = pb.RangeRequest(key=start, range_end=prefix_end(prefix), limit=page, revision=revision)
+            request = pb.RangeRequest(
+                key=start, range_end=prefix_end(prefix), limit=page, revision=revision, keys_only=keys_only
+            )
             # A large page takes its time, and nobody's money waits for it.
             reply = await self._read(partial(_range, request=request, timeout_s=_PAGE_S))
             revision = revision or reply.header.revision

@@ -24,6 +24,10 @@ class EtcdConfig:
         fence_share: 0.3 to 0.9. An owner stops starting work when this share of the lease has passed since its last
             acknowledged keepalive was sent.
         batch_max: Changes, 1 to 64, in one group commit.
+        compare_outbox_s: Seconds, 0 to 86400, between comparisons of this node's copy of the outbox with the ledger; 0
+            for none. A delivery that its watch has lost is found after so long.
+        compare_members_s: The same, of nodes, shards, drains and what else is small.
+        compare_registry_s: The same, of the registry: a million meters are read in pages, without their values.
     """
 
     endpoints: tuple[str, ...]
@@ -39,6 +43,9 @@ class EtcdConfig:
     keepalive_ms: int = 300
     fence_share: float = 0.6
     batch_max: int = 64
+    compare_outbox_s: float = 5.0
+    compare_members_s: float = 5.0
+    compare_registry_s: float = 600.0
 
     def __post_init__(self) -> None:
         """Refuse values out of range and sets that do not fit together."""
@@ -54,6 +61,9 @@ class EtcdConfig:
             ("keepalive_ms", 50, self.lease_ttl_s * 1000 // 3),
             ("fence_share", 0.3, 0.9),
             ("batch_max", 1, 64),
+            ("compare_outbox_s", 0, 86_400),
+            ("compare_members_s", 0, 86_400),
+            ("compare_registry_s", 0, 86_400),
         ):
             if not least <= getattr(self, key) <= most:
                 raise ValueError(f"{key}: must be {least} to {most}")

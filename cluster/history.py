@@ -10,7 +10,7 @@ from utrn.store.v1 import records_pb2 as store
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
-from cluster.records import read, under_vend_key_of
+from cluster.records import GARBLED, read, under_vend_key_of
 from cluster.registry_records import record_of
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
@@ -123,6 +123,13 @@ class RecordGone:
     ref: Ref
 
 
+@dataclass(frozen=True, slots=True)
+class NotUnderstood:
+    """A record was written that this program cannot understand."""
+
+    key: str
+
+
 Change = (
     VendSeen
     | RefusalSeen
@@ -135,6 +142,7 @@ Change = (
     | OwedGone
     | RecordSeen
     | RecordGone
+    | NotUnderstood
 )
 
 
@@ -164,8 +172,13 @@ async def follow(client: EtcdClient, config: EtcdConfig) -> AsyncIterator[Sequen
 
 def event_of(keys: Keys, event: pb.Event) -> LedgerEvent | None:
     """Return what an event of etcd says; None if it is of no interest."""
-    kind, _, name = event.kv.key.decode().removeprefix(keys.prefix).partition("/")
-    change = _gone(keys, kind, name, event.kv) if event.type == pb.Event.DELETE else _seen(keys, kind, name, event.kv)
+    kv, key = event.kv, event.kv.key.decode(errors="backslashreplace")
+    kind, _, name = key.removeprefix(keys.prefix).partition("/")
+    change: Change | None
+    try:
+        change = _gone(keys, kind, name, kv) if event.type == pb.Event.DELETE else _seen(keys, kind, name, kv)
+    except GARBLED:
+        change = NotUnderstood(key)
     return None if change is None else LedgerEvent(event.kv.mod_revision, change)
 
 

@@ -21,7 +21,7 @@ from cluster.config import EtcdConfig
 from cluster.keys import Keys
 from cluster.records import (
     SCHEMA,
-    UnreadableVend,
+    Unreadable,
     pointer_value,
     read,
     refusal_value,
@@ -114,14 +114,16 @@ class EtcdLedger:
         check(there is not None, "a key that is not absent is there")
         return refusal if there is None else _readable(there)
 
-    async def counters(self, keys: Sequence[tuple[OriginatorId, MeterId]]) -> Sequence[CounterState]:
+    async def counters(
+        self, keys: Sequence[tuple[OriginatorId, MeterId]]
+    ) -> Sequence[CounterState | LedgerUnavailable]:
         """Return the counter sequence of each (originator, meter) as it is now, in order. One linearizable read."""
         reads = [ops.get(key) for pair in keys for key in (self._keys.counter(*pair), self._keys.applied(*pair))]
         try:
             found = ops.got(await self._client.read(pb.TxnRequest(success=reads)))
         except EtcdUnreachable as error:
             raise not_read(error) from error
-        return [counter_of(found[at], found[at + 1]) for at in range(0, len(found), 2)]
+        return [_counter_or_error(found[at], found[at + 1]) for at in range(0, len(found), 2)]
 
     async def request_delivery(self, stored: StoredVend, queued: Vend, basis: Basis) -> StoredVend | None:
         """Store `queued` in place of `stored` and put it into the outbox, in one transaction."""
@@ -195,7 +197,7 @@ def found_of(found: pb.KeyValue) -> Found:
     """Return what a vend's key holds.
 
     Raises:
-        UnreadableVend: it is not what this program writes.
+        Unreadable: it is not what this program writes.
     """
     there = under_vend_key_of(found.value)
     return there if isinstance(there, ClosedRefusal) else StoredVend(vend=there, revision=found.mod_revision)
@@ -204,7 +206,7 @@ def found_of(found: pb.KeyValue) -> Found:
 def _readable(found: pb.KeyValue) -> Found:
     try:
         return found_of(found)
-    except UnreadableVend as error:
+    except Unreadable as error:
         raise _unreadable(found.key, error) from error
 
 
@@ -225,6 +227,15 @@ def counter_of(counter: pb.KeyValue | None, applied: pb.KeyValue | None) -> Coun
     )
 
 
+def _counter_or_error(counter: pb.KeyValue | None, applied: pb.KeyValue | None) -> CounterState | LedgerUnavailable:
+    try:
+        return counter_of(counter, applied)
+    except Unreadable as error:
+        key = b"" if counter is None else counter.key
+        log.exception("a counter sequence cannot be understood", extra={"key": key.decode(), "error": str(error)})
+        return LedgerUnavailable("the counter sequence of this meter cannot be understood; tell the operator")
+
+
 def _outcome(child: _Child, settled: Settled) -> CommitOutcome:
     if not isinstance(settled, Known):
         return not_done(settled)
@@ -233,23 +244,27 @@ def _outcome(child: _Child, settled: Settled) -> CommitOutcome:
         stored = StoredVend(vend=child.entry.vend, revision=revision)
         return Committed(stored=stored, counter=_counter_after(child.entry, revision))
     vend, counter, applied, code = ops.got(settled.reply)
-    state = counter_of(counter, applied)
+    state = _counter_or_error(counter, applied)
     if vend is not None:
         try:
             there = found_of(vend)
-        except UnreadableVend as error:
+        except Unreadable as error:
             return _unreadable(vend.key, error)
         if isinstance(there, ClosedRefusal):
             return Closed(refusal=there)
         # Ours, byte for byte: an earlier sending of this child was carried out, and its answer was lost.
-        return Committed(stored=there, counter=state) if vend.value == child.wanted else Present(stored=there)
+        if vend.value == child.wanted and isinstance(state, CounterState):
+            return Committed(stored=there, counter=state)
+        return Present(stored=there)
+    if isinstance(state, LedgerUnavailable):
+        return state
     moved = state.revision != child.entry.seen.revision
     if code is not None and (not moved or child.entry.vend.sale.operation is Operation.MADE_ELSEWHERE):
         return CounterTaken("this counter belongs to another transaction_id already", field="utrn_counter")
     return CounterMoved(counter=state) if moved else RegistrationMoved()
 
 
-def _unreadable(key: bytes, error: UnreadableVend) -> LedgerUnavailable:
+def _unreadable(key: bytes, error: Unreadable) -> LedgerUnavailable:
     log.error("a stored vend cannot be read", extra={"key": key.decode(), "error": str(error)})
     return LedgerUnavailable("what the ledger has under this transaction_id cannot be read; tell the operator")
 

@@ -1,21 +1,25 @@
 """EtcdOutbox: what is owed to meters, and the writes of its owners, each fenced by the epoch of its shard."""
 
+import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn
 
 from etcdpb import rpc_pb2 as pb
 from utrn.store.v1 import records_pb2 as store
 
 from cluster import compares, ops
-from cluster.client import Compacted, EtcdClient, EtcdUnreachable
+from cluster.client import EtcdClient, EtcdUnreachable
 from cluster.commit import not_read
 from cluster.config import EtcdConfig
 from cluster.group import Answered, GroupWriter
+from cluster.informer import CopyState, Informer, Replica, name_of
 from cluster.keys import Keys
 from cluster.ledger import stored_of
-from cluster.records import SCHEMA, UnreadableVend, read, vend_value
+from cluster.records import GARBLED, SCHEMA, Unreadable, read, vend_value
+from cluster.set_aside import SetAsideRecords
 from core.domain.delivery import DeliveryState
 from core.domain.errors import DeliveryChanged, Deposed, LedgerUnavailable, UtrnError
 from core.domain.meter import MeterId, OriginatorId
@@ -32,18 +36,23 @@ log = logging.getLogger(__name__)
 _WAITING_MAX = 10_000
 _KNOWN_MAX = 200_000
 _RACES_MAX = 5
+_KIND = "outbox"
 
 _Sequence = tuple[OriginatorId, MeterId]
 
 
 class EtcdOutbox:
-    """The outbox in etcd. `run` must be running for writes to go out.
+    """The outbox in etcd. `run` must be running for writes to go out and for `watch` to tell anything.
 
-    `mirrored` is true once the first Listing of `watch` has been taken in, `mirror_revision` how far the watch is.
+    `mirrored` is true once the first Listing of `watch` has been taken in. A record that cannot be understood is set
+    aside: its delivery waits, and the others go on.
     """
 
-    def __init__(self, client: EtcdClient, config: EtcdConfig, clock: Clock) -> None:
+    def __init__(
+        self, client: EtcdClient, config: EtcdConfig, clock: Clock, aside: SetAsideRecords | None = None
+    ) -> None:
         self._client = client
+        self._aside = SetAsideRecords() if aside is None else aside
         self._keys = Keys(config.prefix)
         self._group = GroupWriter(
             client,
@@ -54,27 +63,93 @@ class EtcdOutbox:
         )
         # What is known to be applied: the highest counter and the revision of its key. A compare tells when it is old.
         self._applied: OrderedDict[_Sequence, tuple[int, int]] = OrderedDict()
+        # What is there, with its revision; and what the reader of `watch` has not taken yet.
+        self._there: dict[str, int] = {}
+        self._listing: list[pb.KeyValue] | None = None
+        self._news: asyncio.Queue[OutboxEvent] = asyncio.Queue()
+        self._informer = Informer(client, self._keys.outboxes(), self, name="outbox", compare_s=config.compare_outbox_s)
         self.mirrored = False
-        self.mirror_revision = 0
 
-    async def run(self) -> NoReturn:
-        """Send writes for ever."""
-        await self._group.run()
+    @property
+    def state(self) -> CopyState:
+        """How the copy of what is owed is."""
+        return self._informer.state
+
+    @property
+    def mirror_revision(self) -> int:
+        """How far the watch says it is. For display: a progress reply may run ahead of the events before it."""
+        return self._informer.state.revision
+
+    async def run(self) -> NoReturn:  # type: ignore[misc]  # a task group whose tasks never end
+        """Send writes and follow what is owed, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._group.run())
+            tasks.create_task(self._informer.run())
 
     async def watch(self) -> AsyncIterator[OutboxEvent]:
-        """Return a Listing, then every change, in order, for ever; a lost connection is resumed without a gap."""
-        prefix = self._keys.outboxes()
+        """Return a Listing, then every change, in order, for ever; for one reader.
+
+        What the watch has lost is told as well, once a comparison with the ledger has found it.
+        """
         while True:
-            try:
-                found, revision = await self._client.list_prefix(prefix)
-                yield Listing(tuple(self._owed(one) for one in found))
-                self.mirrored, self.mirror_revision = True, revision
-                async for reply in self._client.watch(prefix, revision):
-                    for event in reply.events:
-                        yield self._event(event)
-                    self.mirror_revision = max(self.mirror_revision, reply.header.revision)
-            except (Compacted, EtcdUnreachable):
-                continue
+            event = await self._news.get()
+            yield event
+            if isinstance(event, Listing):
+                self.mirrored = True
+
+    def begin(self) -> None:
+        """Take what follows as a listing."""
+        self._there, self._listing = {}, []
+
+    def listed(self, revision: int) -> None:
+        """Tell the listing."""
+        del revision
+        listing, self._listing = self._listing or [], None
+        self._news.put_nowait(Listing(tuple(one for kv in listing if (one := self._understood(kv)) is not None)))
+
+    def put(self, kv: pb.KeyValue) -> None:
+        """Take in an owed delivery."""
+        self._there[self._name(kv.key)] = kv.mod_revision
+        if self._listing is not None:
+            self._listing.append(kv)
+        elif (owed := self._understood(kv)) is not None:
+            self._news.put_nowait(Added(owed))
+
+    def remove(self, key: bytes, revision: int) -> None:
+        """Take in that a delivery is no longer owed."""
+        del revision
+        self._there.pop(self._name(key), None)
+        self._aside.clear(_KIND, key)
+        with suppress(*GARBLED):
+            shard, meter_id, counter, originator_id = self._keys.parse_outbox(key)
+            self._news.put_nowait(Removed(shard=shard, meter_id=meter_id, counter=counter, originator_id=originator_id))
+
+    def parts(self) -> Sequence[bytes]:
+        """It is compared as a whole."""
+        return (self._keys.outboxes(),)
+
+    def names(self, part: bytes) -> Iterable[str]:
+        """Return every name."""
+        del part
+        return list(self._there)
+
+    def revision_of(self, part: bytes, name: str) -> int:
+        """Return the revision of a name; 0 if it is not there."""
+        del part
+        return self._there.get(name, 0)
+
+    def _name(self, key: bytes) -> str:
+        return name_of(key, self._keys.outboxes())
+
+    def _understood(self, kv: pb.KeyValue) -> Owed | None:
+        """Return what a record says is owed; None if it cannot be understood, and is set aside."""
+        try:
+            owed = self._owed(kv)
+        except GARBLED as error:
+            self._aside.note(_KIND, kv.key, kv.mod_revision, error)
+            return None
+        self._aside.clear(_KIND, kv.key)
+        return owed
 
     async def read(self, owed: Sequence[Owed]) -> Sequence[StoredVend | None]:
         """Return the vend of each, in order; None where it is no longer owed. Linearizable."""
@@ -91,7 +166,7 @@ class EtcdOutbox:
         except EtcdUnreachable as error:
             raise not_read(error) from error
         pairs = [(found[at], found[at + 1]) for at in range(0, len(found), 2)]
-        return [None if pointer is None or vend is None else _readable(vend) for pointer, vend in pairs]
+        return [None if pointer is None or vend is None else self._readable(vend) for pointer, vend in pairs]
 
     async def write(self, changes: Sequence[DeliveryChange]) -> Sequence[WriteOutcome]:
         """Write each change for itself; return one outcome per change, in order."""
@@ -135,7 +210,10 @@ class EtcdOutbox:
                 if applied is not None:
                     self._know(sequence, applied, answered.revision)
                 return StoredVend(vend=vend, revision=answered.revision)
-            outcome = self._judge(change, vend, answered)
+            try:
+                outcome = self._judge(change, vend, answered)
+            except UtrnError as error:
+                return error
             if outcome is not None:
                 return outcome
             # Only what is known to be applied was out of date; it has just been learnt.
@@ -184,7 +262,13 @@ class EtcdOutbox:
         return vend.counter if vend.counter > highest else None
 
     def _learn(self, sequence: _Sequence, applied: pb.KeyValue | None) -> None:
-        highest = 0 if applied is None else read(store.AppliedRecord(), applied.value).highest_applied
+        try:
+            highest = 0 if applied is None else read(store.AppliedRecord(), applied.value).highest_applied
+        except Unreadable as error:
+            self._aside.note("applied", applied.key if applied is not None else b"", 0, error)
+            raise LedgerUnavailable(
+                "what is applied at this meter cannot be understood; nothing was written"
+            ) from error
         self._know(sequence, highest, 0 if applied is None else applied.mod_revision)
 
     def _know(self, sequence: _Sequence, highest: int, revision: int) -> None:
@@ -206,20 +290,13 @@ class EtcdOutbox:
             since=found.mod_revision,
         )
 
-    def _event(self, event: pb.Event) -> OutboxEvent:
-        if event.type == pb.Event.PUT:
-            return Added(self._owed(event.kv))
-        shard, meter_id, counter, originator_id = self._keys.parse_outbox(event.kv.key)
-        return Removed(shard=shard, meter_id=meter_id, counter=counter, originator_id=originator_id)
-
-
-def _readable(found: pb.KeyValue) -> StoredVend | None:
-    """Return a vend; None if it cannot be read: people must look at it, and the others go on."""
-    try:
-        return stored_of(found)
-    except UnreadableVend:
-        log.exception("an owed vend cannot be read", extra={"key": found.key.decode()})
-        return None
+    def _readable(self, found: pb.KeyValue) -> StoredVend | None:
+        """Return a vend; None if it cannot be understood, and is set aside: its delivery waits, the others go on."""
+        try:
+            return stored_of(found)
+        except Unreadable as error:
+            self._aside.note("vend", found.key, found.mod_revision, error)
+            return None
 
 
 def _applied_value(highest: int) -> bytes:
@@ -228,3 +305,4 @@ def _applied_value(highest: int) -> bytes:
 
 if TYPE_CHECKING:
     _: type[Outbox] = EtcdOutbox
+    __: type[Replica] = EtcdOutbox

@@ -9,7 +9,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from etcdpb import rpc_pb2 as pb
 from google.protobuf import timestamp_pb2
@@ -18,10 +18,12 @@ from utrn.store.v1 import records_pb2 as store
 from cluster import compares, ops
 from cluster.client import Compacted, EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
 from cluster.config import EtcdConfig
+from cluster.informer import CopyState
 from cluster.keys import Keys
 from cluster.lease import Lease
 from cluster.mirror import MirroredPrefix
-from cluster.records import SCHEMA, read
+from cluster.records import GARBLED, SCHEMA, read
+from cluster.set_aside import SetAsideRecords
 from cluster.shards import moves, shard_of
 from core.domain.invariant import InvariantBroken
 from core.domain.meter import MeterId
@@ -30,6 +32,7 @@ from core.ports.ownership import Gained, Lost, Ownership, OwnershipChange
 
 log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 _RETRY_AFTER_S = 0.1
 _EtcdTrouble = (EtcdUnreachable, EtcdUnknown, EtcdRefused, Compacted)
 
@@ -82,7 +85,9 @@ class EtcdOwnership:
         zone: str = "",
         version: str = "",
         fitness: Callable[[], Fitness] = Fitness,
+        aside: SetAsideRecords | None = None,
     ) -> None:
+        self._aside = SetAsideRecords() if aside is None else aside
         self._client = client
         self._config = config
         self._keys = Keys(config.prefix)
@@ -96,10 +101,11 @@ class EtcdOwnership:
         self._looked = asyncio.Event()
         self._leaving = False
         self._agreed = False
-        self._nodes = MirroredPrefix(client, self._keys.nodes(), self._looked.set)
-        self._shards = MirroredPrefix(client, self._keys.shards(), self._looked.set)
-        self._drains = MirroredPrefix(client, self._keys.drains(), self._looked.set)
-        self._roster = MirroredPrefix(client, self._keys.rosters(), lambda: None)
+        every_s = config.compare_members_s
+        self._nodes = MirroredPrefix(client, self._keys.nodes(), self._looked.set, compare_s=every_s)
+        self._shards = MirroredPrefix(client, self._keys.shards(), self._looked.set, compare_s=every_s)
+        self._drains = MirroredPrefix(client, self._keys.drains(), self._looked.set, compare_s=every_s)
+        self._roster = MirroredPrefix(client, self._keys.rosters(), lambda: None, compare_s=every_s)
 
     @property
     def node_id(self) -> str:
@@ -145,23 +151,38 @@ class EtcdOwnership:
 
     def members(self) -> dict[str, Member]:
         """Return every live node, by id, as last heard from etcd."""
-        return {name: _member(kv) for name, kv in self._nodes.keys.items()}
+        return self._understood("node", self._nodes, _member)
 
     def owners(self) -> dict[int, Owner]:
         """Return every owned shard with its owner, as last heard from etcd."""
-        return {
-            int(name): Owner(node_id=kv.value.decode(), epoch=kv.create_revision, lease_id=kv.lease)
-            for name, kv in self._shards.keys.items()
-        }
+        owners = self._understood("shard", self._shards, lambda kv: (self._keys.parse_shard(kv.key), _owner(kv)))
+        return dict(owners.values())
 
     def drains(self) -> dict[str, store.DrainRecord]:
         """Return every drained node, by id."""
-        return {name: read(store.DrainRecord(), kv.value) for name, kv in self._drains.keys.items()}
+        told = self._understood("drain", self._drains, lambda kv: read(store.DrainRecord(), kv.value))
+        # That the key is there is what drains a node; who wrote it, and when, is for people.
+        return {name: told.get(name) or store.DrainRecord(node_id=name) for name in self._drains.keys}
 
     def roster(self) -> dict[str, store.RosterRecord]:
         """Return every node that should be there, alive or not, by id."""
         # Without the schema check, as for members: nothing here decides about money.
-        return {name: store.RosterRecord.FromString(kv.value) for name, kv in self._roster.keys.items()}
+        told = self._understood("roster", self._roster, lambda kv: store.RosterRecord.FromString(kv.value))
+        return {name: told.get(name) or store.RosterRecord(node_id=name) for name in self._roster.keys}
+
+    def _understood(self, kind: str, mirror: MirroredPrefix, of: Callable[[pb.KeyValue], _T]) -> dict[str, _T]:
+        """Return what a mirror's records say, by name; one that cannot be understood is set aside."""
+        found: dict[str, _T] = {}
+        for name, kv in mirror.keys.items():
+            try:
+                found[name] = of(kv)
+            except GARBLED as error:
+                self._aside.note(kind, kv.key, kv.mod_revision, error)
+        return found
+
+    def copies(self) -> list[CopyState]:
+        """Return how each copy of a part of the ledger is."""
+        return [mirror.state for mirror in (self._nodes, self._shards, self._drains, self._roster)]
 
     async def changes(self) -> AsyncIterator[OwnershipChange]:
         """Return what this node owns now, as Gained, then every change, in order, for ever. For one reader.
@@ -359,6 +380,10 @@ class EtcdOwnership:
             for op, (key, _) in zip(reply.responses, part, strict=True):
                 if op.response_txn.succeeded:
                     self._shards.apply(pb.KeyValue(key=key, mod_revision=reply.header.revision), gone=True)
+
+
+def _owner(kv: pb.KeyValue) -> Owner:
+    return Owner(node_id=kv.value.decode(), epoch=kv.create_revision, lease_id=kv.lease)
 
 
 def _member(kv: pb.KeyValue) -> Member:

@@ -7,18 +7,30 @@ from cluster.config import EtcdConfig
 from cluster.history import LedgerEvent, OwnerSeen, record_seen
 from cluster.keys import Keys
 from cluster.ledger import found_of
+from cluster.records import Unreadable
 from core.ports.ledger import StoredVend
 
 
-async def all_vends(client: EtcdClient, config: EtcdConfig) -> AsyncIterator[StoredVend]:
+async def all_vends(
+    client: EtcdClient, config: EtcdConfig, unread: list[str] | None = None
+) -> AsyncIterator[StoredVend]:
     """Return every vend in the ledger, as of one revision, in the order of participant and id; no closed refusals.
+
+    The keys of those that this program cannot understand go into `unread`, and the rest goes on.
 
     Raises:
         EtcdUnreachable: no member answered.
+        Unreadable: a vend cannot be understood, and nobody asked for the keys of such.
     """
     found, _ = await client.list_prefix(Keys(config.prefix).vends())
     for one in found:
-        there = found_of(one)
+        try:
+            there = found_of(one)
+        except Unreadable:
+            if unread is None:
+                raise
+            unread.append(one.key.decode(errors="backslashreplace"))
+            continue
         if isinstance(there, StoredVend):
             yield there
 

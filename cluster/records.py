@@ -1,7 +1,8 @@
 """Domain <-> utrn.store.v1: what is kept in etcd. A record with a newer schema than this program's is refused."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 from urllib.parse import quote, unquote
 
 from google.protobuf import timestamp_pb2
@@ -9,6 +10,7 @@ from google.protobuf.message import DecodeError
 from utrn.store.v1 import records_pb2 as pb
 
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
+from core.domain.errors import BadField
 from core.domain.meter import MeterId, MeterKind, OriginatorId, Pan
 from core.domain.money import Pence
 from core.domain.party import ParticipantId
@@ -21,14 +23,26 @@ from core.domain.vend import Channel, Operation, Sale, SaleReference, Vend
 
 SCHEMA = 2
 _SCHEMA_TAG = b"\x08"
+_SCHEMA_KNOWN = bytes([SCHEMA])
 
 
-class NewerSchema(Exception):
+class Unreadable(Exception):
+    """A stored record cannot be understood. It is set aside (`cluster/set_aside.py`): left as it is, and alarmed.
+
+    It must not stop work on the others, and no question about it may be answered as if it were not there.
+    """
+
+
+class NewerSchema(Unreadable):
     """A record was written by a newer version of this program. Upgrade this node; it must not guess."""
 
 
-class UnreadableVend(Exception):
-    """A stored vend is not what this program writes. It is left as it is, and must not stop work on the others."""
+class UnreadableVend(Unreadable):
+    """A stored vend is not what this program writes."""
+
+
+# What reading a garbled record may end in: no such message, or values that its readers have no meaning for.
+GARBLED: Final = (Unreadable, DecodeError, ValueError, LookupError, TypeError, BadField)
 
 
 class _Record(Protocol):
@@ -38,6 +52,7 @@ class _Record(Protocol):
 
 
 _R = TypeVar("_R", bound=_Record)
+_T = TypeVar("_T")
 
 
 def read(record: _R, value: bytes) -> _R:
@@ -45,11 +60,27 @@ def read(record: _R, value: bytes) -> _R:
 
     Raises:
         NewerSchema: this program is too old for it.
+        Unreadable: it is no such record.
     """
-    record.ParseFromString(value)
+    try:
+        record.ParseFromString(value)
+    except DecodeError as error:
+        raise Unreadable(f"not a {type(record).__name__}: {error}") from error
     if record.schema > SCHEMA:
         raise NewerSchema(f"{type(record).__name__} has schema {record.schema}, this program knows up to {SCHEMA}")
     return record
+
+
+def understand(of: Callable[[bytes], _T], value: bytes) -> _T:
+    """Return what `of` makes of a stored value.
+
+    Raises:
+        Unreadable: whatever `of` stumbled over.
+    """
+    try:
+        return of(value)
+    except GARBLED as error:
+        raise error if isinstance(error, Unreadable) else Unreadable(f"{type(error).__name__}: {error}") from error
 
 
 def check_schema(value: bytes) -> None:
@@ -58,7 +89,7 @@ def check_schema(value: bytes) -> None:
     Raises:
         NewerSchema: this program is too old for it.
     """
-    if value[:1] == _SCHEMA_TAG and value[1] > SCHEMA:
+    if value[:1] == _SCHEMA_TAG and value[1:2] > _SCHEMA_KNOWN:
         raise NewerSchema(f"a record has schema {value[1]}, this program knows up to {SCHEMA}")
 
 
@@ -128,8 +159,8 @@ def under_vend_key_of(value: bytes) -> Vend | ClosedRefusal:
     try:
         record = read(pb.VendRecord(), value)
         return _refusal_of(record) if record.HasField("refused") else _vend_of(record)
-    except (ValueError, DecodeError) as error:
-        raise UnreadableVend(str(error)) from error
+    except GARBLED as error:
+        raise error if isinstance(error, Unreadable) else UnreadableVend(str(error)) from error
 
 
 def vend_of(value: bytes) -> Vend:
@@ -141,8 +172,8 @@ def vend_of(value: bytes) -> Vend:
     """
     try:
         return _vend_of(read(pb.VendRecord(), value))
-    except (ValueError, DecodeError) as error:
-        raise UnreadableVend(str(error)) from error
+    except GARBLED as error:
+        raise error if isinstance(error, Unreadable) else UnreadableVend(str(error)) from error
 
 
 def _refusal_of(record: pb.VendRecord) -> ClosedRefusal:

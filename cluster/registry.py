@@ -1,26 +1,31 @@
 """EtcdRegistry: a watched copy of the registry. Meters and PANs are kept as they were read, and understood when asked.
 
 With a million meters a copy must be small and quick to make: a record is kept as its bytes and its revision, which the
-garbage collector need not look at, and is decoded for the one request that needs it.
+garbage collector need not look at, and is decoded for the one request that needs it. A record that this program cannot
+understand is set aside: a question that needs it is answered NOT_READY, never as if it were not there.
 """
 
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, NoReturn, cast
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, NoReturn, TypeVar, cast
 
 from etcdpb import rpc_pb2 as pb
 
-from cluster.client import Compacted, EtcdClient, EtcdUnreachable
+from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
+from cluster.informer import CopyState, Informer, Replica
 from cluster.keys import Keys
-from cluster.records import check_schema
+from cluster.records import GARBLED, Unreadable, check_schema, understand
 from cluster.registry_records import record_of
-from cluster.reminders import Reminders
+from cluster.reminders import Reminder, Reminders
+from cluster.set_aside import SetAsideRecords
 from cluster.stored_meters import mirrored_card, mirrored_meter
 from core.domain.appointment import Appointments
 from core.domain.eligibility import Says
+from core.domain.errors import NotReady
 from core.domain.meter import Card, Meter, MeterId, Model, Pan
 from core.domain.party import Participant, ParticipantId, Standing, SupplierKey
 from core.domain.registry import Kind, Known
@@ -29,9 +34,9 @@ from core.ports.registry import Registry, RegistryBook
 
 log = logging.getLogger(__name__)
 
+_T = TypeVar("_T")
 # A named tuple made by its own name takes twice as long; every request makes two of these.
 _new = tuple.__new__
-_RETRY_AFTER_S = 0.1
 # About two milliseconds of work, at most, before others have their turn.
 _SEARCHED_AT_ONCE = 20_000
 _FOUND_AT_ONCE = 100
@@ -42,7 +47,11 @@ class Copy:
 
     ready = True
 
-    def __init__(self) -> None:
+    def __init__(self, keys: Keys, aside: SetAsideRecords | None = None) -> None:
+        self._keys = keys
+        self._aside = SetAsideRecords() if aside is None else aside
+        # What cannot be understood: the revision of each, by the room it lies in.
+        self._unread: dict[str, dict[str, int]] = {}
         self._raw: dict[Kind, dict[str, tuple[int, bytes]]] = {Kind.METER: {}, Kind.PAN: {}}
         self._meters, self._pans = self._raw[Kind.METER], self._raw[Kind.PAN]
         self._raw_by_name = {str(kind): records for kind, records in self._raw.items()}
@@ -57,43 +66,82 @@ class Copy:
         self.says: Says = {}
 
     def caller(self, identity: str) -> Participant | None:
-        """Return the participant that uses the SAN URI `identity`."""
-        return self._callers.get(identity)
+        """Return the participant that uses the SAN URI `identity`.
+
+        Raises:
+            NotReady: it may be one whose record is set aside.
+        """
+        found = self._callers.get(identity)
+        if found is None and self._unread.get(Kind.PARTICIPANT):
+            raise NotReady("this node cannot understand every participant's record; ask another node, or the operator")
+        return found
 
     def departed(self, identity: str) -> Participant | None:
         """Return the participant that used the SAN URI `identity` when it left, if nobody uses it now."""
         return None if identity in self._callers else self._departed.get(identity)
 
     def participant(self, participant_id: ParticipantId) -> Known[Participant] | None:
-        """Return a participant."""
-        return cast("Known[Participant] | None", self._decoded[Kind.PARTICIPANT].get(participant_id))
+        """Return a participant. This and the others raise NotReady if the record is set aside."""
+        return cast("Known[Participant] | None", self._find(Kind.PARTICIPANT, participant_id))
 
     def card(self, pan: Pan) -> Known[Card] | None:
         """Return a PAN."""
         found = self._pans.get(pan)
-        return None if found is None else _new(Known, (mirrored_card(found[1]), found[0]))
+        if found is None:
+            self._not_aside(Kind.PAN, pan)
+            return None
+        try:
+            return _new(Known, (mirrored_card(found[1]), found[0]))
+        except GARBLED as error:
+            raise self._garbled(Kind.PAN, pan, found[0], error) from error
 
     def meter(self, meter_id: MeterId) -> Known[Meter] | None:
         """Return a meter."""
         found = self._meters.get(meter_id)
-        return None if found is None else _new(Known, (mirrored_meter(found[1]), found[0]))
+        if found is None:
+            self._not_aside(Kind.METER, meter_id)
+            return None
+        try:
+            return _new(Known, (mirrored_meter(found[1]), found[0]))
+        except GARBLED as error:
+            raise self._garbled(Kind.METER, meter_id, found[0], error) from error
 
     def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId) -> Known[Appointments] | None:
         """Return what a supplier has appointed a PSP to."""
-        found = self._decoded[Kind.APPOINTMENT].get(f"{supplier_id}/{psp_id}")
-        return cast("Known[Appointments] | None", found)
+        return cast("Known[Appointments] | None", self._find(Kind.APPOINTMENT, f"{supplier_id}/{psp_id}"))
 
     def model(self, make: str, model: str) -> Known[Model] | None:
         """Return what the meters of a model can do."""
-        return cast("Known[Model] | None", self._decoded[Kind.MODEL].get(f"{make}/{model}"))
+        return cast("Known[Model] | None", self._find(Kind.MODEL, f"{make}/{model}"))
 
-    async def search(self, kind: Kind, about: str) -> AsyncIterator[bytes]:
-        """Yield meters or PANs, as bytes, that mention `about`; gives way to other work now and then."""
+    def _find(self, kind: Kind, record_id: str) -> Known[object] | None:
+        found = self._decoded[kind].get(record_id)
+        if found is None:
+            self._not_aside(kind, record_id)
+        return found
+
+    def _not_aside(self, kind: Kind, record_id: str) -> None:
+        """Return if a record that was not found is not there, and not only set aside."""
+        if self._unread and record_id in self._unread.get(kind, ()):
+            raise _not_ready(kind, record_id)
+
+    def _garbled(self, kind: Kind, record_id: str, revision: int, error: Exception) -> NotReady:
+        self._aside.note(kind, self._keys.record(kind, record_id), revision, error)
+        return _not_ready(kind, record_id)
+
+    async def search(self, kind: Kind, about: str, of: Callable[[bytes], _T]) -> AsyncIterator[_T]:
+        """Yield the meters or PANs that mention `about`; gives way to other work now and then.
+
+        One that cannot be understood is passed over, and alarmed.
+        """
         needle, found = about.encode(), 0
-        for number, (_, value) in enumerate(list(self._raw[kind].values()), start=1):
+        for number, (record_id, (revision, value)) in enumerate(list(self._raw[kind].items()), start=1):
             if needle in value:
                 found += 1
-                yield value
+                try:
+                    yield understand(of, value)
+                except Unreadable as error:
+                    self._garbled(kind, record_id, revision, error)
             if number % _SEARCHED_AT_ONCE == 0 or found == _FOUND_AT_ONCE:
                 found = 0
                 await asyncio.sleep(0)
@@ -104,30 +152,62 @@ class Copy:
         raw = {str(kind): len(records) for kind, records in self._raw.items()}
         return raw | {str(kind): len(records) for kind, records in self._decoded.items()}
 
+    def counts_aside(self) -> int:
+        """Return how many records are set aside."""
+        return sum(len(records) for records in self._unread.values())
+
     def participants(self) -> Iterator[Participant]:
         """Every participant."""
         return (cast("Participant", known.record) for known in self._decoded[Kind.PARTICIPANT].values())
 
-    def apply(self, keys: Keys, record: pb.KeyValue, *, gone: bool) -> None:
-        """Take a change in."""
-        kind_name, record_id = keys.parse_registry(record.key)
-        raw = self._raw_by_name.get(kind_name)
-        if raw is not None:
-            if gone:
-                raw.pop(record_id, None)
-            else:
-                value = record.value
-                check_schema(value)
-                raw[record_id] = (record.mod_revision, value)
+    def apply(self, record: pb.KeyValue, *, gone: bool) -> None:
+        """Take a change in; what cannot be understood is set aside."""
+        room, _, record_id = record.key[len(self._keys.registry()) :].decode(errors="surrogateescape").partition("/")
+        unread = self._unread.get(room)
+        if unread and unread.pop(record_id, None) is not None:
+            self._aside.clear(room, record.key)
+            if not unread:
+                del self._unread[room]
+        if gone:
+            self._apply_gone(room, record_id)
             return
-        kind = Kind(kind_name)
-        if kind is Kind.DUE:
-            at, meter_id = record_id.split("/")
-            (self.due.discard if gone else self.due.add)((Ms(int(at)), MeterId(meter_id)))
-        else:
-            self._apply_decoded(kind, record_id, record, gone=gone)
+        try:
+            self._apply(room, record_id, record)
+        except GARBLED as error:
+            # What was known of it before holds no more.
+            self._apply_gone(room, record_id)
+            self._unread.setdefault(room, {})[record_id] = record.mod_revision
+            self._aside.note(room, record.key, record.mod_revision, error)
 
-    def _apply_decoded(self, kind: Kind, record_id: str, record: pb.KeyValue, *, gone: bool) -> None:
+    def _apply(self, room: str, record_id: str, record: pb.KeyValue) -> None:
+        raw = self._raw_by_name.get(room)
+        if raw is not None:
+            value = record.value
+            check_schema(value)
+            raw[record_id] = (record.mod_revision, value)
+        elif room == Kind.DUE:
+            self.due.add(_reminder(record_id), record.mod_revision)
+        else:
+            kind = Kind(room)
+            known = Known(record_of(kind, record.value), record.mod_revision)
+            self._drop_decoded(kind, record_id)
+            self._decoded[kind][record_id] = known
+            if isinstance(known.record, Participant):
+                self._callers.update(dict.fromkeys(known.record.identities, known.record))
+                if known.record.standing is Standing.LEFT:
+                    self._keep_departed(known.record)
+
+    def _apply_gone(self, room: str, record_id: str) -> None:
+        raw = self._raw_by_name.get(room)
+        if raw is not None:
+            raw.pop(record_id, None)
+        elif room in self._decoded:
+            self._drop_decoded(Kind(room), record_id)
+        elif room == Kind.DUE:
+            with suppress(*GARBLED):
+                self.due.discard(_reminder(record_id))
+
+    def _drop_decoded(self, kind: Kind, record_id: str) -> None:
         self.says.clear()
         before = self._decoded[kind].pop(record_id, None)
         if before is not None and isinstance(before.record, Participant):
@@ -136,14 +216,6 @@ class Copy:
                 # Given up by one and taken by another: in whichever order they are told of, it is the taker's.
                 if holder is not None and holder.participant_id == before.record.participant_id:
                     del self._callers[identity]
-        if gone:
-            return
-        known = Known(record_of(kind, record.value), record.mod_revision)
-        self._decoded[kind][record_id] = known
-        if isinstance(known.record, Participant):
-            self._callers.update(dict.fromkeys(known.record.identities, known.record))
-            if known.record.standing is Standing.LEFT:
-                self._keep_departed(known.record)
 
     def _keep_departed(self, one: Participant) -> None:
         """Remember by which certificates a participant was known that has left; the latest, if several had one."""
@@ -153,25 +225,76 @@ class Copy:
             if other is None or _left_at(other) <= _left_at(one):
                 self._departed[identity] = one
 
+    def parts(self) -> list[bytes]:
+        """Return the prefix of each kind of record."""
+        return [self._keys.records(kind) for kind in (*self._raw, *self._decoded, Kind.DUE)]
+
+    def names(self, part: bytes) -> list[str]:
+        """Return the ids of a kind."""
+        room = self._room(part)
+        kept: Iterable[str] = self._raw_by_name.get(room) or self._decoded.get(Kind(room)) or ()
+        if room == Kind.DUE:
+            kept = self.due.names()
+        return [*kept, *self._unread.get(room, ())]
+
+    def revision_of(self, part: bytes, name: str) -> int:
+        """Return the revision of what is kept of a record; 0 if it is not there."""
+        room = self._room(part)
+        raw = self._raw_by_name.get(room)
+        if raw is not None:
+            found = raw.get(name)
+            revision = 0 if found is None else found[0]
+        elif room == Kind.DUE:
+            revision = self.due.revision_of(name)
+        else:
+            known = self._decoded.get(Kind(room), {}).get(name) if room in self._decoded else None
+            revision = 0 if known is None else known.revision
+        return revision or self._unread.get(room, {}).get(name, 0)
+
+    def _room(self, part: bytes) -> str:
+        return part[len(self._keys.registry()) : -1].decode()
+
 
 def _left_at(one: Participant) -> Ms:
     last = one.standings.last
     return NEVER if last is None else last.since
 
 
+def _reminder(record_id: str) -> Reminder:
+    at, meter_id = record_id.split("/")
+    return Ms(int(at)), MeterId(meter_id)
+
+
+def _not_ready(kind: str, record_id: str) -> NotReady:
+    return NotReady(
+        "a record that this depends on cannot be understood by this node; ask another node, or the operator",
+        kind=kind, record=f"..{record_id[-4:]}" if kind == Kind.PAN else record_id,
+    )  # fmt: skip
+
+
 class EtcdRegistry:
     """The registry, from memory."""
 
-    def __init__(self, client: EtcdClient, config: EtcdConfig) -> None:
-        self._client = client
+    def __init__(self, client: EtcdClient, config: EtcdConfig, aside: SetAsideRecords | None = None) -> None:
         self._keys = Keys(config.prefix)
-        self._copy = Copy()
+        self._aside = SetAsideRecords() if aside is None else aside
+        self._copy = Copy(self._keys, self._aside)
+        # The copy that is being read, before it takes the other's place.
+        self._reading = self._copy
         self._complete = asyncio.Event()
+        self._informer = Informer(
+            client, self._keys.registry(), self, name="registry", compare_s=config.compare_registry_s
+        )
 
     @property
     def ready(self) -> bool:
         """True once the copy is complete."""
         return self._complete.is_set()
+
+    @property
+    def state(self) -> CopyState:
+        """How the copy is."""
+        return self._informer.state
 
     @property
     def says(self) -> Says:
@@ -206,6 +329,10 @@ class EtcdRegistry:
         """Return what the meters of a model can do."""
         return self._copy.model(make, model)
 
+    def counts_aside(self) -> int:
+        """Return how many records of the copy are set aside."""
+        return self._copy.counts_aside()
+
     def due_by(self, now: Ms) -> list[tuple[Ms, MeterId]]:
         """Return the meters whose change is due, earliest first; some at a time."""
         return self._copy.due.due_by(now)
@@ -220,13 +347,13 @@ class EtcdRegistry:
 
     async def cards(self, about: str) -> AsyncIterator[Card]:
         """Return every PAN whose record mentions `about`."""
-        async for value in self._copy.search(Kind.PAN, about):
-            yield mirrored_card(value)
+        async for card in self._copy.search(Kind.PAN, about, mirrored_card):
+            yield card
 
     async def meters(self, about: str) -> AsyncIterator[Meter]:
         """Return every meter whose record mentions `about`."""
-        async for value in self._copy.search(Kind.METER, about):
-            yield mirrored_meter(value)
+        async for meter in self._copy.search(Kind.METER, about, mirrored_meter):
+            yield meter
 
     async def complete(self) -> None:
         """Return when the copy is complete."""
@@ -234,32 +361,45 @@ class EtcdRegistry:
 
     async def run(self) -> NoReturn:
         """Read all of it, then follow every change, for ever."""
-        prefix = self._keys.registry()
-        while True:
-            try:
-                revision = await self._read(prefix)
-                async for reply in self._client.watch(prefix, revision):
-                    for event in reply.events:
-                        self._copy.apply(self._keys, event.kv, gone=event.type == pb.Event.DELETE)
-            except (EtcdUnreachable, Compacted):
-                await asyncio.sleep(_RETRY_AFTER_S)
+        await self._informer.run()
 
-    async def _read(self, prefix: bytes) -> int:
-        """Read everything into a new copy, and only then put it in the old one's place."""
-        copy, revision = Copy(), 0
-        async for page, revision in self._client.pages(prefix):  # noqa: B007  # the last one is what is returned
-            for one in page:
-                copy.apply(self._keys, one, gone=False)
-        self._copy = copy
+    def begin(self) -> None:
+        """Read everything into a new copy."""
+        self._reading = Copy(self._keys, self._aside)
+
+    def listed(self, revision: int) -> None:
+        """Put the new copy in the old one's place."""
+        del revision
+        self._copy = self._reading
         # What was read lives as long as the node: the collector need not look at millions of records again.
         gc.collect()
         gc.freeze()
         self._complete.set()
-        log.info("registry read", extra=copy.counts)
-        return revision
+        log.info("registry read", extra=self._copy.counts)
+
+    def put(self, kv: pb.KeyValue) -> None:
+        """Take in a record's newest value."""
+        self._reading.apply(kv, gone=False)
+
+    def remove(self, key: bytes, revision: int) -> None:
+        """Take in that a record is gone."""
+        self._reading.apply(pb.KeyValue(key=key, mod_revision=revision), gone=True)
+
+    def parts(self) -> Sequence[bytes]:
+        """Return the prefix of each kind of record."""
+        return self._copy.parts()
+
+    def names(self, part: bytes) -> Iterable[str]:
+        """Return the ids of a kind."""
+        return self._copy.names(part)
+
+    def revision_of(self, part: bytes, name: str) -> int:
+        """Return the revision of what is kept of a record; 0 if it is not there."""
+        return self._reading.revision_of(part, name)
 
 
 if TYPE_CHECKING:
     _: type[Registry] = EtcdRegistry
     ___: type[RegistryBook] = EtcdRegistry
     __: type[Registry] = Copy
+    ____: type[Replica] = EtcdRegistry

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from etcdpb import rpc_pb2 as pb
@@ -14,10 +15,12 @@ from cluster.commit import commit_until_known, not_done, not_read
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
 from cluster.ledger import counter_of
-from cluster.records import SCHEMA, pointer_value, read, vend_value
+from cluster.records import GARBLED, SCHEMA, Unreadable, pointer_value, read, vend_value
 from cluster.registry import Copy
 from cluster.registry_records import kind_of, name_of, record_of, value_of
+from cluster.set_aside import SetAsideRecords
 from cluster.shards import shard_of
+from core.domain.errors import NotReady
 from core.domain.market_change import OwedVend
 from core.domain.meter import Meter, MeterId, OriginatorId, Pan
 from core.domain.party import ParticipantId
@@ -35,7 +38,10 @@ _READ_AT_ONCE = 100
 class EtcdRegistryStore:
     """The registry behind the copies."""
 
-    def __init__(self, client: EtcdClient, config: EtcdConfig, clock: Clock) -> None:
+    def __init__(
+        self, client: EtcdClient, config: EtcdConfig, clock: Clock, aside: SetAsideRecords | None = None
+    ) -> None:
+        self._aside = SetAsideRecords() if aside is None else aside
         self._client = client
         self._keys = Keys(config.prefix)
         self._shards = config.shards
@@ -54,8 +60,7 @@ class EtcdRegistryStore:
             chunk = refs[at : at + _READ_AT_ONCE]
             kvs = await self._get([self._key(ref) for ref in chunk])
             found += [
-                None if kv is None else Known(record_of(ref.kind, kv.value), kv.mod_revision)
-                for ref, kv in zip(chunk, kvs, strict=True)
+                None if kv is None else self._understood(ref.kind, kv) for ref, kv in zip(chunk, kvs, strict=True)
             ]
         notes = NOTES.get()
         if notes is not None:
@@ -70,14 +75,27 @@ class EtcdRegistryStore:
         start = max(prefix, self._keys.record(kind_of(kind), after) + b"\0") if after else prefix
         request = pb.RangeRequest(key=start, range_end=prefix_end(prefix), limit=limit)
         reply = await self._range(request)
-        return [Known(cast("R", record_of(kind_of(kind), kv.value)), kv.mod_revision) for kv in reply.kvs]
+        found: list[Known[R]] = []
+        for kv in reply.kvs:
+            # One that cannot be understood is left out and alarmed; a page of nothing else must not look like the end.
+            with suppress(NotReady):
+                found.append(cast("Known[R]", self._understood(kind_of(kind), kv)))
+        if reply.kvs and not found:
+            raise _not_understood()
+        return found
 
     async def sequence(self, originator_id: OriginatorId, meter_id: MeterId) -> CounterState:
         """Return a counter sequence as it is now."""
         counter, applied = await self._get(
             [self._keys.counter(originator_id, meter_id), self._keys.applied(originator_id, meter_id)]
         )
-        return counter_of(counter, applied)
+        try:
+            return counter_of(counter, applied)
+        except Unreadable as error:
+            kv = counter if counter is not None else applied
+            if kv is not None:
+                self._aside.note("counter", kv.key, kv.mod_revision, error)
+            raise _not_understood() from error
 
     async def owed(self, meter_id: MeterId) -> Sequence[OwedVend]:
         """Return the deliveries owed to a meter now."""
@@ -108,7 +126,7 @@ class EtcdRegistryStore:
 
     async def snapshot(self, pan: Pan, caller_id: ParticipantId) -> Registry:
         """Return what decides about a top-up of `pan` by that caller, as it is now."""
-        copy = Copy()
+        copy = Copy(self._keys, self._aside)
         await self._copy_into(copy, [Ref(Kind.PAN, pan), Ref(Kind.PARTICIPANT, caller_id)])
         card = copy.card(pan)
         meters = sorted({one.value.meter_id for one in card.record.uses.periods}) if card is not None else []
@@ -123,7 +141,7 @@ class EtcdRegistryStore:
     async def _copy_into(self, copy: Copy, refs: Sequence[Ref]) -> None:
         for kv in await self._get([self._key(ref) for ref in refs]):
             if kv is not None:
-                copy.apply(self._keys, kv, gone=False)
+                copy.apply(kv, gone=False)
 
     def _txn(self, write: RegistryWrite) -> pb.TxnRequest:
         keys = self._keys
@@ -176,9 +194,25 @@ class EtcdRegistryStore:
             puts.append(ops.put(outbox, pointer))
         return compares.vend_absent(vend_key) + compares.code_absent(code_key), puts
 
+    def _understood(self, kind: Kind, kv: pb.KeyValue) -> Known[StoredRecord]:
+        """Return what a record says.
+
+        Raises:
+            NotReady: it cannot be understood, and is set aside.
+        """
+        try:
+            return Known(record_of(kind, kv.value), kv.mod_revision)
+        except GARBLED as error:
+            self._aside.note(kind, kv.key, kv.mod_revision, error)
+            raise _not_understood() from error
+
     def _owed(self, kv: pb.KeyValue) -> OwedVend:
-        pointer = read(store.VendPointer(), kv.value)
-        _, _, counter, _ = self._keys.parse_outbox(kv.key)
+        try:
+            pointer = read(store.VendPointer(), kv.value)
+            _, _, counter, _ = self._keys.parse_outbox(kv.key)
+        except GARBLED as error:
+            self._aside.note("outbox", kv.key, kv.mod_revision, error)
+            raise _not_understood() from error
         return OwedVend(
             participant_id=ParticipantId(pointer.participant_id),
             transaction_id=TransactionId(pointer.transaction_id),
@@ -203,6 +237,10 @@ class EtcdRegistryStore:
             return await self._client.range(request)
         except EtcdUnreachable as error:
             raise not_read(error) from error
+
+
+def _not_understood() -> NotReady:
+    return NotReady("a record that this depends on cannot be understood by this node; ask another, or the operator")
 
 
 def _neighbours(meter: Meter, caller_id: ParticipantId) -> set[Ref]:

@@ -34,6 +34,9 @@ def verify(
         counts = {str(file): sum(1 for _ in verified(file, anchors.get(file.name))) for file in files}
     except (OSError, BadTrail) as error:
         fail(str(error))
+    unread = sorted(name for name, anchor in anchors.items() if anchor is None)
+    if unread:
+        fail(f"anchored in a form that this program cannot understand: {', '.join(unread)}; use a newer one")
     if missing:
         fail(f"anchored, and not among the files: {', '.join(missing)}; name them too, or say where they went")
     if as_json:
@@ -44,7 +47,7 @@ def verify(
         console.print(f"{name}: {count} decisions, the chain holds{known}", highlight=False)
 
 
-def _anchors(config: Path) -> "dict[str, Anchor]":
+def _anchors(config: Path) -> "dict[str, Anchor | None]":
     import asyncio
 
     from app.clock import SystemClock
@@ -55,7 +58,7 @@ def _anchors(config: Path) -> "dict[str, Anchor]":
 
     loaded = load_config(config)
 
-    async def read() -> "dict[str, Anchor]":
+    async def read() -> "dict[str, Anchor | None]":
         client = EtcdClient(loaded.etcd)
         try:
             return await TrailAnchors(client, loaded.etcd, SystemClock()).all_of(loaded.node.node_id)

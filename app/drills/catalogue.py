@@ -26,6 +26,7 @@ class Drill:
         own_tokens: Needs a token per node.
         fake_clocks: Needs nodes whose clock can be set.
         knobs: Of the head end throughout.
+        node_program: A module to run as a node instead of `utrn serve`.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Drill:
     own_tokens: bool = False
     fake_clocks: bool = False
     knobs: tuple[str, ...] = ("latency_median_ms=10",)
+    node_program: str = ""
 
 
 _LOSSY = ("latency_median_ms=10", "loss_before=0.03", "loss_after=0.03", "duplicate_commands=0.03",
@@ -212,6 +214,15 @@ DRILLS: tuple[Drill, ...] = (
         aims={"issue_failed": 0},
         runbook="head-end",
         knobs=_LOSSY,
+    ),
+    Drill(
+        name="stale-copy",
+        what="an owner's watches lose every event for 4 s, without a word",
+        fault=faults.stale_copy(4.0),
+        # Unhealed: 1 if the comparison found nothing. Drained: a comparison, its second look, and the sends.
+        aims={"issue_failed": 0, "shards_moved": 0, "unhealed": 0, "drained_ms": 15_000},
+        runbook="stale-copy",
+        node_program="app.drills.deaf_node",
     ),
     Drill(
         name="cascade",

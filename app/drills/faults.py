@@ -3,15 +3,18 @@
 import asyncio
 import math
 import os
+import re
 import shutil
 import signal
 import time
+import urllib.request
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.drills.deaf_node import deaf_file
 from app.drills.world import NODES, World
 from cluster.history import OwnerSeen
 
@@ -317,6 +320,37 @@ def head_end_outage(seconds: float) -> FaultMaker:
         return fault
 
     return make
+
+
+def stale_copy(seconds: float) -> FaultMaker:
+    """Let the busiest owner's watches lose every event for a while; what is owed meanwhile must be delivered still."""
+
+    async def make(world: World) -> Fault:
+        victim = world.watch.busiest()
+        before = dict(world.watch.owners)
+        flag = deaf_file(world.stack.node_config(victim))
+        fault = Fault(at=time.monotonic())
+        flag.touch()
+        await asyncio.sleep(seconds)
+        flag.unlink()
+        fault.healed_at = time.monotonic()
+        fault.facts["owed_at_most"] = world.watch.owed
+        await world.watch.until(lambda: world.watch.owed < fault.facts["owed_at_most"] / 10, _WAIT_S)
+        fault.facts["drained_ms"] = round((time.monotonic() - fault.healed_at) * 1000)
+        page = await asyncio.to_thread(_page, world.stack.metrics_url(victim))
+        found = re.search(r'^utrn_copy_healed_total\{copy="outbox"\} (\S+)$', page, re.MULTILINE)
+        fault.facts["healed"] = float(found[1]) if found else 0.0
+        fault.facts["unhealed"] = float(not fault.facts["healed"])
+        fault.facts["shards_moved"] = sum(world.watch.owners.get(shard) != was for shard, was in before.items())
+        return fault
+
+    return make
+
+
+def _page(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310  # the stack's own page
+        text: str = reply.read().decode()
+    return text
 
 
 def hide_token(world: World, node: str) -> None:

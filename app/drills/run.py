@@ -2,6 +2,7 @@
 
 import asyncio
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -92,7 +93,7 @@ def run_drill(drill: Drill, plan: DrillPlan, run: int, say: Callable[[str], None
                 seed=plan.seed,
                 knobs=drill.knobs,
                 delivery=plan.delivery,
-                node_command=plan.node_command,
+                node_command=plan.node_command or _program(drill),
                 etcd_members=3,
                 nodes=NODES,
                 own_tokens=drill.own_tokens,
@@ -105,6 +106,10 @@ def run_drill(drill: Drill, plan: DrillPlan, run: int, say: Callable[[str], None
             return asyncio.run(_Run(drill, plan, run, stack, say).run())
         finally:
             stack.stop_all()
+
+
+def _program(drill: Drill) -> tuple[str, ...]:
+    return (sys.executable, "-m", drill.node_program) if drill.node_program else ()
 
 
 @contextmanager

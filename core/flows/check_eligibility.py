@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from core.domain.eligibility import Act
-from core.domain.errors import NotAppointed, PanUnknown, Refused
+from core.domain.errors import LedgerUnavailable, NotAppointed, PanUnknown, Refused
 from core.domain.meter import OriginatorId, Pan
 from core.domain.money import Pence
 from core.domain.party import ParticipantId, Principal
@@ -46,6 +46,8 @@ class CheckEligibility:
         if ruling.resolved is not None:
             sequence = OriginatorId(ruling.resolved.key.originator_id), ruling.resolved.meter_id
             (state,) = await self.ledger.counters([sequence])
+            if isinstance(state, LedgerUnavailable):
+                raise state
             try:
                 self.counters.check_room(state)
             except Refused as refusal:

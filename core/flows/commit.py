@@ -200,7 +200,13 @@ class CommitLine:
             for job in unread:
                 self._fail(job, error)
             return list(states)
-        return [state if state is not None else next(read) for state in states]
+        found: list[CounterState | None] = []
+        for job, state in zip(jobs, states, strict=True):
+            told = state if state is not None else next(read)
+            if isinstance(told, LedgerUnavailable):
+                self._fail(job, told)
+            found.append(None if isinstance(told, LedgerUnavailable) else told)
+        return found
 
     def _admit(self, job: _Job, state: CounterState | None) -> bool:
         if state is None:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from core.domain.errors import BadField
+from core.domain.errors import BadField, NotReady
 from core.domain.meter import Card, MeterId, Pan, PanForm, PanStatus, PanUse, PaymentMode, Registration, Settings
 from core.domain.party import ParticipantId, Principal
 from core.domain.timeline import Ms, ms_of
@@ -98,7 +98,11 @@ class ReconcilePans:
 
     def _compare(self, claim: Claim, supplier_id: ParticipantId | None, now: Ms) -> Finding | None:
         """Return what is otherwise here than a list says. Of cards a supplier never gave it learns nothing."""
-        known = self.registry.card(claim.pan)
+        try:
+            known = self.registry.card(claim.pan)
+        except NotReady:
+            # It is there, and this node cannot say what it stands for.
+            return None
         if known is None or supplier_id not in (None, *(one.value.supplier_id for one in known.record.uses.periods)):
             return Finding(kind=FindingKind.NOT_REGISTERED, pan=claim.pan, meter_id=claim.meter_id)
         use = _use(known.record, now)
@@ -129,7 +133,10 @@ class ReconcilePans:
         yield part
 
     def _of_card(self, card: Card, use: PanUse, usable: dict[tuple[MeterId, int], bool]) -> FindingKind | None:
-        stands = self._stands(use.meter_id)
+        try:
+            stands = self._stands(use.meter_id)
+        except NotReady:
+            return None
         if stands is None:
             return FindingKind.WITHOUT_METER
         registration, settings = stands

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from core.domain.errors import UtrnError
+from core.domain.errors import LedgerUnavailable, UtrnError
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
 from core.domain.refusal import ClosedRefusal
@@ -135,8 +135,12 @@ class Ledger(Protocol):
         """
         ...
 
-    async def counters(self, keys: Sequence[tuple[OriginatorId, MeterId]]) -> Sequence[CounterState]:
+    async def counters(
+        self, keys: Sequence[tuple[OriginatorId, MeterId]]
+    ) -> Sequence[CounterState | LedgerUnavailable]:
         """Return the counter sequence of each (originator, meter) as it is now, in order. One linearizable read.
+
+        LedgerUnavailable stands for one whose record cannot be understood; the others are not touched by it.
 
         Raises:
             LedgerUnavailable: repeat.

@@ -21,7 +21,10 @@ R = TypeVar("R", Participant, Meter, Card, Appointments, Model, MarketChange, Cr
 
 
 class Registry(Protocol):
-    """Answers at once, from a watched copy or a snapshot; None says that there is no such record."""
+    """Answers at once, from a watched copy or a snapshot; None says that there is no such record.
+
+    Every question raises NotReady if a record that it needs is there and cannot be understood.
+    """
 
     @property
     def ready(self) -> bool:

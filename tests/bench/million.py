@@ -38,10 +38,10 @@ def million_meters(keys: Keys, copy: Copy, count: int) -> Registry:
         ):
             revision += 1
             key = f"{keys.prefix}registry/{kind}/{record_id}".encode()
-            copy.apply(keys, pb.KeyValue(key=key, value=value, mod_revision=revision), gone=False)
+            copy.apply(pb.KeyValue(key=key, value=value, mod_revision=revision), gone=False)
     return copy
 
 
 def _apply(keys: Keys, copy: Copy, record: StoredRecord, revision: int) -> None:
     key = keys.record(*name_of(record))
-    copy.apply(keys, pb.KeyValue(key=key, value=value_of(record), mod_revision=revision), gone=False)
+    copy.apply(pb.KeyValue(key=key, value=value_of(record), mod_revision=revision), gone=False)

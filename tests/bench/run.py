@@ -161,7 +161,8 @@ class Authorising:
 
     def __init__(self, folder: Path) -> None:
         self._clock = SystemClock()
-        self._keys, self._copy = Keys("utrn/"), Copy()
+        self._keys = Keys("utrn/")
+        self._copy = Copy(self._keys)
         self._trail = FileTrail(folder, "bench", self._clock)
         registry = million_meters(self._keys, self._copy, METERS)
         # As the node does once it has read its registry.

@@ -45,6 +45,7 @@ async def test_a_vend_never_committed_is_not_found(ledger: EtcdLedger) -> None:
 async def test_the_counter_moves_with_the_vend(ledger: EtcdLedger) -> None:
     meter_id = new_meter_id()
     (before,) = await ledger.counters([(ORIGINATOR, meter_id)])
+    assert isinstance(before, CounterState)
     outcome = await _commit_one(ledger, Entry(vend=vend(1, meter_id), seen=before))
     (after,) = await ledger.counters([(ORIGINATOR, meter_id)])
     assert before == CounterState()

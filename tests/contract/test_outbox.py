@@ -83,13 +83,16 @@ async def test_what_is_owed_is_listed_then_told_as_it_changes(bench: Bench) -> N
     meter_id = new_meter_id()
     shard, epoch = await bench.own(meter_id, "a")
     first = await bench.owe(meter_id)
-    events = bench.outbox.watch()
+    reader = EtcdOutbox(bench.store.client, bench.store.config, HandClock())
+    following = asyncio.get_running_loop().create_task(reader.run())
+    events = reader.watch()
     listing = await anext(events)
     assert listing == Listing((_owed(first.stored, shard),))
     second = await bench.owe(meter_id, 2, first.counter)
     assert await anext(events) == Added(_owed(second.stored, shard))
     await bench.close(first.stored, shard, epoch)
     assert await anext(events) == Removed(shard=shard, meter_id=meter_id, counter=Counter(1), originator_id=ORIGINATOR)
+    following.cancel()
 
 
 async def test_an_owner_writes_the_next_state(bench: Bench) -> None:
@@ -152,6 +155,7 @@ async def test_a_closed_delivery_is_no_longer_owed_and_tells_how_far_the_meter_i
     assert isinstance(await bench.close(stored, shard, epoch), StoredVend)
     assert await bench.outbox.read([_owed(stored, shard)]) == [None]
     (state,) = await bench.ledger.counters([(ORIGINATOR, meter_id)])
+    assert isinstance(state, CounterState)
     assert (state.highest_applied, state.unapplied) == (1, 0)
 
 
@@ -171,6 +175,7 @@ async def test_what_is_known_to_be_applied_never_falls(bench: Bench, store: Stor
         )
         running.cancel()
     (state,) = await bench.ledger.counters([(ORIGINATOR, meter_id)])
+    assert isinstance(state, CounterState)
     assert state.highest_applied == 9
 
 

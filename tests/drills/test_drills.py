@@ -30,7 +30,9 @@ def held(name: str, tmp_path: Path, run: int = 0) -> DrillResult:
     return result
 
 
-@pytest.mark.parametrize("name", ["crash", "pause", "pause-long", "stop", "rolling-restart", "etcd-leader"])
+@pytest.mark.parametrize(
+    "name", ["crash", "pause", "pause-long", "stop", "rolling-restart", "etcd-leader", "stale-copy"]
+)
 def test_the_drill_meets_its_aims(name: str, tmp_path: Path) -> None:
     result = held(name, tmp_path)
     page = html_page([(drill_named(name), [result])])

@@ -56,8 +56,12 @@ class FakeEtcd:
         await asyncio.sleep(0)
         return list(self._range(pb.RangeRequest(key=prefix, range_end=prefix_end(prefix))).kvs), self.revision
 
-    async def pages(self, prefix: bytes) -> AsyncIterator[tuple[Sequence[pb.KeyValue], int]]:
-        yield await self.list_prefix(prefix)
+    async def pages(
+        self, prefix: bytes, *, page: int = 25_000, keys_only: bool = False
+    ) -> AsyncIterator[tuple[Sequence[pb.KeyValue], int]]:
+        found, revision = await self.list_prefix(prefix)
+        for begin in range(0, max(1, len(found)), page):
+            yield [_key_of(kv) if keys_only else kv for kv in found[begin : begin + page]], revision
 
     async def watch(self, prefix: bytes, after_revision: int) -> AsyncIterator[pb.WatchResponse]:
         at = 0
@@ -221,6 +225,13 @@ class FakeEtcd:
         reply = pb.RangeResponse(kvs=page, count=len(found), more=len(page) < len(kvs))
         reply.header.revision = self.revision
         return reply
+
+
+def _key_of(kv: pb.KeyValue) -> pb.KeyValue:
+    bare = pb.KeyValue()
+    bare.CopyFrom(kv)
+    bare.ClearField("value")
+    return bare
 
 
 def _check_limits(request: pb.TxnRequest, room: int = _CHILDREN_MAX) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from etcdpb import rpc_pb2 as pb
@@ -95,8 +95,15 @@ class SimClient:
     async def list_prefix(self, prefix: bytes) -> tuple[list[pb.KeyValue], int]:
         return await self._link.read(lambda: self._etcd.list_prefix(prefix))
 
-    async def pages(self, prefix: bytes) -> AsyncIterator[tuple[list[pb.KeyValue], int]]:
-        yield await self.list_prefix(prefix)
+    async def pages(
+        self, prefix: bytes, *, keys_only: bool = False
+    ) -> AsyncIterator[tuple[Sequence[pb.KeyValue], int]]:
+        # One page: `FakeEtcd` lists as of one revision, and this link then delays or loses all of it.
+        async def whole() -> list[tuple[Sequence[pb.KeyValue], int]]:
+            return [one async for one in self._etcd.pages(prefix, keys_only=keys_only)]
+
+        for one in await self._link.read(whole):
+            yield one
 
     async def grant_lease(self, ttl_s: int) -> tuple[int, int]:
         return await self._link.write(lambda: self._etcd.grant_lease(ttl_s))

@@ -330,8 +330,8 @@ class Mirror:
     """A node's copy that hears, case after case, of the records that are other ones, and of those that are gone."""
 
     def __init__(self) -> None:
-        self.copy = Copy()
         self._keys = Keys("utrn/")
+        self.copy = Copy(self._keys)
         self._has: dict[tuple[Kind, str], RegistryRecord] = {}
         self.revisions: dict[tuple[Kind, str], int] = {}
         self._revision = 1
@@ -353,7 +353,7 @@ class Mirror:
         self._revision += 1
         value = b"" if record is None else value_of(record)
         kv = pb.KeyValue(key=self._keys.record(*name), value=value, mod_revision=self._revision)
-        self.copy.apply(self._keys, kv, gone=record is None)
+        self.copy.apply(kv, gone=record is None)
         self.revisions[name] = self._revision
 
 
