@@ -307,6 +307,7 @@ class _Demo:
         broken += [f"INV-1: {one.plan.transaction_id} was answered twice, differently" for one in self._sold
                    if not one.consistent]  # fmt: skip
         broken += [f"{one.plan.transaction_id} was refused: {one.refused}" for one in self._sold if one.refused]
+        broken += [f"{one.plan.transaction_id}: no final answer: {one.unknown}" for one in self._sold if one.unknown]
         if figures["credited_pence"] != figures["expected_pence"]:
             broken.append(f"INV-6: {figures['expected_pence']} pence expected, {figures['credited_pence']} credited")
         if figures["codes_issued"] != figures["distinct_vends"]:

@@ -16,8 +16,8 @@ import grpc
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2_grpc as rpc
 from utrn.v1 import types_pb2
-from utrn_client.channel import Tls, open_channel, reason_of
-from utrn_client.till import REPEATABLE
+from utrn_client.channel import Tls, open_channel
+from utrn_client.verdict import Verdict, failure_of, judge_request, judge_sale
 
 from core.ports.clock import Clock
 
@@ -53,11 +53,19 @@ class PlannedSale:
 
 @dataclass(slots=True)
 class Sold:
-    """What became of a planned sale. `answers` holds each answer's unchanging part, serialised."""
+    """What became of a planned sale.
+
+    Attributes:
+        utrn: Its code.
+        refused: The reason of a final refusal: not sold.
+        unknown: The last reason, where there was no final answer in time: nobody knows.
+        answers: Each answer's unchanging part, serialised.
+    """
 
     plan: PlannedSale
     utrn: str | None = None
     refused: str | None = None
+    unknown: str | None = None
     answers: list[bytes] = field(default_factory=list)
     requests: int = 0
     first_answer_ms: float | None = None
@@ -105,7 +113,7 @@ class Seller:
         self._journal.write("planned", id=plan.transaction_id, amount=plan.amount_pence, step=plan.step.value)
         for _ in range(plan.asked_times):
             await self._ask_until_final(sold)
-            if sold.refused is not None:
+            if sold.refused is not None or sold.unknown is not None:
                 return sold
         if plan.step is Step.TWO_STEP:
             await self._send(sold)
@@ -123,9 +131,9 @@ class Seller:
             sold.requests += 1
             try:
                 deadline_s = _IMPATIENT_S if sold.plan.impatient and sold.requests == 1 else _DEADLINE_S
-                reply = await self._issue(sold.plan, deadline_s)
+                reply = await self._issue(sold.plan, deadline_s, repeat=sold.requests > 1)
             except grpc.aio.AioRpcError as error:
-                if not self._may_repeat(sold, error, started):
+                if not self._may_repeat(sold, error, started, repeat=sold.requests > 1):
                     return
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _PAUSE_MOST_S)
@@ -139,7 +147,9 @@ class Seller:
                 sold.first_answer_ms = (sold.first_answer_at - started) * 1000
             return
 
-    async def _issue(self, plan: PlannedSale, deadline_s: float) -> pb.TopUpResponse | pb.IssueUtrnResponse:
+    async def _issue(
+        self, plan: PlannedSale, deadline_s: float, *, repeat: bool
+    ) -> pb.TopUpResponse | pb.IssueUtrnResponse:
         if plan.step is Step.ONE_STEP:
             return await self._stub.TopUp(
                 pb.TopUpRequest(
@@ -147,6 +157,7 @@ class Seller:
                     pan=plan.pan,
                     amount_pence=plan.amount_pence,
                     channel=types_pb2.CHANNEL_COUNTER_CASH,
+                    repeat=repeat,
                 ),
                 timeout=deadline_s,
             )
@@ -156,33 +167,39 @@ class Seller:
                 pan=plan.pan,
                 amount_pence=plan.amount_pence,
                 channel=types_pb2.CHANNEL_APP,
+                repeat=repeat,
             ),
             timeout=deadline_s,
         )
 
     async def _send(self, sold: Sold) -> None:
         started = self._clock.monotonic()
+        repeat = False
         while True:
             sold.requests += 1
+            request = pb.SendTopUpRequest(transaction_id=sold.plan.transaction_id, repeat=repeat)
             try:
-                await self._stub.SendTopUp(
-                    pb.SendTopUpRequest(transaction_id=sold.plan.transaction_id), timeout=_DEADLINE_S
-                )
+                await self._stub.SendTopUp(request, timeout=_DEADLINE_S)
             except grpc.aio.AioRpcError as error:
-                if not self._may_repeat(sold, error, started):
+                if not self._may_repeat(sold, error, started, repeat=repeat, sale=False):
                     return
+                repeat = True
                 await asyncio.sleep(0.1)
             else:
                 return
 
-    def _may_repeat(self, sold: Sold, error: grpc.aio.AioRpcError, started: float) -> bool:
-        reason = reason_of(error)
-        self.outcomes[reason] += 1
-        self._journal.write("fail", id=sold.plan.transaction_id, reason=reason)
-        if error.code() in REPEATABLE and self._clock.monotonic() - started < self._give_up_after_s:
-            return True
-        sold.refused = reason
-        return False
+    def _may_repeat(
+        self, sold: Sold, error: grpc.aio.AioRpcError, started: float, *, repeat: bool, sale: bool = True
+    ) -> bool:
+        failure = failure_of(error)
+        verdict = (judge_sale if sale else judge_request)(failure, repeat=repeat)
+        self.outcomes[failure.reason] += 1
+        self._journal.write("fail", id=sold.plan.transaction_id, reason=failure.reason)
+        if verdict is Verdict.NOT_SOLD:
+            sold.refused = failure.reason
+        elif verdict is Verdict.ASK_OPERATOR or self._clock.monotonic() - started >= self._give_up_after_s:
+            sold.unknown = failure.reason
+        return sold.refused is None and sold.unknown is None
 
 
 def secure_channel(

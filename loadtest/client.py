@@ -20,15 +20,9 @@ from utrn.v1 import top_up_service_pb2_grpc as rpc
 from loadtest.journal import Journal
 
 SERVICE_CONFIG = Path(__file__).parents[1] / "proto" / "service_config.json"
-# What may be repeated under the same id; everything else is final.
-REPEATABLE = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.CANCELLED,
-    }
-)
+# What each reason says about the payment: the table that every caller reads.
+OUTCOMES = Path(__file__).parents[1] / "proto" / "outcomes.json"
+_TABLE = json.loads(OUTCOMES.read_text(encoding="utf-8"))
 _PAUSE_FIRST_S, _PAUSE_MOST_S, _GIVE_UP_S = 0.05, 1.0, 60.0
 
 
@@ -72,7 +66,7 @@ class Caller:
         self._name = name
 
     def sell(self, request: pb.TopUpRequest | pb.IssueUtrnRequest, *, attempt_s: float = 2.0) -> str | None:
-        """Return the code's digest once there is an answer; None if the service refused for good or time ran out."""
+        """Return the code's digest once there is an answer; None if it was refused, or nobody knows after a minute."""
         kind = "TopUp" if isinstance(request, pb.TopUpRequest) else "IssueUtrn"
         method: Any = getattr(self._stub, kind)
         self._journal.write("planned", caller=self._name, id=request.transaction_id, pence=request.amount_pence)
@@ -83,10 +77,11 @@ class Caller:
                 reply = method(request, timeout=attempt_s)
             except grpc.RpcError as error:
                 self._journal.write("attempt", id=request.transaction_id, reason=reason_of(error))
-                if error.code() not in REPEATABLE or time.perf_counter() - began > _GIVE_UP_S:
+                if not may_ask_again(error, repeat=request.repeat) or time.perf_counter() - began > _GIVE_UP_S:
                     self._tell(kind, began, error)
                     self._journal.write("failed", id=request.transaction_id, reason=reason_of(error))
                     return None
+                request.repeat = True
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _PAUSE_MOST_S)
             else:
@@ -131,9 +126,23 @@ def digest_of(utrn: str) -> str:
 
 def reason_of(error: Any) -> str:
     """Return the reason of a refusal: ErrorInfo's where there is one, else the status."""
+    return str(_info_of(error).reason) or str(error.code().name)
+
+
+def may_ask_again(error: Any, *, repeat: bool) -> bool:
+    """Return whether asking for the same id again may bring a code: not after a final refusal, nor for an operator."""
+    info = _info_of(error)
+    ours = info.domain == _TABLE["domain"]
+    if ours and info.metadata.get("final") == "fenced":
+        return False
+    says = _TABLE["reasons"].get(info.reason, {}).get("says") if ours else None
+    return says in (None, "ASK_AGAIN") or (says == "NOT_SOLD" and repeat)
+
+
+def _info_of(error: Any) -> Any:
     status = rpc_status.from_call(error)
     info = error_details_pb2.ErrorInfo()
     for detail in status.details if status is not None else ():
         if detail.Unpack(info):
-            return str(info.reason)
-    return str(error.code().name)
+            break
+    return info

@@ -1,4 +1,4 @@
-"""Channels to a cluster: every call spread over the nodes that say they serve, and repeated where one goes away.
+"""Channels to a cluster: every call spread over the nodes that say they serve.
 
 The policy is `service_config.json`, the same file for every language (proto/service_config.json).
 """
@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import grpc
-from google.protobuf import duration_pb2
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
+
+from utrn_client.verdict import failure_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +33,7 @@ class Tls:
 
 
 def service_config() -> str:
-    """Return the policy: round robin over healthy nodes, repeats on UNAVAILABLE only, throttled."""
+    """Return the policy: round robin over healthy nodes; inside gRPC only calls that read are repeated."""
     return files("utrn_client").joinpath("service_config.json").read_text(encoding="utf-8")
 
 
@@ -80,26 +79,9 @@ def open_channel(nodes: Sequence[str], tls: Tls, *, by_health: bool = True) -> g
 
 def reason_of(error: grpc.RpcError) -> str:
     """Return the reason of a refusal: ErrorInfo's where there is one, else the status; see docs/errors.md."""
-    info = error_details_pb2.ErrorInfo()
-    for detail in _details(error):
-        if detail.Unpack(info):
-            return str(info.reason)
-    code: grpc.StatusCode = cast("grpc.Call", error).code()
-    return code.name
+    return failure_of(error).reason
 
 
 def retry_delay_s(error: grpc.RpcError) -> float | None:
     """Return the seconds the service asks to wait before the same id is repeated; None if it says nothing."""
-    retry = error_details_pb2.RetryInfo()
-    for detail in _details(error):
-        if detail.Unpack(retry):
-            delay = duration_pb2.Duration()
-            delay.CopyFrom(retry.retry_delay)
-            return delay.ToMilliseconds() / 1000
-    return None
-
-
-def _details(error: grpc.RpcError) -> Sequence[Any]:
-    # gRPC's errors have what this function needs, and not the type it asks for.
-    status = rpc_status.from_call(cast("grpc.Call", error))
-    return status.details if status is not None else ()
+    return failure_of(error).retry_delay_s

@@ -2,57 +2,71 @@
 
 import asyncio
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
 
 import grpc
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2_grpc as rpc
 from utrn.v1 import types_pb2
 
-from utrn_client.channel import reason_of, retry_delay_s
-from utrn_client.ids import Sale, SaleBook, make_transaction_id
+from utrn_client.book import Refusal, Sale, SaleBook
+from utrn_client.book_file import BookNotWritten
+from utrn_client.ids import make_transaction_id
+from utrn_client.verdict import Failure, Verdict, failure_of, judge_sale
 
 if TYPE_CHECKING:
     from utrn.v1.top_up_service_pb2_grpc import TopUpServiceAsyncStub
 
-# What may be repeated under the same id; everything else is final (docs/errors.md).
-REPEATABLE = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.CANCELLED,
-    }
-)
-_PAUSE_FIRST_S = 0.05
-_PAUSE_MOST_S = 1.0
+_PAUSE_FIRST_S: Final = 0.03
+_PAUSE_MOST_S: Final = 1.0
+_ATTEMPT_LEAST_S: Final = 0.05
 
 
 class SaleRefused(Exception):
-    """The service said no, for good. `reason` is one of docs/errors.md; the payment must go back to the consumer."""
+    """The service said no, for good: the payment goes back to the consumer. `reason` is one of docs/errors.md.
 
-    def __init__(self, reason: str, message: str) -> None:
-        """Keep both."""
-        super().__init__(f"{reason}: {message}")
-        self.reason = reason
+    `done()` when somebody has been told: until then the book keeps the refusal, and the next start tells it again.
+    """
+
+    def __init__(self, refusal: Refusal, done: Callable[[], None]) -> None:
+        """Keep what was refused and how the book is told that somebody knows."""
+        super().__init__(f"{refusal.sale.transaction_id}: {refusal.reason}: {refusal.message}")
+        self.transaction_id = refusal.sale.transaction_id
+        self.reason = refusal.reason
+        self.done = done
 
 
 class NoAnswer(Exception):
-    """No final answer within the time given. The sale stays open in the book: ask again, never make a new id."""
+    """Nobody knows whether it was sold: no money back, no new id. The sale stays open in the book under its id."""
+
+    def __init__(self, transaction_id: str, reason: str, message: str, do: str) -> None:
+        """Keep the id and the last reason; the message says what to do."""
+        said = f"{reason}: {message}" if message else reason
+        super().__init__(
+            f"{transaction_id}: no final answer ({said}). {do}. The sale stays open in the book: ask again with the "
+            "same id, then ask the operator; no money back before there is a final answer"
+        )
+        self.transaction_id = transaction_id
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """The code of a sale. `replayed`: it had been issued before this request."""
+    """The code of a sale. `replayed`: it had been issued before this request.
+
+    `done()` when the receipt is out: until then the sale is open, and the next start prints the same code again.
+    """
 
     code: types_pb2.IssuedCode
     replayed: bool
+    done: Callable[[], None] = field(repr=False, compare=False)
 
 
 class Till:
-    """Sells. An id is in the book before its first attempt, and leaves it with the final answer."""
+    """Sells. An id is in the book before its first attempt, and leaves it when somebody has the answer."""
 
     def __init__(
         self,
@@ -78,70 +92,124 @@ class Till:
         self._attempt_s = attempt_s
         self._attempt_most_s = attempt_most_s
         self._on_attempt = on_attempt
+        self._asking: set[str] = set()
 
     async def sell(
         self, pan: str, amount_pence: int, *, channel: int, deliver: bool = True, give_up_after_s: float = 60.0
     ) -> Answer:
-        """Sell; return the code.
+        """Sell; return the code, to be confirmed with `done()` when the receipt is out.
 
         Raises:
-            SaleRefused: never repeat it.
+            SaleRefused: not sold, for good; to be confirmed with `done()` when somebody has been told.
             NoAnswer: it stays open in the book.
+            BookNotWritten: nothing was asked.
         """
         sale = Sale(
-            transaction_id=make_transaction_id(),
-            pan=pan,
-            amount_pence=amount_pence,
-            channel=channel,
-            deliver=deliver,
+            transaction_id=make_transaction_id(), pan=pan, amount_pence=amount_pence, channel=channel, deliver=deliver
         )
         return await self.ask(sale, give_up_after_s=give_up_after_s)
 
+    @asynccontextmanager
+    async def sale(
+        self, pan: str, amount_pence: int, *, channel: int, deliver: bool = True, give_up_after_s: float = 60.0
+    ) -> AsyncIterator[Answer]:
+        """Sell, as a block: it gets the code and prints it; the book is closed at its end, if it did not fail.
+
+        Raises:
+            As `sell`.
+        """
+        answer = await self.sell(pan, amount_pence, channel=channel, deliver=deliver, give_up_after_s=give_up_after_s)
+        yield answer
+        answer.done()
+
     async def resume(self, *, give_up_after_s: float = 60.0) -> dict[str, Answer | Exception]:
-        """Ask again for every sale that is open in the book: to be called when a till starts."""
+        """Take up what is open in the book: to be called when a till starts. Every sale has an entry, by its id.
+
+        Sales are asked for again, as repeats; refusals nobody was told of are told. Each is confirmed with `done()`.
+        What goes wrong with one sale is its entry, and the others are gone on with.
+        """
         results: dict[str, Answer | Exception] = {}
+        for refusal in self._book.untold_refusals():
+            results[refusal.sale.transaction_id] = self._refused(refusal)
         for sale in self._book.open_sales():
+            if sale.transaction_id in self._asking:
+                continue
             try:
                 results[sale.transaction_id] = await self.ask(sale, give_up_after_s=give_up_after_s)
-            except (SaleRefused, NoAnswer) as error:
+            except Exception as error:  # noqa: BLE001  # whatever is wrong with one, the others must be asked for
                 results[sale.transaction_id] = error
         return results
 
     async def ask(self, sale: Sale, *, give_up_after_s: float = 60.0) -> Answer:
-        """Ask for the code of `sale` until there is a final answer.
+        """Ask for the code of `sale` until there is a final answer; return it, to be confirmed with `done()`.
 
         Raises:
-            SaleRefused: never repeat it.
+            SaleRefused: not sold, for good; to be confirmed with `done()` when somebody has been told.
             NoAnswer: it stays open in the book.
+            BookNotWritten: nothing was asked.
+            ValueError: the sale cannot be asked for, or is being asked for now.
         """
-        self._book.begin(sale)
-        until = time.monotonic() + give_up_after_s
+        if sale.transaction_id in self._asking:
+            # Two attempts side by side: the answer to one would say nothing of the other.
+            raise ValueError(f"the sale {sale.transaction_id} is being asked for now: one attempt at a time")
+        for refusal in self._book.untold_refusals():
+            if refusal.sale.transaction_id == sale.transaction_id:
+                raise self._refused(refusal)
+        repeat = not self._book.begin(sale)
+        self._asking.add(sale.transaction_id)
+        try:
+            return await self._until_final(sale, repeat, time.monotonic() + give_up_after_s)
+        finally:
+            self._asking.discard(sale.transaction_id)
+
+    async def _until_final(self, sale: Sale, repeat: bool, until: float) -> Answer:  # the contract's word
         attempt_s, pause_s = self._attempt_s, _PAUSE_FIRST_S
         while True:
             try:
-                reply = await self._call(sale, min(attempt_s, max(0.05, until - time.monotonic())))
+                reply = await self._call(sale, repeat, min(attempt_s, max(_ATTEMPT_LEAST_S, until - time.monotonic())))
             except grpc.aio.AioRpcError as error:
-                reason = reason_of(error)
-                self._on_attempt(sale.transaction_id, reason)
-                if error.code() not in REPEATABLE:
-                    self._book.end(sale.transaction_id, reason)
-                    raise SaleRefused(reason, error.details() or "") from error
-                if time.monotonic() >= until:
-                    raise NoAnswer(f"{reason} for {give_up_after_s:.0f} s; ask for the same id again") from error
-                await asyncio.sleep(max(retry_delay_s(error) or 0.0, pause_s))
+                failure = failure_of(error)
+                self._on_attempt(sale.transaction_id, failure.reason)
+                verdict = judge_sale(failure, repeat=repeat)
+                if verdict is Verdict.NOT_SOLD:
+                    raise self._close(sale, failure) from error
+                if verdict is Verdict.ASK_OPERATOR or time.monotonic() >= until:
+                    raise _no_answer(sale, failure) from error
+                repeat = True
+                await asyncio.sleep(max(failure.retry_delay_s or 0.0, pause_s))
                 attempt_s, pause_s = min(2 * attempt_s, self._attempt_most_s), min(2 * pause_s, _PAUSE_MOST_S)
             else:
                 self._on_attempt(sale.transaction_id, "replayed" if reply.replayed else "issued")
-                self._book.end(sale.transaction_id, "issued")
-                return Answer(code=reply.code, replayed=reply.replayed)
+                return Answer(code=reply.code, replayed=reply.replayed, done=self._end(sale, "issued"))
 
-    async def _call(self, sale: Sale, timeout_s: float) -> pb.TopUpResponse | pb.IssueUtrnResponse:
+    def _close(self, sale: Sale, failure: Failure) -> Exception:
+        """Return the final refusal of a sale; it is in the book before anybody hears of it, so never asked again."""
+        try:
+            self._book.refuse(sale, failure.reason, failure.message)
+        except BookNotWritten as error:
+            return NoAnswer(sale.transaction_id, failure.reason, failure.message, str(error))
+        return self._refused(Refusal(sale=sale, reason=failure.reason, message=failure.message))
+
+    def _refused(self, refusal: Refusal) -> SaleRefused:
+        return SaleRefused(refusal, self._end(refusal.sale, refusal.reason))
+
+    def _end(self, sale: Sale, outcome: str) -> Callable[[], None]:
+        return lambda: self._book.end(sale.transaction_id, outcome)
+
+    async def _call(
+        self, sale: Sale, repeat: bool, timeout_s: float
+    ) -> pb.TopUpResponse | pb.IssueUtrnResponse:  # as above
         common: dict[str, Any] = {
             "transaction_id": sale.transaction_id,
             "pan": sale.pan,
             "amount_pence": sale.amount_pence,
             "channel": sale.channel,
+            "repeat": repeat,
         }
         if sale.deliver:
             return await self._stub.TopUp(pb.TopUpRequest(**common), timeout=timeout_s)
         return await self._stub.IssueUtrn(pb.IssueUtrnRequest(**common), timeout=timeout_s)
+
+
+def _no_answer(sale: Sale, failure: Failure) -> NoAnswer:
+    return NoAnswer(sale.transaction_id, failure.reason, failure.message, failure.next[:1].upper() + failure.next[1:])

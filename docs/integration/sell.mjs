@@ -1,24 +1,31 @@
-// Sells one top-up as a PSP does: take up what is open, check, store the id, sell, repeat until there is an answer.
-// node sell.mjs --target HOST:PORT --cert FILE --key FILE --ca FILE [--sales FILE] [--two-step] [PAN PENCE]
+// Sells top-ups as a PSP does: take up what is open, check, store the id, sell, repeat until there is an answer.
+// node sell.mjs --target HOST:PORT --cert FILE --key FILE --ca FILE [--sales FILE] [--two-step] [PAN PENCE | -]
+// With - it reads sales from standard input, one {"pan": "...", "pence": "1099"} a line.
 import { randomBytes } from 'node:crypto';
-import { closeSync, existsSync, fsyncSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { readFileSync, writeSync } from 'node:fs';
+import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { setTimeout as pause } from 'node:timers/promises';
 import { parseArgs } from 'node:util';
 import grpc from '@grpc/grpc-js';
 import loader from '@grpc/proto-loader';
 import protobuf from 'protobufjs';
+import { BookTrouble, SaleBook } from './sale_book.mjs';
 
 const proto = fileURLToPath(new URL('../../proto', import.meta.url));
+const STDOUT = 1;
 const CHANNEL_ONLINE = 3;
+const PENCE_MAX = 819_100;
 const ATTEMPT_MS = 2000;
 const GIVE_UP_MS = 60_000;
 const PAUSE_MS = 100;
+// Money may go back to the consumer on EXIT_REFUSED alone.
 const EXIT_REFUSED = 1;
+const EXIT_USAGE = 2;
+const EXIT_BOOK = 74;
 const EXIT_NO_ANSWER = 75;
-// What may be repeated under the same id; everything else is final (docs/errors.md).
-const { UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, CANCELLED } = grpc.status;
-const REPEATABLE = new Set([UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, CANCELLED]);
+// What each reason says about the payment: the table that every caller reads.
+const table = JSON.parse(readFileSync(`${proto}/outcomes.json`, 'utf8'));
 
 const { values: given, positionals } = parseArgs({
   allowPositionals: true,
@@ -29,7 +36,7 @@ const { values: given, positionals } = parseArgs({
     ca: { type: 'string' },
     // The name in the nodes' certificates, where --target has addresses.
     'server-name': { type: 'string' },
-    // Where open sales are kept; the same lines as utrn_client.ids.FileSaleBook.
+    // The book: where open sales are kept; the same lines as utrn_client.book.FileSaleBook.
     sales: { type: 'string', default: 'sales.jsonl' },
     'two-step': { type: 'boolean', default: false },
   },
@@ -44,45 +51,12 @@ function makeTransactionId() {
   return bytes.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
 }
 
-// A sale is on disk here before its first attempt, and open until its final answer.
-class SaleBook {
-  constructor(path) {
-    this.open = new Map();
-    const text = existsSync(path) ? readFileSync(path, 'utf8') : '';
-    for (const line of text.split('\n').filter(Boolean)) this.#take(line);
-    this.file = openSync(path, 'a');
-    // A till that died in the middle of a line: its sale never began, and the next line is a line of its own.
-    if (text && !text.endsWith('\n')) writeSync(this.file, '\n');
-  }
-
-  begin(sale) {
-    this.#write({ begin: sale });
-    this.open.set(sale.transaction_id, sale);
-  }
-
-  end(id, outcome) {
-    this.#write({ end: id, outcome });
-    this.open.delete(id);
-  }
-
-  close() {
-    closeSync(this.file);
-  }
-
-  #take(line) {
-    try {
-      const entry = JSON.parse(line);
-      if (entry.begin) this.open.set(entry.begin.transaction_id, entry.begin);
-      else this.open.delete(entry.end);
-    } catch (error) {
-      if (!(error instanceof SyntaxError)) throw error;
-    }
-  }
-
-  #write(entry) {
-    writeSync(this.file, `${JSON.stringify(entry)}\n`);
-    fsyncSync(this.file);
-  }
+// Whole pence; never by way of a number with decimals, of which a part would be sold.
+function parsePence(text) {
+  const pence = /^[1-9][0-9]{0,14}$/.test(String(text)) ? Number(text) : 0;
+  if (pence >= 1 && pence <= PENCE_MAX) return pence;
+  const what = text === undefined ? 'an amount is needed after the PAN' : `${JSON.stringify(text)} is no amount`;
+  throw new RangeError(`${what}: whole pence from 1 to ${PENCE_MAX} are needed, as 1099 for 10.99 pounds`);
 }
 
 // What a refusal says beside its text: google.rpc.Status with ErrorInfo and RetryInfo, in a trailer.
@@ -96,8 +70,13 @@ const details = protobuf.parse(`syntax = "proto3"; package google.rpc;
 function detailOf(error, name) {
   const [packed] = error.metadata?.get('grpc-status-details-bin') ?? [];
   if (!packed) return undefined;
-  const found = details.lookupType('google.rpc.Status').decode(packed).details.find((one) => one.type_url.endsWith(name));
-  return found && details.lookupType(name).decode(found.value);
+  try {
+    const found = details.lookupType('google.rpc.Status').decode(packed).details.find((one) => one.type_url.endsWith(name));
+    return found && details.lookupType(name).decode(found.value);
+  } catch {
+    // Garbled on the way: it says nothing.
+    return undefined;
+  }
 }
 
 function retryDelayMs(error) {
@@ -105,7 +84,24 @@ function retryDelayMs(error) {
   return delay ? Number(delay.seconds) * 1000 + delay.nanos / 1e6 : 0;
 }
 
-const reasonOf = (error) => detailOf(error, 'google.rpc.ErrorInfo')?.reason ?? grpc.status[error.code];
+// A call's error has a number; one of the system, such as EPIPE, a word.
+const isOfCall = (error) => typeof error.code === 'number';
+const infoOf = (error) => detailOf(error, 'google.rpc.ErrorInfo');
+const reasonOf = (error) => infoOf(error)?.reason || grpc.status[error.code];
+
+// What an error says about the payment: NOT_SOLD is final; after ASK_AGAIN and ASK_OPERATOR the sale stays open. The rule
+// of utrn_client.verdict: fenced, or in the closed list and in answer to the first attempt of the id.
+function judge(error, repeat) {
+  const info = infoOf(error);
+  if (info?.domain !== table.domain) return 'ASK_AGAIN';
+  if (info.metadata.final === 'fenced') return 'NOT_SOLD';
+  const says = table.reasons[info.reason]?.says ?? 'ASK_AGAIN';
+  if (says === 'NOT_SOLD') return repeat ? 'ASK_AGAIN' : 'NOT_SOLD';
+  return says === 'ASK_AGAIN' ? 'ASK_AGAIN' : 'ASK_OPERATOR';
+}
+
+// Whether a call that only reads is worth repeating as it is.
+const mayBeRepeated = (error) => judge(error, false) === 'ASK_AGAIN';
 
 function openClient() {
   const definition = loader.loadSync('utrn/v1/top_up_service.proto', {
@@ -118,85 +114,161 @@ function openClient() {
   const name = given['server-name'];
   const target = given.target.includes(',') ? `ipv4:${given.target}` : given.target;
   return new TopUpService(target, credentials, {
-    // Round robin, and repeats of UNAVAILABLE inside gRPC. grpc-js does not know the health check in it.
+    // Round robin; only calls that read are repeated inside gRPC. grpc-js does not know the health check in it.
     'grpc.service_config': readFileSync(`${proto}/service_config.json`, 'utf8'),
+    // No policy from DNS: a repeat that this program does not see would look like a first attempt.
+    'grpc.service_config_disable_resolution': 1,
     'grpc.initial_reconnect_backoff_ms': 100,
     'grpc.max_reconnect_backoff_ms': 1000,
     ...(name && { 'grpc.ssl_target_name_override': name, 'grpc.default_authority': name }),
   });
 }
 
-const client = openClient();
-const book = new SaleBook(given.sales);
-const say = (answer) => console.log(JSON.stringify(answer));
-
-function call(method, request) {
-  return new Promise((resolve, reject) => {
-    const deadline = Date.now() + ATTEMPT_MS;
-    client[method](request, { deadline }, (error, reply) => (error ? reject(error) : resolve(reply)));
-  });
+// Out of this process before it goes on: a sale ends in the book when its receipt is out, and not before.
+function say(answer) {
+  const line = Buffer.from(`${JSON.stringify(answer)}\n`);
+  for (let at = 0; at < line.length;) at += writeSync(STDOUT, line, at);
 }
 
-// Answers; asks again where the service says that nothing, or nobody knows what, was done.
-async function repeated(method, request) {
-  const until = Date.now() + GIVE_UP_MS;
-  for (;;) {
-    try {
-      return await call(method, request);
-    } catch (error) {
-      if (!REPEATABLE.has(error.code) || Date.now() > until) throw error;
-      await pause(Math.max(retryDelayMs(error), PAUSE_MS));
+class Till {
+  constructor(client, book) {
+    this.client = client;
+    this.book = book;
+  }
+
+  // Takes up what was open when a till last stopped; returns the exit code.
+  async takeUp() {
+    let worst = 0;
+    for (const refusal of this.book.untold()) worst = Math.max(worst, this.#tellRefused(refusal, { taken_up: true }));
+    for (const sale of this.book.open()) worst = Math.max(worst, await this.#ask(sale, true, { taken_up: true }));
+    return worst;
+  }
+
+  // Checks, stores, sells, and tells where the delivery stands; returns the exit code.
+  async sell(pan, pence) {
+    const deliver = !given['two-step'];
+    const asked = { pan, amount_pence: pence, channel: CHANNEL_ONLINE };
+    const { eligible, objections } = await this.#read('CheckEligibility', { ...asked, deliver });
+    if (!eligible) {
+      say({ eligible, objections: objections.map(({ reason }) => reason.replace('ERROR_REASON_', '')) });
+      return EXIT_REFUSED;
+    }
+    // The consumer pays here. From now on there is one payment, and one id for it.
+    const sale = { transaction_id: makeTransactionId(), ...asked, deliver };
+    this.book.begin(sale);
+    const code = await this.#ask(sale, false, {});
+    if (code !== 0) return code;
+    // Sold, whatever becomes of this question.
+    const delivery = await this.#read('GetVend', { transaction_id: sale.transaction_id })
+      .then(({ vend }) => vend.delivery.state, (error) => `not known: ${reasonOf(error)}`);
+    say({ transaction_id: sale.transaction_id, delivery });
+    return 0;
+  }
+
+  // Asks for the code of a sale in the book until there is a final answer. The sale ends when its receipt is out.
+  async #ask(sale, repeat, about) {
+    const { transaction_id, deliver, ...request } = sale;
+    const until = Date.now() + GIVE_UP_MS;
+    for (;;) {
+      try {
+        const reply = await this.#call(deliver ? 'TopUp' : 'IssueUtrn', { transaction_id, ...request, repeat });
+        say({ transaction_id, code: reply.code.utrn_printed, replayed: reply.replayed, ...about });
+        this.book.end(transaction_id, 'issued');
+        return 0;
+      } catch (error) {
+        if (!isOfCall(error)) throw error;
+        const verdict = judge(error, repeat);
+        if (verdict === 'NOT_SOLD') {
+          this.book.refuse(transaction_id, reasonOf(error), error.details);
+          return this.#tellRefused({ transaction_id, reason: reasonOf(error), message: error.details }, about);
+        }
+        if (verdict === 'ASK_OPERATOR' || Date.now() > until) return this.#tellNoAnswer(transaction_id, error, about);
+        repeat = true;
+        await pause(Math.max(retryDelayMs(error), PAUSE_MS));
+      }
     }
   }
+
+  // Not sold, for good: it is in the book before anybody hears of it, so it is never asked again.
+  #tellRefused({ transaction_id, reason, message }, about) {
+    say({ transaction_id, ...about, refused: `${reason}: ${message}` });
+    this.book.end(transaction_id, reason);
+    return EXIT_REFUSED;
+  }
+
+  #tellNoAnswer(transaction_id, error, about) {
+    const next = table.reasons[reasonOf(error)]?.next ?? 'repeat the same id; then ask the operator';
+    const text = `${reasonOf(error)}: ${error.details}. ${next}. The sale stays open under its id: no money back yet`;
+    say({ transaction_id, ...about, no_answer: text });
+    return EXIT_NO_ANSWER;
+  }
+
+  async #read(method, request) {
+    const until = Date.now() + GIVE_UP_MS;
+    for (;;) {
+      try {
+        return await this.#call(method, request);
+      } catch (error) {
+        if (!isOfCall(error) || !mayBeRepeated(error) || Date.now() > until) throw error;
+        await pause(Math.max(retryDelayMs(error), PAUSE_MS));
+      }
+    }
+  }
+
+  #call(method, request) {
+    return new Promise((resolve, reject) => {
+      const deadline = Date.now() + ATTEMPT_MS;
+      this.client[method](request, { deadline }, (error, reply) => (error ? reject(error) : resolve(reply)));
+    });
+  }
 }
 
-// Says why there is no answer: refused for good, or none yet, and then the same id is asked again by the next run.
-function sayTrouble(about, error) {
-  const unsure = REPEATABLE.has(error.code);
-  say({ ...about, [unsure ? 'no_answer' : 'refused']: `${reasonOf(error)}: ${error.details}` });
-  process.exitCode = Math.max(process.exitCode ?? 0, unsure ? EXIT_NO_ANSWER : EXIT_REFUSED);
+// Trouble with one of many sales is told, and the next one is gone on with.
+async function sellMany(till) {
+  let worst = 0;
+  for await (const line of createInterface({ input: process.stdin })) {
+    const { pan, pence } = JSON.parse(line);
+    worst = Math.max(worst, await guarded(() => till.sell(String(pan), parsePence(pence))));
+  }
+  return worst;
 }
 
-// Asks for the code of a sale in the book; returns whether there is one. The sale ends when its receipt is out.
-async function ask(sale, about) {
-  const { transaction_id, deliver, ...request } = sale;
+async function guarded(act) {
   try {
-    const reply = await repeated(deliver ? 'TopUp' : 'IssueUtrn', { transaction_id, ...request });
-    say({ transaction_id, code: reply.code.utrn_printed, replayed: reply.replayed, ...about });
-    book.end(transaction_id, 'issued');
-    return true;
+    return await act();
   } catch (error) {
-    sayTrouble({ transaction_id, ...about }, error);
-    if (!REPEATABLE.has(error.code)) book.end(transaction_id, reasonOf(error));
-    return false;
+    if (error instanceof BookTrouble) {
+      say({ book: error.message });
+      return EXIT_BOOK;
+    }
+    if (error instanceof RangeError) {
+      console.error(error.message);
+      return EXIT_USAGE;
+    }
+    if (!isOfCall(error)) throw error;
+    // Of the question before the sale: there is no sale yet.
+    say({ [mayBeRepeated(error) ? 'no_answer' : 'refused']: `${reasonOf(error)}: ${error.details}` });
+    return mayBeRepeated(error) ? EXIT_NO_ANSWER : EXIT_REFUSED;
   }
 }
 
-async function sell(pan, pence) {
-  const deliver = !given['two-step'];
-  const asked = { pan, amount_pence: pence, channel: CHANNEL_ONLINE };
-  const { eligible, objections } = await repeated('CheckEligibility', { ...asked, deliver });
-  if (!eligible) {
-    say({ eligible, objections: objections.map(({ reason }) => reason.replace('ERROR_REASON_', '')) });
-    process.exitCode = EXIT_REFUSED;
-    return;
+async function main() {
+  const [pan, amount] = positionals;
+  const pence = pan === undefined || pan === '-' ? undefined : parsePence(amount);
+  const book = await SaleBook.opened(given.sales);
+  const client = openClient();
+  try {
+    for (const { line, why } of book.damaged) {
+      console.error(`${given.sales}, line ${line} is set aside: ${why}; look whether it was a sale`);
+    }
+    const till = new Till(client, book);
+    const worst = await till.takeUp();
+    if (pan === undefined) return worst;
+    return pan === '-' ? await sellMany(till) : await till.sell(pan, pence);
+  } finally {
+    client.close();
+    book.close();
   }
-  // The consumer pays here. From now on there is one payment, and one id for it.
-  const sale = { transaction_id: makeTransactionId(), ...asked, deliver };
-  book.begin(sale);
-  if (!(await ask(sale, {}))) return;
-  const { vend } = await repeated('GetVend', { transaction_id: sale.transaction_id });
-  say({ transaction_id: sale.transaction_id, delivery: vend.delivery.state });
 }
 
-const [pan, pence] = positionals;
-try {
-  for (const sale of [...book.open.values()]) await ask(sale, { taken_up: true });
-  if (pan) await sell(pan, Number(pence));
-} catch (error) {
-  if (error.code === undefined) throw error;
-  sayTrouble({}, error);
-} finally {
-  book.close();
-  client.close();
-}
+process.exitCode = await guarded(main);

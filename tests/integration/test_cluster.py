@@ -5,10 +5,10 @@ import http.client
 import json
 import os
 import re
-import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,15 @@ from utrn.peer.v1 import peer_service_pb2, peer_service_pb2_grpc
 from utrn.v1 import types_pb2
 from utrn_client.channel import Tls, open_channel
 from utrn_client.ids import FileSaleBook, Sale, make_transaction_id
-from utrn_client.till import NoAnswer, SaleRefused, Till
+from utrn_client.till import Answer, NoAnswer, SaleRefused, Till
 
 from app.devstack import DevStack
 from app.drills.world import NODES, LedgerWatch, etcd_config
 from app.stackfiles import OPERATOR, PSP, StackPlan
 from tests.integration.test_command_line import as_json, utrn
 from tests.support.calls import failure_of
-from tests.support.selling import drained, new_id, pans
+from tests.support.guide import PROGRAMS, environment, make_guide
+from tests.support.selling import drained, pans
 from tests.support.stack import MakeStack
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
@@ -227,9 +228,12 @@ async def test_the_kit_sells_on_while_a_node_is_killed_and_a_till_that_died_goes
         stack.kill("node-a", signal.SIGKILL)
         codes += [await till.sell(pan, 200 + number, channel=types_pb2.CHANNEL_APP) for number in range(20)]
         assert len({one.code.utrn for one in codes}) == 30
+        for one in codes:
+            one.done()
         with pytest.raises(SaleRefused) as refused:
             await till.sell("9826000000000000000", 100, channel=types_pb2.CHANNEL_APP)
         assert refused.value.reason in ("PAN_UNKNOWN", "BAD_FIELD")
+        refused.value.done()
         for node in ("node-b", "node-c"):
             stack.kill(node, signal.SIGKILL)
         with pytest.raises(NoAnswer):
@@ -238,21 +242,22 @@ async def test_the_kit_sells_on_while_a_node_is_killed_and_a_till_that_died_goes
     for node in NODES:
         await asyncio.to_thread(stack.start_node, node)
     # A till that died while it wrote: what it left behind takes no other sale with it.
+    book.close()
     with (tmp_path / "book.jsonl").open("a") as torn:
         torn.write('{"begin": {"transac')
-    again = FileSaleBook(tmp_path / "book.jsonl")
     later = Sale(transaction_id=make_transaction_id(), pan=pan, amount_pence=100, channel=types_pb2.CHANNEL_APP)
-    again.begin(later)
-    third = FileSaleBook(tmp_path / "book.jsonl")
-    assert third.open_sales()[-1] == later
-    third.close()
-    again.end(later.transaction_id, "never asked")
-    async with open_channel(targets, _tls(stack, PSP)) as channel:
-        results = await Till(channel, again).resume()
-    assert [type(one).__name__ for one in results.values()] == ["Answer"]
-    assert again.open_sales() == []
-    for one in (book, again):
-        one.close()
+    with closing(FileSaleBook(tmp_path / "book.jsonl")) as again:
+        again.begin(later)
+    with closing(FileSaleBook(tmp_path / "book.jsonl")) as third:
+        assert third.open_sales()[-1] == later
+        third.end(later.transaction_id, "never asked")
+        async with open_channel(targets, _tls(stack, PSP)) as channel:
+            results = await Till(channel, third).resume()
+        assert [type(one).__name__ for one in results.values()] == ["Answer"]
+        for answer in results.values():
+            assert isinstance(answer, Answer)
+            answer.done()
+        assert third.open_sales() == []
     audit = await drained(stack)
     assert (audit.vends, audit.findings) == (31, [])
 
@@ -262,37 +267,25 @@ async def test_grpc_js_with_the_same_policy_sells_on_while_a_node_is_killed(
 ) -> None:
     stack = make_stack(**_THREE)
     stack.start_all()
-    tools = Path(sys.executable).parent
-    shutil.copytree(ROOT / "tests" / "node", tmp_path / "node", ignore=shutil.ignore_patterns("node_modules"))
-    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
-    install = await asyncio.create_subprocess_exec(
-        str(tools / "npm"), "ci", "--no-audit", "--no-fund", "--ignore-scripts", cwd=tmp_path / "node", env=environment
-    )
-    assert await install.wait() == 0
+    guide = await asyncio.to_thread(make_guide, tmp_path / "guide")
     certs, targets = stack.certs(PSP), ",".join(stack.node_target(node) for node in NODES)
-    command = [str(tools / "node"), "sell.mjs", str(ROOT / "proto"), str(ROOT / "proto" / "service_config.json")]
-    command += [targets, str(certs.cert), str(certs.key), str(certs.ca)]
     till = await asyncio.create_subprocess_exec(
-        *command, cwd=tmp_path / "node", env=environment, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
+        *PROGRAMS["node"], "--target", targets, "--server-name", "localhost", "--cert", str(certs.cert), "--key",
+        str(certs.key), "--ca", str(certs.ca), "--sales", str(tmp_path / "sales.jsonl"), "-",
+        cwd=guide, env=environment(), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
     assert till.stdin is not None
     assert till.stdout is not None
     answers = []
     for number in range(60):
-        sale = {
-            "transaction_id": new_id(),
-            "pan": pans(stack)[number % 20],
-            "amount_pence": 500,
-            "channel": "CHANNEL_APP",
-        }
-        till.stdin.write((json.dumps(sale) + "\n").encode())
-        answers.append(json.loads(await asyncio.wait_for(till.stdout.readline(), 60)))
+        till.stdin.write((json.dumps({"pan": pans(stack)[number % 20], "pence": "500"}) + "\n").encode())
+        receipt, _ = [json.loads(await asyncio.wait_for(till.stdout.readline(), 60)) for _ in range(2)]
+        answers.append(receipt)
         if number == 20:
             stack.kill("node-b", signal.SIGKILL)
     till.stdin.close()
-    await till.wait()
-    assert [one for one in answers if "error" in one] == []
-    assert len({one["utrn"] for one in answers}) == 60
+    assert await till.wait() == 0
+    assert len({one["code"] for one in answers}) == 60
     audit = await drained(stack)
     assert (audit.vends, audit.findings) == (60, [])
 

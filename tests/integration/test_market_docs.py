@@ -5,10 +5,8 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -22,7 +20,6 @@ import grpc
 import pytest
 from google.protobuf import duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 from typer.testing import CliRunner
 from utrn.v1 import top_up_service_pb2 as pb
@@ -38,6 +35,7 @@ from app.fleet_file import meter_by_pan
 from app.stackfiles import AUDITOR, HELPDESK, OPERATOR, PSP, SUPPLIERS
 from core.domain.meter import luhn_digit
 from tests.support.calls import caller
+from tests.support.guide import PROGRAMS, ended, environment, make_guide, objects, options, serving, started
 from tests.support.teller import command_of
 from tests.support.vends import POINT, utrn
 
@@ -49,7 +47,6 @@ SECOND = "north-second"
 MARKET, RUNBOOK, FILE, GUIDE = "market.md", "runbooks/market.md", "registry-file.md", "integration/README.md"
 # What one party has changed is known at every node within a second; a machine with two cores is given more.
 KNOWN_WITHIN_S = 10.0
-TOOLS = Path(sys.executable).parent
 CLOCK = SystemClock()
 # Run by the tests of their own pages.
 NOT_OF_THE_MARKET = {"hsm list"}
@@ -120,13 +117,6 @@ no command
 
 
 # The commands of the market's pages, in order.
-
-
-def options(stack: DevStack, who: str, target: str = "") -> str:
-    """Return what stands for a participant in a command; its certificate may come to be only later."""
-    folder = stack.folder / "pki"
-    files = f"--cert {folder / who}.pem --key {folder / who}.key --ca {folder / 'ca.pem'}"
-    return f"--target {target or stack.node_target('node-a')} {files}"
 
 
 def meters_of_north(stack: DevStack) -> list[tuple[str, str]]:
@@ -246,32 +236,17 @@ def test_every_command_that_the_pages_show_runs_as_it_is_shown(story: Story) -> 
 
 @pytest.fixture(scope="module")
 def guide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the guide's commands run: the guide, what it needs, and nothing else of this repository."""
-    folder = tmp_path_factory.mktemp("guide")
-    leave = shutil.ignore_patterns("node_modules", "__pycache__")
-    shutil.copytree(DOCS / "integration", folder / "docs" / "integration", ignore=leave)
-    shutil.copytree(ROOT / "proto", folder / "proto", ignore=leave)
-    (folder / ".venv").symlink_to(sys.prefix)
     (install,) = [one.command for one in guide_commands() if one.command.startswith("(")]
-    subprocess.run(["sh", "-c", install], cwd=folder, env=environment(), check=True, capture_output=True)
-    return folder
+    return make_guide(tmp_path_factory.mktemp("guide"), install)
 
 
 def guide_commands() -> list[Shown]:
     return shown_in((DOCS / GUIDE).read_text())
 
 
-def environment(**values: str) -> dict[str, str]:
-    return {**os.environ, "PATH": f"{TOOLS}:{os.environ['PATH']}", **values}
-
-
 def by_name(stack: DevStack, who: str) -> str:
     """Return a participant's options with the name that is in the node's certificate."""
     return options(stack, who, stack.node_target("node-a").replace("127.0.0.1", "localhost"))
-
-
-def objects(text: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in text.splitlines()]
 
 
 def test_the_guide_runs_as_it_is_written(module_stack: DevStack, guide: Path, story: Story) -> None:
@@ -303,32 +278,6 @@ def test_the_guide_runs_as_it_is_written(module_stack: DevStack, guide: Path, st
 
 def north_card(story: Story, place: int) -> str:
     return meters_of_north(story.stack)[place][1]
-
-
-PROGRAMS = {
-    "python": (".venv/bin/python", "docs/integration/sell.py"),
-    "node": (str(TOOLS / "node"), "docs/integration/sell.mjs"),
-}
-
-
-async def started(program: str, guide: Path, *arguments: str) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(
-        *PROGRAMS[program],
-        *arguments,
-        cwd=guide,
-        env=environment(),
-        stdout=asyncio.subprocess.PIPE,
-        # The node of this environment is a program that starts another: both must end when they are killed.
-        start_new_session=True,
-    )
-
-
-async def ended(program: str, guide: Path, *arguments: str) -> tuple[int | None, list[dict[str, Any]]]:
-    """Run a program to its end; return its exit code and what it said."""
-    running = await started(program, guide, *arguments)
-    async with asyncio.timeout(60):
-        said, _ = await running.communicate()
-    return running.returncode, objects(said.decode())
 
 
 @asynccontextmanager
@@ -439,26 +388,6 @@ class BusyOnce(rpc.TopUpServiceServicer):
 
     async def GetVend(self, request: Any, context: Any) -> pb.GetVendResponse:  # noqa: N802
         return pb.GetVendResponse(vend=types_pb2.Vend(delivery=types_pb2.Delivery()))
-
-
-@asynccontextmanager
-async def serving(stack: DevStack, servicer: rpc.TopUpServiceServicer) -> AsyncIterator[str]:
-    """Serve in this process, as a node does: mutual TLS, and health."""
-    certs = stack.make_server_certificate("guide-node")
-    credentials = grpc.ssl_server_credentials(
-        [(certs.key.read_bytes(), certs.cert.read_bytes())], certs.ca.read_bytes(), require_client_auth=True
-    )
-    server = grpc.aio.server()
-    rpc.add_TopUpServiceServicer_to_server(servicer, server)
-    healthy = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    await healthy.set("utrn.v1.TopUpService", health_pb2.HealthCheckResponse.SERVING)
-    port = server.add_secure_port("127.0.0.1:0", credentials)
-    await server.start()
-    try:
-        yield f"localhost:{port}"
-    finally:
-        await server.stop(None)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

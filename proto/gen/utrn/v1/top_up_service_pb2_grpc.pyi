@@ -50,11 +50,14 @@ class TopUpServiceStub:
     A repeat with the same content answers the same code, replayed = true.
     Errors: INVALID_ARGUMENT (BAD_FIELD, AMOUNT_NOT_ENCODABLE), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED
     (CALLER_SUSPENDED, NOT_APPOINTED), NOT_FOUND (PAN_UNKNOWN, METER_UNKNOWN), ALREADY_EXISTS
-    (TRANSACTION_ID_REUSED), FAILED_PRECONDITION (every objection of CheckEligibility, such as PAN_BLOCKED; TRANSACTION_ID_TOO_OLD, TRANSACTION_ID_FROM_FUTURE,
-    TOO_MANY_UNAPPLIED, NOT_SUPPORTED_BY_METER), RESOURCE_EXHAUSTED (OVERLOADED), DEADLINE_EXCEEDED (DEADLINE_TOO_SHORT),
-    UNAVAILABLE (HSM_UNAVAILABLE, KEY_MISSING, LEDGER_UNAVAILABLE, OUTCOME_UNKNOWN, SHUTTING_DOWN, NOT_READY).
-    Never final by themselves: UNKNOWN_CALLER, CALLER_SUSPENDED, TRANSACTION_ID_REUSED, INTERNAL, UNKNOWN. A suspended
-    or departed seller repeats with repeat = true: the answer is the committed code, or a refusal that is fenced.
+    (TRANSACTION_ID_REUSED), FAILED_PRECONDITION (every objection of CheckEligibility, such as PAN_BLOCKED;
+    TRANSACTION_ID_TOO_OLD, TRANSACTION_ID_FROM_FUTURE, TOO_MANY_UNAPPLIED, NOT_SUPPORTED_BY_METER), RESOURCE_EXHAUSTED
+    (OVERLOADED), DEADLINE_EXCEEDED (DEADLINE_TOO_SHORT), UNAVAILABLE (HSM_UNAVAILABLE, KEY_MISSING, LEDGER_UNAVAILABLE,
+    OUTCOME_UNKNOWN, SHUTTING_DOWN, NOT_READY).
+    Money is given back on a final refusal alone: one with final = "fenced" in its ErrorInfo, or one whose reason says
+    NOT_SOLD (errors.proto) in answer to the first attempt. Never final by themselves: UNKNOWN_CALLER, CALLER_SUSPENDED,
+    TRANSACTION_ID_REUSED, INTERNAL, UNKNOWN. A suspended or departed seller repeats with repeat = true: the answer is
+    the committed code, or a refusal that is fenced.
     After a time-out, a lost connection, UNAVAILABLE or a refusal that is not final: repeat with the same transaction_id
     and repeat = true, at any node. Never make a new id for the same payment.
     """
@@ -117,11 +120,14 @@ class TopUpServiceAsyncStub(TopUpServiceStub):
     A repeat with the same content answers the same code, replayed = true.
     Errors: INVALID_ARGUMENT (BAD_FIELD, AMOUNT_NOT_ENCODABLE), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED
     (CALLER_SUSPENDED, NOT_APPOINTED), NOT_FOUND (PAN_UNKNOWN, METER_UNKNOWN), ALREADY_EXISTS
-    (TRANSACTION_ID_REUSED), FAILED_PRECONDITION (every objection of CheckEligibility, such as PAN_BLOCKED; TRANSACTION_ID_TOO_OLD, TRANSACTION_ID_FROM_FUTURE,
-    TOO_MANY_UNAPPLIED, NOT_SUPPORTED_BY_METER), RESOURCE_EXHAUSTED (OVERLOADED), DEADLINE_EXCEEDED (DEADLINE_TOO_SHORT),
-    UNAVAILABLE (HSM_UNAVAILABLE, KEY_MISSING, LEDGER_UNAVAILABLE, OUTCOME_UNKNOWN, SHUTTING_DOWN, NOT_READY).
-    Never final by themselves: UNKNOWN_CALLER, CALLER_SUSPENDED, TRANSACTION_ID_REUSED, INTERNAL, UNKNOWN. A suspended
-    or departed seller repeats with repeat = true: the answer is the committed code, or a refusal that is fenced.
+    (TRANSACTION_ID_REUSED), FAILED_PRECONDITION (every objection of CheckEligibility, such as PAN_BLOCKED;
+    TRANSACTION_ID_TOO_OLD, TRANSACTION_ID_FROM_FUTURE, TOO_MANY_UNAPPLIED, NOT_SUPPORTED_BY_METER), RESOURCE_EXHAUSTED
+    (OVERLOADED), DEADLINE_EXCEEDED (DEADLINE_TOO_SHORT), UNAVAILABLE (HSM_UNAVAILABLE, KEY_MISSING, LEDGER_UNAVAILABLE,
+    OUTCOME_UNKNOWN, SHUTTING_DOWN, NOT_READY).
+    Money is given back on a final refusal alone: one with final = "fenced" in its ErrorInfo, or one whose reason says
+    NOT_SOLD (errors.proto) in answer to the first attempt. Never final by themselves: UNKNOWN_CALLER, CALLER_SUSPENDED,
+    TRANSACTION_ID_REUSED, INTERNAL, UNKNOWN. A suspended or departed seller repeats with repeat = true: the answer is
+    the committed code, or a refusal that is fenced.
     After a time-out, a lost connection, UNAVAILABLE or a refusal that is not final: repeat with the same transaction_id
     and repeat = true, at any node. Never make a new id for the same payment.
     """
@@ -187,11 +193,14 @@ class TopUpServiceServicer(metaclass=_abc_1.ABCMeta):
         A repeat with the same content answers the same code, replayed = true.
         Errors: INVALID_ARGUMENT (BAD_FIELD, AMOUNT_NOT_ENCODABLE), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED
         (CALLER_SUSPENDED, NOT_APPOINTED), NOT_FOUND (PAN_UNKNOWN, METER_UNKNOWN), ALREADY_EXISTS
-        (TRANSACTION_ID_REUSED), FAILED_PRECONDITION (every objection of CheckEligibility, such as PAN_BLOCKED; TRANSACTION_ID_TOO_OLD, TRANSACTION_ID_FROM_FUTURE,
-        TOO_MANY_UNAPPLIED, NOT_SUPPORTED_BY_METER), RESOURCE_EXHAUSTED (OVERLOADED), DEADLINE_EXCEEDED (DEADLINE_TOO_SHORT),
-        UNAVAILABLE (HSM_UNAVAILABLE, KEY_MISSING, LEDGER_UNAVAILABLE, OUTCOME_UNKNOWN, SHUTTING_DOWN, NOT_READY).
-        Never final by themselves: UNKNOWN_CALLER, CALLER_SUSPENDED, TRANSACTION_ID_REUSED, INTERNAL, UNKNOWN. A suspended
-        or departed seller repeats with repeat = true: the answer is the committed code, or a refusal that is fenced.
+        (TRANSACTION_ID_REUSED), FAILED_PRECONDITION (every objection of CheckEligibility, such as PAN_BLOCKED;
+        TRANSACTION_ID_TOO_OLD, TRANSACTION_ID_FROM_FUTURE, TOO_MANY_UNAPPLIED, NOT_SUPPORTED_BY_METER), RESOURCE_EXHAUSTED
+        (OVERLOADED), DEADLINE_EXCEEDED (DEADLINE_TOO_SHORT), UNAVAILABLE (HSM_UNAVAILABLE, KEY_MISSING, LEDGER_UNAVAILABLE,
+        OUTCOME_UNKNOWN, SHUTTING_DOWN, NOT_READY).
+        Money is given back on a final refusal alone: one with final = "fenced" in its ErrorInfo, or one whose reason says
+        NOT_SOLD (errors.proto) in answer to the first attempt. Never final by themselves: UNKNOWN_CALLER, CALLER_SUSPENDED,
+        TRANSACTION_ID_REUSED, INTERNAL, UNKNOWN. A suspended or departed seller repeats with repeat = true: the answer is
+        the committed code, or a refusal that is fenced.
         After a time-out, a lost connection, UNAVAILABLE or a refusal that is not final: repeat with the same transaction_id
         and repeat = true, at any node. Never make a new id for the same payment.
         """
