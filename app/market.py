@@ -1,6 +1,7 @@
 """Builds the market's part of a node: registry, appointments, credit, and the lines of the trail about them."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 
 from google.protobuf.message import Message
@@ -35,7 +36,7 @@ from core.ports.trail import Decision, Trail
 
 @dataclass(frozen=True, kw_only=True)
 class Market:
-    """What the market's services are made of. `clock` dates what is kept; it raises while it cannot be relied on."""
+    """What the market's services are made of. `clock` dates what is kept: cluster time."""
 
     config: Config
     store: RegistryStore
@@ -102,9 +103,10 @@ class Market:
         known = [(uri, caller) for uri in uris if (caller := self._caller(uri)) is not None]
         identity, caller = known[0] if known else (next(iter(uris), ""), None)
         rule = "" if caller is None else caller.role.name.lower()
+        at, clock = _instant(self.vending.clock)
         self.trail.note(
             Decision(
-                at=self.vending.clock.now(),
+                at=at,
                 caller="" if caller is None else caller.participant_id,
                 identity=identity,
                 act=method,
@@ -114,6 +116,7 @@ class Market:
                 outcome=outcome,
                 rule=f"{rule}, written at {notes.written_at}" if notes.written_at else rule,
                 basis=notes.basis,
+                clock=clock,
             )
         )
 
@@ -123,3 +126,11 @@ class Market:
             return self.registry.caller(uri)
         except NotReady:
             return None
+
+
+def _instant(clock: Clock) -> tuple[datetime, str]:
+    """Return when something was asked, and by which clock: a call that is refused for want of the time is noted too."""
+    try:
+        return clock.now(), "cluster"
+    except NotReady:
+        return clock.wall(), "wall"

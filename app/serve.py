@@ -135,7 +135,7 @@ def _parts(node: Node) -> list[Coroutine[Any, Any, NoReturn]]:
         node.delivery.run(),
         node.services.health.run(),
         node.loop_delay.run(),
-        node.clock_watch.run(),
+        node.time.run(),
         _prove_keys(node),
         _report(node.times),
     ]

@@ -143,7 +143,7 @@ def _line(one: Decision) -> str:
     # apart from the meter's others.
     basis = ", ".join([_entry(entry) for entry in one.basis])
     return (
-        f'{{"at": "{one.at.isoformat()}", "caller": "{one.caller}", '
+        f'{{"at": "{one.at.isoformat()}", "clock": "{one.clock}", "caller": "{one.caller}", '
         f'"identity": {_quoted(one.identity)}, "act": "{one.act}", "ask": {_quoted(one.ask)}, '
         f'"subject": {_quoted(one.subject)}, "pence": {one.amount}, "outcome": "{one.outcome}", '
         f'"rule": {_quoted(one.rule)}, "basis": [{basis}]}}\n'

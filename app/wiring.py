@@ -23,6 +23,8 @@ from cluster.peers import PeerWatch
 from cluster.registry import EtcdRegistry
 from cluster.registry_store import EtcdRegistryStore
 from cluster.set_aside import SetAsideRecords
+from cluster.time import ClusterClock, LedgerTime
+from cluster.time_sight import sight_of
 from cluster.view import EtcdCluster
 from core.api.admin_servicer import AdminServicer
 from core.api.authenticate import Authenticate
@@ -31,9 +33,9 @@ from core.api.health import Health
 from core.api.peer_servicer import PeerServicer
 from core.api.server import TOP_UP_SERVICE, Services
 from core.api.top_up_servicer import TopUpServicer
+from core.domain.cluster_time import TimeKeeper, TimeRule
 from core.flows.authorise import Authorise
 from core.flows.check_eligibility import CheckEligibility
-from core.flows.clock_watch import ClockWatch
 from core.flows.commit import CommitLine
 from core.flows.counters import Counters
 from core.flows.deliver import DeliveryWorker
@@ -46,7 +48,6 @@ from core.flows.keep_changes import ChangeKeeper
 from core.flows.lapse import Lapse
 from core.flows.lookup import FindVend
 from core.flows.refuse import ClosingQuota, RefuseSale
-from core.flows.sane_clock import SaneClock
 from core.flows.send import SendIssued
 from core.flows.turn import TurnMeter
 from core.gateways.headend_grpc import GrpcHeadEnd
@@ -99,7 +100,7 @@ class Node:
     times: StageTimes
     set_aside: SetAside
     loop_delay: LoopDelay
-    clock_watch: ClockWatch
+    time: LedgerTime
     aside: SetAsideRecords
 
     def copies(self) -> list[CopyState]:
@@ -135,16 +136,18 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         config: The node's configuration, checked.
         between: Puts something between the core and its adapters; drills use it to crash at a chosen step.
     """
-    clock = SystemClock()
+    system = SystemClock()
     client = EtcdClient(config.etcd)
     signer = HsmSigner(config.hsm)
+    clock = ClusterClock(TimeKeeper(TimeRule()), system)
     aside = SetAsideRecords()
     outbox = EtcdOutbox(client, config.etcd, clock, aside)
     registry = EtcdRegistry(client, config.etcd, aside)
-    cluster = _cluster(config, client, clock, _Standby(signer=signer, outbox=outbox, registry=registry), aside)
+    cluster = _cluster(config, client, system, _Standby(signer=signer, outbox=outbox, registry=registry), aside)
+    time = _time(config, client, clock, cluster)
     set_aside, times, loop_delay = SetAside(), StageTimes(), LoopDelay()
     head_ends = {one.name: GrpcHeadEnd(one, set_aside) for one in config.head_ends}
-    trail = FileTrail(config.node.trail, config.node.node_id, clock, TrailAnchors(client, config.etcd, clock))
+    trail = FileTrail(config.node.trail, config.node.node_id, system, TrailAnchors(client, config.etcd, system))
     ports = between(
         Adapters(
             clock=clock,
@@ -158,16 +161,15 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
             head_ends=head_ends,
         )
     )
-    clock_watch = ClockWatch(clock, cluster.peers.clocks_ahead_s)
     answers = Answers(recent_max=config.flow.recent_answers_max)
     counters = _counters(config, clock)
     line = _line(config, ports, answers, times, counters)
-    turn = TurnMeter(store=ports.store, clock=SaneClock(clock=clock, sane=lambda: clock_watch.sane))
-    vending = _vending(config, ports, answers, line, clock_watch, turn)
+    turn = TurnMeter(store=ports.store, clock=clock)
+    vending = _vending(config, ports, answers, line, turn)
     market = _market(config, ports, registry, turn, vending)
     delivery = _delivery(config, ports, answers, times, set_aside)
-    health = _health(registry, signer, cluster, clock_watch)
-    beat = partial(_beat, clock, cluster.ownership, health, outbox, line, delivery, loop_delay)
+    health = _health(registry, signer, cluster, time)
+    beat = partial(_beat, time, cluster.ownership, health, outbox, line, delivery, loop_delay)
     return Node(
         config=config,
         client=client,
@@ -176,7 +178,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         ownership=cluster.ownership,
         peers=cluster.peers,
         registry=registry,
-        changes=ChangeKeeper(due_by=registry.due_by, turn=turn, clock=turn.clock, random=_chance()),
+        changes=ChangeKeeper(due_by=registry.due_by, turn=turn, clock=clock, random=_chance()),
         trail=trail,
         note=market.note,
         head_ends=head_ends,
@@ -194,7 +196,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         times=times,
         set_aside=set_aside,
         loop_delay=loop_delay,
-        clock_watch=clock_watch,
+        time=time,
         aside=aside,
     )
 
@@ -218,14 +220,14 @@ def _view_of_cluster(
     )
 
 
-def _health(registry: EtcdRegistry, signer: HsmSigner, cluster: _Cluster, clock_watch: ClockWatch) -> Health:
+def _health(registry: EtcdRegistry, signer: HsmSigner, cluster: _Cluster, time: LedgerTime) -> Health:
     conditions = {
         "registry": lambda: registry.ready,
         "hsm": lambda: signer.ready,
         # A node that differs from the ledger ends with exit code 78; until it has looked it must not have said SERVING.
         "agreed": lambda: cluster.ownership.agreed,
         "drained": lambda: not cluster.ownership.drained,
-        "clock": lambda: clock_watch.sane,
+        "time": lambda: time.known,
         # Cut off alone, it sends callers to the others; with all of them, it still replays what was committed.
         "ledger": lambda: cluster.ownership.lease_good or not cluster.peers.reach_ledger(),
     }
@@ -233,7 +235,7 @@ def _health(registry: EtcdRegistry, signer: HsmSigner, cluster: _Cluster, clock_
 
 
 def _beat(
-    clock: Clock,
+    time: LedgerTime,
     ownership: EtcdOwnership,
     health: Health,
     outbox: EtcdOutbox,
@@ -252,7 +254,8 @@ def _beat(
         deliveries_in_flight=delivery.under_way,
         loop_delay_ms=round(loop_delay.seconds * 1000),
         ledger_ready=ownership.lease_good,
-        clock_ms=round(clock.now().timestamp() * 1000),
+        clock_ms=time.wall(),
+        time_ms=time.estimate() or 0,
     )
 
 
@@ -272,6 +275,18 @@ def _cluster(config: Config, client: EtcdClient, clock: Clock, standby: _Standby
         client, config.peers, clock, node_id=config.node.node_id, members=lambda: ownership.members().values()
     )
     return _Cluster(ownership=ownership, peers=peers)
+
+
+def _time(config: Config, client: EtcdClient, clock: ClusterClock, cluster: _Cluster) -> LedgerTime:
+    """Return this node's part in keeping cluster time."""
+    return LedgerTime(
+        client,
+        config.etcd,
+        clock,
+        node_id=config.node.node_id,
+        sight=partial(sight_of, cluster.ownership, cluster.peers),
+        may_write=lambda: cluster.ownership.lease_good,
+    )
 
 
 def _admin(ports: Adapters, view: EtcdCluster) -> AdminServicer:
@@ -312,7 +327,7 @@ def _line(config: Config, ports: Adapters, answers: Answers, times: StageTimes, 
 def _delivery(
     config: Config, ports: Adapters, answers: Answers, times: StageTimes, set_aside: SetAside
 ) -> DeliveryWorker:
-    lapse = Lapse(registry=ports.registry, clock=ports.clock)
+    lapse = Lapse(registry=ports.registry)
     attempt = AttemptDelivery(
         outbox=ports.outbox,
         head_ends=ports.head_ends,
@@ -334,9 +349,7 @@ def _delivery(
     )
 
 
-def _vending(
-    config: Config, ports: Adapters, answers: Answers, line: CommitLine, clock_watch: ClockWatch, turn: TurnMeter
-) -> IssueVend:
+def _vending(config: Config, ports: Adapters, answers: Answers, line: CommitLine, turn: TurnMeter) -> IssueVend:
     authorise = Authorise(registry=ports.registry, store=ports.store, turn=turn, clock=ports.clock, trail=ports.trail)
     return IssueVend(
         authorise=authorise,
@@ -345,7 +358,6 @@ def _vending(
         clock=ports.clock,
         config=config.flow,
         refuse=_refuse(config, ports, answers),
-        clock_sane=lambda: clock_watch.sane,
     )
 
 
@@ -367,8 +379,7 @@ def _market(config: Config, ports: Adapters, registry: EtcdRegistry, turn: TurnM
         store=ports.store,
         registry=registry,
         trail=ports.trail,
-        # What is kept for good is dated by a clock that can be relied on.
-        clock=turn.clock,
+        clock=ports.clock,
         turn=turn,
         vending=vending,
     )

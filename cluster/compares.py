@@ -60,6 +60,27 @@ def applied_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
     return [_unmoved(key, revision)]
 
 
+def time_reached(key: bytes, at: int) -> list[pb.Compare]:
+    """What must not happen before an instant happens only once cluster time, in the ledger, has come to it."""
+    # etcd knows greater, not greater or equal; a key that is not there is never greater.
+    return [pb.Compare(result=pb.Compare.GREATER, target=pb.Compare.VALUE, key=key, value=time_value(at - 1))]
+
+
+def time_before(key: bytes, at: int) -> list[pb.Compare]:
+    """What was allowed up to an instant happens only while cluster time, in the ledger, is before it."""
+    return [pb.Compare(result=pb.Compare.LESS, target=pb.Compare.VALUE, key=key, value=time_value(at))]
+
+
+def time_unmoved(key: bytes, revision: int, at: int) -> list[pb.Compare]:
+    """Cluster time is set forward from where it was heard to be, and only forward; revision 0 says that it was not."""
+    return [_unmoved(key, revision), *(time_before(key, at) if revision else ())]
+
+
+def time_value(at: int) -> bytes:
+    """Return an instant in milliseconds as it is kept: of one width, so that etcd's compare of bytes is one of time."""
+    return b"%016d" % max(0, at)
+
+
 def absent(key: bytes) -> list[pb.Compare]:
     """The key does not exist yet: a claim, or a value that is written once."""
     return [_equal(pb.Compare.VERSION, key, version=0)]

@@ -13,6 +13,8 @@
 | node/<node> | NodeRecord, on its lease | each node | with the lease |
 | drain/<node> | DrainRecord | an operator | until the drain is ended |
 | roster/<node> | RosterRecord | each node, when it first joins | until an operator takes it off |
+| time/now | cluster time, milliseconds since 1970, 16 digits; only rises | nodes with a good lease | for ever |
+| time/doubt | why it may be wrong (`gap`, `ahead`), and who says so | a starting node; an operator | until settled |
 | registry/participant/<id>, registry/meter/<id>, registry/pan/<pan> | records | registry changes | for ever |
 | registry/appointment/<supplier>/<psp>, registry/model/<make>/<model> | records | registry changes | for ever |
 | registry/due/<instant>/<meter> | empty | registry changes | until the change is carried out |
@@ -131,6 +133,18 @@ class Keys:
     def rosters(self) -> bytes:
         """Prefix of all nodes that should be there."""
         return f"{self.prefix}roster/".encode()
+
+    def time(self) -> bytes:
+        """Prefix of cluster time and what is in doubt about it."""
+        return f"{self.prefix}time/".encode()
+
+    def time_now(self) -> bytes:
+        """Cluster time."""
+        return f"{self.prefix}time/now".encode()
+
+    def time_doubt(self) -> bytes:
+        """Why cluster time may be wrong."""
+        return f"{self.prefix}time/doubt".encode()
 
     def record(self, kind: Kind, record_id: str) -> bytes:
         """A record of the registry, or one that belongs to it."""

@@ -20,6 +20,7 @@ from cluster.keys import Keys
 from cluster.ledger import stored_of
 from cluster.records import GARBLED, SCHEMA, Unreadable, read, vend_value
 from cluster.set_aside import SetAsideRecords
+from cluster.time_fence import TimeFence
 from core.domain.delivery import DeliveryState
 from core.domain.errors import DeliveryChanged, Deposed, LedgerUnavailable, UtrnError
 from core.domain.meter import MeterId, OriginatorId
@@ -61,6 +62,7 @@ class EtcdOutbox:
             resolve_s=config.resolve_timeout_ms / 1000,
             waiting_max=_WAITING_MAX,
         )
+        self._fence = TimeFence(client, self._keys, clock)
         # What is known to be applied: the highest counter and the revision of its key. A compare tells when it is old.
         self._applied: OrderedDict[_Sequence, tuple[int, int]] = OrderedDict()
         # What is there, with its revision; and what the reader of `watch` has not taken yet.
@@ -203,6 +205,7 @@ class EtcdOutbox:
         for _ in range(_RACES_MAX):
             applied = self._applied_after(vend)
             try:
+                await self._fence.reach(change.not_before)
                 answered = await self._group.write(self._txn(change, vend, applied))
             except UtrnError as error:
                 return error
@@ -228,6 +231,8 @@ class EtcdOutbox:
         compare += compares.vend_unmoved(vend_key, change.stored.revision)
         for ref, revision in change.basis:
             compare += compares.registration_unmoved(keys.record(ref.kind, ref.id), revision)
+        if change.not_before:
+            compare += compares.time_reached(keys.time_now(), change.not_before)
         success = [ops.put(vend_key, vend_value(vend))]
         if not vend.delivery.owed:
             outbox = keys.outbox(change.shard, vend.meter_id, vend.counter, vend.originator_id)

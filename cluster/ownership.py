@@ -123,6 +123,11 @@ class EtcdOwnership:
         return self._lease.good
 
     @property
+    def seen(self) -> bool:
+        """True once this node has read who is there and who should be."""
+        return self._nodes.ready and self._roster.ready
+
+    @property
     def leaving(self) -> bool:
         """True once the node has given up everything for good."""
         return self._leaving

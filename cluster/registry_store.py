@@ -20,6 +20,7 @@ from cluster.registry import Copy
 from cluster.registry_records import kind_of, name_of, record_of, value_of
 from cluster.set_aside import SetAsideRecords
 from cluster.shards import shard_of
+from cluster.time_fence import TimeFence
 from core.domain.errors import NotReady
 from core.domain.market_change import OwedVend
 from core.domain.meter import Meter, MeterId, OriginatorId, Pan
@@ -47,6 +48,7 @@ class EtcdRegistryStore:
         self._shards = config.shards
         self._clock = clock
         self._resolve_s = config.resolve_timeout_ms / 1000
+        self._fence = TimeFence(client, self._keys, clock)
 
     async def read(self, kind: type[R], *ids: str) -> Known[R] | None:
         """Return one record as it is now."""
@@ -111,6 +113,7 @@ class EtcdRegistryStore:
         return revision
 
     async def _write(self, write: RegistryWrite) -> int | None:
+        await self._fence.reach(write.not_before)
         until = self._clock.monotonic() + self._resolve_s
         settled = await commit_until_known(self._client, self._clock, self._txn(write), until=until)
         if not isinstance(settled, Answered):
@@ -152,6 +155,8 @@ class EtcdRegistryStore:
             compare += compares.absent(self._key(ref))
         for originator_id, meter_id, seen in write.unmoved:
             compare += compares.counter_unmoved(keys.counter(originator_id, meter_id), seen.revision)
+        if write.not_before:
+            compare += compares.time_reached(keys.time_now(), write.not_before)
         puts = [ops.put(keys.record(*name_of(record)), value_of(record)) for record in write.put]
         puts += [ops.put(self._key(ref), owner.encode()) for ref, owner in write.claim]
         puts += [ops.delete(self._key(ref)) for ref in write.release]

@@ -30,8 +30,13 @@ def made_at_ms(transaction_id: TransactionId) -> int:
     return int(transaction_id[:8] + transaction_id[9:13], 16)
 
 
-def check_window(transaction_id: TransactionId, *, now: datetime, window: timedelta, ahead: timedelta) -> None:
+def check_window(
+    transaction_id: TransactionId, *, now: datetime, wall: datetime, window: timedelta, ahead: timedelta
+) -> None:
     """Return if the id may be executed at `now`: not older than `window`, not more than `ahead` in the future.
+
+    How old it is, cluster time says, which is `now`. It is from the future only if it is ahead of both cluster time and
+    this node's wall clock: where the two disagree, one of them is wrong, and the refusal would be for good.
 
     Raises:
         TransactionIdTooOld, TransactionIdFromFuture: never repeat.
@@ -44,6 +49,7 @@ def check_window(transaction_id: TransactionId, *, now: datetime, window: timede
             "look the sale up in the archive",
             window_days=window.days,
         )
+    age_ms = int(max(now, wall).timestamp() * 1000) - made_at_ms(transaction_id)
     if -age_ms > ahead / timedelta(milliseconds=1):
         raise TransactionIdFromFuture(
             f"transaction_id was made {-age_ms // 1000} s in the future; set the clock of the machine that makes ids",

@@ -122,5 +122,6 @@ class Authorise:
             ruling.refusals[0].reason if resolved is None else "allowed",
             "" if resolved is None else resolved.rule,
             ruling.basis,
+            "cluster",
         )
         self.trail.note(_new(Decision, fields))

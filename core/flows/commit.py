@@ -14,7 +14,7 @@ from typing import NoReturn
 from core.domain.code_value import CodeValue
 from core.domain.delivery import NOT_REQUESTED
 from core.domain.eligibility import Resolved
-from core.domain.errors import LedgerUnavailable, Overloaded, Refused, RegistryMoved, ShuttingDown, UtrnError
+from core.domain.errors import LedgerUnavailable, NotReady, Overloaded, Refused, RegistryMoved, ShuttingDown, UtrnError
 from core.domain.invariant import check
 from core.domain.meter import OriginatorId
 from core.domain.timeline import instant_of, ms_of
@@ -179,7 +179,11 @@ class CommitLine:
             if isinstance(code, UtrnError):
                 self._fail(job, code)
                 continue
-            vend = self._vend(job.draft, *code)
+            try:
+                vend = self._vend(job.draft, *code)
+            except NotReady as error:
+                self._fail(job, error)
+                continue
             if ms_of(vend.issued_at) >= job.draft.resolved.until:
                 # It waited past the instant up to which it was allowed. The counter is not spent: nobody saw the code.
                 self._fail(job, registry_moved())

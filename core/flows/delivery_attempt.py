@@ -11,6 +11,7 @@ from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.errors import DeliveryChanged, Deposed, HeadEndRefused, HeadEndStale, HeadEndUnavailable, UtrnError
 from core.domain.message_id import message_id
 from core.domain.registry import Basis
+from core.domain.timeline import NEVER, Ms, ms_of
 from core.domain.vend import Vend
 from core.flows.config import DeliveryConfig
 from core.flows.confirm import Ended, Next, Verdict, of_alert, of_answer, of_given_up
@@ -166,9 +167,8 @@ class AttemptDelivery:
         head_end = self.head_ends.get(name)
         if head_end is None or not head_end.available:
             return Parked(name, stored.vend.delivery.queued_at or stored.vend.issued_at)
-        work = _Attempt(self, name, head_end, stored, shard, epoch, ours, mailbox)
         try:
-            return await work.run()
+            return await _Attempt(self, name, head_end, stored, shard, epoch, ours, mailbox).run()
         except _NotOurs:
             return None
         except (HeadEndUnavailable, HeadEndStale, _NotSent) as error:
@@ -316,27 +316,33 @@ class _Attempt:
         return refusal or Next.TRY_AGAIN
 
     def _exhausted(self) -> bool:
+        return self._delivery.attempts >= self._config.attempts_max or ms_of(self._by.clock.now()) >= self._give_up_at()
+
+    def _give_up_at(self) -> Ms:
         since = self._delivery.queued_at or self._by.clock.now()
-        return (
-            self._delivery.attempts >= self._config.attempts_max
-            or (self._by.clock.now() - since).total_seconds() >= self._config.give_up_after_s
-        )
+        return Ms(ms_of(since) + self._config.give_up_after_s * 1000)
 
     async def _enter_by_hand(self) -> Done:
         reason = DeliveryReason.UNEXPLAINED if self._hearing.unexplained else DeliveryReason.NO_ANSWER
-        return await self._close(Ended(DeliveryState.ENTER_BY_HAND, reason))
+        late = NEVER if self._delivery.attempts >= self._config.attempts_max else self._give_up_at()
+        return await self._close(Ended(DeliveryState.ENTER_BY_HAND, reason), not_before=late)
 
-    async def _close(self, ended: Ended, basis: Basis = ()) -> Done:
+    async def _close(self, ended: Ended, basis: Basis = (), not_before: Ms = NEVER) -> Done:
         now = self._by.clock.now()
-        await self._write(self._delivery.close(ended.state, ended.reason, now, self._epoch), basis)
+        await self._write(self._delivery.close(ended.state, ended.reason, now, self._epoch), basis, not_before)
         if self._delivery.queued_at is not None:
             self._by.times.record(Stage.DELIVER, (now - self._delivery.queued_at).total_seconds())
         return Done(self._stored)
 
-    async def _write(self, delivery: Delivery, basis: Basis = ()) -> None:
+    async def _write(self, delivery: Delivery, basis: Basis = (), not_before: Ms = NEVER) -> None:
         """Write the delivery's next state under our epoch, while `basis` stands, or end the attempt."""
         change = DeliveryChange(
-            shard=self._shard, epoch=self._epoch, stored=self._stored, delivery=delivery, basis=basis
+            shard=self._shard,
+            epoch=self._epoch,
+            stored=self._stored,
+            delivery=delivery,
+            basis=basis,
+            not_before=not_before,
         )
         (outcome,) = await self._by.outbox.write([change])
         if isinstance(outcome, Deposed | DeliveryChanged):

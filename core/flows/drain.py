@@ -32,4 +32,4 @@ class DrainNode:
         others = (one for one in nodes.values() if one.node_id != node_id)
         if not any(one.alive and one.hsm_ready and not one.drained for one in others):
             raise LastNode("no other node is left to serve; bring one into service first", node_id=node_id)
-        return await self.cluster.drain(node_id, by=principal.participant_id, at=self.clock.now())
+        return await self.cluster.drain(node_id, by=principal.participant_id, at=self.clock.wall())

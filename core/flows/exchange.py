@@ -7,7 +7,7 @@ from core.domain.errors import RecordChanged, RecordExists
 from core.domain.meter import Card, Meter, MeterId, Pan, PanUse, Registration, Settings
 from core.domain.party import Principal
 from core.domain.registry import Kind, Known, Ref
-from core.domain.timeline import Ms, Timeline
+from core.domain.timeline import Ms, Timeline, ms_of
 from core.flows.keep_meters import KeepMeters, due_of, new_meter, overtaken, same_meter
 from core.flows.keep_parties import Written
 from core.flows.roles import KEEPERS, require
@@ -75,7 +75,8 @@ class ExchangeMeter:
             moved = card.record.uses.adjust(_moved(known.record.meter_id, fresh.meter_id), now=now, by=by)
             put.append(replace(card.record, uses=moved))
             expect.append((Ref(Kind.PAN, pan), card.revision))
-        return RegistryWrite(expect=expect, put=put, unmoved=note.unmoved, due=due_of(fresh, now))
+        today = ms_of(self.meters.clock.now())
+        return RegistryWrite(expect=expect, put=put, unmoved=note.unmoved, due=due_of(fresh, now), not_before=today)
 
 
 def _in_place_of(old: Meter, was: Settings, new: Meter, now: Ms) -> Meter:

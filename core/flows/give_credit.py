@@ -156,7 +156,8 @@ class GiveCredit:
             if to is CreditState.APPROVED:
                 check_asked(rule, known.record.amount)
                 # What could not be issued any more is not counted against the day.
-                check_window(transaction_id, now=self.clock.now(), window=self.id_window, ahead=self.id_ahead)
+                today, wall = self.clock.now(), self.clock.wall()
+                check_window(transaction_id, now=today, wall=wall, window=self.id_window, ahead=self.id_ahead)
             now = ms_of(self.clock.now())
             day = day_of(now)
             decided = replace(
@@ -174,7 +175,8 @@ class GiveCredit:
                 before = CreditDay(supplier_id=supplier_id, day=day) if total is None else total.record
                 put.append(count_in(rule, before, decided.amount))
                 expect.append((Ref(Kind.CREDIT_DAY, f"{supplier_id}/{day}"), 0 if total is None else total.revision))
-            if await self.store.write(RegistryWrite(expect=expect, put=put)) is not None:
+            # Counted against the day that it is, not one that this node believes in before its time.
+            if await self.store.write(RegistryWrite(expect=expect, put=put, not_before=now)) is not None:
                 return decided
         raise RecordChanged("others keep deciding credit of this day; repeat", kind="credit")
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.domain.code_value import CodeValue, code_value
@@ -10,7 +9,6 @@ from core.domain.eligibility import Act
 from core.domain.errors import (
     FENCED,
     DeadlineTooShort,
-    NotReady,
     Refused,
     RegistryMoved,
     TransactionIdReused,
@@ -50,7 +48,6 @@ class IssueVend:
     clock: Clock
     config: FlowConfig
     refuse: RefuseSale
-    clock_sane: Callable[[], bool] = lambda: True
 
     async def __call__(
         self, principal: Principal, sale: Sale, *, time_left_s: float | None, repeat: bool = False
@@ -134,19 +131,14 @@ class IssueVend:
         return answer
 
     def _check_window(self, sale: Sale) -> None:
-        """Return if the sale's id may be executed now; judged only by a clock that is sane before and after."""
-        refusal: Refused | None = None
-        sane = self.clock_sane()
-        try:
-            check_window(
-                sale.transaction_id, now=self.clock.now(), window=self.config.hot_window, ahead=self.config.ahead_max
-            )
-        except Refused as refused:
-            refusal = refused
-        if not sane or not self.clock_sane():
-            raise NotReady("this node's clock cannot be relied on; ask another") from refusal
-        if refusal is not None:
-            raise refusal
+        """Return if the sale's id may be executed now."""
+        check_window(
+            sale.transaction_id,
+            now=self.clock.now(),
+            wall=self.clock.wall(),
+            window=self.config.hot_window,
+            ahead=self.config.ahead_max,
+        )
 
     async def refused(self, sale: Sale, refusal: Refused, *, repeat: bool) -> Issued:
         """Answer a sale that is refused before it is authorised: its caller is suspended, or a field of it is wrong.

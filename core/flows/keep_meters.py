@@ -207,6 +207,7 @@ class KeepMeters:
                 unmoved=note.unmoved,
                 due=due_of(note.meter, note.meter.turned_at),
                 done=[(one, meter_id) for one in _served(known.record, note.meter)],
+                not_before=ms_of(self.clock.now()),
             )
             revision = await self.store.write(write if extend is None else await extend(write, note.meter))
             if revision is not None:

@@ -6,18 +6,19 @@ from core.domain.delivery import DeliveryReason
 from core.domain.errors import NotReady
 from core.domain.meter import Custody, Meter
 from core.domain.registry import Basis, Kind, Ref
-from core.domain.timeline import ms_of
+from core.domain.timeline import NEVER
 from core.domain.vend import Vend
-from core.ports.clock import Clock
 from core.ports.registry import Registry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lapse:
-    """Looks a vend's meter up. Whoever sold the code answers for it; nobody sends it on their behalf any more."""
+    """Looks a vend's meter up, as of what has been carried out in the ledger: a clock ends no delivery.
+
+    Whoever sold the code answers for it; nobody sends it on their behalf any more.
+    """
 
     registry: Registry
-    clock: Clock
 
     def __call__(self, vend: Vend) -> tuple[DeliveryReason | None, Basis]:
         """Return why the code may not be sent any more, None if it may; and the record that says so.
@@ -35,18 +36,18 @@ class Lapse:
         return self._reason(vend, known.record), ((ref, known.revision),)
 
     def reached_by(self, vend: Vend) -> str:
-        """Return the head end that reaches a vend's meter now; the one of the sale if the meter changed hands since.
+        """Return the head end that reaches a vend's meter; the one of the sale if the meter changed hands since.
 
         It may be another one than at the sale: a name that was mistyped and set right, a meter that was migrated.
         """
         known = self.registry.meter(vend.meter_id) if self.registry.ready else None
-        stands = None if known is None else known.record.stands_at(ms_of(self.clock.now()), None)
+        stands = None if known is None else known.record.stands_at(NEVER, None)
         if stands is None or stands[0].supplier_id != vend.supplier_id:
             return vend.head_end
         return stands[1].head_end
 
     def _reason(self, vend: Vend, meter: Meter) -> DeliveryReason | None:
-        stands = meter.stands_at(ms_of(self.clock.now()), None)
+        stands = meter.stands_at(NEVER, None)
         if stands is None or stands[0].custody is Custody.SMSO:
             return DeliveryReason.METER_REMOVED
         registration, settings = stands

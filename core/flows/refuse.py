@@ -89,7 +89,7 @@ class RefuseSale:
     ) -> StoredVend | ClosedRefusal:
         now = self.clock.now()
         try:
-            check_window(transaction_id, now=now, window=self.id_window, ahead=timedelta.max)
+            check_window(transaction_id, now=now, wall=now, window=self.id_window, ahead=timedelta.max)
         except TransactionIdTooOld as too_old:
             raise too_old from refusal
         self.quota.take(participant_id)

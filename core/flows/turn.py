@@ -59,6 +59,7 @@ class TurnMeter:
                 put=[note.meter, *note.notes],
                 unmoved=note.unmoved,
                 done=[(at, meter_id) for at in sorted(instants)],
+                not_before=note.meter.turned_at,
             )
             if await self.store.write(write) is not None:
                 return note.notes[0] if note.notes else None

@@ -9,6 +9,7 @@ from core.domain.errors import DeliveryChanged, Deposed, UtrnError
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
 from core.domain.registry import Basis
+from core.domain.timeline import NEVER, Ms
 from core.domain.token import Counter
 from core.domain.transaction_id import TransactionId
 from core.ports.ledger import StoredVend
@@ -56,16 +57,20 @@ OutboxEvent = Listing | Added | Removed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryChange:
-    """The next state of one delivery, by the owner of its shard under `epoch`, while no record of `basis` has moved."""
+    """The next state of one delivery, by the owner of its shard under `epoch`, while no record of `basis` has moved.
+
+    It is written only once cluster time, in the ledger, has come to `not_before`.
+    """
 
     shard: int
     epoch: int
     stored: StoredVend
     delivery: Delivery
     basis: Basis = ()
+    not_before: Ms = NEVER
 
 
-# UtrnError here is LedgerUnavailable (nothing was written) or OutcomeUnknown.
+# UtrnError here is LedgerUnavailable or NotReady (nothing was written), or OutcomeUnknown.
 WriteOutcome = StoredVend | Deposed | DeliveryChanged | UtrnError
 
 
@@ -88,9 +93,9 @@ class Outbox(Protocol):
         """Write each change for itself; return one outcome per change, in order.
 
         A change is written only if its shard's key still has `epoch` as create_revision, its vend is still at
-        `stored.revision`, and every record of its basis is at its revision. One that closes the delivery removes it
-        from the outbox; one that ends applied also raises the highest counter known to be applied. All of that is one
-        transaction per change.
+        `stored.revision`, every record of its basis is at its revision, and its `not_before` has come. One that closes
+        the delivery removes it from the outbox; one that ends applied also raises the highest counter known to be
+        applied. All of that is one transaction per change.
         """
         ...
 

@@ -11,7 +11,7 @@ from core.domain.market_change import MarketChange, OwedVend
 from core.domain.meter import Card, Meter, MeterId, Model, OriginatorId, Pan
 from core.domain.party import Participant, ParticipantId
 from core.domain.registry import Known, Ref
-from core.domain.timeline import Ms
+from core.domain.timeline import NEVER, Ms
 from core.domain.vend import Vend
 from core.ports.ledger import CounterState
 
@@ -102,6 +102,7 @@ class RegistryWrite:
         vends: Codes sold elsewhere that are taken over; one whose delivery is owed is put into the outbox.
         due: Instants at which a meter must be looked at again.
         done: Such instants that have been served.
+        not_before: The write happens only once cluster time, in the ledger, has come to this instant.
     """
 
     expect: Sequence[tuple[Ref, int]]
@@ -113,6 +114,7 @@ class RegistryWrite:
     vends: Sequence[Vend] = ()
     due: Sequence[tuple[Ms, MeterId]] = ()
     done: Sequence[tuple[Ms, MeterId]] = ()
+    not_before: Ms = NEVER
 
 
 class RegistryStore(Protocol):
@@ -143,7 +145,11 @@ class RegistryStore(Protocol):
         ...
 
     async def write(self, write: RegistryWrite) -> int | None:
-        """Carry out all of `write`; return its revision, or None, with nothing written, if something had moved."""
+        """Carry out all of `write`; return its revision, or None, with nothing written, if something had moved.
+
+        Raises:
+            NotReady: its `not_before` has not come, by this node's cluster time.
+        """
         ...
 
     async def snapshot(self, pan: Pan, caller_id: ParticipantId) -> Registry:

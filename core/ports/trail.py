@@ -11,7 +11,8 @@ class Decision(NamedTuple):
 
     `identity` is the SAN URI of the certificate; `ask` the transaction id or the name of the request; `subject` what it
     was about: a meter, a participant, the last four digits of an unknown PAN. `outcome` is "allowed", or the reason of
-    the refusal. Never a UTRN, a whole PAN, or a secret.
+    the refusal. Never a UTRN, a whole PAN, or a secret. `at` is cluster time, or the node's wall clock while it does
+    not know that; `clock` says which: "cluster" or "wall".
     """
 
     at: datetime
@@ -24,6 +25,7 @@ class Decision(NamedTuple):
     outcome: str
     rule: str
     basis: Basis
+    clock: str = "cluster"
 
 
 class Trail(Protocol):

@@ -167,3 +167,38 @@ async def test_a_watch_from_before_a_compaction_says_so(store: Store) -> None:
     assert (len(found), revision) == (2, last)
     with pytest.raises(EtcdRefused):
         await store.client.compact(last)
+
+
+_R = pb.Compare
+
+
+@pytest.mark.parametrize(
+    ("there", "result", "asked", "holds"),
+    [
+        (b"0000000000000999", _R.GREATER, b"0000000000000998", True),
+        (b"0000000000000999", _R.GREATER, b"0000000000000999", False),
+        (b"0000000000001000", _R.GREATER, b"0000000000000999", True),
+        (b"0000000000000998", _R.LESS, b"0000000000000999", True),
+        (b"0000000000000999", _R.LESS, b"0000000000000999", False),
+        (b"0000000000000999", _R.EQUAL, b"0000000000000999", True),
+        (b"0000000000000999", _R.NOT_EQUAL, b"0000000000000999", False),
+        # Bytes, not numbers: only what is of one width is in order.
+        (b"9", _R.GREATER, b"10", True),
+        # A key that is not there is neither.
+        (None, _R.GREATER, b"0000000000000000", False),
+        (None, _R.LESS, b"9999999999999999", False),
+        (None, _R.NOT_EQUAL, b"9", False),
+    ],
+)
+async def test_values_are_compared_byte_by_byte_before_the_batch_in_nested_ones_too(
+    store: Store, there: bytes | None, result: pb.Compare.CompareResult.ValueType, asked: bytes, *, holds: bool
+) -> None:
+    key = _key(store, "time")
+    if there is not None:
+        await _put(store, "time", there)
+    compare = [pb.Compare(result=result, target=pb.Compare.VALUE, key=key, value=asked)]
+    assert (await store.client.txn(pb.TxnRequest(compare=compare))).succeeded is holds
+    # Another child of the batch that sets the key does not count: all compare what was before.
+    setting = pb.TxnRequest(success=[ops.put(key, b"5")])
+    reply = await store.client.txn(ops.group([setting, pb.TxnRequest(compare=compare)]))
+    assert reply.responses[1].response_txn.succeeded is holds

@@ -11,10 +11,11 @@ import pytest
 from etcdpb import rpc_pb2 as etcd
 from utrn.v1 import registry_service_pb2 as pb
 
-from cluster import ops
+from cluster import compares, ops
 from cluster.keys import Keys
 from cluster.outbox import EtcdOutbox
 from cluster.shards import shard_of
+from cluster.time_fence import TimeFence
 from core.api.registry_servicer import RegistryServicer
 from core.domain.appointment import Appointments, AppointmentState
 from core.domain.credit import CreditReason, CreditRequest
@@ -31,6 +32,7 @@ from core.domain.errors import (
     NotReady,
     NotYours,
     RecordChanged,
+    RegistryMoved,
 )
 from core.domain.market_change import ChangeKind
 from core.domain.meter import Abilities, Card, Custody, Meter, Pan, PanForm, PaymentMode, Settings
@@ -41,10 +43,8 @@ from core.domain.timeline import Ms, ms_of
 from core.domain.vend import Channel, Operation, Sale
 from core.flows.hand_over import HandOver, SoldElsewhere
 from core.flows.keep_changes import ChangeKeeper
-from core.flows.keep_meters import KeepMeters, new_meter
+from core.flows.keep_meters import new_meter
 from core.flows.lapse import Lapse
-from core.flows.sane_clock import SaneClock
-from core.flows.turn import TurnMeter
 from core.ports.ledger import StoredVend
 from core.ports.outbox import DeliveryChange
 from core.ports.registry import RegistryWrite
@@ -125,7 +125,7 @@ async def test_a_code_is_not_sent_on_what_a_copy_believed_a_moment_ago(node: Mar
     ((meter_id, pan),) = await open_market(node)
     async with node.running():
         sold = (await node.sell(PSP, pan)).stored
-    lapse = Lapse(registry=node.registry, clock=node.clock)
+    lapse = Lapse(registry=node.registry)
     reason, basis = lapse(sold.vend)
     assert reason is None
     await node.meters.change_tenant(as_(SUPPLIER), meter_id, None, 1)
@@ -145,7 +145,7 @@ async def test_a_code_is_not_sent_on_what_a_copy_believed_a_moment_ago(node: Mar
 def test_a_node_that_still_reads_its_registry_sends_nothing(store: Store) -> None:
     node = MarketNode(store, HandClock())
     with pytest.raises(NotReady):
-        Lapse(registry=node.registry, clock=node.clock)(cast("Any", None))
+        Lapse(registry=node.registry)(cast("Any", None))
 
 
 # Clocks that differ.
@@ -173,20 +173,47 @@ async def test_an_appointment_ended_by_a_fast_node_has_ended_for_a_slow_one(node
     assert APPOINTMENTS.all[0].state is AppointmentState.ACCEPTED
 
 
-async def test_a_node_whose_clock_has_jumped_changes_nothing(node: MarketNode) -> None:
+async def test_a_node_that_is_wrong_about_the_time_changes_nothing(
+    node: MarketNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its copy says that a change is due, and its clock that it is too; the ledger's time has not come to it."""
     ((meter_id, _),) = await open_market(node)
     due = Ms(at(node, 864_000))
     await node.meters.change_supplier(as_(OPERATOR), meter_id, SUPPLIER_ID, GAINING_ID, due)
-    jumped = SaneClock(clock=HandClock(node.clock.now() + timedelta(days=30)), sane=lambda: False)
-    turn = TurnMeter(store=node.records, clock=jumped)
+    await TimeFence(node.store.client, Keys(node.store.config.prefix), node.clock).reach(ms_of(node.clock.now()))
+    wrong = MarketNode(node.store, HandClock(node.clock.now() + timedelta(days=30)))
+    wrong.records._fence = TimeFence(node.store.client, Keys(node.store.config.prefix), node.clock)
     with pytest.raises(NotReady):
-        await turn(meter_id)
+        await wrong.turn(meter_id)
     with pytest.raises(NotReady):
-        await KeepMeters(store=node.records, turn=turn, clock=jumped).end(as_(OPERATOR), meter_id, None)
+        await wrong.meters.end(as_(OPERATOR), meter_id, None)
+    # Not even one that does not ask first: the write compares.
+    monkeypatch.setattr(wrong.records._fence, "reach", _asks_nobody)
+    with pytest.raises(RegistryMoved):
+        await wrong.turn(meter_id)
     known = await node.records.read(Meter, meter_id)
     assert known is not None
     assert known.record.turned_at < due
     assert (await node.meters.cancel(as_(OPERATOR), meter_id, registration=True)).changed
+
+
+async def test_without_the_time_compare_a_node_that_is_wrong_about_the_time_changes_it_for_good(
+    node: MarketNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((meter_id, _),) = await open_market(node)
+    due = Ms(at(node, 864_000))
+    await node.meters.change_supplier(as_(OPERATOR), meter_id, SUPPLIER_ID, GAINING_ID, due)
+    wrong = MarketNode(node.store, HandClock(node.clock.now() + timedelta(days=30)))
+    monkeypatch.setattr(wrong.records._fence, "reach", _asks_nobody)
+    monkeypatch.setattr(compares, "time_reached", lambda *_: [])
+    assert await wrong.turn(meter_id) is not None
+    known = await node.records.read(Meter, meter_id)
+    assert known is not None
+    assert known.record.turned_at == due
+
+
+async def _asks_nobody(_: Ms) -> None:
+    return
 
 
 # Whose time it is.

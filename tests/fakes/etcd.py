@@ -5,7 +5,9 @@ fail or delay the next transaction. Leases run out by the loop's clock, so a vir
 """
 
 import asyncio
+import operator
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from etcdpb import rpc_pb2 as pb
 
@@ -168,15 +170,19 @@ class FakeEtcd:
         return chosen
 
     def _holds(self, compare: pb.Compare) -> bool:
-        found = self.keys.get(compare.key, pb.KeyValue())
+        there = self.keys.get(compare.key)
+        if there is None and compare.target == pb.Compare.VALUE:
+            # The value of a key that is not there is like no other, and neither more nor less than any.
+            return False
+        found = pb.KeyValue() if there is None else there
+        if compare.target == pb.Compare.VALUE:
+            return _compared(compare.result, found.value, compare.value)
         actual = {
             pb.Compare.VERSION: found.version,
             pb.Compare.CREATE: found.create_revision,
             pb.Compare.MOD: found.mod_revision,
         }[compare.target]
-        wanted: int = getattr(compare, compare.WhichOneof("target_union") or "version")
-        assert compare.result == pb.Compare.EQUAL
-        return actual == wanted
+        return _compared(compare.result, actual, getattr(compare, compare.WhichOneof("target_union") or "version"))
 
     def _apply(
         self, request: pb.TxnRequest, path: Path, chosen: dict[Path, bool], revision: int, events: list[pb.Event]
@@ -232,6 +238,16 @@ def _key_of(kv: pb.KeyValue) -> pb.KeyValue:
     bare.CopyFrom(kv)
     bare.ClearField("value")
     return bare
+
+
+def _compared(result: pb.Compare.CompareResult.ValueType, actual: Any, wanted: Any) -> bool:
+    holds = {
+        pb.Compare.EQUAL: operator.eq,
+        pb.Compare.GREATER: operator.gt,
+        pb.Compare.LESS: operator.lt,
+        pb.Compare.NOT_EQUAL: operator.ne,
+    }[result]
+    return bool(holds(actual, wanted))
 
 
 def _check_limits(request: pb.TxnRequest, room: int = _CHILDREN_MAX) -> None:

@@ -26,6 +26,11 @@ class Link:
         self.dead = False
         self._frozen_until = 0.0
 
+    @property
+    def silent(self) -> bool:
+        """True while its peers hear nothing of its node."""
+        return self.dead or self.cut or self._frozen_until > asyncio.get_running_loop().time()
+
     def freeze(self, seconds: float) -> None:
         """Let nothing in or out for a while; what is on its way arrives late."""
         self._frozen_until = asyncio.get_running_loop().time() + seconds

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, cast
 
 from app.drills.checker import Finding, GiveUp, Run, check_run
@@ -25,10 +26,13 @@ from cluster.ownership import EtcdOwnership, Fitness
 from cluster.registry import EtcdRegistry
 from cluster.registry_records import name_of, value_of
 from cluster.registry_store import EtcdRegistryStore
+from cluster.time import ClusterClock, LedgerTime
+from core.domain.cluster_time import Sight, TimeKeeper, TimeRule
 from core.domain.errors import Refused, UtrnError
 from core.domain.meter import MeterId, Pan
 from core.domain.money import Pence
 from core.domain.party import Principal
+from core.domain.timeline import Ms
 from core.domain.transaction_id import TransactionId, make_transaction_id
 from core.domain.vend import Channel, Operation, Sale
 from core.flows.authorise import Authorise
@@ -61,6 +65,7 @@ _FLOW = FlowConfig(hot_window_days=1, counter_cache_max=1000, recent_answers_max
 _DELIVERY = DeliveryConfig(
     attempts_max=1000, answer_wait_ms=1500, explain_wait_ms=200, back_off_first_ms=100, back_off_most_ms=1000
 )
+_TIME = TimeRule(quiet_s=0.2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,12 +89,15 @@ class SimResult:
 
 
 class SimClock:
-    """Virtual time, with a wall clock that a node may have wrong."""
+    """A machine's clocks: a wall clock that may be wrong, and stays so over restarts, and a steady one."""
 
     def __init__(self) -> None:
         self.skew = timedelta()
 
     def now(self) -> datetime:
+        return self.wall()
+
+    def wall(self) -> datetime:
         return NOW.astimezone(UTC) + timedelta(seconds=self.monotonic()) + self.skew
 
     def monotonic(self) -> float:
@@ -106,11 +114,13 @@ class SimNode:
     def __init__(self, sim: "Simulation", name: str) -> None:
         self.name = name
         self.link = Link(sim.chance, loss=sim.loss)
-        self.clock = SimClock()
+        # The machine's; what decides goes by cluster time.
+        self.clock = sim.clocks[name]
+        clock = ClusterClock(TimeKeeper(_TIME), self.clock)
         self.signer = SimSigner()
         self.head_end = SimHeadEnd(sim.wan, sim.chance)
         client = cast("EtcdClient", SimClient(sim.etcd, self.link))
-        outbox = EtcdOutbox(client, _CONFIG, self.clock)
+        outbox = EtcdOutbox(client, _CONFIG, clock)
         self.ownership = EtcdOwnership(
             client,
             _CONFIG,
@@ -118,28 +128,32 @@ class SimNode:
             node_id=name,
             fitness=lambda: Fitness(hsm_ready=not self.signer.broken, mirror_ready=outbox.mirrored),
         )
-        ledger = sim.sabotage.around(EtcdLedger(client, _CONFIG, self.clock))
+        self.time = LedgerTime(
+            client, _CONFIG, clock, node_id=name, sight=partial(sim.sight, name),
+            may_write=lambda: self.ownership.lease_good,
+        )  # fmt: skip
+        ledger = sim.sabotage.around(EtcdLedger(client, _CONFIG, clock))
         answers = Answers(recent_max=_FLOW.recent_answers_max)
         times = StageTimes()
-        counters = Counters(self.clock, trust_s=60, sequences_max=1000, alarm=256, refuse=500)
+        counters = Counters(clock, trust_s=60, sequences_max=1000, alarm=256, refuse=500)
         self.line = CommitLine(
-            ledger=ledger, signer=self.signer, counters=counters, answers=answers, clock=self.clock, times=times,
+            ledger=ledger, signer=self.signer, counters=counters, answers=answers, clock=clock, times=times,
             batch_max=_FLOW.batch_max, in_flight_max=_FLOW.in_flight_max, attempts_max=_FLOW.commit_attempts_max,
         )  # fmt: skip
         self.registry = EtcdRegistry(client, _CONFIG)
-        store = EtcdRegistryStore(client, _CONFIG, self.clock)
-        turn = TurnMeter(store=store, clock=self.clock)
-        self.meters = KeepMeters(store=store, turn=turn, clock=self.clock)
-        self._changes = ChangeKeeper(due_by=self.registry.due_by, turn=turn, clock=self.clock, random=sim.chance)
+        store = EtcdRegistryStore(client, _CONFIG, clock)
+        turn = TurnMeter(store=store, clock=clock)
+        self.meters = KeepMeters(store=store, turn=turn, clock=clock)
+        self._changes = ChangeKeeper(due_by=self.registry.due_by, turn=turn, clock=clock, random=sim.chance)
         self.issue = IssueVend(
             authorise=Authorise(
-                registry=self.registry, store=store, turn=turn, clock=self.clock, trail=KeptTrail()
-            ), answers=answers, line=self.line, clock=self.clock,
-            config=_FLOW, refuse=refusing(ledger, answers, self.clock, _FLOW),
+                registry=self.registry, store=store, turn=turn, clock=clock, trail=KeptTrail()
+            ), answers=answers, line=self.line, clock=clock,
+            config=_FLOW, refuse=refusing(ledger, answers, clock, _FLOW),
         )  # fmt: skip
         attempt = AttemptDelivery(
-            outbox=outbox, head_ends={HEAD_END: self.head_end}, clock=self.clock, times=times, random=sim.chance,
-            config=_DELIVERY, lapsed=Lapse(registry=self.registry, clock=self.clock),
+            outbox=outbox, head_ends={HEAD_END: self.head_end}, clock=clock, times=times, random=sim.chance,
+            config=_DELIVERY, lapsed=Lapse(registry=self.registry),
         )  # fmt: skip
         self.delivery = DeliveryWorker(
             outbox=outbox, ownership=self.ownership, head_ends={HEAD_END: self.head_end}, answers=answers,
@@ -150,8 +164,8 @@ class SimNode:
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             parts = (
-                self.registry.run(), self._changes.run(), self.ownership.run(), self._outbox.run(), self.line.run(),
-                self.delivery.run(),
+                self.time.run(), self.registry.run(), self._changes.run(), self.ownership.run(), self._outbox.run(),
+                self.line.run(), self.delivery.run(),
             )  # fmt: skip
             for part in parts:
                 tasks.create_task(part)
@@ -173,6 +187,7 @@ class Simulation:
         self.meter_ids = meter_ids(self.chance.choice((2, 4, 8)))
         self._seed_registry()
         self.history = History()
+        self.clocks = {name: SimClock() for name in NODES}
         self.nodes: dict[str, SimNode] = {}
         self.running: dict[str, asyncio.Task[None]] = {}
         self.tasks: asyncio.TaskGroup | None = None
@@ -225,6 +240,24 @@ class Simulation:
         node.head_end.close()
         self.running[name].cancel()
         return node.ownership.lease_id
+
+    def step_wall(self, seconds: float, *names: str) -> None:
+        """Set wall clocks so many seconds from the truth; every node's if none is named."""
+        for name in names or NODES:
+            self.clocks[name].skew = timedelta(seconds=seconds)
+
+    def sight(self, name: str, wall: Ms, at: float) -> Sight | None:
+        """Return what a node sees of the others: the beats of those that are neither dead, cut off nor frozen."""
+        me = self.nodes[name]
+        if not me.ownership.seen:
+            return None
+        near = [one for one in self.nodes.values() if one is not me and not me.link.silent and not one.link.silent]
+        return Sight(
+            walls={name: wall, **{one.name: one.time.wall() for one in near}},
+            times={one.name: one.time.estimate() for one in near},
+            alive=me.ownership.members(),
+            known={name, *me.ownership.roster()},
+        )
 
     # Callers.
 
@@ -367,10 +400,10 @@ class Simulation:
             node.signer.broken = False
 
     async def _clock(self) -> None:
-        node = self._any()
-        node.clock.skew = timedelta(seconds=self.chance.choice((-200.0, 200.0)))
+        names = NODES if self.chance.random() < 0.3 else (self.chance.choice(NODES),)
+        self.step_wall(self.chance.choice((-200.0, 200.0, -3600.0, 3600.0, -172_800.0, 172_800.0)), *names)
         await asyncio.sleep(self.chance.uniform(0.2, 4.0))
-        node.clock.skew = timedelta()
+        self.step_wall(0.0)
 
     async def _end_lease(self, lease_id: int) -> None:
         if lease_id in self.etcd.leases:
@@ -386,7 +419,8 @@ class Simulation:
                 self.start(name)
         for node in self.nodes.values():
             node.link.cut, node.link.slow, node.link.loss = False, 1.0, 0.0
-            node.signer.broken, node.clock.skew = False, timedelta()
+            node.signer.broken = False
+        self.step_wall(0.0)
 
     # The end.
 

@@ -103,7 +103,7 @@ class OwedDelivery:
 
     async def attempt(self) -> tuple[AttemptEnd | None, Delivery]:
         """Return how an attempt ended, and the delivery as the ledger has it."""
-        lapse = Lapse(registry=self.node.registry, clock=self.node.clock)
+        lapse = Lapse(registry=self.node.registry)
         attempt = AttemptDelivery(
             outbox=self.outbox, head_ends={HEAD_END: self.head_end}, clock=self.node.clock, times=StageTimes(),
             random=random.Random(1), config=self.config, lapsed=lapse, reached_by=lapse.reached_by,

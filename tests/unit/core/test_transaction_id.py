@@ -40,14 +40,30 @@ def test_an_id_tells_when_it_was_made() -> None:
 
 @pytest.mark.parametrize("age", [-AHEAD, timedelta(0), WINDOW])
 def test_an_id_inside_the_window_may_be_executed(age: timedelta) -> None:
-    check_window(_made_at(NOW - age), now=NOW, window=WINDOW, ahead=AHEAD)
+    check_window(_made_at(NOW - age), now=NOW, wall=NOW, window=WINDOW, ahead=AHEAD)
 
 
 def test_an_id_older_than_the_window_may_not_be_executed() -> None:
     with pytest.raises(TransactionIdTooOld, match="archive"):
-        check_window(_made_at(NOW - WINDOW - timedelta(milliseconds=1)), now=NOW, window=WINDOW, ahead=AHEAD)
+        check_window(_made_at(NOW - WINDOW - timedelta(milliseconds=1)), now=NOW, wall=NOW, window=WINDOW, ahead=AHEAD)
 
 
 def test_an_id_from_the_future_may_not_be_executed() -> None:
     with pytest.raises(TransactionIdFromFuture, match="clock"):
-        check_window(_made_at(NOW + AHEAD + timedelta(milliseconds=1)), now=NOW, window=WINDOW, ahead=AHEAD)
+        check_window(_made_at(NOW + AHEAD + timedelta(milliseconds=1)), now=NOW, wall=NOW, window=WINDOW, ahead=AHEAD)
+
+
+@pytest.mark.parametrize("off", [timedelta(hours=-1), timedelta(hours=1), timedelta(days=-2), timedelta(days=2)])
+def test_a_wrong_clock_of_the_two_makes_no_right_id_one_from_the_future(off: timedelta) -> None:
+    check_window(_made_at(NOW + AHEAD), now=NOW, wall=NOW + off, window=WINDOW, ahead=AHEAD)
+    check_window(_made_at(NOW + AHEAD), now=NOW + off, wall=NOW, window=WINDOW, ahead=AHEAD)
+    late = _made_at(max(NOW, NOW + off) + AHEAD + timedelta(milliseconds=1))
+    with pytest.raises(TransactionIdFromFuture):
+        check_window(late, now=NOW, wall=NOW + off, window=WINDOW, ahead=AHEAD)
+
+
+def test_how_old_an_id_is_the_wall_clock_does_not_say() -> None:
+    old, ahead = _made_at(NOW - WINDOW), NOW + timedelta(days=2)
+    check_window(old, now=NOW, wall=ahead, window=WINDOW, ahead=AHEAD)
+    with pytest.raises(TransactionIdTooOld):
+        check_window(old, now=ahead, wall=NOW, window=WINDOW, ahead=AHEAD)

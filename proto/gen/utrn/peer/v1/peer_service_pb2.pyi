@@ -54,6 +54,7 @@ class HeartbeatResponse(_message.Message):
     LOOP_DELAY_MS_FIELD_NUMBER: _builtins.int
     CLOCK_MS_FIELD_NUMBER: _builtins.int
     LEDGER_READY_FIELD_NUMBER: _builtins.int
+    TIME_MS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """The node that beats."""
     lease_id: _builtins.int
@@ -74,6 +75,8 @@ class HeartbeatResponse(_message.Message):
     """Its wall clock, Unix time in milliseconds."""
     ledger_ready: _builtins.bool
     """True while etcd acknowledges its lease."""
+    time_ms: _builtins.int
+    """What it makes of cluster time, Unix time in milliseconds; 0 while it does not know it."""
     def __init__(
         self,
         *,
@@ -87,10 +90,11 @@ class HeartbeatResponse(_message.Message):
         loop_delay_ms: _builtins.int = ...,
         clock_ms: _builtins.int = ...,
         ledger_ready: _builtins.bool = ...,
+        time_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "deliveries_in_flight", b"deliveries_in_flight", "issues_in_flight", b"issues_in_flight", "lease_id", b"lease_id", "leaving", b"leaving", "ledger_ready", b"ledger_ready", "loop_delay_ms", b"loop_delay_ms", "mirror_revision", b"mirror_revision", "node_id", b"node_id", "serving", b"serving"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "deliveries_in_flight", b"deliveries_in_flight", "issues_in_flight", b"issues_in_flight", "lease_id", b"lease_id", "leaving", b"leaving", "ledger_ready", b"ledger_ready", "loop_delay_ms", b"loop_delay_ms", "mirror_revision", b"mirror_revision", "node_id", b"node_id", "serving", b"serving", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

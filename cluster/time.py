@@ -1,0 +1,290 @@
+"""LedgerTime: keeps cluster time in the ledger, and this node's idea of it. ClusterClock: the Clock that tells it.
+
+Any node with a good lease advances the instant about once a second; the one that did it last comes first. Every write
+compares that the instant is where it was heard to be: a node that has slept, or whose monotonic clock has jumped, hears
+the others' instant before its own idea of the time can count.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, NoReturn
+
+from etcdpb import rpc_pb2 as pb
+
+from cluster import compares, ops
+from cluster.client import Compacted, EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
+from cluster.config import EtcdConfig
+from cluster.keys import Keys
+from core.domain.cluster_time import Act, Doubt, Plan, Received, Sight, TimeKeeper, agreed, start
+from core.domain.errors import NotReady
+from core.domain.timeline import Ms, instant_of, ms_of
+from core.ports.clock import Clock
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.1
+_RETRY_AFTER_S = 0.1
+_EtcdTrouble = (EtcdUnreachable, EtcdUnknown, EtcdRefused)
+
+
+class ClusterClock:
+    """Tells cluster time as `keeper` has it; `steady` is the operating system's clock."""
+
+    def __init__(self, keeper: TimeKeeper, steady: Clock) -> None:
+        self.keeper = keeper
+        self.steady = steady
+
+    def now(self) -> datetime:
+        """Return cluster time.
+
+        Raises:
+            NotReady: this node does not know it.
+        """
+        told = self.keeper.tell(self.steady.monotonic())
+        if told is None:
+            raise NotReady("this node does not know the cluster's time yet; ask another")
+        return instant_of(told)
+
+    def wall(self) -> datetime:
+        """Return what this node's wall clock says."""
+        return self.steady.wall()
+
+    def monotonic(self) -> float:
+        """Return seconds of a clock that never goes back, and counts sleep."""
+        return self.steady.monotonic()
+
+
+@dataclass(frozen=True, slots=True)
+class TimeState:
+    """What this node makes of the time now: for operators and metrics.
+
+    Attributes:
+        known: Whether it knows cluster time.
+        now: Cluster time; None if it was never heard of.
+        ledger: The last instant of the ledger.
+        doubt: Why it may be wrong.
+        walls: The middle of the wall clocks that agree; None if no majority does.
+        wall: This node's wall clock.
+    """
+
+    known: bool
+    now: Ms | None
+    ledger: Ms | None
+    doubt: Doubt
+    walls: Ms | None
+    wall: Ms
+
+    @property
+    def off_ms(self) -> int | None:
+        """How far the agreed wall clocks are ahead of cluster time."""
+        return None if self.walls is None or self.now is None else self.walls - self.now
+
+    @property
+    def wall_off_ms(self) -> int | None:
+        """How far this node's wall clock is ahead of cluster time."""
+        return None if self.now is None else self.wall - self.now
+
+
+class LedgerTime:
+    """This node's part in keeping cluster time.
+
+    `sight` returns what this node sees of the others, given its wall clock and monotonic seconds; None while it does
+    not know who should be there. `may_write` says whether its lease is good.
+    """
+
+    def __init__(
+        self,
+        client: EtcdClient,
+        config: EtcdConfig,
+        clock: ClusterClock,
+        *,
+        node_id: str,
+        sight: Callable[[Ms, float], Sight | None],
+        may_write: Callable[[], bool],
+    ) -> None:
+        self._client = client
+        self._keys = Keys(config.prefix)
+        self._steady = clock.steady
+        self._node_id = node_id
+        self._sight = sight
+        self._may_write = may_write
+        self._rule = clock.keeper.rule
+        self._doubt_revision = 0
+        self._watched_since: float | None = None
+        self._watching = asyncio.Event()
+        self._mine = False
+        self._was_off: tuple[bool, bool] = (False, False)
+        self.keeper = clock.keeper
+
+    @property
+    def known(self) -> bool:
+        """Whether this node knows cluster time."""
+        return self.keeper.known(self._steady.monotonic())
+
+    def wall(self) -> Ms:
+        """Return what this node's wall clock says."""
+        return ms_of(self._steady.wall())
+
+    def estimate(self) -> Ms | None:
+        """Return cluster time if this node knows it; None if not."""
+        at = self._steady.monotonic()
+        return self.keeper.estimate(at) if self.keeper.known(at) else None
+
+    def state(self) -> TimeState:
+        """Return what this node makes of the time now."""
+        at, wall = self._steady.monotonic(), self.wall()
+        sight, last = self._sight(wall, at), self.keeper.last
+        return TimeState(
+            known=self.keeper.known(at),
+            now=self.keeper.estimate(at),
+            ledger=None if last is None else last.instant,
+            doubt=self.keeper.doubt,
+            walls=None if sight is None else agreed(sight, self._rule.agree_ms),
+            wall=wall,
+        )
+
+    async def run(self) -> NoReturn:
+        """Hear the ledger's time, and advance it, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.follow())
+            await self._carry()
+
+    async def watching(self) -> None:
+        """Return once this node has read what the ledger says of the time."""
+        await self._watching.wait()
+
+    async def follow(self) -> NoReturn:
+        """Follow what the ledger says of the time."""
+        prefix = self._keys.time()
+        while True:
+            try:
+                at = self._steady.monotonic()
+                found, revision = await self._client.list_prefix(prefix)
+                self._take_all(found, at)
+                async for reply in self._client.watch(prefix, revision):
+                    at = self._steady.monotonic()
+                    for event in reply.events:
+                        self._take(event.kv, at, gone=event.type == pb.Event.DELETE)
+            except (Compacted, EtcdUnreachable):
+                await asyncio.sleep(_RETRY_AFTER_S)
+
+    def _take_all(self, found: list[pb.KeyValue], at: float) -> None:
+        """Take what is there; only what has moved since this node's first look says that somebody carries the time."""
+        first = self._watched_since is None
+        if not any(kv.key == self._keys.time_doubt() for kv in found):
+            self._settle_doubt(None)
+        for kv in found:
+            self._take(kv, at, gone=False, moved=not first)
+        if first:
+            self._watched_since = self._steady.monotonic()
+            self._watching.set()
+
+    def _take(self, kv: pb.KeyValue, at: float, *, gone: bool, moved: bool = True) -> None:
+        if kv.key == self._keys.time_doubt():
+            self._settle_doubt(None if gone else kv)
+        elif kv.key == self._keys.time_now() and not gone:
+            last = self.keeper.last
+            if last is None or kv.mod_revision > last.revision:
+                self._mine = False
+                self.keeper.receive(Received(Ms(int(kv.value)), kv.mod_revision, at), moved=moved)
+
+    def _settle_doubt(self, kv: pb.KeyValue | None) -> None:
+        self._doubt_revision = 0 if kv is None else kv.mod_revision
+        self.keeper.doubt = Doubt.NONE if kv is None else Doubt(kv.value.decode().split(" ")[0])
+
+    async def _carry(self) -> NoReturn:
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            await self.look()
+
+    async def look(self) -> None:
+        """Take one look at the clocks, and advance the ledger's time if it is this node's turn."""
+        at, wall = self._steady.monotonic(), self.wall()
+        sight = self._sight(wall, at)
+        if sight is None or self._watched_since is None:
+            return
+        self._tell_if_off(sight, wall, at)
+        plan = self._plan(sight, at) if self._may_write() else None
+        if plan is not None and plan.act is not Act.WAIT:
+            await self._write(plan, at)
+
+    def _plan(self, sight: Sight, at: float) -> Plan | None:
+        """Return what is to be written now; None if it is not this node's turn."""
+        keeper, rule, last = self.keeper, self._rule, self.keeper.last
+        if not keeper.established:
+            watched_s = at - (self._watched_since or at)
+            return start(rule, sight, keeper.estimate(at), me=self._node_id, watched_s=watched_s)
+        if last is None or at - last.at < rule.advance_s + (0.0 if self._mine else rule.stand_in_s):
+            return None
+        peers = [one for one in sight.times.values() if one is not None]
+        return keeper.advance(at, agreed(sight, rule.agree_ms), peers)
+
+    async def _write(self, plan: Plan, at: float) -> None:
+        """Write an instant that was right at monotonic `at`, if the ledger's is where it was heard to be."""
+        keeper, key = self.keeper, self._keys.time_now()
+        revision = 0 if keeper.last is None else keeper.last.revision
+        if keeper.last is not None and plan.instant <= keeper.last.instant:
+            # It only rises; a clock that is drawn back this far stands still for a moment.
+            plan = plan._replace(instant=Ms(keeper.last.instant + 1))
+        compare = compares.time_unmoved(key, revision, plan.instant)
+        put = [ops.put(key, compares.time_value(plan.instant))]
+        if plan.doubt is not keeper.doubt:
+            compare += compares.record_unmoved(self._keys.time_doubt(), self._doubt_revision)
+            put.append(self._doubt_op(plan.doubt))
+        txn = pb.TxnRequest(compare=compare, success=put, failure=[ops.get(key)])
+        try:
+            reply = await self._client.txn(txn)
+        except _EtcdTrouble as error:
+            log.info("the ledger's time was not advanced", extra={"error": str(error)})
+            await asyncio.sleep(_RETRY_AFTER_S)
+            return
+        if not reply.succeeded:
+            (there,) = ops.got(reply)
+            if there is not None:
+                self._take(there, self._steady.monotonic(), gone=False)
+            return
+        self._mark(plan)
+        keeper.receive(Received(plan.instant, reply.header.revision, at), moved=True)
+        self._mine = True
+
+    def _doubt_op(self, doubt: Doubt) -> pb.RequestOp:
+        key = self._keys.time_doubt()
+        return ops.delete(key) if doubt is Doubt.NONE else ops.put(key, f"{doubt.value} {self._node_id}".encode())
+
+    def _mark(self, plan: Plan) -> None:
+        """Say what is out of the ordinary."""
+        facts = {"to": instant_of(plan.instant).isoformat(), "doubt": plan.doubt.value}
+        if not self.keeper.established:
+            log.warning("nobody carried the cluster's time: it begins here", extra={**facts, "act": plan.act.name})
+        elif plan.act is Act.SET:
+            log.warning("the cluster's time is set forward to a majority of wall clocks", extra=facts)
+        elif plan.doubt is not self.keeper.doubt:
+            log.warning("the cluster's time is settled by a majority of wall clocks", extra=facts)
+
+    def _tell_if_off(self, sight: Sight, wall: Ms, at: float) -> None:
+        """Say once when wall clocks and cluster time part, and when they meet again."""
+        now = self.keeper.estimate(at)
+        if now is None or not self.keeper.established:
+            return
+        walls = agreed(sight, self._rule.agree_ms)
+        off = (
+            abs(wall - now) > self._rule.off_ms,
+            walls is not None and abs(walls - now) > self._rule.off_ms,
+        )
+        if off == self._was_off:
+            return
+        facts = {"wall_off_s": (wall - now) / 1000, "majority_off_s": None if walls is None else (walls - now) / 1000}
+        if off[1]:
+            log.error("a majority of wall clocks is off the cluster's time; an operator must judge", extra=facts)
+        elif off[0]:
+            log.warning("this node's wall clock is off the cluster's time, by which it goes", extra=facts)
+        else:
+            log.info("wall clocks and the cluster's time agree", extra=facts)
+        self._was_off = off
+
+
+if TYPE_CHECKING:
+    _: type[Clock] = ClusterClock

@@ -1,0 +1,211 @@
+"""Cluster time: one instant for all nodes, carried forward by monotonic clocks; wall clocks only pull at it. Pure.
+
+The ledger holds an instant that only rises. Every node knows the last one it received and counts on by its own
+monotonic clock, so that no step of a wall clock moves it. A majority of wall clocks that agree draws it along slowly;
+what they say beyond `off_ms` is told to people and believed only where no node has carried the time, or on an
+operator's word. Late is the safe side: where there is a choice, the earlier instant is taken.
+"""
+
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from core.domain.timeline import Ms
+
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeRule:
+    """How cluster time is carried.
+
+    Attributes:
+        advance_s: Seconds after which the node that advanced the ledger's instant last does so again.
+        stand_in_s: Seconds that the others wait longer than it.
+        forward_share: How much faster than monotonic clocks cluster time may run to reach the wall clocks.
+        back_share: How much slower.
+        agree_ms: Wall clocks this near to each other agree.
+        off_ms: A difference between cluster time and the agreed wall clocks beyond which it is not drawn along.
+        ahead_ms: A node that has told a time so far ahead of what it now takes for right stands aside.
+        alone_s: After so long without an instant from the ledger, a node asks what its peers make of the time.
+        quiet_s: A starting node watches the ledger at least so long before it believes that nobody carries the time.
+        silent_s: So long, if a node is alive of which it does not know whether it does.
+        step_max_ms: The longest stretch, after which nobody had carried the time, that wall clocks are believed about.
+    """
+
+    advance_s: float = 1.0
+    stand_in_s: float = 0.5
+    forward_share: float = 0.1
+    back_share: float = 0.5
+    agree_ms: int = 10_000
+    off_ms: int = 60_000
+    ahead_ms: int = 2_000
+    alone_s: float = 10.0
+    quiet_s: float = 1.0
+    silent_s: float = 5.0
+    step_max_ms: int = 30 * _DAY_MS
+
+
+class Received(NamedTuple):
+    """An instant of the ledger, its revision, and this node's monotonic clock, in seconds, when it was right."""
+
+    instant: Ms
+    revision: int
+    at: float
+
+
+class Doubt(Enum):
+    """Why the ledger's instant may be wrong by more than clocks drift."""
+
+    NONE = ""
+    # Nobody carried it for a while, and nobody knows for how long: a majority of wall clocks may set it forward.
+    GAP = "gap"
+    # An operator has said that it is ahead: it runs slowly until the wall clocks have come up to it.
+    AHEAD = "ahead"
+
+
+class Act(Enum):
+    """What a node that does not know the time yet does."""
+
+    WAIT = 0
+    # Go on from the ledger's instant: it was this late at least.
+    CARRY_ON = 1
+    # Set it forward.
+    SET = 2
+
+
+class Plan(NamedTuple):
+    """What to do, with which instant, and what is in doubt after it."""
+
+    act: Act
+    instant: Ms = Ms(0)
+    doubt: Doubt = Doubt.NONE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What a node sees of the others at one moment.
+
+    Attributes:
+        walls: What each node's wall clock says now, this node's among them; only those heard of late.
+        times: What each other node heard of late makes of cluster time now; None for one that does not know it.
+        alive: Nodes that have a lease.
+        known: Nodes that should be there, alive or not, this node among them.
+    """
+
+    walls: Mapping[str, Ms]
+    times: Mapping[str, Ms | None]
+    alive: Collection[str]
+    known: Collection[str]
+
+
+def agreed(sight: Sight, agree_ms: int) -> Ms | None:
+    """Return the middle of the wall clocks of a majority of the known nodes that agree; None if there is none.
+
+    Of two majorities the earlier one counts, and of two middles the earlier.
+    """
+    walls = sorted(wall for node, wall in sight.walls.items() if node in sight.known)
+    best: list[Ms] = []
+    for first, wall in enumerate(walls):
+        near = [one for one in walls[first:] if one - wall <= agree_ms]
+        if len(near) > len(best):
+            best = near
+    return statistics.median_low(best) if 2 * len(best) > len(sight.known) else None
+
+
+def start(rule: TimeRule, sight: Sight, ledger: Ms | None, *, me: str, watched_s: float) -> Plan:
+    """Return what a node does that has not seen the ledger's instant move since it started.
+
+    Args:
+        rule: How time is carried.
+        sight: What it sees.
+        ledger: The ledger's instant, carried on since this node read it; None if the ledger has none yet.
+        me: This node.
+        watched_s: Seconds that it has watched the ledger.
+    """
+    sure = all(sight.times.get(one, 0) is None for one in sight.alive if one != me)
+    if watched_s < (rule.quiet_s if sure else rule.silent_s):
+        return Plan(Act.WAIT)
+    carried = [time for time in sight.times.values() if time is not None]
+    if carried:
+        # Somebody carries it who does not reach the ledger.
+        return Plan(Act.SET, max(Ms(statistics.median_low(carried)), ledger or Ms(0)))
+    walls = agreed(sight, rule.agree_ms)
+    if ledger is None:
+        return Plan(Act.WAIT) if walls is None else Plan(Act.SET, walls)
+    if walls is not None and abs(walls - ledger) <= rule.off_ms:
+        return Plan(Act.CARRY_ON, ledger)
+    if walls is not None and ledger < walls <= ledger + rule.step_max_ms:
+        return Plan(Act.SET, walls)
+    return Plan(Act.WAIT) if watched_s < rule.silent_s else Plan(Act.CARRY_ON, ledger, Doubt.GAP)
+
+
+class TimeKeeper:
+    """One node's cluster time. Takes monotonic seconds, and asks no clock itself.
+
+    `established` once an instant was received that somebody wrote after this node had started.
+    """
+
+    def __init__(self, rule: TimeRule) -> None:
+        self.rule = rule
+        self.last: Received | None = None
+        self.doubt = Doubt.NONE
+        self.established = False
+        self._told = Ms(0)
+
+    def receive(self, received: Received, *, moved: bool) -> None:
+        """Take an instant of the ledger in; `moved` if it was written after this node had started."""
+        last = self.last
+        # Of one's own write, the answer may come after the watch has told of it; the earlier moment is the right one.
+        if last is None or (received.revision, -received.at) > (last.revision, -last.at):
+            self.last = received
+        self.established = self.established or moved
+
+    def estimate(self, at: float) -> Ms | None:
+        """Return what this node makes of cluster time; None if the ledger has none. May be before what was told."""
+        if self.last is None:
+            return None
+        return Ms(self.last.instant + round((at - self.last.at) * 1000))
+
+    def tell(self, at: float) -> Ms | None:
+        """Return cluster time, never before what was told; None while it is not known, or was told much too late."""
+        estimate = self.estimate(at)
+        if not self.established or estimate is None or self._told - estimate > self.rule.ahead_ms:
+            return None
+        self._told = max(self._told, estimate)
+        return self._told
+
+    def known(self, at: float) -> bool:
+        """Return whether `tell` would tell."""
+        estimate = self.estimate(at)
+        return self.established and estimate is not None and self._told - estimate <= self.rule.ahead_ms
+
+    def advance(self, at: float, walls: Ms | None, peers: Sequence[Ms] = ()) -> Plan:
+        """Return the instant to write next, drawn towards the agreed wall clocks.
+
+        Args:
+            at: Monotonic seconds.
+            walls: The middle of the wall clocks that agree; None if no majority does.
+            peers: What peers make of cluster time; asked after a long silence, when this node's own monotonic clock has
+                had time to go wrong.
+        """
+        own, last = self.estimate(at), self.last
+        if own is None or last is None:
+            return Plan(Act.WAIT)
+        elapsed_ms = (at - last.at) * 1000
+        if elapsed_ms > self.rule.alone_s * 1000 and peers:
+            own = max(Ms(statistics.median_low([own, *peers])), last.instant)
+        if walls is None:
+            return Plan(Act.CARRY_ON, own, self.doubt)
+        off, rule = walls - own, self.rule
+        if abs(off) <= rule.off_ms or (off < 0 and self.doubt is Doubt.AHEAD):
+            # After a silence too it is drawn no further at once: what was told must not be far ahead of what is right.
+            draw_ms = min(elapsed_ms, 2000 * rule.advance_s)
+            drawn = min(max(off, -rule.back_share * draw_ms), rule.forward_share * draw_ms)
+            doubt = Doubt.NONE if abs(off) <= rule.off_ms else self.doubt
+            return Plan(Act.CARRY_ON, Ms(own + int(drawn)), doubt)
+        if self.doubt is Doubt.GAP and 0 < off <= rule.step_max_ms:
+            return Plan(Act.SET, walls)
+        return Plan(Act.CARRY_ON, own, self.doubt)

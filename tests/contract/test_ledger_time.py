@@ -1,0 +1,276 @@
+"""Cluster time over the ledger, the fake and a real one: machines whose clocks step, jump, sleep and disagree."""
+
+import asyncio
+from dataclasses import replace
+from typing import cast
+
+import pytest
+from etcdpb import rpc_pb2 as pb
+
+from cluster import compares, ops
+from cluster.registry_store import EtcdRegistryStore
+from cluster.time_fence import TimeFence
+from core.domain.cluster_time import Doubt, TimeRule
+from core.domain.errors import NotReady
+from core.domain.timeline import Ms, ms_of
+from core.ports.registry import RegistryWrite
+from tests.fakes.clock import HandClock
+from tests.support.etcd import Store
+from tests.support.machines import Machines
+
+HOUR = 3600.0
+STEPS = [HOUR, -HOUR, 48 * HOUR, -48 * HOUR]
+
+
+async def begun(nodes: Machines) -> None:
+    """Let the first start ever come to an end: everybody knows the time, and it is the right one."""
+    await nodes.pass_s(4)
+    assert [abs(nodes.off_s(name)) < 0.5 for name in nodes.times] == [True] * len(nodes.times)
+
+
+def step(nodes: Machines, names: str, seconds: float) -> None:
+    for name in names:
+        nodes.machines[name].step(seconds)
+
+
+async def test_three_nodes_begin_by_the_middle_of_their_clocks_and_one_carries_the_time(store: Store) -> None:
+    nodes = Machines(store)
+    step(nodes, "c", HOUR)
+    async with nodes.running():
+        assert not any(time.known for time in nodes.times.values())
+        with pytest.raises(NotReady):
+            nodes.clocks["a"].now()
+        await begun(nodes)
+        _, before = await nodes.ledger()
+        await nodes.pass_s(10)
+        instant, after = await nodes.ledger()
+        assert instant is not None
+        assert 0 <= nodes.truth() - instant <= 2000
+        assert await nodes.doubt() == ""
+        assert 5 <= after - before <= 15, "about once a second, not once a second and node"
+
+
+@pytest.mark.parametrize("names", ["a", "ab", "abc"])
+@pytest.mark.parametrize("seconds", STEPS)
+async def test_no_step_of_wall_clocks_moves_it(store: Store, names: str, seconds: float) -> None:
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        step(nodes, names, seconds)
+        await nodes.pass_s(20)
+        assert [abs(nodes.off_s(name)) < 0.5 for name in "abc"] == [True] * 3
+        state = nodes.times["b"].state()
+        assert state.known
+        majority = seconds * 1000 if len(names) > 1 else 0
+        assert state.off_ms is not None
+        assert abs(state.off_ms - majority) < 1000
+        wall_off = nodes.times["a"].state().wall_off_ms
+        assert wall_off is not None
+        assert abs(wall_off - seconds * 1000) < 1000, "a node whose clock is off says so"
+
+
+@pytest.mark.parametrize(("share", "follows"), [(0.01, True), (-0.01, True), (0.5, False)])
+async def test_slewing_is_followed_and_a_runaway_is_not(store: Store, share: float, *, follows: bool) -> None:
+    """Leap smear and a time daemon's slewing are far below one part in a hundred."""
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        for tick in range(1, 61):
+            step(nodes, "abc", 10 * tick * share)
+            await nodes.pass_s(10, step_s=1.0)
+        off = nodes.times["a"].state().off_ms
+        assert off is not None
+        assert (abs(off) < 1000) is follows
+        assert abs(nodes.off_s("a")) < 100
+
+
+async def test_two_nodes_left_with_clocks_two_minutes_apart_both_go_on(store: Store) -> None:
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        nodes.stop("c")
+        step(nodes, "b", 120.0)
+        await nodes.pass_s(60, step_s=0.5)
+        for name in "ab":
+            assert nodes.times[name].known
+            assert abs(nodes.off_s(name)) < 1.0
+        assert nodes.times["a"].state().walls is None
+
+
+async def test_a_node_booted_an_hour_ahead_takes_the_time_from_those_who_carry_it(store: Store) -> None:
+    nodes = Machines(store)
+    step(nodes, "c", HOUR)
+    nodes.apart.add("c")
+    async with nodes.running("a", "b"):
+        await begun(nodes)
+        await nodes.start("c")
+        with pytest.raises(NotReady):
+            nodes.clocks["c"].now()
+        await nodes.pass_s(3)
+        assert abs(nodes.off_s("c")) < 0.5
+
+
+@pytest.mark.parametrize("seconds", STEPS)
+async def test_after_hours_without_anybody_a_majority_sets_it_forward(store: Store, seconds: float) -> None:
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+    before, _ = await nodes.ledger()
+    for machine in nodes.machines.values():
+        machine.advance(8 * HOUR)
+    step(nodes, "b", seconds)
+    async with nodes.running():
+        await nodes.pass_s(8)
+        assert [abs(nodes.off_s(name)) < 1.0 for name in "abc"] == [True] * 3
+        assert await nodes.doubt() == ""
+        after, _ = await nodes.ledger()
+        assert before is not None
+        assert after is not None
+        assert after - before >= 8 * HOUR * 1000
+
+
+async def test_a_lone_node_of_three_goes_on_from_the_ledger_until_a_majority_closes_the_gap(store: Store) -> None:
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+    for machine in nodes.machines.values():
+        machine.advance(8 * HOUR)
+    step(nodes, "a", 13 * HOUR)
+    async with nodes.running("a"):
+        await nodes.pass_s(4)
+        assert not nodes.times["a"].known, "it waits a little for the others"
+        await nodes.pass_s(6)
+        assert abs(nodes.off_s("a") + 8 * HOUR) < 30
+        assert await nodes.doubt() == "gap a"
+        await nodes.start("b")
+        await nodes.pass_s(10)
+        assert abs(nodes.off_s("b") + 8 * HOUR) < 30, "two clocks that disagree settle nothing"
+        await nodes.start("c")
+        await nodes.pass_s(5)
+        assert [abs(nodes.off_s(name)) < 1.0 for name in "abc"] == [True] * 3
+        assert await nodes.doubt() == ""
+
+
+async def test_a_single_node_is_its_own_majority(store: Store) -> None:
+    nodes = Machines(store, "a")
+    async with nodes.running():
+        await nodes.pass_s(2)
+        assert abs(nodes.off_s("a")) < 0.1
+    nodes.machines["a"].advance(HOUR)
+    async with nodes.running():
+        await nodes.pass_s(2)
+        assert abs(nodes.off_s("a")) < 0.1
+        step(nodes, "a", HOUR)
+        await nodes.pass_s(10)
+        assert abs(nodes.off_s("a")) < 0.1, "once it carries the time, a step is for people to judge"
+
+
+async def test_a_machine_that_slept_hears_the_others_first_and_one_that_leapt_stands_aside(store: Store) -> None:
+    """A pause counts on a clock that counts sleep; a leap that was none is outvoted by the ledger."""
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        nodes.machines["a"].jump(HOUR)
+        wild = nodes.clocks["a"].now()
+        assert (wild.timestamp() * 1000 - nodes.truth()) > 3_500_000, "for a moment it is wrong, and cannot know"
+        fence = TimeFence(store.client, nodes.keys, nodes.clocks["a"])
+        await nodes.pass_s(3)
+        assert (nodes.times["a"].known, nodes.times["b"].known, nodes.times["c"].known) == (False, True, True)
+        with pytest.raises(NotReady):
+            await fence.reach(Ms(nodes.truth() + 60_000))
+        assert [abs(nodes.off_s(name)) < 0.5 for name in "bc"] == [True] * 2
+        # Alone for a while, its process stopped with everything else: all of that is counted.
+        for machine in nodes.machines.values():
+            machine.advance(600)
+        await nodes.pass_s(4)
+        assert [abs(nodes.off_s(name)) < 1.0 for name in "bc"] == [True] * 2
+
+
+async def test_after_the_ledger_was_away_the_time_is_not_taken_from_one_clock_that_leapt(store: Store) -> None:
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        for machine in nodes.machines.values():
+            machine.lease_good = False
+        await nodes.pass_s(60, step_s=1.0)
+        nodes.machines["a"].jump(HOUR)
+        for machine in nodes.machines.values():
+            machine.lease_good = True
+        await nodes.pass_s(4)
+        assert [abs(nodes.off_s(name)) < 1.0 for name in "bc"] == [True] * 2
+
+
+async def test_whoever_carried_it_may_go_another_goes_on(store: Store) -> None:
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        for name in ("a", "b"):
+            nodes.stop(name)
+            await nodes.pass_s(5)
+            assert abs(nodes.off_s("c")) < 0.5
+
+
+# What must not happen before its time.
+
+
+async def test_a_write_that_is_not_due_is_not_written_and_one_that_is_brings_the_ledger_up(store: Store) -> None:
+    clock = HandClock()
+    records, keys = EtcdRegistryStore(store.client, store.config, clock), Machines(store).keys
+    now = ms_of(clock.now())
+    with pytest.raises(NotReady):
+        await records.write(RegistryWrite(expect=[], put=[], due=[(now, cast("object", "x"))], not_before=Ms(now + 1)))  # type: ignore[list-item]
+    assert (await store.client.range(pb.RangeRequest(key=keys.time_now()))).kvs == []
+    assert await records.write(RegistryWrite(expect=[], put=[], not_before=now)) is not None
+    (there,) = (await store.client.range(pb.RangeRequest(key=keys.time_now()))).kvs
+    assert int(there.value) == now
+
+
+@pytest.mark.parametrize(("ahead_ms", "written"), [(-1, True), (0, True), (1, False)])
+async def test_without_the_time_compare_a_node_that_is_wrong_writes_before_its_time(
+    store: Store, ahead_ms: int, *, written: bool
+) -> None:
+    """The compare is in the transaction of the write: a node that asks nobody writes nothing early."""
+    key, at = Machines(store).keys.time_now(), 1_795_000_000_000
+    await store.client.txn(pb.TxnRequest(success=[ops.put(key, compares.time_value(at))]))
+    early = ops.put(key + b"-early", b"x")
+    fenced = pb.TxnRequest(compare=compares.time_reached(key, at + ahead_ms), success=[early])
+    assert (await store.client.txn(fenced)).succeeded is written
+    assert (await store.client.txn(pb.TxnRequest(success=[early]))).succeeded, "the control: nothing else holds it up"
+
+
+async def test_the_instant_only_rises_whoever_writes(store: Store) -> None:
+    key = Machines(store).keys.time_now()
+    first = await store.client.txn(pb.TxnRequest(success=[ops.put(key, compares.time_value(5_000))]))
+    back = pb.TxnRequest(compare=compares.time_unmoved(key, first.header.revision, 5_000), success=[ops.put(key, b"0")])
+    assert not (await store.client.txn(back)).succeeded
+    forward = compares.time_unmoved(key, first.header.revision, 5_001)
+    put = [ops.put(key, compares.time_value(5_001))]
+    assert (await store.client.txn(pb.TxnRequest(compare=forward, success=put))).succeeded
+    assert not (await store.client.txn(pb.TxnRequest(compare=forward, success=put))).succeeded, "it has moved since"
+
+
+async def test_many_fences_at_once_bring_it_up_without_a_step_back(store: Store) -> None:
+    clocks = [HandClock() for _ in range(8)]
+    for number, clock in enumerate(clocks):
+        clock.advance(number / 10)
+    keys = Machines(store).keys
+    async with asyncio.TaskGroup() as tasks:
+        for clock in clocks:
+            tasks.create_task(TimeFence(store.client, keys, clock).reach(ms_of(clock.now())))
+    (there,) = (await store.client.range(pb.RangeRequest(key=keys.time_now()))).kvs
+    assert int(there.value) == ms_of(clocks[-1].now())
+
+
+async def test_without_the_bound_all_nodes_stepped_would_take_the_time_along(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        loose = replace(TimeRule(), off_ms=10**9)
+        for time in nodes.times.values():
+            monkeypatch.setattr(time.keeper, "rule", loose)
+            time.keeper.doubt = Doubt.NONE
+        step(nodes, "abc", HOUR)
+        await nodes.pass_s(20)
+        assert nodes.off_s("a") > 1.0
