@@ -3,6 +3,7 @@
 
 RUN ?= run
 SHAPE ?= steady
+SECONDS ?= 0
 RUNS ?= 10
 PYTEST = .venv/bin/python -m pytest
 
@@ -37,8 +38,8 @@ drills: setup ## every drill, RUNS times each: docs/operating/drills-table.md, b
 	@mkdir -p build
 	.venv/bin/utrn drill run all --runs $(RUNS) --html build/drills.html --markdown docs/operating/drills-table.md
 
-load: setup ## Locust against a cluster on this machine: make load SHAPE=steady|peak|retry-storm
-	@.venv/bin/python -m app.load $(SHAPE)
+load: setup ## Locust against a cluster on this machine: make load SHAPE=steady|peak|retry-storm SECONDS=3600 (a soak)
+	@.venv/bin/python -m app.load $(SHAPE) --seconds $(SECONDS)
 
 million: setup ## a million meters loaded and mirrored: time, size, memory, start-up
 	@.venv/bin/python -m tests.bench.registry

@@ -18,13 +18,15 @@ from app.drills.world import NODES, etcd_config
 from app.fleet_file import pans_of
 from app.stackfiles import PSP, StackFailed, StackPlan
 from cluster.client import EtcdClient
-from cluster.reader import all_vends
+from cluster.reader import all_owners, all_vends
+from cluster.shards import plan as planned_owners
 from loadtest.shapes import SHAPES
 from loadtest.slo import figures_of, missed
 from sandbox.servers import Tls
 
 _ROOT = Path(__file__).parents[1]
 _KNOBS = ("latency_median_ms=15", "loss_before=0.01", "loss_after=0.01", "duplicate_answers=0.01")
+_SETTLE_S = 20.0
 _DELIVERY = ("answer_wait_ms = 2000", "explain_wait_ms = 300", "back_off_first_ms = 200", "back_off_most_ms = 2000",
              "attempts_max = 1000")  # fmt: skip
 
@@ -37,8 +39,10 @@ def load(shape: str, seconds: int, report: Path, *, as_json: bool) -> int:
         try:
             with console.status("starting three etcd, three nodes, the sandbox"):
                 stack.start_all()
+            began = asyncio.run(_epochs(stack))
             with console.status(f"{shape}, {seconds or SHAPES[shape].seconds} s"):
                 entries = _locust(stack, shape, seconds, report)
+            ended = asyncio.run(_epochs(stack))
             with console.status("waiting for what is owed, and the audit"):
                 audit, waited_s = asyncio.run(_audit_when_drained(stack))
                 sold = asyncio.run(_sold_and_stored(stack))
@@ -49,6 +53,8 @@ def load(shape: str, seconds: int, report: Path, *, as_json: bool) -> int:
         "throughput.sales": sold["planned"],
         "throughput.served_share": round(sold["answered"] / max(1, sold["planned"]), 4),
         "throughput.sales_per_s": round(sold["planned"] / (seconds or SHAPES[shape].seconds), 1),
+        # Nothing was broken: no shard was to change hands.
+        "cluster.false_takeovers": sum(ended.get(shard) != epoch for shard, epoch in began.items()),
         "audit.vends": audit.vends,
         "audit.credited_twice": audit.credited_twice,
         "audit.lost": audit.lost + sold["not_in_ledger"],
@@ -79,6 +85,26 @@ def _locust(stack: DevStack, shape: str, seconds: int, report: Path) -> list[dic
 
 def _journal(stack: DevStack) -> Path:
     return stack.folder / "journal.jsonl"
+
+
+async def _epochs(stack: DevStack) -> dict[int, int]:
+    """Return the epoch of every shard, once each is owned as planned.
+
+    Raises:
+        StackFailed: the nodes did not share them out in time.
+    """
+    config = etcd_config(stack)
+    client, planned = EtcdClient(config), planned_owners(config.shards, NODES)
+    try:
+        until = time.monotonic() + _SETTLE_S
+        while time.monotonic() < until:
+            owners, _ = await all_owners(client, config)
+            if {one.shard: one.node_id for one in owners} == planned:
+                return {one.shard: one.epoch for one in owners}
+            await asyncio.sleep(0.1)
+    finally:
+        await client.close()
+    raise StackFailed("the nodes did not share the shards out")
 
 
 async def _audit_when_drained(stack: DevStack) -> tuple[AuditResult, float]:

@@ -90,7 +90,9 @@ class NodeCollector(Collector):
         node = self._node
         yield GaugeMetricFamily("utrn_serving", "1 if this node would issue now.", value=node.services.health.serving)
         yield GaugeMetricFamily("utrn_hsm_ready", "1 if the HSM can sign.", value=node.signer.ready)
-        yield GaugeMetricFamily("utrn_drained", "1 if an operator has drained this node.", value=node.ownership.drained)
+        yield GaugeMetricFamily(
+            "utrn_drained", "1 if an operator has drained this node.", value=node.cluster.ownership.drained
+        )
         yield GaugeMetricFamily(
             "utrn_mirror_revision", "How far the mirror of the outbox is.", value=node.outbox.mirror_revision
         )
@@ -98,9 +100,12 @@ class NodeCollector(Collector):
             "utrn_trail_healthy", "1 if the trail of decisions is written.", value=node.trail.healthy
         )
         yield CounterMetricFamily("utrn_trail_lost", "Decisions the trail could not keep.", value=node.trail.lost)
-        yield GaugeMetricFamily("utrn_peers_heard", "Peers whose heart is heard.", value=len(node.peers.heard))
+        peers = node.cluster.peers
+        yield GaugeMetricFamily("utrn_peers_heard", "Peers whose heart is heard.", value=len(peers.heard_of_late()))
+        yield GaugeMetricFamily("utrn_peers_suspected", "Peers not heard for too long.", value=len(peers.silent()))
+        yield CounterMetricFamily("utrn_peer_revokes", "Leases of peers that this node revoked.", value=peers.revokes)
         epochs = GaugeMetricFamily("utrn_epoch", "Epoch of each shard this node owns.", labels=["shard"])
-        for shard, epoch in sorted(node.ownership.epochs().items()):
+        for shard, epoch in sorted(node.cluster.ownership.epochs().items()):
             epochs.add_metric([str(shard)], epoch)
         yield epochs
 

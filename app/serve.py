@@ -128,8 +128,9 @@ def _parts(node: Node) -> list[Coroutine[Any, Any, NoReturn]]:
         node.registry.run(),
         node.changes.run(),
         node.trail.run(),
-        node.ownership.run(),
-        node.peers.run(),
+        node.cluster.ownership.run(),
+        node.cluster.peers.run(),
+        node.cluster.suspicions.run(),
         node.outbox.run(),
         node.line.run(),
         node.delivery.run(),
@@ -145,7 +146,7 @@ async def _leave(node: Node, server: grpc.aio.Server, guard: Guard) -> None:
     """Send callers elsewhere, give the shards to others, finish what was admitted."""
     await node.services.health.leave()
     # Deliveries break off where they are: their state is in the ledger, and the next owner goes on from there.
-    await node.ownership.leave()
+    await node.cluster.ownership.leave()
     node.services.peer.leave()
     # Callers are told by their health watch, and those that call nevertheless are served, until they have had time.
     await asyncio.sleep(_CALLERS_LEAVE_S)
@@ -159,10 +160,11 @@ async def _leave(node: Node, server: grpc.aio.Server, guard: Guard) -> None:
 
 
 async def _close(node: Node) -> None:
-    await node.ownership.leave()
+    await node.cluster.ownership.leave()
     for head_end in node.head_ends.values():
         await head_end.close()
-    await node.client.close()
+    for client in (node.client, node.cluster.client):
+        await client.close()
     _report_once(node.times)
     log.info("left")
 

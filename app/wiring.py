@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 
@@ -23,6 +23,7 @@ from cluster.peers import PeerWatch
 from cluster.registry import EtcdRegistry
 from cluster.registry_store import EtcdRegistryStore
 from cluster.set_aside import SetAsideRecords
+from cluster.suspicion import Suspicions
 from cluster.time import ClusterClock, LedgerTime
 from cluster.time_sight import sight_of
 from cluster.view import EtcdCluster
@@ -80,6 +81,16 @@ class Adapters:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ClusterParts:
+    """The parts that know the other nodes, and their client of etcd."""
+
+    client: EtcdClient
+    ownership: EtcdOwnership
+    peers: PeerWatch
+    suspicions: Suspicions
+
+
+@dataclass(frozen=True, kw_only=True)
 class Node:
     """All parts of one node, not yet running."""
 
@@ -87,8 +98,7 @@ class Node:
     client: EtcdClient
     outbox: EtcdOutbox
     signer: HsmSigner
-    ownership: EtcdOwnership
-    peers: PeerWatch
+    cluster: ClusterParts
     registry: EtcdRegistry
     changes: ChangeKeeper
     trail: FileTrail
@@ -105,15 +115,7 @@ class Node:
 
     def copies(self) -> list[CopyState]:
         """Return how each copy of a part of the ledger is."""
-        return [self.registry.state, self.outbox.state, *self.ownership.copies()]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Cluster:
-    """The parts that know the other nodes."""
-
-    ownership: EtcdOwnership
-    peers: PeerWatch
+        return [self.registry.state, self.outbox.state, *self.cluster.ownership.copies()]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +145,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     aside = SetAsideRecords()
     outbox = EtcdOutbox(client, config.etcd, clock, aside)
     registry = EtcdRegistry(client, config.etcd, aside)
-    cluster = _cluster(config, client, system, _Standby(signer=signer, outbox=outbox, registry=registry), aside)
+    cluster = _cluster(config, system, _Standby(signer=signer, outbox=outbox, registry=registry), aside)
     time = _time(config, client, clock, cluster)
     set_aside, times, loop_delay = SetAside(), StageTimes(), LoopDelay()
     head_ends = {one.name: GrpcHeadEnd(one, set_aside) for one in config.head_ends}
@@ -175,8 +177,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         client=client,
         outbox=outbox,
         signer=signer,
-        ownership=cluster.ownership,
-        peers=cluster.peers,
+        cluster=cluster,
         registry=registry,
         changes=ChangeKeeper(due_by=registry.due_by, turn=turn, clock=clock, random=_chance()),
         trail=trail,
@@ -205,7 +206,7 @@ def _view_of_cluster(
     config: Config,
     client: EtcdClient,
     clock: Clock,
-    cluster: _Cluster,
+    cluster: ClusterParts,
     beat: Callable[[], peer.HeartbeatResponse],
     delivery: DeliveryWorker,
 ) -> EtcdCluster:
@@ -220,7 +221,7 @@ def _view_of_cluster(
     )
 
 
-def _health(registry: EtcdRegistry, signer: HsmSigner, cluster: _Cluster, time: LedgerTime) -> Health:
+def _health(registry: EtcdRegistry, signer: HsmSigner, cluster: ClusterParts, time: LedgerTime) -> Health:
     conditions = {
         "registry": lambda: registry.ready,
         "hsm": lambda: signer.ready,
@@ -259,7 +260,9 @@ def _beat(
     )
 
 
-def _cluster(config: Config, client: EtcdClient, clock: Clock, standby: _Standby, aside: SetAsideRecords) -> _Cluster:
+def _cluster(config: Config, clock: Clock, standby: _Standby, aside: SetAsideRecords) -> ClusterParts:
+    # A client of its own: what keeps a lease or takes one away must not wait as long as a commit may, nor behind one.
+    client = EtcdClient(replace(config.etcd, call_timeout_ms=config.etcd.ownership_timeout_ms))
     ownership = EtcdOwnership(
         client,
         config.etcd,
@@ -274,10 +277,13 @@ def _cluster(config: Config, client: EtcdClient, clock: Clock, standby: _Standby
     peers = PeerWatch(
         client, config.peers, clock, node_id=config.node.node_id, members=lambda: ownership.members().values()
     )
-    return _Cluster(ownership=ownership, peers=peers)
+    suspicions = Suspicions(
+        client, config.etcd, config.peers, clock, me=ownership, silent=peers.silent, revoke=peers.revoke
+    )
+    return ClusterParts(client=client, ownership=ownership, peers=peers, suspicions=suspicions)
 
 
-def _time(config: Config, client: EtcdClient, clock: ClusterClock, cluster: _Cluster) -> LedgerTime:
+def _time(config: Config, client: EtcdClient, clock: ClusterClock, cluster: ClusterParts) -> LedgerTime:
     """Return this node's part in keeping cluster time."""
     return LedgerTime(
         client,

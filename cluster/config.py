@@ -17,6 +17,8 @@ class EtcdConfig:
         prefix: What every key starts with, so that clusters can share an etcd.
         shards: 1 to 1024. How many shards delivery is cut into. Can never change once the ledger has data.
         call_timeout_ms: Milliseconds, 50 to 60000, for one call. Longer than an etcd election, a call would outlive it.
+        ownership_timeout_ms: Milliseconds, 50 to 60000, for one call about leases, shards and suspicions. Shorter than
+            an election: such a call is repeated at no cost, and one at a member that has gone must not be waited for.
         resolve_timeout_ms: Milliseconds, 100 to 60000, that a commit of unknown outcome is followed up before its
             caller is told to ask again.
         lease_ttl_s: Seconds, 1 to 60. etcd grants no less than 1.5 times its election timeout: 2 s by default.
@@ -38,6 +40,7 @@ class EtcdConfig:
     prefix: str = "utrn/"
     shards: int = 32
     call_timeout_ms: int = 1_000
+    ownership_timeout_ms: int = 400
     resolve_timeout_ms: int = 8_000
     lease_ttl_s: int = 2
     keepalive_ms: int = 300
@@ -56,6 +59,7 @@ class EtcdConfig:
         for key, least, most in (
             ("shards", 1, 1024),
             ("call_timeout_ms", 50, 60_000),
+            ("ownership_timeout_ms", 50, 60_000),
             ("resolve_timeout_ms", 100, 60_000),
             ("lease_ttl_s", 1, 60),
             ("keepalive_ms", 50, self.lease_ttl_s * 1000 // 3),
@@ -71,7 +75,7 @@ class EtcdConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeersConfig:
-    """How nodes notice that another one has died.
+    """How nodes notice that another one has died, or is silent.
 
     Attributes:
         ca: PEM file of the authority of the other nodes' server certificates. Absent: crashes are left to the lease.
@@ -80,8 +84,13 @@ class PeersConfig:
         server_name: Name in the other nodes' certificates.
         heartbeat_ms: Milliseconds, 50 to 5000, between beats.
         dial_timeout_ms: Milliseconds, 20 to 5000, that a broken stream's node has to take a new connection.
-        revokes_per_minute: 1 to 600. More deaths than that are left to the leases: a network that resets connections
-            must not keep nodes from working.
+        suspect_ms: Milliseconds, three beats to 60000, without a beat after which a peer is suspected. Reckoned in
+            ticks of this node, so that its own stalls are nobody's silence.
+        answer_ms: Milliseconds, 50 to 10000, that a node suspected by a majority has to answer through etcd before its
+            lease is revoked.
+        redial_ms: Milliseconds, 200 to 60000, without a beat after which a connection is given up and dialled again.
+        revokes_per_minute: 1 to 600. More deaths than that are left to the leases: a network that resets connections,
+            or drops what it carries, must not keep nodes from working.
     """
 
     ca: Path | None = None
@@ -90,6 +99,9 @@ class PeersConfig:
     server_name: str = "localhost"
     heartbeat_ms: int = 150
     dial_timeout_ms: int = 200
+    suspect_ms: int = 450
+    answer_ms: int = 250
+    redial_ms: int = 1_000
     revokes_per_minute: int = 10
 
     def __post_init__(self) -> None:
@@ -99,6 +111,9 @@ class PeersConfig:
         for key, least, most in (
             ("heartbeat_ms", 50, 5_000),
             ("dial_timeout_ms", 20, 5_000),
+            ("suspect_ms", 3 * self.heartbeat_ms, 60_000),
+            ("answer_ms", 50, 10_000),
+            ("redial_ms", 200, 60_000),
             ("revokes_per_minute", 1, 600),
         ):
             if not least <= getattr(self, key) <= most:

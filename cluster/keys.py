@@ -12,6 +12,8 @@
 | shard/<shard> | owner's node id, on its lease | election | with the lease; its create_revision is the epoch |
 | node/<node> | NodeRecord, on its lease | each node | with the lease |
 | drain/<node> | DrainRecord | an operator | until the drain is ended |
+| suspicion/<node>/<by> | SuspicionRecord, on the lease of `by` | a node that does not hear a peer | until it does |
+| suspicion/<node>/<node> | SuspicionRecord, on its lease | a node that is suspected, as its answer | with the lease |
 | roster/<node> | RosterRecord | each node, when it first joins | until an operator takes it off |
 | time/now | cluster time, milliseconds since 1970, 16 digits; only rises | nodes with a good lease | for ever |
 | time/doubt | why it may be wrong (`gap`, `ahead`), and who says so | a starting node; an operator | until settled |
@@ -145,6 +147,14 @@ class Keys:
     def time_doubt(self) -> bytes:
         """Why cluster time may be wrong."""
         return f"{self.prefix}time/doubt".encode()
+
+    def suspicion(self, node_id: str, by: str) -> bytes:
+        """What one node says of another's silence; of itself, its answer."""
+        return f"{self.prefix}suspicion/{node_id}/{by}".encode()
+
+    def suspicions(self) -> bytes:
+        """Prefix of all that nodes say of each other's silence."""
+        return f"{self.prefix}suspicion/".encode()
 
     def record(self, kind: Kind, record_id: str) -> bytes:
         """A record of the registry, or one that belongs to it."""

@@ -1,7 +1,7 @@
-"""PeerWatch: hears the other nodes' hearts, and revokes the lease of one that has died.
+"""PeerWatch: hears the other nodes' hearts, revokes the lease of one that has died, and says which are silent.
 
 Death is a stream that breaks while a new connection is refused, or a new process that answers at the old address. Then
-nobody need wait for the lease. Silence proves nothing: a frozen node and a cut network are left to the lease. A wrong
+nobody need wait for the lease. Silence alone is a suspicion (cluster/suspicion.py): a majority must share it. A wrong
 guess costs a hand-over, never money: the epoch compared in every delivery write sees to that.
 """
 
@@ -25,6 +25,11 @@ log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.25
 _DIAL_AGAIN_S = 0.1
+# A first beat waits for a connection and a handshake.
+_DIAL_S = 2.0
+_TICK_S = 0.05
+_REVOKE_FOR_S = 5.0
+_REVOKE_AGAIN_S = 0.05
 _MINUTE_S = 60.0
 _FRESH_S = 2.0
 
@@ -57,11 +62,14 @@ class PeerWatch:
         self._members = members
         self._following: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._revoked: deque[float] = deque()
+        self.revokes = 0
+        self._ticks: dict[str, int] = {}
         self.heard: dict[str, Heard] = {}
 
     async def run(self) -> NoReturn:
         """Follow whoever is a member, for ever."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._tick_forever())
             while True:
                 if self._config.ca is not None:
                     self._follow_members(tasks)
@@ -75,34 +83,82 @@ class PeerWatch:
         for node_id, address in wanted - self._following.keys():
             self._following[(node_id, address)] = tasks.create_task(self._follow(node_id, address))
 
+    async def _tick_forever(self) -> NoReturn:
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self.tick()
+
+    def tick(self) -> None:
+        """Count one tick of silence for every peer. One that comes late counts once: this node's stalls are its own."""
+        for node_id in self.heard:
+            self._ticks[node_id] = self._ticks.get(node_id, 0) + 1
+
+    def silent(self) -> dict[str, int]:
+        """Return the lease of every member that was heard under it and has not been heard for too long, by node id.
+
+        One that was never heard under its present lease is not among them: so a network that carries nothing costs each
+        lease at most once. A node that hears nobody at all is probably the one that is cut off, and says nothing.
+        """
+        ticks = self._config.suspect_ms / 1000 / _TICK_S
+        if all(self._ticks.get(node_id, 0) >= ticks for node_id in self.heard):
+            return {}
+        return {
+            one.node_id: one.lease_id
+            for one in self._members()
+            if (heard := self.heard.get(one.node_id)) is not None
+            and not heard.beat.leaving
+            and heard.beat.lease_id == one.lease_id != 0
+            and self._ticks.get(one.node_id, 0) >= ticks
+        }
+
     async def _follow(self, node_id: str, address: str) -> None:
         """Hear one node until it is no member any more."""
         while True:
+            await self._hear_once(node_id, address)
             last = self.heard.get(node_id)
-            try:
-                async with self._channel(address) as channel:
-                    call = rpc.PeerServiceStub(channel).Heartbeat(pb.HeartbeatRequest(node_id=self._node_id))
-                    async for beat in call:
-                        if last is not None and beat.lease_id != last.beat.lease_id and not last.beat.leaving:
-                            # Another process answers at its address, or it has lost its lease by itself.
-                            await self._replaced(node_id, last.beat.lease_id, beat.lease_id)
-                        last = self.heard[node_id] = self._hear(beat)
-            except grpc.aio.AioRpcError as error:
-                log.info("a peer's heartbeat broke", extra={"peer": node_id, "status": error.code().name})
             if last is not None and not last.beat.leaving and last.beat.lease_id and await self._refused(address):
-                await self._revoke(node_id, last.beat.lease_id, "its process is gone: connection refused")
+                await self.revoke(node_id, last.beat.lease_id, "its process is gone: connection refused")
                 self.heard.pop(node_id, None)
             await asyncio.sleep(_DIAL_AGAIN_S)
 
+    async def _hear_once(self, node_id: str, address: str) -> None:
+        """Hear one node over one connection, until that breaks or brings nothing for too long."""
+        wait_s = _DIAL_S
+        try:
+            async with self._channel(address) as channel:
+                call = rpc.PeerServiceStub(channel).Heartbeat(pb.HeartbeatRequest(node_id=self._node_id))
+                while True:
+                    # Without this a connection whose packets vanish is waited for until TCP gives it up.
+                    async with asyncio.timeout(wait_s):
+                        beat = await call.read()
+                    if not isinstance(beat, pb.HeartbeatResponse):
+                        return
+                    await self._take(node_id, beat)
+                    wait_s = self._config.redial_ms / 1000
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            if wait_s != _DIAL_S:
+                log.info("a peer's heartbeat broke", extra={"peer": node_id, "error": _named(error)})
+
+    async def _take(self, node_id: str, beat: pb.HeartbeatResponse) -> None:
+        last = self.heard.get(node_id)
+        self.heard[node_id] = self._hear(beat)
+        self._ticks[node_id] = 0
+        if last is not None and beat.lease_id != last.beat.lease_id and not last.beat.leaving:
+            # Another process answers at its address, or it has lost its lease by itself.
+            await self._replaced(node_id, last.beat.lease_id, beat.lease_id)
+
+    def heard_of_late(self) -> dict[str, Heard]:
+        """Return the last beat of every peer whose last beat is not old, by id: what is, not what was."""
+        late = self._clock.monotonic() - _FRESH_S
+        return {node_id: heard for node_id, heard in self.heard.items() if heard.at > late}
+
     def clocks_ahead_s(self) -> list[float]:
         """Return by how many seconds each peer heard of late is ahead of this node's wall clock."""
-        late = self._clock.monotonic() - _FRESH_S
-        return [heard.ahead_s for heard in self.heard.values() if heard.at > late]
+        return [heard.ahead_s for heard in self.heard_of_late().values()]
 
     def reach_ledger(self) -> bool:
         """Return whether any peer heard of late says that etcd acknowledges its lease."""
-        late = self._clock.monotonic() - _FRESH_S
-        return any(heard.beat.ledger_ready for heard in self.heard.values() if heard.at > late)
+        return any(heard.beat.ledger_ready for heard in self.heard_of_late().values())
 
     def _hear(self, beat: pb.HeartbeatResponse) -> Heard:
         ahead_s = beat.clock_ms / 1000 - self._clock.now().timestamp() if beat.clock_ms else 0.0
@@ -110,7 +166,7 @@ class PeerWatch:
 
     async def _replaced(self, node_id: str, before: int, after: int) -> None:
         if before and after:
-            await self._revoke(node_id, before, "another process answers in its place")
+            await self.revoke(node_id, before, "another process answers in its place")
 
     async def _refused(self, address: str) -> bool:
         """Return whether nobody listens at `address`; a time-out is no answer to that."""
@@ -126,23 +182,42 @@ class PeerWatch:
             return False
         return False
 
-    async def _revoke(self, node_id: str, lease_id: int, why: str) -> None:
+    async def revoke(self, node_id: str, lease_id: int, why: str) -> None:
+        """Revoke a peer's lease, so that others take its shards; asked again while etcd elects a leader.
+
+        A lease id is never used twice: asking again cannot meet another lease.
+        """
+        if not self._within_budget():
+            log.warning("too many peers died within a minute; this one is left to its lease", extra={"peer": node_id})
+            return
+        until = self._clock.monotonic() + _REVOKE_FOR_S
+        while True:
+            try:
+                await self._client.revoke_lease(lease_id)
+            except EtcdRefused:
+                # It ran out, or another peer was quicker: that took nothing from anybody.
+                self._revoked.pop()
+                log.info("a peer's lease was gone already", extra={"peer": node_id})
+                return
+            except (EtcdUnreachable, EtcdUnknown) as error:
+                if self._clock.monotonic() > until:
+                    log.info("a dead peer's lease is left to run out", extra={"peer": node_id, "error": str(error)})
+                    return
+                await asyncio.sleep(_REVOKE_AGAIN_S)
+            else:
+                self.revokes += 1
+                log.warning("a peer's lease is revoked", extra={"peer": node_id, "lease": lease_id, "reason": why})
+                return
+
+    def _within_budget(self) -> bool:
+        """Return whether one more lease may be revoked now, and count it."""
         now = self._clock.monotonic()
         while self._revoked and self._revoked[0] < now - _MINUTE_S:
             self._revoked.popleft()
         if len(self._revoked) >= self._config.revokes_per_minute:
-            log.warning("too many peers died within a minute; this one is left to its lease", extra={"peer": node_id})
-            return
+            return False
         self._revoked.append(now)
-        try:
-            await self._client.revoke_lease(lease_id)
-            log.warning("a peer's lease is revoked", extra={"peer": node_id, "lease": lease_id, "reason": why})
-        except EtcdRefused:
-            # It ran out, or another peer was quicker: that took nothing from anybody.
-            self._revoked.pop()
-            log.info("a peer's lease was gone already", extra={"peer": node_id})
-        except (EtcdUnreachable, EtcdUnknown) as error:
-            log.info("a dead peer's lease is left to run out", extra={"peer": node_id, "error": str(error)})
+        return True
 
     def _channel(self, address: str) -> grpc.aio.Channel:
         config = self._config
@@ -158,3 +233,7 @@ class PeerWatch:
             ("grpc.use_local_subchannel_pool", 1),
         )
         return grpc.aio.secure_channel(address, credentials, options=options)
+
+
+def _named(error: Exception) -> str:
+    return error.code().name if isinstance(error, grpc.aio.AioRpcError) else type(error).__name__

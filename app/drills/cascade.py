@@ -14,7 +14,7 @@ def cascade(seconds: float) -> FaultMaker:
 
     async def make(world: World) -> Fault:
         chance = random.Random(world.seed)  # noqa: S311  # play, not protection
-        fault = Fault(at=time.monotonic())
+        fault = Fault(at=time.monotonic(), hit=set(NODES))
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             await chance.choice(_BRIEF)(world, chance)

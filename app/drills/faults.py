@@ -20,6 +20,8 @@ from cluster.history import OwnerSeen
 
 # etcd grants what is asked for here: its floor is 1.5 elections of 0.5 s.
 LEASE_TTL_S = 2.0
+# Who is silent for less is not suspected: three beats.
+NOTICED_S = 0.45
 _WAIT_S = 30.0
 
 
@@ -37,6 +39,8 @@ class Fault:
         healed_at: When everything was whole again; None if it stays broken.
         facts: Further figures.
         late: Sentences on what came back later than it should.
+        hit: The nodes that it takes away for longer than three beats: their leases may be revoked. Any other that is
+            revoked is a false takeover.
     """
 
     at: float
@@ -45,6 +49,7 @@ class Fault:
     healed_at: float | None = None
     facts: dict[str, float] = field(default_factory=dict)
     late: list[str] = field(default_factory=list)
+    hit: set[str] = field(default_factory=set)
 
 
 def send_signal(pid: int, number: signal.Signals) -> None:
@@ -82,7 +87,7 @@ async def crash(world: World) -> Fault:
     """Kill the owner of the most shards."""
     node = world.watch.busiest()
     before = _owned(world, node)
-    fault = Fault(at=time.monotonic(), shards=set(before))
+    fault = Fault(at=time.monotonic(), shards=set(before), hit={node})
     world.stack.kill(node, signal.SIGKILL)
     fault.takeover_ms = await _taken_over(world, before, fault.at)
     return fault
@@ -94,7 +99,7 @@ def pause(seconds: float) -> FaultMaker:
     async def make(world: World) -> Fault:
         node = world.watch.busiest()
         before = _owned(world, node)
-        fault = Fault(at=time.monotonic(), shards=set(before))
+        fault = Fault(at=time.monotonic(), shards=set(before), hit={node} if seconds > NOTICED_S else set())
         send_signal(world.stack.pid(node), signal.SIGSTOP)
         await asyncio.sleep(seconds)
         if seconds > LEASE_TTL_S + 1:
@@ -108,14 +113,15 @@ def pause(seconds: float) -> FaultMaker:
 
 async def stop(world: World) -> Fault:
     """Stop the owner of the most shards in good order."""
-    fault = Fault(at=time.monotonic())
-    fault.takeover_ms = await _stop(world, world.watch.busiest(), fault)
+    node = world.watch.busiest()
+    fault = Fault(at=time.monotonic(), hit={node})
+    fault.takeover_ms = await _stop(world, node, fault)
     return fault
 
 
 async def rolling_restart(world: World) -> Fault:
     """Stop and start every node, one after the other."""
-    fault = Fault(at=time.monotonic(), takeover_ms=0.0)
+    fault = Fault(at=time.monotonic(), takeover_ms=0.0, hit=set(NODES))
     for node in NODES:
         fault.takeover_ms = max(fault.takeover_ms or 0.0, await _stop(world, node, fault))
         await asyncio.to_thread(world.stack.start_node, node)
@@ -147,7 +153,7 @@ def cut(*, etcd: bool = False, peers: bool = False, callers: bool = False, both:
             raise RuntimeError("this drill needs network namespaces")
         node = world.watch.busiest()
         before = _owned(world, node)
-        fault = Fault(at=time.monotonic(), shards=set(before))
+        fault = Fault(at=time.monotonic(), shards=set(before), hit={node} if etcd else set())
         if etcd:
             net.drop(node, to=[net.host], ports=world.stack.etcd_ports, both=both)
         others = [net.address(other) for other in NODES if other != node]
@@ -174,7 +180,7 @@ async def node_loss(world: World) -> Fault:
         raise RuntimeError("this drill needs network namespaces")
     node = world.watch.busiest()
     before = _owned(world, node)
-    fault = Fault(at=time.monotonic(), shards=set(before))
+    fault = Fault(at=time.monotonic(), shards=set(before), hit={node})
     net.drop(node)
     fault.takeover_ms = await _taken_over(world, before, fault.at)
     await asyncio.sleep(1.0)
@@ -209,7 +215,7 @@ async def double(world: World) -> Fault:
     """Kill the busiest owner and the leader of etcd at the same moment."""
     index, node = await world.etcd_leader(), world.watch.busiest()
     before = _owned(world, node)
-    fault = Fault(at=time.monotonic(), shards=set(before))
+    fault = Fault(at=time.monotonic(), shards=set(before), hit={node})
     send_signal(world.stack.pid(f"etcd-{index}"), signal.SIGKILL)
     send_signal(world.stack.pid(node), signal.SIGKILL)
     fault.takeover_ms = await _taken_over(world, before, fault.at)

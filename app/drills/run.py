@@ -27,6 +27,7 @@ from app.drills.world import (
     etcd_config,
     log_texts,
     longest_gap_ms,
+    revoked_leases,
 )
 from app.stackfiles import StackPlan
 from cluster.history import OwnerGone, OwnerSeen
@@ -220,6 +221,7 @@ class _Run:
             "vends": len(self._watch.vends),
             "credited_twice": audit.credited_twice,
             "lost": audit.lost + self._not_in_ledger(),
+            "false_takeovers": sum(node not in fault.hit for node, _ in revoked_leases(log_texts(self._stack.folder))),
             **fault.facts,
         }
 

@@ -1,10 +1,11 @@
 """The world of a drill: three etcd, three nodes, head end and meters as processes; load, and a watch on the ledger."""
 
 import asyncio
+import json
 import random
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -313,3 +314,9 @@ def longest_gap_ms(times: Sequence[float], *, since: float, until: float) -> flo
 def log_texts(folder: Path) -> list[str]:
     """Return what nodes wrote."""
     return [file.read_text(encoding="utf-8", errors="replace") for file in sorted((folder / "logs").glob("node-*.log"))]
+
+
+def revoked_leases(logs: Iterable[str]) -> set[tuple[str, int]]:
+    """Return the nodes whose lease a peer has revoked, and the leases, as the nodes' logs say."""
+    lines = (json.loads(line) for text in logs for line in text.splitlines() if '"a peer\'s lease is revoked"' in line)
+    return {(line["peer"], line["lease"]) for line in lines}

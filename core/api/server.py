@@ -64,6 +64,9 @@ def build_server(config: ApiConfig, services: Services, guard: Guard) -> tuple[g
             ("grpc.max_concurrent_streams", config.streams_max),
             # Two nodes on one port would each get half of the calls and none of the blame.
             ("grpc.so_reuseport", 0),
+            # A caller or peer whose packets vanish holds its connection open for ever: ask it now and then.
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 5_000),
         )
     )
     for add, descriptor, servicer in (

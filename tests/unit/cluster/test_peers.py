@@ -34,7 +34,7 @@ async def test_a_dead_peers_lease_is_revoked_once_and_a_gone_one_is_no_error() -
     lease, _ = await etcd.grant_lease(60)
     watch = _watch(etcd, HandClock())
     for _ in range(2):
-        await watch._revoke("node-b", lease, "test")
+        await watch.revoke("node-b", lease, "test")
     assert lease not in etcd.leases
 
 
@@ -43,12 +43,12 @@ async def test_a_network_that_resets_everything_cannot_take_every_lease() -> Non
     leases = [(await etcd.grant_lease(60))[0] for _ in range(10)]
     watch = _watch(etcd, clock, revokes_per_minute=3)
     for gone in range(1000, 1010):
-        await watch._revoke("node-b", gone, "a lease that ran out costs nothing")
+        await watch.revoke("node-b", gone, "a lease that ran out costs nothing")
     for lease in leases:
-        await watch._revoke("node-b", lease, "test")
+        await watch.revoke("node-b", lease, "test")
     assert len(etcd.leases) == 7
     clock.advance(61)
-    await watch._revoke("node-b", leases[-1], "test")
+    await watch.revoke("node-b", leases[-1], "test")
     assert len(etcd.leases) == 6
 
 

@@ -11,7 +11,7 @@ from loadtest.slo import figures_of, missed, quantile_ms
 GOOD = {
     "issue.p50_ms": 10.0, "issue.p99_ms": 50.0, "issue.failed_share": 0.0, "status.p99_ms": 50.0,
     "status.failed_share": 0.0, "throughput.served_share": 1.0, "audit.credited_twice": 0.0, "audit.lost": 0.0,
-    "audit.several_codes": 0.0, "audit.owed_after_s": 1.0,
+    "audit.several_codes": 0.0, "audit.owed_after_s": 1.0, "cluster.false_takeovers": 0.0,
 }  # fmt: skip
 
 

@@ -48,7 +48,7 @@ class PeerServiceServicer:
 
     def Heartbeat(self, request, context):
         """Beats for as long as the node lives. A stream that breaks while a new connection is refused means that the process is
-        gone; silence means nothing by itself: a frozen node and a cut network are left to the lease.
+        gone. Silence is a suspicion: a majority must share it, and the node must leave it unanswered in etcd.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -35,7 +35,7 @@ class PeerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> PeerServiceAsyncStub: ...
     Heartbeat: _grpc.UnaryStreamMultiCallable[_peer_service_pb2.HeartbeatRequest, _peer_service_pb2.HeartbeatResponse]
     """Beats for as long as the node lives. A stream that breaks while a new connection is refused means that the process is
-    gone; silence means nothing by itself: a frozen node and a cut network are left to the lease.
+    gone. Silence is a suspicion: a majority must share it, and the node must leave it unanswered in etcd.
     """
 
 @_typing.type_check_only
@@ -45,7 +45,7 @@ class PeerServiceAsyncStub(PeerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Heartbeat: _aio.UnaryStreamMultiCallable[_peer_service_pb2.HeartbeatRequest, _peer_service_pb2.HeartbeatResponse]  # type: ignore[assignment]
     """Beats for as long as the node lives. A stream that breaks while a new connection is refused means that the process is
-    gone; silence means nothing by itself: a frozen node and a cut network are left to the lease.
+    gone. Silence is a suspicion: a majority must share it, and the node must leave it unanswered in etcd.
     """
 
 class PeerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -58,7 +58,7 @@ class PeerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_peer_service_pb2.HeartbeatResponse], _abc.AsyncIterator[_peer_service_pb2.HeartbeatResponse]]:
         """Beats for as long as the node lives. A stream that breaks while a new connection is refused means that the process is
-        gone; silence means nothing by itself: a frozen node and a cut network are left to the lease.
+        gone. Silence is a suspicion: a majority must share it, and the node must leave it unanswered in etcd.
         """
 
 def add_PeerServiceServicer_to_server(servicer: PeerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1416,6 +1416,34 @@ class RosterRecord(_message.Message):
 Global___RosterRecord: _TypeAlias = RosterRecord  # noqa: Y015
 
 @_typing.final
+class SuspicionRecord(_message.Message):
+    """Key suspicion/<node_id>/<by>, on the lease of the node that says it: `by` does not hear the node. Under
+    suspicion/<node_id>/<node_id> the node's own answer: whatever was said before it is answered.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    LEASE_ID_FIELD_NUMBER: _builtins.int
+    schema: _builtins.int
+    """Highest schema understood by this reader: 1."""
+    lease_id: _builtins.int
+    """The lease of the node that is not heard; in an answer, its own."""
+    def __init__(
+        self,
+        *,
+        schema: _builtins.int = ...,
+        lease_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lease_id", b"lease_id", "schema", b"schema"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuspicionRecord: _TypeAlias = SuspicionRecord  # noqa: Y015
+
+@_typing.final
 class TrailAnchorRecord(_message.Message):
     """Key trail/<name of a trail file>."""
 
