@@ -1,5 +1,6 @@
 """Domain error -> google.rpc.Status, once for every error; and the net that lets no bug's text reach a caller."""
 
+import asyncio
 import logging
 import uuid
 from collections import Counter
@@ -42,6 +43,8 @@ def _outcome(kind: type[domain.UtrnError]) -> outcome_pb2.Outcome:
 
 STATUS: Final = statuses()
 
+# Longer than it takes to hand a status to gRPC, and no longer than a broken node may wait.
+_TELL_WITHIN_S = 1.0
 _Request = TypeVar("_Request", bound=Message)
 _Reply = TypeVar("_Reply", bound=Message)
 # grpc.aio's own type needs the request and reply types, which this room does not care about.
@@ -151,7 +154,7 @@ class Guard:
                 reply = await method(request, context)
             except grpc.aio.AbortError:
                 raise
-            except Exception as error:  # the net: no bug's text may reach a caller
+            except (Exception, InvariantBroken) as error:  # the net: no bug's text may reach a caller
                 await self._answer(method.__name__, error, context)
                 raise InvariantBroken("abort never returns") from error
             else:
@@ -173,7 +176,7 @@ class Guard:
                     yield reply
             except grpc.aio.AbortError:
                 raise
-            except Exception as error:  # noqa: BLE001  # the net
+            except (Exception, InvariantBroken) as error:  # noqa: BLE001  # the net
                 asked: object = request
                 if isinstance(error, domain.Refused) and not isinstance(asked, Message):
                     # A stream of requests, none of which is what it is about.
@@ -182,14 +185,18 @@ class Guard:
 
         return answer
 
-    async def _answer(self, method: str, error: Exception, context: Context) -> None:
+    async def _answer(self, method: str, error: Exception | InvariantBroken, context: Context) -> None:
         if isinstance(error, domain.UtrnError):
             self.answered[(method, error.reason)] += 1
             await _abort(context, status_of(error))
         self.answered[(method, "INTERNAL")] += 1
-        if isinstance(error, InvariantBroken):
-            self._stop(error)
-        await _abort(context, _internal(method, error))
+        try:
+            async with asyncio.timeout(_TELL_WITHIN_S):
+                await _abort(context, _internal(method, error))
+        finally:
+            if isinstance(error, InvariantBroken):
+                # The caller has been told; whatever became of that, a node known to be wrong sells nothing more.
+                self._stop(error)
 
 
 async def _abort(context: Context, status: status_pb2.Status) -> None:
