@@ -90,6 +90,12 @@ class NodeCollector(Collector):
         node = self._node
         yield GaugeMetricFamily("utrn_serving", "1 if this node would issue now.", value=node.services.health.serving)
         yield GaugeMetricFamily("utrn_hsm_ready", "1 if the HSM can sign.", value=node.signer.ready)
+        missing = GaugeMetricFamily(
+            "utrn_key_missing", "1 for each registered key that the HSM lacks.", labels=["supplier", "key_id"]
+        )
+        for key in node.keys.missing:
+            missing.add_metric([key.supplier_id, key.key_id], 1)
+        yield missing
         yield GaugeMetricFamily(
             "utrn_drained", "1 if an operator has drained this node.", value=node.cluster.ownership.drained
         )

@@ -27,7 +27,6 @@ EXIT_REFUSED = 78
 _REPORT_EVERY_S = 30.0
 _CALLERS_LEAVE_S = 0.3
 _LAST_CALLS_S = 0.2
-_LOOK_FOR_KEYS_S = 2.0
 _LOOK_AGAIN_S = 0.01
 _STREAMS_END_S = 0.1
 
@@ -137,7 +136,7 @@ def _parts(node: Node) -> list[Coroutine[Any, Any, NoReturn]]:
         node.services.health.run(),
         node.loop_delay.run(),
         node.time.run(),
-        _prove_keys(node),
+        _watch_keys(node),
         _report(node.times),
     ]
 
@@ -169,21 +168,10 @@ async def _close(node: Node) -> None:
     log.info("left")
 
 
-async def _prove_keys(node: Node) -> NoReturn:
+async def _watch_keys(node: Node) -> NoReturn:
     """Find and prove every supplier's key before its first sale: standby means ready. New suppliers' too."""
     await node.registry.complete()
-    seen: set[str] = set()
-    while True:
-        keys = [key for key in node.registry.supplier_keys() if key.key_id not in seen]
-        if keys:
-            missing = await node.signer.prove(keys)
-            log.info("keys proven", extra={"keys": len(keys) - len(missing)})
-            for key in missing:
-                log.error(
-                    "a registered key is not in the HSM, or another is in its place", extra={"key_id": key.key_id}
-                )
-            seen |= {key.key_id for key in keys}
-        await asyncio.sleep(_LOOK_FOR_KEYS_S)
+    await node.keys.run()
 
 
 async def _report(times: StageTimes) -> NoReturn:

@@ -46,6 +46,7 @@ from core.flows.forget import ForgetNode
 from core.flows.idempotency import Answers
 from core.flows.issue import IssueVend
 from core.flows.keep_changes import ChangeKeeper
+from core.flows.key_watch import KeyWatch
 from core.flows.lapse import Lapse
 from core.flows.lookup import FindVend
 from core.flows.refuse import ClosingQuota, RefuseSale
@@ -63,6 +64,9 @@ from core.ports.registry import Registry, RegistryStore
 from core.ports.signer import TokenSigner
 from core.ports.trail import Trail
 from hsm.signer import HsmSigner
+
+# A beat is small, however many keys a wrong token lacks.
+_MISSING_KEYS_MAX = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +104,7 @@ class Node:
     signer: HsmSigner
     cluster: ClusterParts
     registry: EtcdRegistry
+    keys: KeyWatch
     changes: ChangeKeeper
     trail: FileTrail
     note: Callable[[Context, str, Message, str, Notes], None]
@@ -170,8 +175,9 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     vending = _vending(config, ports, answers, line, turn)
     market = _market(config, ports, registry, turn, vending)
     delivery = _delivery(config, ports, answers, times, set_aside)
-    health = _health(registry, signer, cluster, time)
-    beat = partial(_beat, time, cluster.ownership, health, outbox, line, delivery, loop_delay)
+    keys = KeyWatch(keys=registry.supplier_keys, finder=signer, clock=clock)
+    health = _health(registry, signer, keys, cluster, time)
+    beat = partial(_beat, time, cluster.ownership, health, outbox, line, delivery, loop_delay, keys)
     return Node(
         config=config,
         client=client,
@@ -179,26 +185,39 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         signer=signer,
         cluster=cluster,
         registry=registry,
+        keys=keys,
         changes=ChangeKeeper(due_by=registry.due_by, turn=turn, clock=clock, random=_chance()),
         trail=trail,
         note=market.note,
         head_ends=head_ends,
         line=line,
         delivery=delivery,
-        services=Services(
+        services=_services(
+            market,
+            health,
             top_up=_top_up(config, ports, answers, vending, counters),
-            registry=market.registry_servicer(),
-            appointments=market.appointment_servicer(),
-            credit=market.credit_servicer(),
             admin=_admin(ports, _view_of_cluster(config, client, clock, cluster, beat, delivery)),
-            peer=PeerServicer(beat, every_s=config.peers.heartbeat_ms / 1000),
-            health=health,
+            peer_=PeerServicer(beat, every_s=config.peers.heartbeat_ms / 1000),
         ),
         times=times,
         set_aside=set_aside,
         loop_delay=loop_delay,
         time=time,
         aside=aside,
+    )
+
+
+def _services(
+    market: Market, health: Health, *, top_up: TopUpServicer, admin: AdminServicer, peer_: PeerServicer
+) -> Services:
+    return Services(
+        top_up=top_up,
+        registry=market.registry_servicer(),
+        appointments=market.appointment_servicer(),
+        credit=market.credit_servicer(),
+        admin=admin,
+        peer=peer_,
+        health=health,
     )
 
 
@@ -221,12 +240,16 @@ def _view_of_cluster(
     )
 
 
-def _health(registry: EtcdRegistry, signer: HsmSigner, cluster: ClusterParts, time: LedgerTime) -> Health:
+def _health(
+    registry: EtcdRegistry, signer: HsmSigner, keys: KeyWatch, cluster: ClusterParts, time: LedgerTime
+) -> Health:
     conditions = {
         "registry": lambda: registry.ready,
         "hsm": lambda: signer.ready,
         # A node that differs from the ledger ends with exit code 78; until it has looked it must not have said SERVING.
         "agreed": lambda: cluster.ownership.agreed,
+        # Sales of a supplier whose key is missing here go where it is; if it is nowhere, the others' go on here.
+        "keys": lambda: not keys.missing or not cluster.peers.serve_with_all_keys(),
         "drained": lambda: not cluster.ownership.drained,
         "time": lambda: time.known,
         # Cut off alone, it sends callers to the others; with all of them, it still replays what was committed.
@@ -243,6 +266,7 @@ def _beat(
     line: CommitLine,
     delivery: DeliveryWorker,
     loop_delay: LoopDelay,
+    keys: KeyWatch,
 ) -> peer.HeartbeatResponse:
     """Return what this node's heart says now."""
     return peer.HeartbeatResponse(
@@ -257,6 +281,8 @@ def _beat(
         ledger_ready=ownership.lease_good,
         clock_ms=time.wall(),
         time_ms=time.estimate() or 0,
+        keys_complete=keys.complete,
+        missing_keys=[str(one) for one in keys.missing[:_MISSING_KEYS_MAX]],
     )
 
 

@@ -160,6 +160,11 @@ class PeerWatch:
         """Return whether any peer heard of late says that etcd acknowledges its lease."""
         return any(heard.beat.ledger_ready for heard in self.heard_of_late().values())
 
+    def serve_with_all_keys(self) -> bool:
+        """Return whether any peer heard of late serves, and lacks no supplier's key."""
+        late = self._clock.monotonic() - _FRESH_S
+        return any(one.beat.serving and one.beat.keys_complete for one in self.heard.values() if one.at > late)
+
     def _hear(self, beat: pb.HeartbeatResponse) -> Heard:
         ahead_s = beat.clock_ms / 1000 - self._clock.now().timestamp() if beat.clock_ms else 0.0
         return Heard(beat, self._clock.monotonic(), ahead_s)

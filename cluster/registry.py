@@ -337,9 +337,13 @@ class EtcdRegistry:
         """Return the meters whose change is due, earliest first; some at a time."""
         return self._copy.due.due_by(now)
 
-    def supplier_keys(self) -> list[SupplierKey]:
-        """Return the prepayment key of every supplier."""
-        return [one.supplier_key for one in self._copy.participants() if one.supplier_key is not None]
+    def supplier_keys(self) -> dict[ParticipantId, SupplierKey]:
+        """Return the prepayment key of every supplier that has not left."""
+        return {
+            one.participant_id: one.supplier_key
+            for one in self._copy.participants()
+            if one.supplier_key is not None and one.standing is not Standing.LEFT
+        }
 
     async def pans_of(self, meter_id: MeterId) -> list[Card]:
         """Return every PAN that stands, stood or will stand for a meter. Searches all of them, giving way to others."""

@@ -137,6 +137,7 @@ class EtcdCluster:
             shards=shards,
             issues_in_flight=0 if beat is None else beat.issues_in_flight,
             deliveries_in_flight=0 if beat is None else beat.deliveries_in_flight,
+            missing_keys=() if beat is None else tuple(beat.missing_keys),
         )
 
     def _beat(self, node_id: str) -> tuple[peer.HeartbeatResponse | None, int]:

@@ -141,6 +141,8 @@ class WorkerPool:
         self._config = config
         self._workers = [_Worker(config) for _ in range(config.workers)]
         self._refused: HsmRefused | None = None
+        # Held while a worker is asked for something that no sale waits for.
+        self._asking = asyncio.Lock()
 
     @property
     def ready(self) -> bool:
@@ -169,6 +171,10 @@ class WorkerPool:
     async def sign(self, batch: Sequence[Work]) -> list[Signed]:
         """Return one code or one error per request, in order; a batch is spread over idle workers."""
         idle = [one for one in self._workers if one.idle]
+        if not idle and self._asking.locked():
+            # The only worker is looking for a key, or says that it lives: a moment that must not refuse a sale.
+            async with self._asking:
+                idle = [one for one in self._workers if one.idle]
         if not idle:
             return [HsmUnavailable("no HSM worker is ready; repeat the same transaction_id") for _ in batch]
         # A share below this costs more in passing it over than it saves.
@@ -182,14 +188,15 @@ class WorkerPool:
 
     async def has_key(self, key_id: str, public_point: bytes) -> bool | None:
         """Return whether a worker finds the key, and it is the one it should be; None if none can say now."""
-        idle = next((one for one in self._workers if one.idle), None)
-        if idle is None:
-            return None
-        try:
-            return await idle.has_key(key_id, public_point, self._config.sign_deadline_ms / 1000)
-        except HsmUnavailable as error:
-            log.warning("an HSM worker failed", extra={"error": error.message})
-            return None
+        async with self._asking:
+            idle = next((one for one in self._workers if one.idle), None)
+            if idle is None:
+                return None
+            try:
+                return await idle.has_key(key_id, public_point, self._config.sign_deadline_ms / 1000)
+            except HsmUnavailable as error:
+                log.warning("an HSM worker failed", extra={"error": error.message})
+                return None
 
     async def close(self) -> None:
         """End every worker."""
@@ -212,11 +219,16 @@ class WorkerPool:
                 pause_ms = self._config.restart_first_ms
                 # An HSM that fails while nobody asks must not be found out by a sale.
                 if one.idle and time.monotonic() - one.used_at > self._config.probe_ms / 1000:
-                    await self._sign(one, [])
+                    await self._probe(one)
             elif self._refused is None:
                 await one.stop()
                 await self._try(one)
                 pause_ms = min(2 * pause_ms, self._config.restart_most_ms)
+
+    async def _probe(self, one: _Worker) -> None:
+        async with self._asking:
+            if one.idle:
+                await self._sign(one, [])
 
     async def _try(self, one: _Worker) -> None:
         try:

@@ -60,7 +60,11 @@ class HsmSession:
         return self._digest(before, secret, after)
 
     def has_key(self, key_id: str, public_point: bytes) -> bool:
-        """Return whether the private key is there, and is the one that belongs to `public_point`."""
+        """Return whether the private key is there now, and is the one that belongs to `public_point`.
+
+        A handle kept from before proves nothing: the key may have been taken away, or replaced.
+        """
+        self._private_keys.pop((key_id, public_point), None)
         try:
             self._private_key(key_id, public_point)
         except KeyMissing:

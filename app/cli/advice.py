@@ -29,7 +29,7 @@ ADVICE: Final[Mapping[str, str]] = {
     "OVERLOADED": _SALE_LATER,
     "DEADLINE_TOO_SHORT": _SALE_LATER,
     "HSM_UNAVAILABLE": _SALE_LATER,
-    "KEY_MISSING": "tell the operator, who compares utrn hsm list with utrn supplier show",
+    "KEY_MISSING": "repeat at another node: --target; the operator compares utrn hsm list with utrn supplier show",
     "LEDGER_UNAVAILABLE": _LATER,
     "OUTCOME_UNKNOWN": "repeat the same command: the ledger will tell",
     "SHUTTING_DOWN": "repeat at another node: --target",

@@ -130,6 +130,8 @@ def problems_of(found: "pb.GetClusterStatusResponse") -> list[str]:
             problems.append(f"{node.node_id} has no HSM: docs/runbooks/hsm.md")
         elif not node.mirror_ready:
             problems.append(f"{node.node_id} has not read the outbox yet")
+        if node.missing_keys:
+            problems.append(f"{node.node_id} lacks {', '.join(node.missing_keys)}: docs/runbooks/hsm.md")
     if not any(node.serving for node in found.nodes):
         problems.append("no node serves")
     free = [str(shard.shard) for shard in found.shards if not shard.owner]

@@ -30,6 +30,7 @@ class NodeStatus:
     shards: int = 0
     issues_in_flight: int = 0
     deliveries_in_flight: int = 0
+    missing_keys: tuple[str, ...] = ()
     since: datetime | None = None
 
 

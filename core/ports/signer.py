@@ -1,4 +1,4 @@
-"""TokenSigner: turns amounts and counters into codes, with keys that never leave the HSM."""
+"""TokenSigner: turns amounts and counters into codes, with keys that never leave the HSM. KeyFinder: finds them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +30,19 @@ class TokenSigner(Protocol):
         """Return one code or one error per request, in order. Same request, same digits; stores nothing.
 
         A code returned here must not leave the process before the ledger has committed it. Errors, per request:
-        KeyMissing and NotSupportedByMeter are final; HsmUnavailable may be repeated. Raises nothing of its own.
+        NotSupportedByMeter is final; HsmUnavailable and KeyMissing may be repeated at another node, whose HSM may have
+        the key. Raises nothing of its own.
         """
+        ...
+
+
+class KeyFinder(Protocol):
+    """Looks for keys in this node's HSM."""
+
+    async def has_key(self, key: SupplierKey) -> bool | None:
+        """Return whether the key is there now, and is the one it should be; None if nobody can say now."""
+        ...
+
+    def doubted(self) -> set[SupplierKey]:
+        """Return the keys that a signature did not find since this was last asked."""
         ...

@@ -62,6 +62,27 @@ def test_only_peers_heard_of_late_count() -> None:
     assert (watch.clocks_ahead_s(), watch.reach_ledger()) == ([], False)
 
 
+@pytest.mark.parametrize(
+    ("beat", "fresh", "counts"),
+    [
+        (pb.HeartbeatResponse(serving=True, keys_complete=True), True, True),
+        (pb.HeartbeatResponse(serving=True, keys_complete=True), False, False),
+        (pb.HeartbeatResponse(serving=False, keys_complete=True), True, False),
+        (pb.HeartbeatResponse(serving=True), True, False),
+        (pb.HeartbeatResponse(serving=True, missing_keys=["supplier-north/01"]), True, False),
+    ],
+    ids=["serves with all keys", "not heard of late", "serves nobody", "of an older version", "lacks one itself"],
+)
+def test_a_node_stands_aside_only_for_a_peer_that_serves_with_all_keys(
+    beat: pb.HeartbeatResponse, *, fresh: bool, counts: bool
+) -> None:
+    clock = HandClock()
+    watch = _watch(FakeEtcd(), clock)
+    watch.heard["node-b"] = Heard(beat, clock.monotonic(), 0.0)
+    clock.advance(0 if fresh else 3)
+    assert watch.serve_with_all_keys() is counts
+
+
 @pytest.mark.parametrize("settings", [{"heartbeat_ms": 10}, {"revokes_per_minute": 0}, {"ca": Path("x")}])
 def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):

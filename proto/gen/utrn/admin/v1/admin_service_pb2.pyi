@@ -103,6 +103,7 @@ class Node(_message.Message):
     ISSUES_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     DELIVERIES_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
+    MISSING_KEYS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """Its id."""
     address: _builtins.str
@@ -139,6 +140,10 @@ class Node(_message.Message):
     def since(self) -> _timestamp_pb2.Timestamp:
         """When it first joined; absent if it is on no roster."""
 
+    @_builtins.property
+    def missing_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keys that its HSM lacks, supplier/key id, at most 20 of them, by its last beat."""
+
     def __init__(
         self,
         *,
@@ -159,10 +164,11 @@ class Node(_message.Message):
         issues_in_flight: _builtins.int = ...,
         deliveries_in_flight: _builtins.int = ...,
         since: _timestamp_pb2.Timestamp | None = ...,
+        missing_keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "alive", b"alive", "beat_age_ms", b"beat_age_ms", "deliveries_in_flight", b"deliveries_in_flight", "drained", b"drained", "hsm_ready", b"hsm_ready", "issues_in_flight", b"issues_in_flight", "lease_left_ms", b"lease_left_ms", "lease_ttl_ms", b"lease_ttl_ms", "mirror_lag", b"mirror_lag", "mirror_ready", b"mirror_ready", "node_id", b"node_id", "serving", b"serving", "shards", b"shards", "since", b"since", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "alive", b"alive", "beat_age_ms", b"beat_age_ms", "deliveries_in_flight", b"deliveries_in_flight", "drained", b"drained", "hsm_ready", b"hsm_ready", "issues_in_flight", b"issues_in_flight", "lease_left_ms", b"lease_left_ms", "lease_ttl_ms", b"lease_ttl_ms", "mirror_lag", b"mirror_lag", "mirror_ready", b"mirror_ready", "missing_keys", b"missing_keys", "node_id", b"node_id", "serving", b"serving", "shards", b"shards", "since", b"since", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -3,8 +3,10 @@
 isort:skip_file
 What nodes of one cluster tell each other. Only certificates of nodes may call it."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -55,6 +57,8 @@ class HeartbeatResponse(_message.Message):
     CLOCK_MS_FIELD_NUMBER: _builtins.int
     LEDGER_READY_FIELD_NUMBER: _builtins.int
     TIME_MS_FIELD_NUMBER: _builtins.int
+    KEYS_COMPLETE_FIELD_NUMBER: _builtins.int
+    MISSING_KEYS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """The node that beats."""
     lease_id: _builtins.int
@@ -77,6 +81,12 @@ class HeartbeatResponse(_message.Message):
     """True while etcd acknowledges its lease."""
     time_ms: _builtins.int
     """What it makes of cluster time, Unix time in milliseconds; 0 while it does not know it."""
+    keys_complete: _builtins.bool
+    """True if its HSM was found to have every supplier's key. A node of an older version does not say so."""
+    @_builtins.property
+    def missing_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keys that its HSM lacks, supplier/key id, at most 20 of them."""
+
     def __init__(
         self,
         *,
@@ -91,10 +101,12 @@ class HeartbeatResponse(_message.Message):
         clock_ms: _builtins.int = ...,
         ledger_ready: _builtins.bool = ...,
         time_ms: _builtins.int = ...,
+        keys_complete: _builtins.bool = ...,
+        missing_keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "deliveries_in_flight", b"deliveries_in_flight", "issues_in_flight", b"issues_in_flight", "lease_id", b"lease_id", "leaving", b"leaving", "ledger_ready", b"ledger_ready", "loop_delay_ms", b"loop_delay_ms", "mirror_revision", b"mirror_revision", "node_id", b"node_id", "serving", b"serving", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "deliveries_in_flight", b"deliveries_in_flight", "issues_in_flight", b"issues_in_flight", "keys_complete", b"keys_complete", "lease_id", b"lease_id", "leaving", b"leaving", "ledger_ready", b"ledger_ready", "loop_delay_ms", b"loop_delay_ms", "mirror_revision", b"mirror_revision", "missing_keys", b"missing_keys", "node_id", b"node_id", "serving", b"serving", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
