@@ -43,14 +43,18 @@ def final(call: Call, calls: Sequence[Call]) -> bool:
 
 
 def _refused_and_sold(transaction_id: str, calls: Sequence[Call], sold: tuple[str, int] | None) -> Iterator[Finding]:
-    """A sale that was refused for good is never sold: not before, not after, at no node."""
+    """A sale that was refused for good is never sold: not before, not after, at no node.
+
+    Unless it was asked for once more, from the beginning, after a refusal that did not close its id.
+    """
     if sold is None:
         return
     for call in calls:
         # The id of another sale is refused because that one was sold.
-        other = call.reason == REUSED and (call.content, call.amount_pence) != sold
-        closed = call.final == FENCED or (call.content, call.amount_pence) == sold
-        if final(call, calls) and closed and not other:
+        other = call.reason == REUSED and _content(call) != sold
+        anew = call.final == IF_FIRST and any(call.ended is not None and one.began > call.ended for one in calls)
+        closed = call.final == FENCED or _content(call) == sold
+        if final(call, calls) and closed and not other and not anew:
             yield Finding(7, f"{transaction_id} was refused for good ({call.reason}) and sold all the same")
 
 

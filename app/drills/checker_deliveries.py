@@ -106,8 +106,6 @@ def _every_end_has_a_cause(run: Run, book: Book) -> Iterator[Finding]:
 
 def _wrong_giving_up(run: Run, step: Step, delivery: Delivery) -> str | None:
     """What is given up has been sent, and was sent too often or owed too long: by what has truly passed, if known."""
-    if delivery.attempts == 0:
-        return "it was never sent"
     if delivery.attempts >= run.give_up.attempts_max or delivery.queued_at is None or delivery.closed_at is None:
         return None
     passed_s = (delivery.closed_at - delivery.queued_at).total_seconds()
@@ -115,7 +113,7 @@ def _wrong_giving_up(run: Run, step: Step, delivery: Delivery) -> str | None:
         passed_s = min(passed_s, step.at - (delivery.queued_at - run.began).total_seconds() + SLACK_MS / 1000)
     if passed_s < run.give_up.after_s:
         return f"{delivery.attempts} sends and {passed_s:.0f} s are no reason"
-    return None
+    return None if delivery.attempts else "it was owed long enough, and never sent"
 
 
 def _wrong_refusal(run: Run, vend: Vend) -> str | None:
@@ -216,11 +214,11 @@ def _applied_keys(run: Run) -> Iterator[Finding]:
             highest, told = event.change.highest_applied, f"revision {event.revision}: meter {sequence[1]}"
             code = CodeKey(*sequence, highest)
             if highest < before.get(sequence, 0):
-                yield Finding(14, f"{told}: what is applied fell to {highest}")
+                yield Finding(12, f"{told}: what is applied fell to {highest}")
             if highest > issued.get(sequence, 0):
-                yield Finding(14, f"{told}: {highest} is applied, {issued.get(sequence, 0)} issued")
+                yield Finding(12, f"{told}: {highest} is applied, {issued.get(sequence, 0)} issued")
             elif run.said is not None and not handed_over and code not in credited and code not in run.said.credited:
-                yield Finding(14, f"{told}: {highest} is applied, and the meter never said so")
+                yield Finding(12, f"{told}: {highest} is applied, and the meter never said so")
             before[sequence] = highest
 
 

@@ -26,9 +26,9 @@ def check_market(run: Run, book: Book) -> Iterator[Finding]:
         vend = step.seen.vend
         told = f"revision {step.revision}: {vend.sale.transaction_id}"
         if step.seen.created and vend.rule != _HANDED_OVER:
-            yield from (Finding(12, f"{told} was sold, and {why}") for why in _Sale(book, step.revision, vend).wrong())
+            yield from (Finding(14, f"{told} was sold, and {why}") for why in _Sale(book, step.revision, vend).wrong())
         if _is_sent(step) and not _may_be_sent(book, step):
-            yield Finding(12, f"{told} was sent to a meter that has changed hands")
+            yield Finding(14, f"{told} was sent to a meter that has changed hands")
     yield from _nothing_before_its_time(run, book)
 
 
@@ -152,5 +152,5 @@ def _nothing_before_its_time(run: Run, book: Book) -> Iterator[Finding]:
                 continue
             early_s = (record.turned_at - began) / 1000 - heard[revision]
             if record.turned_at > turned_at and early_s * 1000 > SLACK_MS:
-                yield Finding(12, f"revision {revision}: a change of {ref.id} was carried out {early_s:.0f} s early")
+                yield Finding(14, f"revision {revision}: a change of {ref.id} was carried out {early_s:.0f} s early")
             turned_at = record.turned_at

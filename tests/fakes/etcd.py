@@ -7,6 +7,7 @@ fail or delay the next transaction. Leases run out by the loop's clock, so a vir
 import asyncio
 import operator
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextvars import Context
 from typing import Any
 
 from etcdpb import rpc_pb2 as pb
@@ -129,7 +130,8 @@ class FakeEtcd:
     def _renew(self, lease_id: int, ttl_s: int) -> None:
         if lease_id in self.leases:
             self.leases[lease_id][1].cancel()
-        timer = asyncio.get_running_loop().call_later(ttl_s, self._end, lease_id)
+        # It is etcd's clock that runs: whatever becomes of the client whose work this is.
+        timer = asyncio.get_running_loop().call_later(ttl_s, self._end, lease_id, context=Context())
         self.leases[lease_id] = (ttl_s, timer)
 
     def _end(self, lease_id: int) -> None:

@@ -1,16 +1,21 @@
-"""Head end and meters of the simulation: they lose, repeat and reorder, and credit each counter once."""
+"""Head end and meters of the simulation: they lose, repeat, reorder, refuse and lie, and credit each counter once."""
 
 import asyncio
 import hashlib
 import random
 from collections.abc import AsyncIterator, Sequence
+from contextvars import Context
+from dataclasses import dataclass, field
 
 from app.drills.checker import CodeKey, Credited, Said
+from core.domain.delivery import DeliveryReason
 from core.domain.errors import HeadEndUnavailable, HsmUnavailable, UtrnError
-from core.domain.meter import MeterId
-from core.domain.token import Utrn, value_of
+from core.domain.meter import MeterId, OriginatorId
+from core.domain.token import COUNTER_MAX, Counter, Utrn, truncated_counter, value_of
+from core.flows.confirm import CREDIT_ADDED_LOCALLY, EXCEEDS_MAX_BALANCE
 from core.ports.headend import (
     AddCredit,
+    Alert,
     Answer,
     AnswerKind,
     Capabilities,
@@ -26,12 +31,17 @@ CAPABILITIES = Capabilities(
     name="sim", dedupes_by_message_id=True, status_by_message_id=True, alerts_name_counter=True, in_flight_max=1000
 )
 _GIVE_UP_S = 1.0
+# GBCS: a meter remembers so many counters; whatever is below them all is a duplicate to it, credited or not.
+_CACHE = 100
+# A meter rebuilds a counter from its ten bits as the nearest one to the highest it has credited.
+_REBUILT_WITHIN = 512
+_REFUSALS = {AnswerKind.MAX_BALANCE: DeliveryReason.MAX_BALANCE, AnswerKind.UNEXPLAINED: DeliveryReason.MAX_BALANCE}
 
 
-def code_of(meter_id: str, counter: int, pence: int) -> Utrn:
+def code_of(originator_id: str, meter_id: str, counter: int, pence: int) -> Utrn:
     """Return the code that the meter takes: its MAC is a hash here, known to signer and meter alone."""
-    mac = int.from_bytes(hashlib.sha256(f"{meter_id}/{counter}/{pence}".encode()).digest()[:4], "big")
-    return utrn(counter, pence, mac)
+    told = f"{originator_id}/{meter_id}/{counter}/{pence}".encode()
+    return utrn(counter, pence, int.from_bytes(hashlib.sha256(told).digest()[:4], "big"))
 
 
 class SimSigner:
@@ -44,41 +54,58 @@ class SimSigner:
         await asyncio.sleep(0.0005)
         if self.broken:
             return [HsmUnavailable("no HSM worker is ready") for _ in requests]
-        return [code_of(one.meter_id, one.counter, one.value.value) for one in requests]
+        return [code_of(one.key.originator_id, one.meter_id, one.counter, one.value.value) for one in requests]
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """What a meter knows of one originator's counters."""
+
+    cache: set[int] = field(default_factory=set)
+
+    @property
+    def highest(self) -> int:
+        return max(self.cache, default=0)
+
+    def rebuilt(self, bits: int) -> int:
+        """Return the counter of which a code has the ten bits: the one nearest to the highest."""
+        near = self.highest - self.highest % 1024 + bits
+        return min((near - 1024, near, near + 1024), key=lambda one: (one <= 0, abs(one - self.highest)))
+
+    def is_duplicate(self, counter: int) -> bool:
+        return counter in self.cache or (len(self.cache) == _CACHE and counter < min(self.cache))
+
+    def credit(self, counter: int) -> None:
+        self.cache.add(counter)
+        if len(self.cache) > _CACHE:
+            self.cache.remove(min(self.cache))
 
 
 class SimMeters:
-    """Every meter: what it has credited."""
+    """Every meter: what it has credited, and what it has said."""
 
-    def __init__(self) -> None:
+    def __init__(self, chance: random.Random, *, refuse: float) -> None:
         self.credits: list[Credited] = []
         self.not_authentic = 0
         self.said = Said()
-        self._seen: set[tuple[str, int]] = set()
+        self.refuse = refuse
+        self._chance = chance
+        self._sequences: dict[tuple[str, str], _Sequence] = {}
 
-    def take(self, message: AddCredit, pence: int) -> AnswerKind:
-        """Handle a code."""
-        kind = self._result(message, pence)
-        code = CodeKey(message.originator_id, message.meter_id, message.counter)
-        if kind in (AnswerKind.APPLIED, AnswerKind.DUPLICATE):
-            self.said.credited.add(code)
-        return kind
-
-    def _result(self, message: AddCredit, pence: int) -> AnswerKind:
-        if message.utrn != code_of(message.meter_id, message.counter, pence):
+    def take(self, originator_id: str, meter_id: str, code: Utrn) -> AnswerKind:
+        """Handle a code, sent or keyed in."""
+        sequence = self._sequences.setdefault((originator_id, meter_id), _Sequence())
+        pence, counter = value_of(code).value, sequence.rebuilt(truncated_counter(code))
+        if code != code_of(originator_id, meter_id, counter, pence):
             self.not_authentic += 1
             return AnswerKind.NOT_AUTHENTIC
-        if (message.meter_id, message.counter) in self._seen:
+        if sequence.is_duplicate(counter):
             return AnswerKind.DUPLICATE
-        self._seen.add((message.meter_id, message.counter))
+        if self._chance.random() < self.refuse:
+            return self._chance.choice((AnswerKind.MAX_BALANCE, AnswerKind.UNEXPLAINED, AnswerKind.TEMPORARY_FAILURE))
+        sequence.credit(counter)
         self.credits.append(
-            Credited(
-                meter_id=message.meter_id,
-                originator_id=message.originator_id,
-                counter=message.counter,
-                utrn=message.utrn,
-                pence=pence,
-            )
+            Credited(meter_id=meter_id, originator_id=originator_id, counter=counter, utrn=code, pence=pence)
         )
         return AnswerKind.APPLIED
 
@@ -92,6 +119,7 @@ class SimWan:
         self.loss = loss
         self.outage = False
         self._states: dict[str, Answer | GivenUp | MessageState] = {}
+        self._messages: dict[str, AddCredit] = {}
         self._streams: list[asyncio.Queue[HeadEndEvent]] = []
         self.tasks: asyncio.TaskGroup | None = None
 
@@ -110,12 +138,51 @@ class SimWan:
         if state is MessageState.IN_FLIGHT or isinstance(state, Answer):
             return
         self._states[message.message_id] = MessageState.IN_FLIGHT
+        self._messages[message.message_id] = message
         assert self.tasks is not None
         for _ in range(2 if self._chance.random() < self.loss else 1):
-            self.tasks.create_task(self._carry(message))
+            # The head end's own work: it goes on whatever becomes of the node that asked for it.
+            self.tasks.create_task(self._carry(message), context=Context())
 
     def status(self, message_id: str) -> Answer | GivenUp | MessageState:
         return self._states.get(message_id, MessageState.NOT_KNOWN)
+
+    def enter_by_hand(self, originator_id: str, meter_id: str, code: Utrn) -> bool:
+        """Key a code in at its meter; return whether it was credited. The meter's alert tells of it, if it is heard."""
+        if self._meters.take(originator_id, meter_id, code) is not AnswerKind.APPLIED:
+            return False
+        credit = self._meters.credits[-1]
+        self._alert(CREDIT_ADDED_LOCALLY, credit.originator_id, credit.meter_id, credit.counter)
+        return True
+
+    def lie(self, originator_id: str, meter_id: str) -> None:
+        """Tell what is not so: of a counter nobody has issued, or of a message nobody has sent."""
+        counter = self._chance.choice((COUNTER_MAX, 1_000, self._chance.randint(1, 40)))
+        code = CodeKey(originator_id, meter_id, counter)
+        never_sent = f"{originator_id}:{meter_id}:{counter << 32}"
+        if never_sent in self._states or any(_code_of(one) == code for one in self._meters.credits):
+            return
+        match self._chance.randrange(4):
+            case 0:
+                self._alert(CREDIT_ADDED_LOCALLY, originator_id, meter_id, counter)
+            case 1:
+                self._tell(Answer(message_id=never_sent, kind=AnswerKind.APPLIED))
+            case 2:
+                self._tell(Answer(message_id=never_sent, kind=AnswerKind.DUPLICATE))
+            case _:
+                self._alert(CREDIT_ADDED_LOCALLY, originator_id, "00db12ffffffffff", counter)
+
+    def _alert(self, alert_code: int, originator_id: str, meter_id: str, counter: int) -> None:
+        if alert_code == CREDIT_ADDED_LOCALLY:
+            self._meters.said.credited.add(CodeKey(originator_id, meter_id, counter))
+        self._tell(
+            Alert(
+                meter_id=MeterId(meter_id),
+                alert_code=alert_code,
+                originator_id=OriginatorId(originator_id),
+                counter=Counter(counter),
+            )
+        )
 
     async def _carry(self, message: AddCredit) -> None:
         await asyncio.sleep(self._chance.lognormvariate(-3.5, 0.8))
@@ -123,15 +190,26 @@ class SimWan:
         if self.outage or lost_before:
             await self._give_up(message)
             return
-        pence = _pence_of(message.utrn)
-        kind = self._meters.take(message, pence)
+        kind = self._meters.take(message.originator_id, message.meter_id, message.utrn)
         await asyncio.sleep(self._chance.lognormvariate(-3.5, 0.8))
         if lost_after:
             await self._give_up(message)
             return
+        self._say(message, kind)
+
+    def _say(self, message: AddCredit, kind: AnswerKind) -> None:
+        code = CodeKey(message.originator_id, message.meter_id, message.counter)
         answer = Answer(message_id=message.message_id, kind=kind)
-        self._states[message.message_id] = answer
+        if kind in _REFUSALS:
+            self._meters.said.refusals.add((code, _REFUSALS[kind]))
+        if kind in (AnswerKind.APPLIED, AnswerKind.DUPLICATE):
+            self._meters.said.credited.add(code)
+        self._states[message.message_id] = (
+            answer if kind is not AnswerKind.TEMPORARY_FAILURE else MessageState.NOT_KNOWN
+        )
         self._tell(answer)
+        if kind is AnswerKind.UNEXPLAINED:
+            self._alert(EXCEEDS_MAX_BALANCE, *code)
 
     async def _give_up(self, message: AddCredit) -> None:
         await asyncio.sleep(_GIVE_UP_S)
@@ -192,9 +270,8 @@ class SimHeadEnd:
             raise HeadEndUnavailable("no answer")
 
 
-def _pence_of(code: Utrn) -> int:
-    """Return the value that a code carries; see core.domain.token."""
-    return value_of(code).value
+def _code_of(credit: Credited) -> CodeKey:
+    return CodeKey(credit.originator_id, credit.meter_id, credit.counter)
 
 
 def meter_ids(count: int) -> list[MeterId]:

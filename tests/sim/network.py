@@ -24,6 +24,9 @@ class Link:
         self.cut = False
         self.slow = 1.0
         self.dead = False
+        # How late watches tell, and which share of what they should tell they lose.
+        self.lag_s = 0.0
+        self.deaf = 0.0
         self._frozen_until = 0.0
 
     @property
@@ -43,6 +46,10 @@ class Link:
             await asyncio.sleep(left)
         if self.dead:
             await loop.create_future()
+
+    def missed(self) -> bool:
+        """Return whether a watch loses an event, for good."""
+        return self.deaf > 0 and self._chance.random() < self.deaf
 
     def lost(self) -> bool:
         """Return whether a message is lost."""
@@ -123,6 +130,8 @@ class SimClient:
         revision = after_revision
         async for reply in self._etcd.watch(prefix, after_revision):
             await self._link.pass_through()
+            if self._link.lag_s:
+                await asyncio.sleep(self._link.lag_s)
             while self._link.cut:
                 await asyncio.sleep(_GRAIN_S)
                 await self._link.pass_through()
@@ -130,4 +139,6 @@ class SimClient:
                 if revision < self._etcd.compacted:
                     raise Compacted
             revision = reply.events[-1].kv.mod_revision
+            if self._link.missed():
+                continue
             yield reply

@@ -105,7 +105,7 @@ def test_what_was_sold_was_allowed_by_the_records_of_then(why: str, changed: _Ch
     story.tell(RecordSeen(ref_of(record), record))
     known = sell(story, stored)
     told = [str(one) for one in check_run(replace(run_of(story, known, credited=False), settled=False))]
-    assert [one for one in told if "INV-12" in one and why in one], told
+    assert [one for one in told if "INV-14" in one and why in one], told
 
 
 @pytest.mark.parametrize(("why", "changed"), _WRONG, ids=[f"{index}-{why}" for index, (why, _) in enumerate(_WRONG)])
@@ -128,16 +128,16 @@ def test_every_record_a_sale_was_based_on_was_in_force_at_its_revision() -> None
         moved = replace(sell(story, plain), basis=before)
         ledger = rewritten(story.events, lambda one, moved=moved: replace(one, vend=moved))  # type: ignore[misc]
         run = replace(run_of(story, moved, credited=False), settled=False, ledger=ledger)
-        assert _fired(run) == {12}, record
+        assert _fired(run) == {14}, record
     story = market(plain)
     story.tell(RecordGone(ref_of(card(plain.sale.pan, plain.meter_id))))
-    assert 12 in _fired(replace(run_of(story, sell(story, plain), credited=False), settled=False))
+    assert 14 in _fired(replace(run_of(story, sell(story, plain), credited=False), settled=False))
 
 
 def test_a_sale_names_what_it_was_based_on() -> None:
     _, run = good()
     bare = rewritten(run.ledger, lambda one: replace(one, vend=replace(one.vend, basis=())))
-    assert _fired(replace(run, ledger=bare)) == {12}
+    assert _fired(replace(run, ledger=bare)) == {14}
     taken_over = rewritten(bare, lambda one: replace(one, vend=replace(one.vend, rule="handed over")))
     assert check_run(replace(run, ledger=taken_over)) == []
 
@@ -152,7 +152,7 @@ def test_nothing_is_sent_to_a_meter_that_has_changed_hands(*, moved: bool, fired
         story.tell(RecordSeen(ref_of(after), after))
     story.tell(seen(sent(known)))
     run = replace(run_of(story, known, credited=False), settled=False)
-    assert (12 in _fired(run)) is fired
+    assert (14 in _fired(run)) is fired
 
 
 def test_no_change_of_a_meter_is_carried_out_before_its_time() -> None:
@@ -161,7 +161,7 @@ def test_no_change_of_a_meter_is_carried_out_before_its_time() -> None:
     for heard_at, turned_at, fired in ((20.0, due, True), (3600.0, due, False), (20.0, LONG_AGO, False)):
         after = _registered(meter(stored.meter_id), Registration(supplier_id=SOUTH), since=due, turned_at=turned_at)
         later = LedgerEvent(99, RecordSeen(ref_of(after), after), heard_at)
-        assert (12 in _fired(replace(run, ledger=[*run.ledger, later]))) is fired
+        assert (14 in _fired(replace(run, ledger=[*run.ledger, later]))) is fired
         assert check_run(replace(run, ledger=[*run.ledger, later], began=None)) == []
     assert run.began is not None
     ahead = replace(run, began=run.began - timedelta(seconds=1))

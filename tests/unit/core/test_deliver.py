@@ -60,10 +60,11 @@ async def test_a_delivery_that_met_a_doubtful_lease_is_looked_at_again(
     doubts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(deliver, "_READ_AGAIN_AFTER_S", 0.01)
-    etcd, clock, meters, chance = FakeEtcd(), SystemClock(), SimMeters(), random.Random(1)
+    etcd, clock, chance = FakeEtcd(), SystemClock(), random.Random(1)
+    meters = SimMeters(chance, refuse=0.0)
     client, keys, meter_id = cast("EtcdClient", etcd), Keys(CONFIG.prefix), new_meter_id()
     shard = shard_of(meter_id, CONFIG.shards)
-    owed = replace(vend(1, meter_id), utrn=code_of(meter_id, 1, 1000))
+    owed = replace(vend(1, meter_id), utrn=code_of(ORIGINATOR, meter_id, 1, 1000))
     await EtcdLedger(client, CONFIG, clock).commit([Entry(vend=owed, seen=CounterState())])
     lease, _ = await etcd.grant_lease(60)
     epoch = (await etcd.txn(_claim(keys.shard(shard), lease))).header.revision
