@@ -88,6 +88,16 @@ class AppliedSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class CodeSeen:
+    """It was written which vend a counter belongs to."""
+
+    originator_id: OriginatorId
+    meter_id: MeterId
+    counter: Counter
+    vend: VendKey
+
+
+@dataclass(frozen=True, slots=True)
 class OwedSeen:
     """A delivery was put into the outbox, in that shard; `vend` is what its pointer names."""
 
@@ -138,6 +148,7 @@ Change = (
     | OwnerGone
     | CounterSeen
     | AppliedSeen
+    | CodeSeen
     | OwedSeen
     | OwedGone
     | RecordSeen
@@ -219,14 +230,19 @@ def _seen(keys: Keys, kind: str, name: str, kv: pb.KeyValue) -> Change | None:
             return CounterSeen(*_sequence(name), read(store.CounterRecord(), kv.value).last_issued)
         case "applied":
             return AppliedSeen(*_sequence(name), read(store.AppliedRecord(), kv.value).highest_applied)
+        case "code":
+            return CodeSeen(*_sequence(name.rpartition("/")[0]), keys.parse_code(kv.key), _pointed_at(kv.value))
         case "outbox":
-            pointer = read(store.VendPointer(), kv.value)
-            vend = ParticipantId(pointer.participant_id), TransactionId(pointer.transaction_id)
-            return OwedSeen(*keys.parse_outbox(kv.key), vend)
+            return OwedSeen(*keys.parse_outbox(kv.key), _pointed_at(kv.value))
         case "registry":
             return record_seen(keys, kv)
         case _:
             return None
+
+
+def _pointed_at(value: bytes) -> VendKey:
+    pointer = read(store.VendPointer(), value)
+    return ParticipantId(pointer.participant_id), TransactionId(pointer.transaction_id)
 
 
 def _vend_key(name: str) -> VendKey:

@@ -10,11 +10,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from app.drills.checker_book import Book
-from app.drills.checker_calls import Sold, check_calls
+from app.drills.checker_calls import REUSED, Sold, check_calls
 from app.drills.checker_deliveries import check_deliveries
 from app.drills.checker_market import check_market
 from app.drills.checker_run import CodeKey, Credited, Finding, GiveUp, Run, Said, Taken, code_key, credited_key
-from cluster.history import CounterSeen, LedgerEvent, VendKey
+from app.drills.history import FENCED
+from cluster.history import CodeSeen, CounterSeen, LedgerEvent, VendKey
 from cluster.shards import shard_of
 from core.domain.delivery import DeliveryState
 from core.domain.meter import MeterId
@@ -39,6 +40,8 @@ def check_run(run: Run) -> list[Finding]:
         _counters_never_fall(run.ledger),
         _answered_is_durable(run, book),
         _nothing_before_its_commit(run, book),
+        _codes_name_their_vends(run.ledger, book),
+        _closed_stays_closed(run, book),
         _one_owner(book),
         _money(run, book),
         _too_old(run),
@@ -68,9 +71,7 @@ def _one_id_one_code(book: Book) -> Iterator[Finding]:
 def _one_counter_one_content(book: Book) -> Iterator[Finding]:
     holders: dict[CodeKey, set[VendKey]] = defaultdict(set)
     last: dict[tuple[str, str], int] = {}
-    for step in book.steps:
-        if not step.seen.created:
-            continue
+    for step in book.created:
         vend = step.seen.vend
         holders[code_key(vend)].add(step.seen.key)
         sequence = (vend.meter_id, vend.originator_id)
@@ -85,6 +86,32 @@ def _one_counter_one_content(book: Book) -> Iterator[Finding]:
     for code, keys in holders.items():
         if len(keys) > 1:
             yield Finding(2, f"meter {code.meter_id}: counter {code.counter} belongs to {len(keys)} vends")
+
+
+def _codes_name_their_vends(ledger: Sequence[LedgerEvent], book: Book) -> Iterator[Finding]:
+    """Every vend is committed together with the entry that says whose its counter is; no entry ever says otherwise."""
+    named: dict[CodeKey, tuple[int, VendKey]] = {}
+    for event in ledger:
+        if isinstance(event.change, CodeSeen):
+            code = CodeKey(event.change.originator_id, event.change.meter_id, event.change.counter)
+            _, before = named.setdefault(code, (event.revision, event.change.vend))
+            if before != event.change.vend:
+                yield Finding(2, f"meter {code.meter_id}: counter {code.counter} was given to another vend")
+    for step in book.created:
+        if named.get(code_key(step.seen.vend)) != (step.revision, step.seen.key):
+            told = f"meter {step.seen.vend.meter_id}: counter {step.seen.vend.counter}"
+            yield Finding(2, f"{told} was committed without saying whose it is")
+
+
+def _closed_stays_closed(run: Run, book: Book) -> Iterator[Finding]:
+    """An id that is closed as refused is never sold under; what is told to be closed is."""
+    for key in book.unclosed:
+        yield Finding(7, f"{key[1]} was closed as refused, and sold or closed anew")
+    closed = {(str(participant), str(one)) for participant, one in book.closed}
+    for call in run.calls:
+        fenced = call.outcome == "refused" and call.final == FENCED and call.reason != REUSED
+        if fenced and call.key not in closed:
+            yield Finding(3, f"{call.transaction_id} was answered as closed ({call.reason}), and is not")
 
 
 def _counters_never_fall(ledger: Sequence[LedgerEvent]) -> Iterator[Finding]:
@@ -114,7 +141,7 @@ def _answered_is_durable(run: Run, book: Book) -> Iterator[Finding]:
 
 
 def _nothing_before_its_commit(run: Run, book: Book) -> Iterator[Finding]:
-    committed = {str(vend.utrn) for _, vend in book.created}
+    committed = {str(step.seen.vend.utrn) for step in book.created}
     for utrn, who in [(call.utrn, "a caller") for call in run.calls if call.utrn] + [
         (credit.utrn, f"meter {credit.meter_id}") for credit in run.credits
     ]:

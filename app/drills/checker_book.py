@@ -11,6 +11,7 @@ from cluster.history import (
     OwnerSeen,
     RecordGone,
     RecordSeen,
+    RefusalSeen,
     VendGone,
     VendKey,
     VendSeen,
@@ -40,20 +41,16 @@ class Book:
         self.steps: list[Step] = []
         self.last: dict[VendKey, VendSeen] = {}
         self.gone: set[VendKey] = set()
+        self.closed: dict[VendKey, RefusalSeen] = {}
+        # Ids that were closed over a vend, sold over a refusal, or whose refusal changed.
+        self.unclosed: set[VendKey] = set()
         self.two_owners: list[tuple[int, int]] = []
         self._shard_of = shard_of
         self._records: dict[Ref, list[tuple[int, RegistryRecord | None]]] = defaultdict(list)
         self._living: dict[int, int] = {}
         for event in ledger:
             self._take(event)
-        self.created = [(step.revision, step.seen.vend) for step in self.steps if step.seen.created]
-
-    def versions(self) -> dict[VendKey, list[Step]]:
-        """Return every write of each vend, in order."""
-        found: dict[VendKey, list[Step]] = defaultdict(list)
-        for step in self.steps:
-            found[step.seen.key].append(step)
-        return found
+        self.created = [step for step in self.steps if step.seen.created]
 
     def in_force(self, ref: Ref, revision: int) -> Known[RegistryRecord] | None:
         """Return a record as it stood just before `revision`, with the revision that wrote it."""
@@ -63,6 +60,10 @@ class Book:
             return None
         written_at, record = writes[index - 1]
         return None if record is None else Known(record, written_at)
+
+    def writes(self, ref: Ref) -> list[tuple[int, RegistryRecord | None]]:
+        """Return every write of a record, in order; None where it was deleted."""
+        return self._records.get(ref, [])
 
     def records(self) -> Iterator[tuple[Ref, list[tuple[int, RegistryRecord | None]]]]:
         """Return every record with all its writes."""
@@ -74,6 +75,11 @@ class Book:
                 epoch = self._living.get(self._shard_of(seen.vend.meter_id))
                 self.steps.append(Step(event.revision, event.heard_at, seen, self.last.get(seen.key), epoch))
                 self.last[seen.key] = seen
+                if seen.key in self.closed:
+                    self.unclosed.add(seen.key)
+            case RefusalSeen(key=key) as refused:
+                if key in self.last or self.closed.setdefault(key, refused) != refused:
+                    self.unclosed.add(key)
             case VendGone(key=key):
                 self.gone.add(key)
                 self.last.pop(key, None)

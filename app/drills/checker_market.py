@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from app.drills.checker_book import Book, Step
 from app.drills.checker_deliveries import SLACK_MS, still_its_own
-from app.drills.checker_run import Finding, Run
+from app.drills.checker_run import Finding, Run, code_key
 from core.domain.appointment import Appointment, Appointments, AppointmentState
 from core.domain.delivery import DeliveryState
 from core.domain.meter import Card, Custody, Meter, PanStatus, PaymentMode
@@ -30,6 +30,25 @@ def check_market(run: Run, book: Book) -> Iterator[Finding]:
         if _is_sent(step) and not _may_be_sent(book, step):
             yield Finding(14, f"{told} was sent to a meter that has changed hands")
     yield from _nothing_before_its_time(run, book)
+    yield from _nothing_taken_after(run, book)
+
+
+def _nothing_taken_after(run: Run, book: Book) -> Iterator[Finding]:
+    """What was sold for one side is not taken over by a head end long after the meter has changed hands."""
+    sold = {code_key(step.seen.vend): step for step in book.created}
+    heard = {event.revision: event.heard_at for event in run.ledger}
+    for taken in run.taken:
+        step = sold.get(taken.code)
+        since = taken.at - run.send_within_s
+        if step is None or step.at > since:
+            continue
+        vend = step.seen.vend
+        writes = [(heard[revision], record) for revision, record in book.writes(Ref(Kind.METER, vend.meter_id))]
+        before, lately = [one for one in writes if one[0] <= since], [one for one in writes if one[0] > since]
+        stood = before[-1:] + [one for one in lately if one[0] <= taken.at]
+        if stood and not any(isinstance(one, Meter) and still_its_own(one, vend, one.turned_at) for _, one in stood):
+            told = f"meter {vend.meter_id}, counter {vend.counter}"
+            yield Finding(14, f"{told}: a head end took it at {taken.at:.1f} s, long after the meter had changed hands")
 
 
 def _is_sent(step: Step) -> bool:

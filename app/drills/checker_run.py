@@ -71,9 +71,9 @@ class Said:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """A message that a head end took over, at which revision of the ledger, and of whose code."""
+    """A message that a head end took over, of which code, and when: in seconds as `heard_at` of the ledger's events."""
 
-    revision: int
+    at: float
     code: CodeKey
 
 
@@ -90,6 +90,7 @@ class Run:
         credits: Every credit at every meter.
         said: What meters and head ends said; None if nobody kept it.
         taken: Every message that a head end took over, in order; empty if nobody kept them.
+        send_within_s: How long after the write that allows it a message may still be taken over.
         not_authentic: How often meters found a code of ours not authentic.
         logs: Texts that nodes wrote: no code may be in them.
         window_s: How old an id may be; None if the run is too short for that to matter.
@@ -109,6 +110,7 @@ class Run:
     credits: Sequence[Credited] = ()
     said: Said | None = None
     taken: Sequence[Taken] = ()
+    send_within_s: float = 10.0
     not_authentic: int = 0
     logs: Iterable[str] = ()
     window_s: float | None = None

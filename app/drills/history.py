@@ -8,8 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TextIO
 
-# How final a refusal is: the id is closed in the ledger; or it is final for a sale's first attempt.
-FENCED, IF_FIRST = "fenced", "if-first"
+from core.domain.errors import FENCED, IF_FIRST
+
+__all__ = ["FENCED", "IF_FIRST", "Call", "CallKey", "History", "read_history", "successes"]
+
 # Who sold, and under which id: ids are unique for each participant only.
 CallKey = tuple[str, str]
 

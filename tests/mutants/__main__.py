@@ -6,7 +6,6 @@ import sys
 import time
 
 from tests.mutants.catalogue import MUTANTS
-
 from tests.mutants.run import ROOT, Verdict, control, run_all
 
 

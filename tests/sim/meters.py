@@ -6,10 +6,11 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextvars import Context
 from dataclasses import dataclass, field
+from datetime import timedelta
 
-from app.drills.checker import CodeKey, Credited, Said
+from app.drills.checker import CodeKey, Credited, Said, Taken
 from core.domain.delivery import DeliveryReason
-from core.domain.errors import HeadEndUnavailable, HsmUnavailable, UtrnError
+from core.domain.errors import HeadEndStale, HeadEndUnavailable, HsmUnavailable, UtrnError
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.token import COUNTER_MAX, Counter, Utrn, truncated_counter, value_of
 from core.flows.confirm import CREDIT_ADDED_LOCALLY, EXCEEDS_MAX_BALANCE
@@ -25,11 +26,13 @@ from core.ports.headend import (
     StreamRestored,
 )
 from core.ports.signer import SignRequest
-from tests.support.vends import utrn
+from tests.sim.clock import now_s
+from tests.support.vends import NOW, utrn
 
 CAPABILITIES = Capabilities(
-    name="sim", dedupes_by_message_id=True, status_by_message_id=True, alerts_name_counter=True, in_flight_max=1000
-)
+    name="sim", dedupes_by_message_id=True, status_by_message_id=True, alerts_name_counter=True, in_flight_max=1000,
+    fences_by_epoch=True, honours_not_after=True,
+)  # fmt: skip
 _GIVE_UP_S = 1.0
 # GBCS: a meter remembers so many counters; whatever is below them all is a duplicate to it, credited or not.
 _CACHE = 100
@@ -119,7 +122,8 @@ class SimWan:
         self.loss = loss
         self.outage = False
         self._states: dict[str, Answer | GivenUp | MessageState] = {}
-        self._messages: dict[str, AddCredit] = {}
+        self._epochs: dict[str, int] = {}
+        self.taken: list[Taken] = []
         self._streams: list[asyncio.Queue[HeadEndEvent]] = []
         self.tasks: asyncio.TaskGroup | None = None
 
@@ -133,12 +137,20 @@ class SimWan:
         self._streams.remove(stream)
 
     def accept(self, message: AddCredit) -> None:
-        """Store a message; a repeat of one that is under way or answered is not carried again."""
+        """Store a message; a repeat of one that is under way or answered is not carried again.
+
+        Raises:
+            HeadEndStale: it comes too late, or from an owner that has been replaced.
+        """
+        now = NOW + timedelta(seconds=now_s())
+        if now > message.not_after or message.owner_epoch < self._epochs.get(message.meter_id, 0):
+            raise HeadEndStale("too late, or from an owner that has been replaced")
+        self._epochs[message.meter_id] = message.owner_epoch
         state = self._states.get(message.message_id)
         if state is MessageState.IN_FLIGHT or isinstance(state, Answer):
             return
         self._states[message.message_id] = MessageState.IN_FLIGHT
-        self._messages[message.message_id] = message
+        self.taken.append(Taken(at=now_s(), code=CodeKey(message.originator_id, message.meter_id, message.counter)))
         assert self.tasks is not None
         for _ in range(2 if self._chance.random() < self.loss else 1):
             # The head end's own work: it goes on whatever becomes of the node that asked for it.

@@ -28,15 +28,21 @@ class Link:
         self.lag_s = 0.0
         self.deaf = 0.0
         self._frozen_until = 0.0
+        self._stalled_until = 0.0
 
     @property
     def silent(self) -> bool:
         """True while its peers hear nothing of its node."""
-        return self.dead or self.cut or self._frozen_until > asyncio.get_running_loop().time()
+        still_until = max(self._frozen_until, self._stalled_until)
+        return self.dead or self.cut or still_until > asyncio.get_running_loop().time()
 
     def freeze(self, seconds: float) -> None:
         """Let nothing in or out for a while; what is on its way arrives late."""
         self._frozen_until = asyncio.get_running_loop().time() + seconds
+
+    def stall(self, seconds: float) -> None:
+        """Note that the node behind this link stands still for a while."""
+        self._stalled_until = asyncio.get_running_loop().time() + seconds
 
     async def pass_through(self) -> None:
         """Return when one message has passed; never, if its sender is dead."""

@@ -4,8 +4,7 @@ import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from app.drills.history import IF_FIRST
-from core.domain.errors import Refused, UtrnError
+from core.domain.errors import FENCED, IF_FIRST, Refused, TransactionIdReused, UtrnError
 from core.domain.money import Pence
 from core.domain.party import ParticipantId
 from core.domain.token import Counter
@@ -119,18 +118,24 @@ class Tills:
             code=(code, Counter(told)),
         )
 
-    async def ask(self, caller: str, sale: Sale) -> Issued | None:
-        """Ask for a sale's code at one node after the other until there is a final answer, or patience ends."""
+    async def ask(self, caller: str, sale: Sale, *, again: bool = False) -> Issued | None:
+        """Ask for a sale's code at one node after the other until there is a final answer, or patience ends.
+
+        `again` says that the till knows that it has asked before.
+        """
         key, history = (str(sale.participant_id), str(sale.transaction_id)), self._sim.history
         for attempt in range(self._chance.randint(1, _ATTEMPTS_MAX)):
             node = self._sim.any_node()
-            call = history.begin(caller, key, content_of(sale), sale.amount, repeat=attempt > 0, at=now_s())
+            call = history.begin(caller, key, content_of(sale), sale.amount, repeat=again or attempt > 0, at=now_s())
             try:
                 async with asyncio.timeout(ATTEMPT_S):
-                    issued: Issued = await self._at(node, sale)
+                    issued: Issued = await self._at(node, sale, repeat=call.repeat)
             except Refused as refused:
-                history.refused(call, refused.reason, final=IF_FIRST, at=now_s())
-                return None
+                history.refused(call, refused.reason, final=refused.final, at=now_s())
+                if refused.final == FENCED or (refused.final == IF_FIRST and not call.repeat):
+                    return None
+                if isinstance(refused, TransactionIdReused):
+                    return None
             except UtrnError as error:
                 history.unknown(call, error.reason, at=now_s())
             except TimeoutError:
@@ -165,9 +170,11 @@ class Tills:
             else:
                 return
 
-    async def _at(self, node: "SimNode", sale: Sale) -> Any:
+    async def _at(self, node: "SimNode", sale: Sale, *, repeat: bool) -> Any:
         await self._hop(node)
-        issued = await node.serve(node.issue(principal(sale.participant_id), sale, time_left_s=ATTEMPT_S))
+        issued = await node.serve(
+            node.issue(principal(sale.participant_id), sale, time_left_s=ATTEMPT_S, repeat=repeat)
+        )
         await self._hop(node)
         if self._chance.random() < self._sim.loss:
             # The answer is lost on its way.

@@ -44,6 +44,7 @@ from core.flows.keep_meters import KeepMeters
 from core.flows.keep_pans import KeepPans
 from core.flows.keep_parties import KeepParties
 from core.flows.lapse import Lapse
+from core.flows.lookup import FindVend
 from core.flows.send import SendIssued
 from core.flows.turn import TurnMeter
 from core.observe import StageTimes
@@ -67,8 +68,8 @@ _HEAL_S = 120.0
 _CONFIG = EtcdConfig(endpoints=("sim:1",), shards=6, prefix="sim/", resolve_timeout_ms=3000)
 _FLOW = FlowConfig(hot_window_days=1, counter_cache_max=1000, recent_answers_max=50)
 _DELIVERY = DeliveryConfig(
-    attempts_max=1000, give_up_after_s=60, answer_wait_ms=1500, explain_wait_ms=200, back_off_first_ms=100,
-    back_off_most_ms=1000,
+    attempts_max=1000, give_up_after_s=60, send_within_ms=2000, answer_wait_ms=1500, explain_wait_ms=200,
+    back_off_first_ms=100, back_off_most_ms=1000,
 )  # fmt: skip
 _TIME = TimeRule(quiet_s=0.2)
 
@@ -156,10 +157,13 @@ class SimNode:
             authorise=authorise, answers=answers, line=self.line, clock=clock, config=_FLOW,
             refuse=refusing(ledger, answers, clock, _FLOW),
         )  # fmt: skip
-        self.send = SendIssued(authorise=authorise, ledger=ledger, answers=answers, clock=self.clock)
+        self.send = SendIssued(
+            authorise=authorise, find=FindVend(ledger), ledger=ledger, answers=answers, clock=clock
+        )
+        lapse = Lapse(registry=self.registry)
         attempt = AttemptDelivery(
             outbox=outbox, head_ends={HEAD_END: self.head_end}, clock=clock, times=times, random=sim.chance,
-            config=_DELIVERY, lapsed=Lapse(registry=self.registry),
+            config=_DELIVERY, lapsed=lapse, reached_by=lapse.reached_by,
         )  # fmt: skip
         self.delivery = DeliveryWorker(
             outbox=outbox, ownership=self.ownership, head_ends={HEAD_END: self.head_end}, answers=answers,
@@ -181,8 +185,9 @@ class SimNode:
         return await asyncio.get_running_loop().create_task(work, context=self.context.copy())
 
     def stall(self, seconds: float) -> None:
-        """Let this node's machine stand still."""
+        """Let this node's machine stand still, so that its peers hear nothing of it either."""
         loop = asyncio.get_running_loop()
+        self.link.stall(seconds)
         assert isinstance(loop, VirtualLoop)
         loop.stall(self, seconds)
 
@@ -327,6 +332,8 @@ class Simulation:
                 give_up=GiveUp(attempts_max=_DELIVERY.attempts_max, after_s=_DELIVERY.give_up_after_s),
                 began=NOW,
                 said=self.meters.said,
+                taken=self.wan.taken,
+                send_within_s=_DELIVERY.send_within_ms / 1000,
                 calls=self.history.calls,
                 ledger=ledger,
                 credits=self.meters.credits,

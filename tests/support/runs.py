@@ -9,6 +9,7 @@ from app.drills.history import Call
 from cluster.history import (
     AppliedSeen,
     Change,
+    CodeSeen,
     CounterSeen,
     LedgerEvent,
     OwedGone,
@@ -109,6 +110,7 @@ def sell(story: Story, stored: Vend) -> Vend:
     changes: list[Change] = [
         seen(stored, created=True),
         CounterSeen(ORIGINATOR, stored.meter_id, stored.counter),
+        CodeSeen(stored.originator_id, stored.meter_id, stored.counter, seen(stored).key),
     ]
     story.tell(*changes, *([owed(stored)] if stored.delivery.owed else []))
     return stored

@@ -12,14 +12,18 @@ from app.drills.checker import Run, check_run
 from app.drills.checker_calls import final, linearizable
 from app.drills.history import FENCED, IF_FIRST, Call, History, read_history
 from cluster.history import (
+    CodeSeen,
     CounterSeen,
     LedgerEvent,
     OwnerGone,
     OwnerSeen,
+    RefusalSeen,
     VendGone,
 )
 from cluster.shards import shard_of
 from core.domain.party import ParticipantId
+from core.domain.refusal import ClosedRefusal
+from core.domain.timeline import Ms
 from tests.support.runs import (
     SHARDS,
     call_for,
@@ -211,6 +215,33 @@ def test_what_was_refused_for_good_is_never_sold(refusals: list[Call], *, sold_a
     later = replace(told, began=10, ended=11)
     fenced = any(one.final == FENCED for one in refused)
     assert (7 in _fired(replace(run, calls=[*refused, later]))) is fenced
+
+
+def test_an_id_that_is_closed_stays_closed() -> None:
+    stored, run = good()
+    key = stored.sale.participant_id, stored.sale.transaction_id
+    refusal = ClosedRefusal(
+        participant_id=key[0], transaction_id=key[1], reason="PAN_BLOCKED", message="no", refused_at=Ms(1)
+    )
+    closed = RefusalSeen(refusal, created=True, key=key)
+    assert 7 in _fired(replace(run, ledger=[*run.ledger, LedgerEvent(99, closed)])), "closed over a vend"
+    assert 7 in _fired(replace(run, ledger=[LedgerEvent(0, closed), *run.ledger])), "sold under a closed id"
+    other = RefusalSeen(replace(refusal, reason="PAN_UNKNOWN"), created=False, key=key)
+    only = replace(run, calls=[], credits=[], ledger=[LedgerEvent(1, closed), LedgerEvent(2, other)])
+    assert _fired(only) == {7}, "closed anew"
+    told = call_for(stored, 0, 1, "refused", reason="PAN_BLOCKED", final=FENCED, repeat=True)
+    kept = replace(run, calls=[told], credits=[], ledger=[LedgerEvent(1, closed)])
+    assert check_run(kept) == []
+    assert _fired(replace(kept, ledger=[])) == {3}, "said to be closed, and not in the ledger"
+
+
+def test_every_vend_is_committed_with_the_entry_of_its_counter() -> None:
+    stored, run = good()
+    without = [one for one in run.ledger if not isinstance(one.change, CodeSeen)]
+    assert _fired(replace(run, ledger=without)) == {2}
+    key = ParticipantId("psp-other"), stored.sale.transaction_id
+    stolen = LedgerEvent(99, CodeSeen(stored.originator_id, stored.meter_id, stored.counter, key))
+    assert 2 in _fired(replace(run, ledger=[*run.ledger, stolen]))
 
 
 def test_what_was_answered_is_never_refused_later() -> None:

@@ -7,14 +7,14 @@ from typing import TypeVar
 
 import pytest
 
-from app.drills.checker import Run, check_run
+from app.drills.checker import Run, Taken, check_run
 from cluster.history import LedgerEvent, RecordGone, RecordSeen
 from core.domain.appointment import Appointments, AppointmentState
 from core.domain.meter import Card, Custody, Meter, PanStatus, PanUse, PaymentMode, Registration
 from core.domain.party import Option, Participant, ParticipantId, Profile, Standing
 from core.domain.timeline import Ms, Timeline, ms_of
 from core.ports.registry import RegistryRecord
-from tests.support.runs import good, market, new_vend, ref_of, rewritten, run_of, seen, sell, sent
+from tests.support.runs import code, good, market, new_vend, ref_of, rewritten, run_of, seen, sell, sent
 from tests.support.vends import (
     APPOINTMENT,
     APPOINTMENTS,
@@ -153,6 +153,24 @@ def test_nothing_is_sent_to_a_meter_that_has_changed_hands(*, moved: bool, fired
     story.tell(seen(sent(known)))
     run = replace(run_of(story, known, credited=False), settled=False)
     assert (14 in _fired(run)) is fired
+
+
+def test_no_head_end_takes_over_what_was_sold_for_the_side_before() -> None:
+    stored, run = good()
+    gone = _registered(meter(stored.meter_id), Registration(supplier_id=SOUTH))
+    back = replace(meter(stored.meter_id), turned_at=AT)
+    changed = LedgerEvent(90, RecordSeen(ref_of(gone), gone), 90.0)
+    again = LedgerEvent(100, RecordSeen(ref_of(gone), back), 100.0)
+    for at, ledger, fired in (
+        (80.0, [changed], False),
+        (99.0, [changed], False),
+        (101.0, [changed], True),
+        (101.0, [changed, again], False),
+        (130.0, [changed, again], False),
+    ):
+        taken = [Taken(at=at, code=code(stored))]
+        found = _fired(replace(run, ledger=[*run.ledger, *ledger], taken=taken, send_within_s=10.0))
+        assert (14 in found) is fired, at
 
 
 def test_no_change_of_a_meter_is_carried_out_before_its_time() -> None:
