@@ -11,7 +11,6 @@ from cluster.history import AppliedSeen, CounterSeen, LedgerEvent, OwedGone, Owe
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.meter import Meter
 from core.domain.registry import Kind, Ref
-from core.domain.timeline import Ms, ms_of
 from core.domain.vend import Operation, Vend
 
 # Two clocks that are right may be so far apart.
@@ -125,21 +124,17 @@ def _wrong_refusal(run: Run, vend: Vend) -> str | None:
 
 
 def _wrong_lapse(book: Book, step: Step) -> str | None:
-    """A code lapses only after a change of its meter that the ledger had then, and whose instant had come."""
-    vend, closed_at = step.seen.vend, step.seen.vend.delivery.closed_at
+    """A code lapses only after a change of its meter that had been carried out in the ledger by then."""
+    vend = step.seen.vend
     if vend.delivery.attempts:
         return "it was sent, and may have been credited"
     meter = _meter(book, vend, step.revision)
-    if meter is None or closed_at is None:
-        return None
-    if still_its_own(meter, vend, Ms(ms_of(closed_at) + SLACK_MS)):
-        return "the meter had not changed hands"
-    return None
+    return None if meter is None or not still_its_own(meter, vend) else "the meter had not changed hands"
 
 
-def still_its_own(meter: Meter, vend: Vend, at: Ms) -> bool:
-    """Return whether a meter is, at that instant, in the hands in which it was when the vend was sold."""
-    stands = meter.stands_at(at, None)
+def still_its_own(meter: Meter, vend: Vend) -> bool:
+    """Return whether a meter is in the hands in which it was when the vend was sold, by what has been carried out."""
+    stands = meter.stands_at(meter.turned_at, None)
     if stands is None:
         return False
     registration, settings = stands
@@ -237,6 +232,5 @@ def _what_was_credited_is_known(run: Run, book: Book) -> Iterator[Finding]:
     for credit in run.credits:
         code = credited_key(credit)
         if code in run.said.credited and known[code] is not DeliveryState.APPLIED:
-            yield Finding(
-                15, f"meter {code.meter_id}, counter {code.counter} is credited, and its vend {known[code].name}"
-            )
+            told = f"meter {code.meter_id}: counter {code.counter} is credited"
+            yield Finding(15, f"{told}, and its vend is {known[code].name}")

@@ -11,7 +11,7 @@ from core.domain.delivery import DeliveryState
 from core.domain.meter import Card, Custody, Meter, PanStatus, PaymentMode
 from core.domain.party import Option, Participant, Standing
 from core.domain.registry import Kind, Ref
-from core.domain.timeline import FAR_FUTURE, Ms, Timeline, ms_of
+from core.domain.timeline import FAR_FUTURE, Timeline, ms_of
 from core.domain.vend import Operation, Vend
 
 _R = TypeVar("_R", Card, Meter, Participant, Appointments)
@@ -46,7 +46,7 @@ def _nothing_taken_after(run: Run, book: Book) -> Iterator[Finding]:
         writes = [(heard[revision], record) for revision, record in book.writes(Ref(Kind.METER, vend.meter_id))]
         before, lately = [one for one in writes if one[0] <= since], [one for one in writes if one[0] > since]
         stood = before[-1:] + [one for one in lately if one[0] <= taken.at]
-        if stood and not any(isinstance(one, Meter) and still_its_own(one, vend, one.turned_at) for _, one in stood):
+        if stood and not any(isinstance(one, Meter) and still_its_own(one, vend) for _, one in stood):
             told = f"meter {vend.meter_id}, counter {vend.counter}"
             yield Finding(14, f"{told}: a head end took it at {taken.at:.1f} s, long after the meter had changed hands")
 
@@ -58,12 +58,11 @@ def _is_sent(step: Step) -> bool:
 
 
 def _may_be_sent(book: Book, step: Step) -> bool:
-    vend = step.seen.vend
-    known = book.in_force(Ref(Kind.METER, vend.meter_id), step.revision)
-    sent_at = vend.delivery.last_sent_at
-    if known is None or sent_at is None or not isinstance(known.record, Meter):
+    """Return whether the meter was still in the hands of the sale: by what had been carried out, not by any clock."""
+    known = book.in_force(Ref(Kind.METER, step.seen.vend.meter_id), step.revision)
+    if known is None or not isinstance(known.record, Meter):
         return False
-    return still_its_own(known.record, vend, Ms(ms_of(sent_at) - SLACK_MS))
+    return still_its_own(known.record, step.seen.vend)
 
 
 class _Sale:

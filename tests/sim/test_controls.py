@@ -11,7 +11,8 @@ import pytest
 
 from cluster import compares
 from cluster.keys import Keys
-from cluster.records import vend_of
+from cluster.records import under_vend_key_of
+from core.domain.vend import Vend
 from core.flows import issue
 from core.ports.ledger import CommitOutcome, Committed, CounterState, Entry, Ledger, StoredVend
 from tests.sim.world import Sabotage, Simulation, simulate
@@ -92,7 +93,8 @@ async def _prune_everything_closed(sim: Simulation) -> None:
     while True:
         await asyncio.sleep(0.5)
         for key, one in list(sim.etcd.keys.items()):
-            if key.startswith(keys.vends()) and not vend_of(one.value).delivery.owed:
+            there = under_vend_key_of(one.value) if key.startswith(keys.vends()) else None
+            if isinstance(there, Vend) and not there.delivery.owed:
                 sim.etcd.delete(key)
 
 

@@ -157,9 +157,7 @@ class SimNode:
             authorise=authorise, answers=answers, line=self.line, clock=clock, config=_FLOW,
             refuse=refusing(ledger, answers, clock, _FLOW),
         )  # fmt: skip
-        self.send = SendIssued(
-            authorise=authorise, find=FindVend(ledger), ledger=ledger, answers=answers, clock=clock
-        )
+        self.send = SendIssued(authorise=authorise, find=FindVend(ledger), ledger=ledger, answers=answers, clock=clock)
         lapse = Lapse(registry=self.registry)
         attempt = AttemptDelivery(
             outbox=outbox, head_ends={HEAD_END: self.head_end}, clock=clock, times=times, random=sim.chance,
