@@ -29,6 +29,7 @@ from core.flows.market_view import MarketView
 from core.flows.reconcile import ReconcilePans
 from core.flows.turn import TurnMeter
 from core.ports.clock import Clock
+from core.ports.head_ends import HeadEndNames
 from core.ports.notes import Notes
 from core.ports.registry import RegistryStore
 from core.ports.trail import Decision, Trail
@@ -45,6 +46,7 @@ class Market:
     clock: Clock
     turn: TurnMeter
     vending: IssueVend
+    head_ends: HeadEndNames
 
     @cached_property
     def _authenticate(self) -> Authenticate:
@@ -62,7 +64,7 @@ class Market:
         """Return the registry's service."""
         parties = KeepParties(store=self.store, clock=self.clock)
         ledger = self.vending.refuse.ledger
-        meters = KeepMeters(store=self.store, turn=self.turn, clock=self.clock)
+        meters = KeepMeters(store=self.store, turn=self.turn, clock=self.clock, head_ends=self.head_ends)
         return RegistryServicer(
             authenticate=self._authenticate,
             parties=parties,
@@ -71,7 +73,12 @@ class Market:
             hand_over=HandOverMeter(meters=meters, store=self.store, ledger=ledger, clock=self.clock),
             pans=KeepPans(store=self.store, clock=self.clock),
             load=LoadRecords(
-                store=self.store, parties=parties, appoint=self._appoint, clock=self.clock, trail=self.trail
+                store=self.store,
+                parties=parties,
+                appoint=self._appoint,
+                clock=self.clock,
+                trail=self.trail,
+                head_ends=self.head_ends,
             ),
             reconcile=ReconcilePans(registry=self.registry, book=self.registry, clock=self.clock),
             view=self._view,

@@ -49,6 +49,7 @@ class NodeCollector(Collector):
         yield from self._queues()
         yield from self._cluster()
         yield from self._copies()
+        yield from self._head_ends()
 
     def _stages(self) -> Metric:
         family = HistogramMetricFamily(
@@ -139,3 +140,29 @@ class NodeCollector(Collector):
         for kind, count in sorted(self._node.aside.counts.items()):
             aside.add_metric([kind], count)
         yield aside
+
+    def _head_ends(self) -> Iterator[Metric]:
+        """Return how this node stands to each head end, and what was not believed of it."""
+        gauges = {
+            name: GaugeMetricFamily(name, text, labels=["head_end"])
+            for name, text in (
+                ("utrn_head_end_available", "1 while a head end's event stream works."),
+                ("utrn_head_end_missing", "1 if there is such a head end and this node is not configured with it."),
+                ("utrn_parked", "Deliveries of this node's shards that wait for a head end."),
+                ("utrn_parked_oldest_seconds", "How long the one that has waited longest has been owed."),
+            )
+        }
+        for one in self._node.head_end_states.latest:
+            gauges["utrn_head_end_available"].add_metric([one.name], one.available)
+            gauges["utrn_head_end_missing"].add_metric([one.name], not one.configured)
+            gauges["utrn_parked"].add_metric([one.name], one.parked)
+            gauges["utrn_parked_oldest_seconds"].add_metric([one.name], one.oldest_parked_ms / 1000)
+        yield from gauges.values()
+        family = CounterMetricFamily(
+            "utrn_head_end_set_aside",
+            "What a head end said that was out of bounds and not believed, and messages it refused as stale.",
+            labels=["head_end", "why"],
+        )
+        for (name, why), count in sorted(self._node.set_aside.counts.copy().items()):
+            family.add_metric([name, why], count)
+        yield family

@@ -17,10 +17,11 @@ from utrn.v1 import registry_service_pb2_grpc as rpc
 from app.clock import SystemClock
 from app.config import Config
 from app.trail import FileTrail
-from cluster.client import EtcdClient
+from cluster.client import EtcdClient, EtcdUnreachable
+from cluster.head_ends import head_end_names
 from cluster.registry_store import EtcdRegistryStore
 from core.api.lines import LINE_CHARACTERS_MAX, line_too_long, read_line
-from core.domain.errors import BadField, Refused
+from core.domain.errors import BadField, LedgerUnavailable, Refused
 from core.domain.meter import PanRule
 from core.domain.party import Participant, ParticipantId, Principal, Role
 from core.domain.timeline import Ms, Timeline, ms_of
@@ -205,12 +206,14 @@ async def load_direct(config: Config, lines: Iterator[Line], progress: Callable[
     clock, client = SystemClock(), EtcdClient(config.etcd)
     trail = FileTrail(config.node.trail, _BOOTSTRAP.participant_id, clock)
     store = EtcdRegistryStore(client, config.etcd, clock)
+    names = await _head_end_names(client, config)
     load = LoadRecords(
         store=store,
         parties=KeepParties(store=store, clock=clock),
         appoint=Appoint(store=store, clock=clock, roots=config.api.client_ca.read_bytes()),
         clock=clock,
         trail=trail,
+        head_ends=lambda: names,
     )
     total = Total()
     try:
@@ -228,6 +231,15 @@ async def load_direct(config: Config, lines: Iterator[Line], progress: Callable[
         trail.close()
         await client.close()
     return total
+
+
+async def _head_end_names(client: EtcdClient, config: Config) -> frozenset[str]:
+    """Return the head ends that there are: in the ledger, or in this node's configuration, before a node ever ran."""
+    try:
+        return (await head_end_names(client, config.etcd)).union(one.name for one in config.head_ends)
+    except EtcdUnreachable as error:
+        await client.close()
+        raise LedgerUnavailable("the ledger cannot be reached; nothing was written") from error
 
 
 async def load_remote(channel: grpc.aio.Channel, lines: Iterator[Line], progress: Callable[[Total], None]) -> Total:

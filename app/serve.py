@@ -133,6 +133,7 @@ def _parts(node: Node) -> list[Coroutine[Any, Any, NoReturn]]:
         node.outbox.run(),
         node.line.run(),
         node.delivery.run(),
+        node.head_end_states.run(),
         node.services.health.run(),
         node.loop_delay.run(),
         node.time.run(),

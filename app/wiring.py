@@ -9,12 +9,15 @@ from importlib.metadata import version
 from google.protobuf.message import Message
 from utrn.peer.v1 import peer_service_pb2 as peer
 
+from app.beat import beat_of
 from app.clock import SystemClock
 from app.config import Config
+from app.head_end_states import HeadEndStates
 from app.market import Market
 from app.trail import FileTrail
 from cluster.anchors import TrailAnchors
 from cluster.client import EtcdClient
+from cluster.head_ends import EtcdHeadEnds
 from cluster.informer import CopyState
 from cluster.ledger import EtcdLedger
 from cluster.outbox import EtcdOutbox
@@ -35,6 +38,7 @@ from core.api.peer_servicer import PeerServicer
 from core.api.server import TOP_UP_SERVICE, Services
 from core.api.top_up_servicer import TopUpServicer
 from core.domain.cluster_time import TimeKeeper, TimeRule
+from core.flows.advise import AdviseByHand
 from core.flows.authorise import Authorise
 from core.flows.check_eligibility import CheckEligibility
 from core.flows.commit import CommitLine
@@ -42,7 +46,7 @@ from core.flows.counters import Counters
 from core.flows.deliver import DeliveryWorker
 from core.flows.delivery_attempt import AttemptDelivery
 from core.flows.drain import DrainNode
-from core.flows.forget import ForgetNode
+from core.flows.forget import ForgetHeadEnd, ForgetNode
 from core.flows.idempotency import Answers
 from core.flows.issue import IssueVend
 from core.flows.keep_changes import ChangeKeeper
@@ -55,6 +59,7 @@ from core.flows.turn import TurnMeter
 from core.gateways.headend_grpc import GrpcHeadEnd
 from core.observe import LoopDelay, SetAside, StageTimes
 from core.ports.clock import Clock
+from core.ports.head_ends import HeadEndNames
 from core.ports.headend import HeadEnd
 from core.ports.ledger import Ledger
 from core.ports.notes import Notes
@@ -64,9 +69,6 @@ from core.ports.registry import Registry, RegistryStore
 from core.ports.signer import TokenSigner
 from core.ports.trail import Trail
 from hsm.signer import HsmSigner
-
-# A beat is small, however many keys a wrong token lacks.
-_MISSING_KEYS_MAX = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +84,7 @@ class Adapters:
     store: RegistryStore
     trail: Trail
     head_ends: Mapping[str, HeadEnd]
+    head_end_names: HeadEndNames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +112,7 @@ class Node:
     trail: FileTrail
     note: Callable[[Context, str, Message, str, Notes], None]
     head_ends: Mapping[str, GrpcHeadEnd]
+    head_end_states: HeadEndStates
     line: CommitLine
     delivery: DeliveryWorker
     services: Services
@@ -137,23 +141,20 @@ class _Standby:
 
 
 def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda adapters: adapters) -> Node:
-    """Return the node that `config` describes.
+    """Return the node that `config`, which has been checked, describes.
 
-    Args:
-        config: The node's configuration, checked.
-        between: Puts something between the core and its adapters; drills use it to crash at a chosen step.
+    `between` puts something between the core and its adapters; drills use it to crash at a chosen step.
     """
     system = SystemClock()
-    client = EtcdClient(config.etcd)
-    signer = HsmSigner(config.hsm)
+    client, signer, aside = EtcdClient(config.etcd), HsmSigner(config.hsm), SetAsideRecords()
     clock = ClusterClock(TimeKeeper(TimeRule()), system)
-    aside = SetAsideRecords()
     outbox = EtcdOutbox(client, config.etcd, clock, aside)
     registry = EtcdRegistry(client, config.etcd, aside)
     cluster = _cluster(config, system, _Standby(signer=signer, outbox=outbox, registry=registry), aside)
     time = _time(config, client, clock, cluster)
     set_aside, times, loop_delay = SetAside(), StageTimes(), LoopDelay()
     head_ends = {one.name: GrpcHeadEnd(one, set_aside) for one in config.head_ends}
+    names = EtcdHeadEnds(client, config.etcd, system, node_id=config.node.node_id, own=head_ends)
     trail = FileTrail(config.node.trail, config.node.node_id, system, TrailAnchors(client, config.etcd, system))
     ports = between(
         Adapters(
@@ -166,6 +167,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
             store=EtcdRegistryStore(client, config.etcd, clock, aside),
             trail=trail,
             head_ends=head_ends,
+            head_end_names=names,
         )
     )
     answers = Answers(recent_max=config.flow.recent_answers_max)
@@ -177,7 +179,8 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     delivery = _delivery(config, ports, answers, times, set_aside)
     keys = KeyWatch(keys=registry.supplier_keys, finder=signer, clock=clock)
     health = _health(registry, signer, keys, cluster, time)
-    beat = partial(_beat, time, cluster.ownership, health, outbox, line, delivery, loop_delay, keys)
+    states = HeadEndStates(names, ports.head_ends, delivery, clock)
+    beat = partial(beat_of, time, cluster.ownership, health, outbox, line, delivery, loop_delay, keys, states)
     return Node(
         config=config,
         client=client,
@@ -190,6 +193,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         trail=trail,
         note=market.note,
         head_ends=head_ends,
+        head_end_states=states,
         line=line,
         delivery=delivery,
         services=_services(
@@ -258,34 +262,6 @@ def _health(
     return Health(conditions, (TOP_UP_SERVICE,))
 
 
-def _beat(
-    time: LedgerTime,
-    ownership: EtcdOwnership,
-    health: Health,
-    outbox: EtcdOutbox,
-    line: CommitLine,
-    delivery: DeliveryWorker,
-    loop_delay: LoopDelay,
-    keys: KeyWatch,
-) -> peer.HeartbeatResponse:
-    """Return what this node's heart says now."""
-    return peer.HeartbeatResponse(
-        node_id=ownership.node_id,
-        lease_id=ownership.lease_id,
-        leaving=ownership.leaving,
-        serving=health.serving,
-        mirror_revision=outbox.mirror_revision,
-        issues_in_flight=line.in_flight,
-        deliveries_in_flight=delivery.under_way,
-        loop_delay_ms=round(loop_delay.seconds * 1000),
-        ledger_ready=ownership.lease_good,
-        clock_ms=time.wall(),
-        time_ms=time.estimate() or 0,
-        keys_complete=keys.complete,
-        missing_keys=[str(one) for one in keys.missing[:_MISSING_KEYS_MAX]],
-    )
-
-
 def _cluster(config: Config, clock: Clock, standby: _Standby, aside: SetAsideRecords) -> ClusterParts:
     # A client of its own: what keeps a lease or takes one away must not wait as long as a commit may, nor behind one.
     client = EtcdClient(replace(config.etcd, call_timeout_ms=config.etcd.ownership_timeout_ms))
@@ -327,6 +303,7 @@ def _admin(ports: Adapters, view: EtcdCluster) -> AdminServicer:
         cluster=view,
         drain=DrainNode(view, ports.clock),
         forget=ForgetNode(view),
+        forget_head_end=ForgetHeadEnd(view),
     )
 
 
@@ -382,7 +359,14 @@ def _delivery(
 
 
 def _vending(config: Config, ports: Adapters, answers: Answers, line: CommitLine, turn: TurnMeter) -> IssueVend:
-    authorise = Authorise(registry=ports.registry, store=ports.store, turn=turn, clock=ports.clock, trail=ports.trail)
+    authorise = Authorise(
+        registry=ports.registry,
+        store=ports.store,
+        turn=turn,
+        clock=ports.clock,
+        trail=ports.trail,
+        head_ends=ports.head_end_names,
+    )
     return IssueVend(
         authorise=authorise,
         answers=answers,
@@ -414,6 +398,7 @@ def _market(config: Config, ports: Adapters, registry: EtcdRegistry, turn: TurnM
         clock=ports.clock,
         turn=turn,
         vending=vending,
+        head_ends=ports.head_end_names,
     )
 
 
@@ -425,6 +410,7 @@ def _top_up(config: Config, ports: Adapters, answers: Answers, vending: IssueVen
         send=SendIssued(authorise=authorise, find=find, ledger=ports.ledger, answers=answers, clock=ports.clock),
         find=find,
         check=CheckEligibility(authorise=authorise, ledger=ports.ledger, counters=counters),
+        advise=AdviseByHand(ports.clock, config.delivery),
         pan_rule=config.flow.pan,
     )
 

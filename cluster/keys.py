@@ -17,6 +17,7 @@
 | roster/<node> | RosterRecord | each node, when it first joins | until an operator takes it off |
 | time/now | cluster time, milliseconds since 1970, 16 digits; only rises | nodes with a good lease | for ever |
 | time/doubt | why it may be wrong (`gap`, `ahead`), and who says so | a starting node; an operator | until settled |
+| head-end/<name> | HeadEndRecord | each node that is configured with it, once | until an operator takes it away |
 | registry/participant/<id>, registry/meter/<id>, registry/pan/<pan> | records | registry changes | for ever |
 | registry/appointment/<supplier>/<psp>, registry/model/<make>/<model> | records | registry changes | for ever |
 | registry/due/<instant>/<meter> | empty | registry changes | until the change is carried out |
@@ -155,6 +156,14 @@ class Keys:
     def suspicions(self) -> bytes:
         """Prefix of all that nodes say of each other's silence."""
         return f"{self.prefix}suspicion/".encode()
+
+    def head_end(self, name: str) -> bytes:
+        """A head end that there is."""
+        return f"{self.prefix}head-end/{name}".encode()
+
+    def head_ends(self) -> bytes:
+        """Prefix of all head ends."""
+        return f"{self.prefix}head-end/".encode()
 
     def record(self, kind: Kind, record_id: str) -> bytes:
         """A record of the registry, or one that belongs to it."""

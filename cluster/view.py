@@ -22,7 +22,7 @@ from cluster.peers import PeerWatch
 from cluster.records import SCHEMA
 from core.domain.party import ParticipantId
 from core.ports.clock import Clock
-from core.ports.cluster import Cluster, ClusterStatus, Drain, MemberStatus, NodeStatus, ShardStatus
+from core.ports.cluster import Cluster, ClusterStatus, Drain, HeadEndStatus, MemberStatus, NodeStatus, ShardStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +70,7 @@ class EtcdCluster:
             nodes=tuple(nodes),
             shards=tuple(shards),
             members=tuple(_member(endpoint, status) for endpoint, status in asked.items()),
+            head_ends=_head_ends({one: self._beat(one)[0] for one in members}),
         )
 
     async def drain(self, node_id: str, *, by: ParticipantId, at: datetime) -> Drain:
@@ -85,6 +86,10 @@ class EtcdCluster:
         keys = Keys(self.config.prefix)
         off = [ops.delete(keys.roster(node_id)), ops.delete(keys.drain(node_id))]
         return await self._write(*off, only_if=compares.absent(keys.node(node_id)))
+
+    async def forget_head_end(self, name: str) -> None:
+        """Delete the name."""
+        await self._write(ops.delete(Keys(self.config.prefix).head_end(name)))
 
     async def undrain(self, node_id: str) -> None:
         """Delete the drain."""
@@ -158,6 +163,25 @@ def _expected(node: NodeStatus, roster: store.RosterRecord | None) -> NodeStatus
         address=node.address or roster.address,
         zone=node.zone or roster.zone,
         since=roster.since.ToDatetime(tzinfo=UTC),
+    )
+
+
+def _head_ends(beats: Mapping[str, peer.HeartbeatResponse | None]) -> tuple[HeadEndStatus, ...]:
+    """Return every head end that a beat speaks of, with what all beats say of it."""
+    said: dict[str, list[tuple[str, peer.HeadEndBeat]]] = {}
+    for node_id, beat in sorted(beats.items()):
+        for one in () if beat is None else beat.head_ends:
+            said.setdefault(one.name, []).append((node_id, one))
+    return tuple(
+        HeadEndStatus(
+            name=name,
+            configured_at=tuple(node_id for node_id, one in found if one.configured),
+            missing_at=tuple(node_id for node_id, one in found if not one.configured),
+            reached_by=tuple(node_id for node_id, one in found if one.available),
+            parked=sum(one.parked for _, one in found),
+            oldest_parked_ms=max(one.oldest_parked_ms for _, one in found),
+        )
+        for name, found in sorted(said.items())
     )
 
 

@@ -118,6 +118,27 @@ def forget(
         console.print(f"{node} is off the roster: it is expected no more.", highlight=False)
 
 
+@app.command("forget-head-end")
+def forget_head_end(
+    name: Annotated[str, typer.Argument(help="A head end that no node is configured with any more.")],
+    target: _Target, cert: _Cert, key: _Key, ca: _Ca,
+    as_json: _Json = False,
+) -> None:  # fmt: skip
+    """Take a head end's name away: no meter is registered under it any more, and nothing sold to be sent by it."""
+
+    async def ask(channel: "grpc.aio.Channel") -> None:
+        from utrn.admin.v1 import admin_service_pb2 as pb
+        from utrn.admin.v1 import admin_service_pb2_grpc as rpc
+
+        await rpc.AdminServiceStub(channel).ForgetHeadEnd(pb.ForgetHeadEndRequest(name=name), timeout=5.0)
+
+    ask_nodes(ask, target, (cert, key, ca))
+    if as_json:
+        print_json({"head_end": name, "forgotten": True})
+    else:
+        console.print(f"There is no head end {name} any more.", highlight=False)
+
+
 def problems_of(found: "pb.GetClusterStatusResponse") -> list[str]:
     """Return a sentence for everything an operator should look at."""
     problems = []
@@ -140,6 +161,23 @@ def problems_of(found: "pb.GetClusterStatusResponse") -> list[str]:
     problems += [f"etcd member {one.endpoint} does not answer" for one in found.etcd_members if not one.healthy]
     if found.revision and not any(one.leader for one in found.etcd_members):
         problems.append("no etcd member leads")
+    for head_end in found.head_ends:
+        problems += _problems_of_head_end(head_end)
+    return problems
+
+
+def _problems_of_head_end(one: "pb.HeadEnd") -> list[str]:
+    """Return a sentence for everything that is wrong with a head end."""
+    problems = []
+    if not one.configured_at:
+        problems.append(f"no node is configured with head end {one.name}: docs/runbooks/head-end.md")
+    elif one.missing_at:
+        problems.append(f"head end {one.name} is not configured at {', '.join(one.missing_at)}")
+    if unreached := sorted(set(one.configured_at) - set(one.reached_by)):
+        problems.append(f"head end {one.name} is not reached by {', '.join(unreached)}: docs/runbooks/head-end.md")
+    if one.parked:
+        minutes = one.oldest_parked_ms / 60_000
+        problems.append(f"{one.parked} deliveries wait for head end {one.name}, the oldest for {minutes:.0f} min")
     return problems
 
 
@@ -167,7 +205,13 @@ def _tables(found: "pb.GetClusterStatusResponse") -> "list[Table]":
         state = "leader" if one.leader else "follower" if one.healthy else "DOWN"
         size = f"{one.db_bytes / 1e6:.1f}"
         members.add_row(one.endpoint, state, one.version, size, str(one.raft_term), str(one.raft_index))
-    return [nodes, shards, members]
+    head_ends = Table(title="Head ends", title_justify="left")
+    for column in ("head end", "reached by", "waiting", "oldest"):
+        head_ends.add_column(column)
+    for head_end in found.head_ends:
+        reached = ", ".join(head_end.reached_by) or "nobody"
+        head_ends.add_row(head_end.name, reached, str(head_end.parked), f"{head_end.oldest_parked_ms / 1000:.0f} s")
+    return [nodes, shards, members, head_ends]
 
 
 def _node_row(node: "pb.Node") -> list[str]:

@@ -289,4 +289,9 @@ OUTCOMES: Final[Mapping[str, Outcome]] = {
         "FAILED_PRECONDITION",
         "stop it first",
     ),
+    "HEAD_END_UNKNOWN": Outcome(
+        Says.NOT_SOLD,
+        "FAILED_PRECONDITION",
+        "tell the supplier, whose record of the meter names a head end that is not there; issue without delivery",
+    ),
 }

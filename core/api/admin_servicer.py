@@ -13,7 +13,7 @@ from core.api.errors import Context
 from core.domain.errors import BadField, OperatorOnly
 from core.domain.party import Principal, Role
 from core.flows.drain import DrainNode
-from core.flows.forget import ForgetNode
+from core.flows.forget import ForgetHeadEnd, ForgetNode
 from core.ports.cluster import Cluster
 
 ADMIN_SERVICE: Final = "utrn.admin.v1.AdminService"
@@ -27,6 +27,7 @@ class AdminServicer(rpc.AdminServiceServicer):
     cluster: Cluster
     drain: DrainNode
     forget: ForgetNode
+    forget_head_end: ForgetHeadEnd
 
     async def GetClusterStatus(
         self, request: pb.GetClusterStatusRequest, context: Context
@@ -40,6 +41,7 @@ class AdminServicer(rpc.AdminServiceServicer):
             nodes=[pb.Node(**asdict(one)) for one in status.nodes],
             shards=[pb.Shard(**asdict(one)) for one in status.shards],
             etcd_members=[pb.EtcdMember(**asdict(one)) for one in status.members],
+            head_ends=[pb.HeadEnd(**asdict(one)) for one in status.head_ends],
         )
 
     async def SetDrain(self, request: pb.SetDrainRequest, context: Context) -> pb.SetDrainResponse:
@@ -59,6 +61,14 @@ class AdminServicer(rpc.AdminServiceServicer):
         _check_named(request.node_id)
         await self.forget(request.node_id)
         return pb.ForgetNodeResponse()
+
+    async def ForgetHeadEnd(self, request: pb.ForgetHeadEndRequest, context: Context) -> pb.ForgetHeadEndResponse:
+        """Take the name of a head end away."""
+        self._operator(context)
+        if not request.name:
+            raise BadField("name: a head end's name is needed", field="name")
+        await self.forget_head_end(request.name)
+        return pb.ForgetHeadEndResponse()
 
     def _operator(self, context: Context) -> Principal:
         principal = self.authenticate(context)

@@ -163,8 +163,11 @@ def issued_code(vend: Vend) -> pb.IssuedCode:
     )
 
 
-def delivery_message(delivery: Delivery) -> pb.Delivery:
-    """Return a delivery. States and reasons have the same numbers in both worlds; a test holds them to it."""
+def delivery_message(delivery: Delivery, *, advised: bool) -> pb.Delivery:
+    """Return a delivery, and whether entering the code by hand is advised.
+
+    States and reasons have the same numbers in both worlds; a test holds them to it.
+    """
     return pb.Delivery(
         state=pb.DeliveryState.ValueType(delivery.state),
         reason=pb.DeliveryReason.ValueType(delivery.reason),
@@ -173,6 +176,7 @@ def delivery_message(delivery: Delivery) -> pb.Delivery:
         first_sent_at=_timestamp(delivery.first_sent_at),
         last_sent_at=_timestamp(delivery.last_sent_at),
         closed_at=_timestamp(delivery.closed_at),
+        enter_by_hand_advised=advised,
     )
 
 
@@ -259,8 +263,8 @@ def _sold_at(one: registry_pb.UnspentCode, now: Ms) -> datetime:
     return instant_of(check_passed(instant(one.issued_at, field), field, now))
 
 
-def vend_message(vend: Vend) -> pb.Vend:
-    """Return all that is known of a vend."""
+def vend_message(vend: Vend, *, advised: bool) -> pb.Vend:
+    """Return all that is known of a vend, and whether entering its code by hand is advised."""
     sale = vend.sale
     return pb.Vend(
         code=issued_code(vend),
@@ -276,7 +280,7 @@ def vend_message(vend: Vend) -> pb.Vend:
             terminal_id=sale.reference.terminal_id,
             receipt_id=sale.reference.receipt_id,
         ),
-        delivery=delivery_message(vend.delivery),
+        delivery=delivery_message(vend.delivery, advised=advised),
         made_elsewhere=sale.operation is Operation.MADE_ELSEWHERE,
         allowed_by=vend.rule,
     )

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2_grpc as rpc
+from utrn.v1 import types_pb2
 
 from core.api import convert
 from core.api.authenticate import Authenticate
 from core.api.errors import Context
+from core.domain.delivery import Delivery
 from core.domain.errors import FENCED, IF_FIRST, BadField
 from core.domain.meter import PanRule
 from core.domain.vend import Operation
+from core.flows.advise import AdviseByHand
 from core.flows.check_eligibility import CheckEligibility
 from core.flows.idempotency import Issued
 from core.flows.issue import IssueVend
@@ -28,6 +31,7 @@ class TopUpServicer(rpc.TopUpServiceServicer):
     send: SendIssued
     find: FindVend
     check: CheckEligibility
+    advise: AdviseByHand
     pan_rule: PanRule
 
     async def IssueUtrn(self, request: pb.IssueUtrnRequest, context: Context) -> pb.IssueUtrnResponse:
@@ -44,15 +48,14 @@ class TopUpServicer(rpc.TopUpServiceServicer):
         """Owe the delivery of a code issued before, or made elsewhere."""
         if request.HasField("made_elsewhere"):
             issued = await self._sell(request, Operation.MADE_ELSEWHERE, context)
-            delivery = convert.delivery_message(issued.stored.vend.delivery)
-            return pb.SendTopUpResponse(delivery=delivery, replayed=issued.replayed)
+            return pb.SendTopUpResponse(delivery=self._delivery(issued.stored.vend.delivery), replayed=issued.replayed)
         principal, barred = self.authenticate.even_barred(context)
         owner, transaction_id = convert.vend_asked_for(request, principal)
         if barred is not None:
             requested = await self.send.refused(principal, owner, transaction_id, barred)
         else:
             requested = await self.send(principal, owner, transaction_id)
-        return pb.SendTopUpResponse(delivery=convert.delivery_message(requested.delivery), replayed=requested.replayed)
+        return pb.SendTopUpResponse(delivery=self._delivery(requested.delivery), replayed=requested.replayed)
 
     async def _sell(self, request: convert.SaleRequest, operation: Operation, context: Context) -> Issued:
         """Return the committed code of what `request` asks for.
@@ -93,4 +96,7 @@ class TopUpServicer(rpc.TopUpServiceServicer):
         if barred is not None and owner != principal.participant_id:
             raise barred
         stored = await self.find(principal, owner, transaction_id)
-        return pb.GetVendResponse(vend=convert.vend_message(stored.vend))
+        return pb.GetVendResponse(vend=convert.vend_message(stored.vend, advised=self.advise(stored.vend.delivery)))
+
+    def _delivery(self, delivery: Delivery) -> types_pb2.Delivery:
+        return convert.delivery_message(delivery, advised=self.advise(delivery))

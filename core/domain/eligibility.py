@@ -130,7 +130,9 @@ class Ruling(NamedTuple):
     turn: MeterId | None = None
 
 
-def judge(records: Records, question: Question, now: Ms, *, every: bool = False) -> Ruling:
+def judge(
+    records: Records, question: Question, now: Ms, *, every: bool = False, head_ends: frozenset[str] | None = None
+) -> Ruling:
     """Return whether `question` may be done at `now`, by whom it was decided, and until when that holds.
 
     Args:
@@ -138,8 +140,9 @@ def judge(records: Records, question: Question, now: Ms, *, every: bool = False)
         question: Who asks for what.
         now: The instant.
         every: Find every objection, not only the first.
+        head_ends: The names of the head ends that there are; None if they are not known, or do not matter.
     """
-    case = _Case(records, question, now)
+    case = _Case(records, question, now, head_ends)
     case.decide()
     basis = tuple(case.basis)
     resolved = None if case.refusals or case.turn is not None else case.resolved(basis)
@@ -152,12 +155,13 @@ class _Case:
     """One question under way; notes every record it has looked at, and until when each holds."""
 
     __slots__ = (
-        "_card_use", "_key", "_meter", "_now", "_profile", "_question", "_records", "_registration", "_rule",
-        "_settings", "basis", "meter_id", "refusals", "supplier_id", "turn", "until",
+        "_card_use", "_head_ends", "_key", "_meter", "_now", "_profile", "_question", "_records", "_registration",
+        "_rule", "_settings", "basis", "meter_id", "refusals", "supplier_id", "turn", "until",
     )  # fmt: skip
 
-    def __init__(self, records: Records, question: Question, now: Ms) -> None:
+    def __init__(self, records: Records, question: Question, now: Ms, head_ends: frozenset[str] | None) -> None:
         self._records = records
+        self._head_ends = head_ends
         self._question = question
         self._now = now
         self.basis: list[tuple[Ref, int]] = []
@@ -343,6 +347,14 @@ class _Case:
             self._object(errors.MeterNotEnrolled("the meter is not enrolled with this service; ask its SMSO"))
         if settings.payment_mode is not PaymentMode.PREPAYMENT:
             self._object(errors.MeterInCreditMode("the meter is in credit mode; its supplier can change that"))
+        if act is not Act.ISSUE and self._head_ends is not None and settings.head_end not in self._head_ends:
+            self._object(
+                errors.HeadEndUnknown(
+                    "the meter's record names a head end that is not there; its supplier must correct it",
+                    head_end=settings.head_end,
+                    known=", ".join(sorted(self._head_ends)),
+                )
+            )
         if not meter.make:
             return
         model = self._records.model(meter.make, meter.model)

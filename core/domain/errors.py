@@ -403,6 +403,12 @@ class DeliveryChanged(Exception):
     """A delivery write was based on an older state of its vend. Never reaches a caller; read again."""
 
 
+class HeadEndUnknown(Refused):
+    """The meter names a head end that no node is configured with. Facts: head_end, known."""
+
+    reason = "HEAD_END_UNKNOWN"
+
+
 class HeadEndUnavailable(Exception):
     """The head end did not say whether it took the message. Never reaches a caller; the same message is sent again."""
 

@@ -15,6 +15,7 @@ from core.domain.party import Principal
 from core.domain.timeline import ms_of
 from core.flows.turn import TurnMeter
 from core.ports.clock import Clock
+from core.ports.head_ends import HeadEndNames
 from core.ports.notes import NOTES
 from core.ports.registry import Registry, RegistryStore
 from core.ports.trail import Decision, Trail
@@ -32,6 +33,7 @@ class Authorise:
     turn: TurnMeter
     clock: Clock
     trail: Trail
+    head_ends: HeadEndNames
 
     def now(
         self,
@@ -103,7 +105,7 @@ class Authorise:
     def _judge(self, question: Question, snapshot: Registry | None, now: datetime, *, every: bool = False) -> Ruling:
         if not self.registry.ready:
             raise NotReady("this node is still reading the registry; ask another")
-        return judge(snapshot or self.registry, question, ms_of(now), every=every)
+        return judge(snapshot or self.registry, question, ms_of(now), every=every, head_ends=self.head_ends())
 
     def _note(self, principal: Principal, question: Question, ruling: Ruling, ask: str, at: datetime) -> None:
         notes = NOTES.get()

@@ -22,7 +22,7 @@ from core.flows.config import DeliveryConfig
 from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
 from core.flows.delivery_attempt import AttemptDelivery, Done, Later, Mailbox
 from core.flows.idempotency import Answers
-from core.flows.parked import Parked, ParkedAt, ParkedCount
+from core.flows.parked import Parked, ParkedAt, parked_by_head_end
 from core.ports.headend import Alert, Answer, GivenUp, HeadEnd, HeadEndEvent, StreamRestored
 from core.ports.ledger import StoredVend
 from core.ports.outbox import Added, Listing, Outbox, Owed, Removed
@@ -91,7 +91,6 @@ class DeliveryWorker:
         self._notes: asyncio.Queue[Alert] = asyncio.Queue(maxsize=_NOTES_MAX)
         self._under_way = 0
         self._ours: set[int] = set()
-        self._parked = ParkedCount()
 
     @property
     def under_way(self) -> int:
@@ -107,7 +106,7 @@ class DeliveryWorker:
 
     def parked(self) -> Mapping[str, ParkedAt]:
         """Return what waits here for each head end that is away or not configured."""
-        return self._parked.by_head_end((lane.parked, len(lane.owed)) for lane in self._lanes.values())
+        return parked_by_head_end((lane.parked, len(lane.owed)) for lane in self._lanes.values())
 
     async def run(self) -> NoReturn:
         """Deliver for ever."""

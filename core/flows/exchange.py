@@ -8,6 +8,7 @@ from core.domain.meter import Card, Meter, MeterId, Pan, PanUse, Registration, S
 from core.domain.party import Principal
 from core.domain.registry import Kind, Known, Ref
 from core.domain.timeline import Ms, Timeline, ms_of
+from core.flows.head_end_names import check_head_ends
 from core.flows.keep_meters import KeepMeters, due_of, new_meter, overtaken, same_meter
 from core.flows.keep_parties import Written
 from core.flows.roles import KEEPERS, require
@@ -30,8 +31,10 @@ class ExchangeMeter:
             RecordChanged: the old meter is another supplier's, or a PAN is not its tenant's.
             ChangePending: a change of supplier, or an end, waits; cancel it first.
             RecordExists: the new meter is registered already.
+            HeadEndUnknown: the new meter's head end is not there.
         """
         require(principal, KEEPERS)
+        check_head_ends(self.meters.head_ends, new)
         for _ in range(_RACES_MAX):
             await self.meters.turn(old_id)
             known = await self.meters.known(principal, old_id)

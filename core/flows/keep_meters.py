@@ -14,10 +14,12 @@ from core.domain.meter import Custody, Meter, MeterId, Registration, Settings
 from core.domain.party import Option, Participant, ParticipantId, Principal, Role, Standing
 from core.domain.registry import Kind, Known, Ref
 from core.domain.timeline import FAR_FUTURE, Ms, Period, Timeline, ms_of
+from core.flows.head_end_names import check_head_ends
 from core.flows.keep_parties import Written
 from core.flows.roles import KEEPERS, OPERATORS, own, require
 from core.flows.turn import Sequence, TurnMeter
 from core.ports.clock import Clock
+from core.ports.head_ends import HeadEndNames
 from core.ports.registry import RegistryStore, RegistryWrite
 
 _RACES_MAX = 5
@@ -42,6 +44,7 @@ class KeepMeters:
     store: RegistryStore
     turn: TurnMeter
     clock: Clock
+    head_ends: HeadEndNames
 
     async def add(self, principal: Principal, meter: Meter) -> Written:
         """Register a meter; registering it again as it is changes nothing.
@@ -49,10 +52,12 @@ class KeepMeters:
         Raises:
             RecordExists: it is there with other content.
             ParticipantUnknown: its supplier is not.
+            HeadEndUnknown: its head end is not there.
         """
         require(principal, KEEPERS)
         first = meter.registrations.periods[0].value
         own(principal, first.supplier_id)
+        check_head_ends(self.head_ends, meter)
         meter = new_meter(meter, await self.supplier(first.supplier_id), ms_of(self.clock.now()))
         known = await self.store.read(Meter, meter.meter_id)
         if known is not None:
@@ -200,6 +205,7 @@ class KeepMeters:
             if after == known.record:
                 unchanged = Written(revision=known.revision, changed=False)
                 return Changed(written=unchanged, note=await self._last(after))
+            check_head_ends(self.head_ends, after, known.record)
             note = await self.turn.note(known, after, now, sequence)
             write = RegistryWrite(
                 expect=[(_ref(meter_id), known.revision)],

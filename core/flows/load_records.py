@@ -20,11 +20,13 @@ from core.domain.party import Participant, ParticipantId, Principal, Role, Stand
 from core.domain.registry import Kind, Known, Ref
 from core.domain.timeline import Ms, begin, ms_of
 from core.flows.appoint import Appoint
+from core.flows.head_end_names import check_head_ends
 from core.flows.keep_meters import due_of, new_meter, same_meter
 from core.flows.keep_pans import same_card
 from core.flows.keep_parties import KeepParties, NewParticipant
 from core.flows.roles import KEEPERS, own, require
 from core.ports.clock import Clock
+from core.ports.head_ends import HeadEndNames
 from core.ports.registry import RegistryStore, RegistryWrite
 from core.ports.trail import Decision, Trail
 
@@ -91,6 +93,7 @@ class LoadRecords:
     appoint: Appoint
     clock: Clock
     trail: Trail
+    head_ends: HeadEndNames
 
     async def __call__(self, principal: Principal, lines: Sequence[tuple[int, Loadable | Refused]]) -> Loaded:
         """Load lines, each with its number; those that could not be read come as what is wrong with them.
@@ -178,6 +181,7 @@ class LoadRecords:
                     raise ParticipantUnknown(
                         f"supplier_id: {supplier_id} is no registered supplier", participant_id=supplier_id
                     )
+                check_head_ends(self.head_ends, meter)
                 wanted.append((number, new_meter(meter, suppliers[supplier_id], now)))
             except Refused as refusal:
                 loaded.problems[number] = refusal

@@ -1,11 +1,8 @@
 """What waits for a head end that is away, or that is not configured here: how much, and for how long."""
 
-import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-
-_COUNTED_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,24 +21,15 @@ class ParkedAt:
     oldest: datetime
 
 
-class ParkedCount:
-    """Counts once a second, however often it is asked: there may be a hundred thousand."""
+def parked_by_head_end(lanes: Iterable[tuple[Parked | None, int]]) -> dict[str, ParkedAt]:
+    """Return what waits for each head end.
 
-    def __init__(self) -> None:
-        self._counted_at = float("-inf")
-        self._found: dict[str, ParkedAt] = {}
-
-    def by_head_end(self, lanes: Iterable[tuple[Parked | None, int]]) -> Mapping[str, ParkedAt]:
-        """Return what waits for each head end.
-
-        Args:
-            lanes: Of each counter sequence what its first delivery waits for, None for nothing, and how many it owes.
-        """
-        now = asyncio.get_running_loop().time()
-        if now - self._counted_at >= _COUNTED_EVERY_S:
-            self._counted_at, self._found = now, {}
-            for parked, owed in lanes:
-                if parked is not None and owed:
-                    there = self._found.get(parked.head_end, ParkedAt(0, parked.since))
-                    self._found[parked.head_end] = ParkedAt(there.count + owed, min(there.oldest, parked.since))
-        return self._found
+    Args:
+        lanes: Of each counter sequence what its first delivery waits for, None for nothing, and how many it owes.
+    """
+    found: dict[str, ParkedAt] = {}
+    for parked, owed in lanes:
+        if parked is not None and owed:
+            there = found.get(parked.head_end, ParkedAt(0, parked.since))
+            found[parked.head_end] = ParkedAt(there.count + owed, min(there.oldest, parked.since))
+    return found

@@ -58,6 +58,18 @@ class MemberStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeadEndStatus:
+    """A head end, as the nodes that are heard stand to it; see utrn.admin.v1.HeadEnd."""
+
+    name: str
+    configured_at: tuple[str, ...] = ()
+    missing_at: tuple[str, ...] = ()
+    reached_by: tuple[str, ...] = ()
+    parked: int = 0
+    oldest_parked_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStatus:
     """The whole cluster as the node `asked` sees it at `revision` of the ledger."""
 
@@ -66,6 +78,7 @@ class ClusterStatus:
     nodes: tuple[NodeStatus, ...]
     shards: tuple[ShardStatus, ...]
     members: tuple[MemberStatus, ...]
+    head_ends: tuple[HeadEndStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +107,14 @@ class Cluster(Protocol):
 
     async def forget(self, node_id: str) -> bool:
         """Take a node off the roster, and end its drain; return False, with nothing done, if it is alive.
+
+        Raises:
+            LedgerUnavailable, OutcomeUnknown: repeat.
+        """
+        ...
+
+    async def forget_head_end(self, name: str) -> None:
+        """Take the name of a head end away.
 
         Raises:
             LedgerUnavailable, OutcomeUnknown: repeat.

@@ -44,6 +44,7 @@ from core.flows.turn import TurnMeter
 from core.ports.ledger import CounterState, Entry
 from core.ports.registry import RegistryStore
 from tests.bench.million import million_meters, pan_of
+from tests.support.head_ends import known_head_ends
 from tests.support.selling import new_id, pans
 from tests.support.vends import PSP as PSP_PARTICIPANT
 from tests.support.vends import new_meter_id, vend
@@ -172,7 +173,14 @@ class Authorising:
         turn = TurnMeter(store=store, clock=self._clock)
         # Of which only the compares are made; no etcd is asked.
         self._ledger = EtcdLedger(cast("EtcdClient", None), EtcdConfig(endpoints=("none:1",)), self._clock)
-        self._authorise = Authorise(registry=registry, store=store, turn=turn, clock=self._clock, trail=self._trail)
+        self._authorise = Authorise(
+            registry=registry,
+            store=store,
+            turn=turn,
+            clock=self._clock,
+            trail=self._trail,
+            head_ends=known_head_ends,
+        )
         self._chance = random.Random(1)
 
     def cpu_us(self) -> float:

@@ -58,6 +58,7 @@ from tests.sim.network import Link, SimClient
 from tests.sim.switches import SWITCHES, Switches
 from tests.sim.tills import Tills
 from tests.sim.town import Town
+from tests.support.head_ends import known_head_ends
 from tests.support.market import KeptTrail, refusing
 from tests.support.vends import HEAD_END, NOW
 
@@ -147,12 +148,14 @@ class SimNode:
         self.registry = EtcdRegistry(client, _CONFIG)
         store = EtcdRegistryStore(client, _CONFIG, clock)
         turn = TurnMeter(store=store, clock=clock)
-        self.meters = KeepMeters(store=store, turn=turn, clock=clock)
+        self.meters = KeepMeters(store=store, turn=turn, clock=clock, head_ends=known_head_ends)
         self.pans = KeepPans(store=store, clock=clock)
         self.parties = KeepParties(store=store, clock=clock)
         self.appoint = Appoint(store=store, clock=clock, roots=b"")
         self._changes = ChangeKeeper(due_by=self.registry.due_by, turn=turn, clock=clock, random=sim.chance)
-        authorise = Authorise(registry=self.registry, store=store, turn=turn, clock=clock, trail=KeptTrail())
+        authorise = Authorise(
+            registry=self.registry, store=store, turn=turn, clock=clock, trail=KeptTrail(), head_ends=known_head_ends
+        )
         self.issue = IssueVend(
             authorise=authorise, answers=answers, line=self.line, clock=clock, config=_FLOW,
             refuse=refusing(ledger, answers, clock, _FLOW),

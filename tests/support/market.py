@@ -17,6 +17,7 @@ from core.ports.clock import Clock
 from core.ports.ledger import Ledger
 from core.ports.registry import Registry, RegistryStore
 from core.ports.trail import Decision
+from tests.support.head_ends import known_head_ends
 
 
 @dataclass
@@ -86,7 +87,9 @@ def authorise(registry: Registry, clock: Clock, trail: KeptTrail | None = None) 
     """The authorisation by a registry in memory, where no change is ever due."""
     store = cast("RegistryStore", NoStore(registry))
     turn = TurnMeter(store=store, clock=clock)
-    return Authorise(registry=registry, store=store, turn=turn, clock=clock, trail=trail or KeptTrail())
+    return Authorise(
+        registry=registry, store=store, turn=turn, clock=clock, trail=trail or KeptTrail(), head_ends=known_head_ends
+    )
 
 
 def refusing(ledger: Ledger, answers: Answers, clock: Clock, config: FlowConfig | None = None) -> RefuseSale:

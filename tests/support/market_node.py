@@ -41,8 +41,20 @@ from core.ports.registry import RegistryRecord, RegistryWrite
 from tests.fakes.clock import HandClock
 from tests.fakes.signer import FakeSigner
 from tests.support.etcd import Store
+from tests.support.head_ends import known_head_ends
 from tests.support.market import KeptTrail, refusing
-from tests.support.vends import APPOINTMENTS, POINT, PSP, SUPPLIER, always, card, known_as, meter, new_id, new_meter_id
+from tests.support.vends import (
+    APPOINTMENTS,
+    POINT,
+    PSP,
+    SUPPLIER,
+    always,
+    card,
+    known_as,
+    meter,
+    new_id,
+    new_meter_id,
+)
 
 # The scalar of the support's point: the first originator of tests/vectors/gbcs.json.
 SCALAR = 0xC92F51B1766E4AAA9167AB94B39D9DEB1B8B90897C0C52E0488E2C0916C98F39
@@ -74,6 +86,8 @@ class MarketNode:
 
     def __post_init__(self) -> None:
         """Wire it as the composition root does."""
+        # The names that this node knows; a test may change them, or take its knowledge away.
+        self.head_ends: frozenset[str] | None = known_head_ends()
         client, config, clock = self.store.client, self.store.config, self.clock
         self.registry = EtcdRegistry(client, config)
         self.records = EtcdRegistryStore(client, config, clock)
@@ -81,7 +95,12 @@ class MarketNode:
         self.trail = KeptTrail()
         self.turn = TurnMeter(store=self.records, clock=clock)
         self.authorise = Authorise(
-            registry=self.registry, store=self.records, turn=self.turn, clock=clock, trail=self.trail
+            registry=self.registry,
+            store=self.records,
+            turn=self.turn,
+            clock=clock,
+            trail=self.trail,
+            head_ends=lambda: self.head_ends,
         )
         self.answers = Answers(recent_max=100)
         self.counters = Counters(clock, trust_s=60, sequences_max=1000, alarm=256, refuse=500)
@@ -97,7 +116,7 @@ class MarketNode:
         self.send = SendIssued(
             authorise=self.authorise, find=self.find, ledger=self.ledger, answers=self.answers, clock=clock
         )
-        self.meters = KeepMeters(store=self.records, turn=self.turn, clock=clock)
+        self.meters = KeepMeters(store=self.records, turn=self.turn, clock=clock, head_ends=lambda: self.head_ends)
         self.exchange = ExchangeMeter(meters=self.meters, store=self.records)
         self.hand_over = HandOverMeter(meters=self.meters, store=self.records, ledger=self.ledger, clock=clock)
         self.pans = KeepPans(store=self.records, clock=clock)
@@ -113,7 +132,12 @@ class MarketNode:
         """Return the bulk load, with appointments verified under `roots`."""
         appoint = Appoint(store=self.records, clock=self.clock, roots=roots)
         return LoadRecords(
-            store=self.records, parties=self.parties, appoint=appoint, clock=self.clock, trail=self.trail
+            store=self.records,
+            parties=self.parties,
+            appoint=appoint,
+            clock=self.clock,
+            trail=self.trail,
+            head_ends=lambda: self.head_ends,
         )
 
     @asynccontextmanager

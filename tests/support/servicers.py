@@ -14,8 +14,10 @@ from core.api.errors import Context
 from core.api.registry_servicer import RegistryServicer
 from core.api.top_up_servicer import TopUpServicer
 from core.domain.party import Participant
+from core.flows.advise import AdviseByHand
 from core.flows.appoint import Appoint
 from core.flows.check_eligibility import CheckEligibility
+from core.flows.config import DeliveryConfig
 from tests.support.lines import RULE
 from tests.support.market_node import MarketNode
 
@@ -58,6 +60,7 @@ class Servicers:
         self.top_up = TopUpServicer(
             authenticate=authenticate, issue=node.issue, send=node.send, find=node.find,
             check=CheckEligibility(authorise=node.authorise, ledger=node.ledger, counters=node.counters),
+            advise=AdviseByHand(node.clock, DeliveryConfig()),
             pan_rule=RULE,
         )  # fmt: skip
 

@@ -26,6 +26,7 @@ from core.domain.timeline import FAR_FUTURE, Ms, Timeline, begin, ms_of
 from core.domain.token import PPTD_OFFSET, Counter, Utrn, check_digit
 from core.domain.transaction_id import TransactionId, make_transaction_id
 from core.domain.vend import Channel, Operation, Sale, Vend
+from tests.support.head_ends import HEAD_END as HEAD_END
 from tests.support.market import MemoryRegistry
 
 T = TypeVar("T")
@@ -33,7 +34,6 @@ T = TypeVar("T")
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 ORIGINATOR = OriginatorId("90b3d51f30010001")
 SUPPLIER_ID, PSP_ID = ParticipantId("supplier-north"), ParticipantId("psp-corner")
-HEAD_END = "sandbox"
 POINT = bytes.fromhex(
     "04be4028b9d4844f9dc60c97b6c7a8c649a52fcd96b398c11996fc64e0e8c6f50be3c1a1c0fde6fc02aa73a82821047730ef3c37285b234eaa"
     "52815a6ed1643a04"

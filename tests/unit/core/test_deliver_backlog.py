@@ -17,7 +17,7 @@ from core.flows.config import DeliveryConfig
 from core.flows.deliver import DeliveryWorker
 from core.flows.delivery_attempt import AttemptEnd, Later, Mailbox
 from core.flows.idempotency import Answers
-from core.flows.parked import Parked, ParkedAt, ParkedCount
+from core.flows.parked import Parked, ParkedAt, parked_by_head_end
 from core.ports.headend import HeadEnd, HeadEndEvent, StreamRestored
 from core.ports.ledger import StoredVend
 from core.ports.outbox import Listing, Outbox, OutboxEvent, Owed
@@ -149,14 +149,10 @@ async def test_thousands_that_waited_for_a_head_end_go_out_longest_waiting_first
     assert AT_ONCE // 2 < attempts.most <= AT_ONCE + 64, "a read of at most 64 goes out at once"
 
 
-async def test_what_no_longer_waits_is_counted_no_more() -> None:
-    counted = ParkedCount()
-    assert counted.by_head_end([(None, 3), (Parked("a", NOW), 0)]) == {}
-    later = ParkedCount()
-    lanes = [(Parked("a", NOW), 2), (Parked("a", NOW - timedelta(hours=1)), 1), (Parked("b", NOW), 4), (None, 9)]
-    found = later.by_head_end(lanes)
-    assert found == {"a": ParkedAt(3, NOW - timedelta(hours=1)), "b": ParkedAt(4, NOW)}
-    assert later.by_head_end([]) is found, "within a second nothing is counted again"
+def test_what_waits_is_counted_by_head_end_with_the_oldest() -> None:
+    long_ago = NOW - timedelta(hours=1)
+    lanes = [(Parked("a", NOW), 2), (Parked("a", long_ago), 1), (Parked("b", NOW), 4), (None, 9), (Parked("c", NOW), 0)]
+    assert parked_by_head_end(lanes) == {"a": ParkedAt(3, long_ago), "b": ParkedAt(4, NOW)}
 
 
 async def test_a_head_end_whose_events_raise_what_none_should_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:

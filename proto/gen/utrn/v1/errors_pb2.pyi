@@ -136,6 +136,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """So many changes of this record are kept that no more are taken. Facts: periods_max."""
     ERROR_REASON_NODE_ALIVE: _ErrorReason.ValueType  # 53
     """The node is alive: only one that is gone for good is taken off the roster. Facts: node_id."""
+    ERROR_REASON_HEAD_END_UNKNOWN: _ErrorReason.ValueType  # 60
+    """No node of this service is configured with a head end of the name that the meter has, or is to have. A code can be
+    issued and entered by hand; it cannot be sent. Facts: head_end, known.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason this service gives for not doing what was asked. Carried in google.rpc.ErrorInfo.reason, without the
@@ -258,4 +262,8 @@ ERROR_REASON_HISTORY_FULL: ErrorReason.ValueType  # 52
 """So many changes of this record are kept that no more are taken. Facts: periods_max."""
 ERROR_REASON_NODE_ALIVE: ErrorReason.ValueType  # 53
 """The node is alive: only one that is gone for good is taken off the roster. Facts: node_id."""
+ERROR_REASON_HEAD_END_UNKNOWN: ErrorReason.ValueType  # 60
+"""No node of this service is configured with a head end of the name that the meter has, or is to have. A code can be
+issued and entered by hand; it cannot be sent. Facts: head_end, known.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -251,12 +251,17 @@ class Delivery(_message.Message):
     FIRST_SENT_AT_FIELD_NUMBER: _builtins.int
     LAST_SENT_AT_FIELD_NUMBER: _builtins.int
     CLOSED_AT_FIELD_NUMBER: _builtins.int
+    ENTER_BY_HAND_ADVISED_FIELD_NUMBER: _builtins.int
     state: Global___DeliveryState.ValueType
     """Where it stands."""
     reason: Global___DeliveryReason.ValueType
     """Why, once it has ended."""
     attempts: _builtins.int
     """How often the code was handed to the head end."""
+    enter_by_hand_advised: _builtins.bool
+    """True while it is owed and has been for long (15 minutes unless configured): the consumer should enter the code by
+    hand now, if the meter has not shown the credit yet. The code is sent all the same; a meter takes it once.
+    """
     @_builtins.property
     def queued_at(self) -> _timestamp_pb2.Timestamp:
         """When delivery was asked for."""
@@ -283,10 +288,11 @@ class Delivery(_message.Message):
         first_sent_at: _timestamp_pb2.Timestamp | None = ...,
         last_sent_at: _timestamp_pb2.Timestamp | None = ...,
         closed_at: _timestamp_pb2.Timestamp | None = ...,
+        enter_by_hand_advised: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["closed_at", b"closed_at", "first_sent_at", b"first_sent_at", "last_sent_at", b"last_sent_at", "queued_at", b"queued_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "closed_at", b"closed_at", "first_sent_at", b"first_sent_at", "last_sent_at", b"last_sent_at", "queued_at", b"queued_at", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "closed_at", b"closed_at", "enter_by_hand_advised", b"enter_by_hand_advised", "first_sent_at", b"first_sent_at", "last_sent_at", b"last_sent_at", "queued_at", b"queued_at", "reason", b"reason", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

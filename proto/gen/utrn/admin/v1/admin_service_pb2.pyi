@@ -47,6 +47,7 @@ class GetClusterStatusResponse(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     ETCD_MEMBERS_FIELD_NUMBER: _builtins.int
+    HEAD_ENDS_FIELD_NUMBER: _builtins.int
     asked_node_id: _builtins.str
     """The node that answers."""
     revision: _builtins.int
@@ -63,6 +64,10 @@ class GetClusterStatusResponse(_message.Message):
     def etcd_members(self) -> _containers.RepeatedCompositeFieldContainer[Global___EtcdMember]:
         """Every member of etcd."""
 
+    @_builtins.property
+    def head_ends(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadEnd]:
+        """Every head end that there is, by name."""
+
     def __init__(
         self,
         *,
@@ -71,10 +76,11 @@ class GetClusterStatusResponse(_message.Message):
         nodes: _abc.Iterable[Global___Node] | None = ...,
         shards: _abc.Iterable[Global___Shard] | None = ...,
         etcd_members: _abc.Iterable[Global___EtcdMember] | None = ...,
+        head_ends: _abc.Iterable[Global___HeadEnd] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_node_id", b"asked_node_id", "etcd_members", b"etcd_members", "nodes", b"nodes", "revision", b"revision", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_node_id", b"asked_node_id", "etcd_members", b"etcd_members", "head_ends", b"head_ends", "nodes", b"nodes", "revision", b"revision", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -207,6 +213,54 @@ class Shard(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Shard: _TypeAlias = Shard  # noqa: Y015
+
+@_typing.final
+class HeadEnd(_message.Message):
+    """A head end, as the nodes that are heard stand to it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONFIGURED_AT_FIELD_NUMBER: _builtins.int
+    MISSING_AT_FIELD_NUMBER: _builtins.int
+    REACHED_BY_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
+    OLDEST_PARKED_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    parked: _builtins.int
+    """Deliveries that wait for it, at all nodes."""
+    oldest_parked_ms: _builtins.int
+    """Milliseconds since the one that has waited longest was asked for; 0 if none waits."""
+    @_builtins.property
+    def configured_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes that are configured with it."""
+
+    @_builtins.property
+    def missing_at(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes that are not, although it is there: deliveries of their shards wait."""
+
+    @_builtins.property
+    def reached_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Nodes whose event stream from it works."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        configured_at: _abc.Iterable[_builtins.str] | None = ...,
+        missing_at: _abc.Iterable[_builtins.str] | None = ...,
+        reached_by: _abc.Iterable[_builtins.str] | None = ...,
+        parked: _builtins.int = ...,
+        oldest_parked_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["configured_at", b"configured_at", "missing_at", b"missing_at", "name", b"name", "oldest_parked_ms", b"oldest_parked_ms", "parked", b"parked", "reached_by", b"reached_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeadEnd: _TypeAlias = HeadEnd  # noqa: Y015
 
 @_typing.final
 class EtcdMember(_message.Message):
@@ -350,3 +404,42 @@ class ForgetNodeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ForgetNodeResponse: _TypeAlias = ForgetNodeResponse  # noqa: Y015
+
+@_typing.final
+class ForgetHeadEndRequest(_message.Message):
+    """Asks that a head end be no more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetHeadEndRequest: _TypeAlias = ForgetHeadEndRequest  # noqa: Y015
+
+@_typing.final
+class ForgetHeadEndResponse(_message.Message):
+    """It is no more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForgetHeadEndResponse: _TypeAlias = ForgetHeadEndResponse  # noqa: Y015

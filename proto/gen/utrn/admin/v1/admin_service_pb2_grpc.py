@@ -50,6 +50,11 @@ class AdminServiceStub:
                 request_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetNodeRequest.SerializeToString,
                 response_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetNodeResponse.FromString,
                 _registered_method=True)
+        self.ForgetHeadEnd = channel.unary_unary(
+                '/utrn.admin.v1.AdminService/ForgetHeadEnd',
+                request_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetHeadEndRequest.SerializeToString,
+                response_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetHeadEndResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -79,6 +84,14 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ForgetHeadEnd(self, request, context):
+        """Takes the name of a head end away: it will not come back, and no meter is to be registered under it. Refused
+        (NODE_ALIVE) while a node is configured with it. May be repeated: HEAD_END_UNKNOWN says that it is gone.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -96,6 +109,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ForgetNode,
                     request_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetNodeRequest.FromString,
                     response_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetNodeResponse.SerializeToString,
+            ),
+            'ForgetHeadEnd': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForgetHeadEnd,
+                    request_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetHeadEndRequest.FromString,
+                    response_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetHeadEndResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -180,6 +198,33 @@ class AdminService:
             '/utrn.admin.v1.AdminService/ForgetNode',
             utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetNodeRequest.SerializeToString,
             utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetNodeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForgetHeadEnd(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utrn.admin.v1.AdminService/ForgetHeadEnd',
+            utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetHeadEndRequest.SerializeToString,
+            utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetHeadEndResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,10 @@ class AdminServiceStub:
     """Takes a node off the roster, and ends its drain: it will not come back. Refused while it is alive; a node that starts
     after all puts itself on the roster again. May be repeated: NODE_UNKNOWN says that it is off.
     """
+    ForgetHeadEnd: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ForgetHeadEndRequest, _admin_service_pb2.ForgetHeadEndResponse]
+    """Takes the name of a head end away: it will not come back, and no meter is to be registered under it. Refused
+    (NODE_ALIVE) while a node is configured with it. May be repeated: HEAD_END_UNKNOWN says that it is gone.
+    """
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -58,6 +62,10 @@ class AdminServiceAsyncStub(AdminServiceStub):
     ForgetNode: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ForgetNodeRequest, _admin_service_pb2.ForgetNodeResponse]  # type: ignore[assignment]
     """Takes a node off the roster, and ends its drain: it will not come back. Refused while it is alive; a node that starts
     after all puts itself on the roster again. May be repeated: NODE_UNKNOWN says that it is off.
+    """
+    ForgetHeadEnd: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ForgetHeadEndRequest, _admin_service_pb2.ForgetHeadEndResponse]  # type: ignore[assignment]
+    """Takes the name of a head end away: it will not come back, and no meter is to be registered under it. Refused
+    (NODE_ALIVE) while a node is configured with it. May be repeated: HEAD_END_UNKNOWN says that it is gone.
     """
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -89,6 +97,16 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_admin_service_pb2.ForgetNodeResponse, _abc.Awaitable[_admin_service_pb2.ForgetNodeResponse]]:
         """Takes a node off the roster, and ends its drain: it will not come back. Refused while it is alive; a node that starts
         after all puts itself on the roster again. May be repeated: NODE_UNKNOWN says that it is off.
+        """
+
+    @_abc_1.abstractmethod
+    def ForgetHeadEnd(
+        self,
+        request: _admin_service_pb2.ForgetHeadEndRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ForgetHeadEndResponse, _abc.Awaitable[_admin_service_pb2.ForgetHeadEndResponse]]:
+        """Takes the name of a head end away: it will not come back, and no meter is to be registered under it. Refused
+        (NODE_ALIVE) while a node is configured with it. May be repeated: HEAD_END_UNKNOWN says that it is gone.
         """
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -59,6 +59,7 @@ class HeartbeatResponse(_message.Message):
     TIME_MS_FIELD_NUMBER: _builtins.int
     KEYS_COMPLETE_FIELD_NUMBER: _builtins.int
     MISSING_KEYS_FIELD_NUMBER: _builtins.int
+    HEAD_ENDS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """The node that beats."""
     lease_id: _builtins.int
@@ -87,6 +88,10 @@ class HeartbeatResponse(_message.Message):
     def missing_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Keys that its HSM lacks, supplier/key id, at most 20 of them."""
 
+    @_builtins.property
+    def head_ends(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadEndBeat]:
+        """Every head end that this node is configured with, or that there is and this node is not configured with."""
+
     def __init__(
         self,
         *,
@@ -103,11 +108,50 @@ class HeartbeatResponse(_message.Message):
         time_ms: _builtins.int = ...,
         keys_complete: _builtins.bool = ...,
         missing_keys: _abc.Iterable[_builtins.str] | None = ...,
+        head_ends: _abc.Iterable[Global___HeadEndBeat] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "deliveries_in_flight", b"deliveries_in_flight", "issues_in_flight", b"issues_in_flight", "keys_complete", b"keys_complete", "lease_id", b"lease_id", "leaving", b"leaving", "ledger_ready", b"ledger_ready", "loop_delay_ms", b"loop_delay_ms", "mirror_revision", b"mirror_revision", "missing_keys", b"missing_keys", "node_id", b"node_id", "serving", b"serving", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "deliveries_in_flight", b"deliveries_in_flight", "head_ends", b"head_ends", "issues_in_flight", b"issues_in_flight", "keys_complete", b"keys_complete", "lease_id", b"lease_id", "leaving", b"leaving", "ledger_ready", b"ledger_ready", "loop_delay_ms", b"loop_delay_ms", "mirror_revision", b"mirror_revision", "missing_keys", b"missing_keys", "node_id", b"node_id", "serving", b"serving", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HeartbeatResponse: _TypeAlias = HeartbeatResponse  # noqa: Y015
+
+@_typing.final
+class HeadEndBeat(_message.Message):
+    """How a node stands to one head end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONFIGURED_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
+    OLDEST_PARKED_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    configured: _builtins.bool
+    """False if there is such a head end and this node is not configured with it."""
+    available: _builtins.bool
+    """True while its event stream works."""
+    parked: _builtins.int
+    """Deliveries of this node's shards that wait for it."""
+    oldest_parked_ms: _builtins.int
+    """Milliseconds since the one that has waited longest was asked for; 0 if none waits."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        configured: _builtins.bool = ...,
+        available: _builtins.bool = ...,
+        parked: _builtins.int = ...,
+        oldest_parked_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "configured", b"configured", "name", b"name", "oldest_parked_ms", b"oldest_parked_ms", "parked", b"parked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeadEndBeat: _TypeAlias = HeadEndBeat  # noqa: Y015

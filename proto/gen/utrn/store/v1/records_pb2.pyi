@@ -1444,6 +1444,42 @@ class SuspicionRecord(_message.Message):
 Global___SuspicionRecord: _TypeAlias = SuspicionRecord  # noqa: Y015
 
 @_typing.final
+class HeadEndRecord(_message.Message):
+    """Key head-end/<name>. A head end that a node has been configured with; kept until an operator takes it away."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    schema: _builtins.int
+    """Highest schema understood by this reader: 1."""
+    name: _builtins.str
+    """Its name, as meters have it."""
+    node_id: _builtins.str
+    """The node that announced it first."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """When it did."""
+
+    def __init__(
+        self,
+        *,
+        schema: _builtins.int = ...,
+        name: _builtins.str = ...,
+        node_id: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "node_id", b"node_id", "schema", b"schema", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeadEndRecord: _TypeAlias = HeadEndRecord  # noqa: Y015
+
+@_typing.final
 class TrailAnchorRecord(_message.Message):
     """Key trail/<name of a trail file>."""
 

@@ -1,0 +1,46 @@
+"""What a node's heart says: the figures by which other nodes, and through them operators, know how it is."""
+
+from utrn.peer.v1 import peer_service_pb2 as peer
+
+from app.head_end_states import HeadEndStates
+from cluster.outbox import EtcdOutbox
+from cluster.ownership import EtcdOwnership
+from cluster.time import LedgerTime
+from core.api.health import Health
+from core.flows.commit import CommitLine
+from core.flows.deliver import DeliveryWorker
+from core.flows.key_watch import KeyWatch
+from core.observe import LoopDelay
+
+# A beat is small, however many keys a wrong token lacks.
+_MISSING_KEYS_MAX = 20
+
+
+def beat_of(
+    time: LedgerTime,
+    ownership: EtcdOwnership,
+    health: Health,
+    outbox: EtcdOutbox,
+    line: CommitLine,
+    delivery: DeliveryWorker,
+    loop_delay: LoopDelay,
+    keys: KeyWatch,
+    states: HeadEndStates,
+) -> peer.HeartbeatResponse:
+    """Return what this node's heart says now."""
+    return peer.HeartbeatResponse(
+        node_id=ownership.node_id,
+        lease_id=ownership.lease_id,
+        leaving=ownership.leaving,
+        serving=health.serving,
+        mirror_revision=outbox.mirror_revision,
+        issues_in_flight=line.in_flight,
+        deliveries_in_flight=delivery.under_way,
+        loop_delay_ms=round(loop_delay.seconds * 1000),
+        ledger_ready=ownership.lease_good,
+        clock_ms=time.wall(),
+        time_ms=time.estimate() or 0,
+        keys_complete=keys.complete,
+        missing_keys=[str(one) for one in keys.missing[:_MISSING_KEYS_MAX]],
+        head_ends=states.latest,
+    )
