@@ -40,6 +40,7 @@ def beat_of(
         ledger_ready=ownership.lease_good,
         clock_ms=time.wall(),
         time_ms=time.estimate() or 0,
+        failing=health.failing,
         keys_complete=keys.complete,
         missing_keys=[str(one) for one in keys.missing[:_MISSING_KEYS_MAX]],
         head_ends=states.latest,

@@ -107,7 +107,9 @@ class NodeCollector(Collector):
             "utrn_trail_healthy", "1 if the trail of decisions is written.", value=node.trail.healthy
         )
         yield CounterMetricFamily("utrn_trail_lost", "Decisions the trail could not keep.", value=node.trail.lost)
-        peers = node.cluster.peers
+        peers, ownership = node.cluster.peers, node.cluster.ownership
+        gone = ownership.roster().keys() - ownership.members().keys()
+        yield GaugeMetricFamily("utrn_nodes_missing", "Nodes on the roster without a lease.", value=len(gone))
         yield GaugeMetricFamily("utrn_peers_heard", "Peers whose heart is heard.", value=len(peers.heard_of_late()))
         yield GaugeMetricFamily("utrn_peers_suspected", "Peers not heard for too long.", value=len(peers.silent()))
         yield CounterMetricFamily("utrn_peer_revokes", "Leases of peers that this node revoked.", value=peers.revokes)

@@ -17,7 +17,7 @@ from cluster.client import EtcdClient, EtcdUnreachable
 from cluster.commit import Known, commit_until_known, not_done
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
-from cluster.ownership import EtcdOwnership, Member
+from cluster.ownership import EtcdOwnership, Member, Owner
 from cluster.peers import PeerWatch
 from cluster.records import SCHEMA
 from core.domain.party import ParticipantId
@@ -49,28 +49,24 @@ class EtcdCluster:
                 leases[name] = await self._lease(member.lease_id)
         owners, owed = self.ownership.owners(), self.owed()
         counts = Counter(owner.node_id for owner in owners.values())
+        beats = self._beats()
         drains, roster = self.ownership.drains(), self.ownership.roster()
         nodes = [
-            self._node(members.get(name), name, leases, counts[name], head, drained=name in drains)
-            for name in sorted(members.keys() | drains.keys() | roster.keys())
-        ]
-        nodes = [_expected(one, roster.get(one.node_id)) for one in nodes]
-        shards = [
-            ShardStatus(
-                shard=shard,
-                owner=owners[shard].node_id if shard in owners else "",
-                epoch=owners[shard].epoch if shard in owners else 0,
-                owed=owed.get(shard, 0),
+            replace(
+                self._node(members.get(name), name, leases, beats.get(name), head),
+                shards=counts[name],
+                drained=name in drains,
             )
-            for shard in range(self.config.shards)
+            for name in sorted(members.keys() | drains.keys() | roster.keys())
         ]
         return ClusterStatus(
             asked=self.ownership.node_id,
             revision=head,
-            nodes=tuple(nodes),
-            shards=tuple(shards),
+            nodes=tuple(_expected(one, roster.get(one.node_id)) for one in nodes),
+            shards=tuple(_shard(shard, owners.get(shard), owed.get(shard, 0)) for shard in range(self.config.shards)),
             members=tuple(_member(endpoint, status) for endpoint, status in asked.items()),
-            head_ends=_head_ends({one: self._beat(one)[0] for one in members}),
+            head_ends=_head_ends({one: beats.get(one) for one in members}),
+            reading=not self.ownership.seen,
         )
 
     async def drain(self, node_id: str, *, by: ParticipantId, at: datetime) -> Drain:
@@ -116,42 +112,53 @@ class EtcdCluster:
         member: Member | None,
         node_id: str,
         leases: Mapping[str, tuple[int, int]],
-        shards: int,
+        beat: peer.HeartbeatResponse | None,
         head: int,
-        *,
-        drained: bool,
     ) -> NodeStatus:
         if member is None:
-            return NodeStatus(node_id=node_id, drained=drained, shards=shards)
-        beat, age_ms = self._beat(node_id)
+            return NodeStatus(node_id=node_id)
         left_ms, ttl_ms = leases.get(node_id, (0, 0))
-        return NodeStatus(
+        there = NodeStatus(
             node_id=node_id,
             address=member.address,
             zone=member.zone,
             version=member.version,
             alive=True,
-            serving=beat is not None and beat.serving,
             hsm_ready=member.hsm_ready,
             mirror_ready=member.mirror_ready,
-            drained=drained,
             lease_left_ms=left_ms,
             lease_ttl_ms=ttl_ms,
-            beat_age_ms=age_ms,
-            mirror_lag=-1 if beat is None or not head else max(0, head - beat.mirror_revision),
-            shards=shards,
-            issues_in_flight=0 if beat is None else beat.issues_in_flight,
-            deliveries_in_flight=0 if beat is None else beat.deliveries_in_flight,
-            missing_keys=() if beat is None else tuple(beat.missing_keys),
+            beat_age_ms=self._beat_age_ms(node_id),
+        )
+        if beat is None:
+            return there
+        return replace(
+            there,
+            heard=True,
+            serving=beat.serving,
+            failing=tuple(beat.failing),
+            mirror_lag=max(0, head - beat.mirror_revision) if head else -1,
+            issues_in_flight=beat.issues_in_flight,
+            deliveries_in_flight=beat.deliveries_in_flight,
+            missing_keys=tuple(beat.missing_keys),
         )
 
-    def _beat(self, node_id: str) -> tuple[peer.HeartbeatResponse | None, int]:
+    def _beats(self) -> dict[str, peer.HeartbeatResponse]:
+        """Return the beat of this node and of every peer heard of late: an old one says what was."""
+        heard = {node_id: heard.beat for node_id, heard in self.peers.heard_of_late().items()}
+        return {**heard, self.ownership.node_id: self.beat()}
+
+    def _beat_age_ms(self, node_id: str) -> int:
         if node_id == self.ownership.node_id:
-            return self.beat(), 0
+            return 0
         heard = self.peers.heard.get(node_id)
-        if heard is None:
-            return None, -1
-        return heard.beat, round((self.clock.monotonic() - heard.at) * 1000)
+        return -1 if heard is None else round((self.clock.monotonic() - heard.at) * 1000)
+
+
+def _shard(shard: int, owner: Owner | None, owed: int) -> ShardStatus:
+    if owner is None:
+        return ShardStatus(shard=shard, owner="", epoch=0, owed=owed)
+    return ShardStatus(shard=shard, owner=owner.node_id, epoch=owner.epoch, owed=owed)
 
 
 def _expected(node: NodeStatus, roster: store.RosterRecord | None) -> NodeStatus:
@@ -162,7 +169,7 @@ def _expected(node: NodeStatus, roster: store.RosterRecord | None) -> NodeStatus
         node,
         address=node.address or roster.address,
         zone=node.zone or roster.zone,
-        since=roster.since.ToDatetime(tzinfo=UTC),
+        since=roster.since.ToDatetime(tzinfo=UTC) if roster.HasField("since") else None,
     )
 
 
@@ -190,6 +197,8 @@ def _member(endpoint: str, status: pb.StatusResponse | None) -> MemberStatus:
         return MemberStatus(endpoint=endpoint, healthy=False)
     return MemberStatus(
         endpoint=endpoint,
+        answers=True,
+        errors=tuple(status.errors),
         healthy=status.leader != 0,
         leader=status.leader == status.header.member_id,
         version=status.version,

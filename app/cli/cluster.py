@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from app.cli.asking import ask_nodes
-from app.cli.output import EXIT_FAILED, console, print_json
+from app.cli.cluster_lines import lines_of
+from app.cli.cluster_problems import exit_code_of, problems_of
+from app.cli.output import console, print_json
 
 if TYPE_CHECKING:
     import grpc
-    from rich.table import Table
     from utrn.admin.v1 import admin_service_pb2 as pb
 
 _T = TypeVar("_T")
@@ -22,32 +23,47 @@ _Target = Annotated[str, typer.Option("--target", help="host:port of nodes, comm
 _Cert = Annotated[Path, typer.Option("--cert", help="PEM file of an operator's certificate.")]
 _Key = Annotated[Path, typer.Option("--key", help="PEM file of its private key.")]
 _Ca = Annotated[Path, typer.Option("--ca", help="PEM file of the nodes' authority.")]
+_LOOK_AGAIN_S = 0.5
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
-_NODE_COLUMNS = (
-    "node", "zone", "address", "state", "HSM", "mirror lag", "shards", "lease left", "beat", "issues", "deliveries",
-)  # fmt: skip
+_STATUS_HELP = """Show nodes, shards, etcd members and head ends as one node sees them.
+
+Exit codes: 0 all is well; 1 no node answered, or it refused; 2 wrong usage; 3 something is missing, and codes are
+issued; 4 nothing is issued.
+"""
 
 
-@app.command("status")
-def status(target: _Target, cert: _Cert, key: _Key, ca: _Ca, as_json: _Json = False) -> None:
-    """Show nodes, shards and etcd members as one node sees them. Exit code 1 if anything is not as it should be."""
+@app.command("status", help=_STATUS_HELP)
+def status(
+    target: _Target, cert: _Cert, key: _Key, ca: _Ca,
+    wait: Annotated[float, typer.Option(min=0, max=3600, help="Seconds to wait until all is well.")] = 0.0,
+    as_json: _Json = False,
+) -> None:  # fmt: skip
+    """Show the state of the cluster; the exit code says whether all is well."""
     from google.protobuf.json_format import MessageToDict
 
-    found = ask_nodes(_status, target, (cert, key, ca))
-    problems = problems_of(found)
+    until = time.monotonic() + wait
+    while True:
+        found = ask_nodes(_status, target, (cert, key, ca))
+        problems = problems_of(found)
+        if not problems or time.monotonic() >= until:
+            break
+        time.sleep(_LOOK_AGAIN_S)
+    code = exit_code_of(problems)
     if as_json:
         plain = MessageToDict(found, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
-        print_json({**plain, "problems": problems})
+        print_json({**plain, "problems": [one.text for one in problems], "exit_code": code})
     else:
-        for table in _tables(found):
-            console.print(table)
+        for line in lines_of(found, width=_width()):
+            typer.echo(line)
         for problem in problems:
-            console.print(problem, style="yellow", markup=False, highlight=False)
+            # In a pipe a sentence is one line, however long.
+            style = "red" if problem.no_service else "yellow"
+            console.print(problem.text, style=style, markup=False, highlight=False, soft_wrap=True)
         if not problems:
             console.print("All is well.", style="green")
-    if problems:
-        raise typer.Exit(EXIT_FAILED)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command("watch")
@@ -57,7 +73,6 @@ def watch(
     times: Annotated[int, typer.Option(help="How often; 0 until Ctrl-C.")] = 0,
 ) -> None:  # fmt: skip
     """Show the same, live."""
-    from rich.console import Group
     from rich.live import Live
     from rich.text import Text
 
@@ -65,8 +80,8 @@ def watch(
     with Live(console=console, auto_refresh=False) as live:
         while not times or looks < times:
             found = ask_nodes(_status, target, (cert, key, ca))
-            problems = [Text(problem, style="yellow") for problem in problems_of(found)]
-            live.update(Group(*_tables(found), *problems), refresh=True)
+            lines = [*lines_of(found, width=_width()), *(one.text for one in problems_of(found))]
+            live.update(Text("\n".join(lines)), refresh=True)
             looks += 1
             if not times or looks < times:
                 time.sleep(every)
@@ -139,96 +154,9 @@ def forget_head_end(
         console.print(f"There is no head end {name} any more.", highlight=False)
 
 
-def problems_of(found: "pb.GetClusterStatusResponse") -> list[str]:
-    """Return a sentence for everything an operator should look at."""
-    problems = []
-    if not found.revision:
-        problems.append("etcd does not answer: nothing is issued; docs/runbooks/etcd-quorum.md")
-    for node in found.nodes:
-        if not node.alive:
-            problems.append(f"{node.node_id} is not there: docs/runbooks/node-lost.md")
-        elif not node.hsm_ready:
-            problems.append(f"{node.node_id} has no HSM: docs/runbooks/hsm.md")
-        elif not node.mirror_ready:
-            problems.append(f"{node.node_id} has not read the outbox yet")
-        if node.missing_keys:
-            problems.append(f"{node.node_id} lacks {', '.join(node.missing_keys)}: docs/runbooks/hsm.md")
-    if not any(node.serving for node in found.nodes):
-        problems.append("no node serves")
-    free = [str(shard.shard) for shard in found.shards if not shard.owner]
-    if free:
-        problems.append(f"shards without an owner: {', '.join(free)}")
-    problems += [f"etcd member {one.endpoint} does not answer" for one in found.etcd_members if not one.healthy]
-    if found.revision and not any(one.leader for one in found.etcd_members):
-        problems.append("no etcd member leads")
-    for head_end in found.head_ends:
-        problems += _problems_of_head_end(head_end)
-    return problems
-
-
-def _problems_of_head_end(one: "pb.HeadEnd") -> list[str]:
-    """Return a sentence for everything that is wrong with a head end."""
-    problems = []
-    if not one.configured_at:
-        problems.append(f"no node is configured with head end {one.name}: docs/runbooks/head-end.md")
-    elif one.missing_at:
-        problems.append(f"head end {one.name} is not configured at {', '.join(one.missing_at)}")
-    if unreached := sorted(set(one.configured_at) - set(one.reached_by)):
-        problems.append(f"head end {one.name} is not reached by {', '.join(unreached)}: docs/runbooks/head-end.md")
-    if one.parked:
-        minutes = one.oldest_parked_ms / 60_000
-        problems.append(f"{one.parked} deliveries wait for head end {one.name}, the oldest for {minutes:.0f} min")
-    return problems
-
-
-def _tables(found: "pb.GetClusterStatusResponse") -> "list[Table]":
-    from rich.table import Table
-
-    nodes = Table(title=f"Nodes, as {found.asked_node_id} sees them", title_justify="left")
-    for column in _NODE_COLUMNS:
-        nodes.add_column(column)
-    for node in found.nodes:
-        nodes.add_row(*_node_row(node))
-    owners: dict[str, list[pb.Shard]] = {}
-    for shard in found.shards:
-        owners.setdefault(shard.owner, []).append(shard)
-    shards = Table(title="Shards", title_justify="left")
-    for column in ("owner", "shards (epoch)", "owed"):
-        shards.add_column(column)
-    for owner, owned in sorted(owners.items()):
-        names = ", ".join(f"{one.shard} ({one.epoch})" for one in owned)
-        shards.add_row(owner or "nobody", names, str(sum(one.owed for one in owned)))
-    members = Table(title=f"etcd, revision {found.revision or 'unknown'}", title_justify="left")
-    for column in ("member", "state", "version", "MB", "term", "index"):
-        members.add_column(column)
-    for one in found.etcd_members:
-        state = "leader" if one.leader else "follower" if one.healthy else "DOWN"
-        size = f"{one.db_bytes / 1e6:.1f}"
-        members.add_row(one.endpoint, state, one.version, size, str(one.raft_term), str(one.raft_index))
-    head_ends = Table(title="Head ends", title_justify="left")
-    for column in ("head end", "reached by", "waiting", "oldest"):
-        head_ends.add_column(column)
-    for head_end in found.head_ends:
-        reached = ", ".join(head_end.reached_by) or "nobody"
-        head_ends.add_row(head_end.name, reached, str(head_end.parked), f"{head_end.oldest_parked_ms / 1000:.0f} s")
-    return [nodes, shards, members, head_ends]
-
-
-def _node_row(node: "pb.Node") -> list[str]:
-    state = "not alive" if not node.alive else "serving" if node.serving else "not serving"
-    return [
-        node.node_id,
-        node.zone,
-        node.address,
-        f"{state}, drained" if node.drained else state,
-        "ready" if node.hsm_ready else "-",
-        str(node.mirror_lag) if node.mirror_lag >= 0 else "?",
-        str(node.shards),
-        f"{node.lease_left_ms / 1000:.0f} of {node.lease_ttl_ms / 1000:.0f} s",
-        f"{node.beat_age_ms} ms" if node.beat_age_ms >= 0 else "never",
-        str(node.issues_in_flight),
-        str(node.deliveries_in_flight),
-    ]
+def _width() -> int | None:
+    """Return the columns of the screen; None for a pipe."""
+    return console.width if console.is_terminal else None
 
 
 async def _status(channel: "grpc.aio.Channel") -> "pb.GetClusterStatusResponse":

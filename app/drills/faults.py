@@ -278,7 +278,7 @@ async def hsm_shuffled(world: World) -> Fault:
     await asyncio.to_thread(world.stack.make_other_keys, folder)
     await asyncio.sleep(3.0)
     shutil.rmtree(folder / "tokens")
-    _kill_workers(world.stack.pid(node))
+    kill_workers(world.stack.pid(node))
     show_token(world, node)
     fault.healed_at = time.monotonic()
     return fault
@@ -363,7 +363,7 @@ def hide_token(world: World, node: str) -> None:
     """Take a node's token away and kill the sessions that were open."""
     tokens = world.stack.token_folder(node) / "tokens"
     tokens.rename(tokens.with_name("taken-away"))
-    _kill_workers(world.stack.pid(node))
+    kill_workers(world.stack.pid(node))
 
 
 def show_token(world: World, node: str) -> None:
@@ -381,7 +381,8 @@ def _workers(pid: int) -> list[int]:
     return found
 
 
-def _kill_workers(pid: int) -> None:
+def kill_workers(pid: int) -> None:
+    """Kill the HSM workers of a node, and with them the sessions that were open."""
     for worker in _workers(pid):
         with suppress(ProcessLookupError):
             send_signal(worker, signal.SIGKILL)

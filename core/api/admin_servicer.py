@@ -42,6 +42,7 @@ class AdminServicer(rpc.AdminServiceServicer):
             shards=[pb.Shard(**asdict(one)) for one in status.shards],
             etcd_members=[pb.EtcdMember(**asdict(one)) for one in status.members],
             head_ends=[pb.HeadEnd(**asdict(one)) for one in status.head_ends],
+            reading=status.reading,
         )
 
     async def SetDrain(self, request: pb.SetDrainRequest, context: Context) -> pb.SetDrainResponse:

@@ -29,6 +29,11 @@ class Health:
         """True if the last look found every condition to hold."""
         return self._failing is not None and not self._failing
 
+    @property
+    def failing(self) -> list[str]:
+        """The conditions that did not hold at the last look, by name, sorted."""
+        return sorted(self._failing or ())
+
     async def run(self) -> NoReturn:
         """Look for ever."""
         while True:

@@ -30,6 +30,6 @@ class DrainNode:
             await self.cluster.undrain(node_id)
             return None
         others = (one for one in nodes.values() if one.node_id != node_id)
-        if not any(one.alive and one.hsm_ready and not one.drained for one in others):
+        if not any(one.serving and not one.drained for one in others):
             raise LastNode("no other node is left to serve; bring one into service first", node_id=node_id)
         return await self.cluster.drain(node_id, by=principal.participant_id, at=self.clock.wall())

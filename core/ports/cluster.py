@@ -11,7 +11,8 @@ from core.domain.party import ParticipantId
 class NodeStatus:
     """A node that is alive or should be. `beat_age_ms` is -1 if it was never heard, `mirror_lag` -1 if unknown.
 
-    `since`: when it first joined; None if it is not on the roster.
+    `since`: when it first joined; None if it is not on the roster. `heard`: its last beat is not old; of one that is
+    not heard nothing is told that only its beat could tell. `failing`: why it does not serve.
     """
 
     node_id: str
@@ -32,6 +33,8 @@ class NodeStatus:
     deliveries_in_flight: int = 0
     missing_keys: tuple[str, ...] = ()
     since: datetime | None = None
+    heard: bool = False
+    failing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,15 +49,17 @@ class ShardStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberStatus:
-    """A member of etcd."""
+    """A member of etcd. It may answer and know no leader; `healthy` is both. `errors`: what it says is wrong."""
 
     endpoint: str
     healthy: bool
+    answers: bool = False
     leader: bool = False
     version: str = ""
     db_bytes: int = 0
     raft_term: int = 0
     raft_index: int = 0
+    errors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +76,10 @@ class HeadEndStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStatus:
-    """The whole cluster as the node `asked` sees it at `revision` of the ledger."""
+    """The whole cluster as the node `asked` sees it at `revision` of the ledger.
+
+    `reading`: that node has not read yet who is there and who should be.
+    """
 
     asked: str
     revision: int
@@ -79,6 +87,7 @@ class ClusterStatus:
     shards: tuple[ShardStatus, ...]
     members: tuple[MemberStatus, ...]
     head_ends: tuple[HeadEndStatus, ...] = ()
+    reading: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

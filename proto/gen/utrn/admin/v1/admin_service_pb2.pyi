@@ -47,11 +47,14 @@ class GetClusterStatusResponse(_message.Message):
     NODES_FIELD_NUMBER: _builtins.int
     SHARDS_FIELD_NUMBER: _builtins.int
     ETCD_MEMBERS_FIELD_NUMBER: _builtins.int
+    READING_FIELD_NUMBER: _builtins.int
     HEAD_ENDS_FIELD_NUMBER: _builtins.int
     asked_node_id: _builtins.str
     """The node that answers."""
     revision: _builtins.int
     """Revision of the ledger when it was asked."""
+    reading: _builtins.bool
+    """True while the asked node has not read who is there and who should be: nodes may be missing above."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]:
         """Every node that is alive by its lease, and those on the roster or drained that are not."""
@@ -62,7 +65,7 @@ class GetClusterStatusResponse(_message.Message):
 
     @_builtins.property
     def etcd_members(self) -> _containers.RepeatedCompositeFieldContainer[Global___EtcdMember]:
-        """Every member of etcd."""
+        """Every member of etcd that the asked node is configured with, whether it answers or not."""
 
     @_builtins.property
     def head_ends(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadEnd]:
@@ -76,11 +79,12 @@ class GetClusterStatusResponse(_message.Message):
         nodes: _abc.Iterable[Global___Node] | None = ...,
         shards: _abc.Iterable[Global___Shard] | None = ...,
         etcd_members: _abc.Iterable[Global___EtcdMember] | None = ...,
+        reading: _builtins.bool = ...,
         head_ends: _abc.Iterable[Global___HeadEnd] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_node_id", b"asked_node_id", "etcd_members", b"etcd_members", "head_ends", b"head_ends", "nodes", b"nodes", "revision", b"revision", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_node_id", b"asked_node_id", "etcd_members", b"etcd_members", "head_ends", b"head_ends", "nodes", b"nodes", "reading", b"reading", "revision", b"revision", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -109,6 +113,8 @@ class Node(_message.Message):
     ISSUES_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     DELIVERIES_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
+    HEARD_FIELD_NUMBER: _builtins.int
+    FAILING_FIELD_NUMBER: _builtins.int
     MISSING_KEYS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """Its id."""
@@ -121,7 +127,7 @@ class Node(_message.Message):
     alive: _builtins.bool
     """False if it has no lease: it is on the roster, or drained, and not there."""
     serving: _builtins.bool
-    """True if it would issue now; false if unknown."""
+    """True if it says now that it would issue; false if it is not heard."""
     hsm_ready: _builtins.bool
     """True if its HSM can sign."""
     mirror_ready: _builtins.bool
@@ -142,9 +148,15 @@ class Node(_message.Message):
     """Vends that wait or are being committed."""
     deliveries_in_flight: _builtins.int
     """Deliveries under way."""
+    heard: _builtins.bool
+    """True if its beat was heard of late: what it says of itself is so now. Always true of the asked node."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """When it first joined; absent if it is on no roster."""
+
+    @_builtins.property
+    def failing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why it does not serve: the conditions of health that do not hold, by name. Empty if it is not heard."""
 
     @_builtins.property
     def missing_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -170,11 +182,13 @@ class Node(_message.Message):
         issues_in_flight: _builtins.int = ...,
         deliveries_in_flight: _builtins.int = ...,
         since: _timestamp_pb2.Timestamp | None = ...,
+        heard: _builtins.bool = ...,
+        failing: _abc.Iterable[_builtins.str] | None = ...,
         missing_keys: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "alive", b"alive", "beat_age_ms", b"beat_age_ms", "deliveries_in_flight", b"deliveries_in_flight", "drained", b"drained", "hsm_ready", b"hsm_ready", "issues_in_flight", b"issues_in_flight", "lease_left_ms", b"lease_left_ms", "lease_ttl_ms", b"lease_ttl_ms", "mirror_lag", b"mirror_lag", "mirror_ready", b"mirror_ready", "missing_keys", b"missing_keys", "node_id", b"node_id", "serving", b"serving", "shards", b"shards", "since", b"since", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "alive", b"alive", "beat_age_ms", b"beat_age_ms", "deliveries_in_flight", b"deliveries_in_flight", "drained", b"drained", "failing", b"failing", "heard", b"heard", "hsm_ready", b"hsm_ready", "issues_in_flight", b"issues_in_flight", "lease_left_ms", b"lease_left_ms", "lease_ttl_ms", b"lease_ttl_ms", "mirror_lag", b"mirror_lag", "mirror_ready", b"mirror_ready", "missing_keys", b"missing_keys", "node_id", b"node_id", "serving", b"serving", "shards", b"shards", "since", b"since", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -275,10 +289,12 @@ class EtcdMember(_message.Message):
     DB_BYTES_FIELD_NUMBER: _builtins.int
     RAFT_TERM_FIELD_NUMBER: _builtins.int
     RAFT_INDEX_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    ERRORS_FIELD_NUMBER: _builtins.int
     endpoint: _builtins.str
     """Where this node reaches it."""
     healthy: _builtins.bool
-    """False if it did not answer."""
+    """True if it answers and knows a leader."""
     leader: _builtins.bool
     """True if it leads."""
     version: _builtins.str
@@ -289,6 +305,12 @@ class EtcdMember(_message.Message):
     """Its raft term."""
     raft_index: _builtins.int
     """Its raft index."""
+    answers: _builtins.bool
+    """True if it answers, with a leader or without: false is a member that is down or cut off."""
+    @_builtins.property
+    def errors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is wrong with it by its own word, such as an alarm."""
+
     def __init__(
         self,
         *,
@@ -299,10 +321,12 @@ class EtcdMember(_message.Message):
         db_bytes: _builtins.int = ...,
         raft_term: _builtins.int = ...,
         raft_index: _builtins.int = ...,
+        answers: _builtins.bool = ...,
+        errors: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["db_bytes", b"db_bytes", "endpoint", b"endpoint", "healthy", b"healthy", "leader", b"leader", "raft_index", b"raft_index", "raft_term", b"raft_term", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "db_bytes", b"db_bytes", "endpoint", b"endpoint", "errors", b"errors", "healthy", b"healthy", "leader", b"leader", "raft_index", b"raft_index", "raft_term", b"raft_term", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -310,7 +334,9 @@ Global___EtcdMember: _TypeAlias = EtcdMember  # noqa: Y015
 
 @_typing.final
 class SetDrainRequest(_message.Message):
-    """Asks for a drain."""
+    """A head end.
+    Asks for a drain.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

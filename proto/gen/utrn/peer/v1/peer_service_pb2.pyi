@@ -57,6 +57,7 @@ class HeartbeatResponse(_message.Message):
     CLOCK_MS_FIELD_NUMBER: _builtins.int
     LEDGER_READY_FIELD_NUMBER: _builtins.int
     TIME_MS_FIELD_NUMBER: _builtins.int
+    FAILING_FIELD_NUMBER: _builtins.int
     KEYS_COMPLETE_FIELD_NUMBER: _builtins.int
     MISSING_KEYS_FIELD_NUMBER: _builtins.int
     HEAD_ENDS_FIELD_NUMBER: _builtins.int
@@ -85,6 +86,10 @@ class HeartbeatResponse(_message.Message):
     keys_complete: _builtins.bool
     """True if its HSM was found to have every supplier's key. A node of an older version does not say so."""
     @_builtins.property
+    def failing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The conditions of health that do not hold, by name, sorted; empty if it serves."""
+
+    @_builtins.property
     def missing_keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Keys that its HSM lacks, supplier/key id, at most 20 of them."""
 
@@ -106,13 +111,14 @@ class HeartbeatResponse(_message.Message):
         clock_ms: _builtins.int = ...,
         ledger_ready: _builtins.bool = ...,
         time_ms: _builtins.int = ...,
+        failing: _abc.Iterable[_builtins.str] | None = ...,
         keys_complete: _builtins.bool = ...,
         missing_keys: _abc.Iterable[_builtins.str] | None = ...,
         head_ends: _abc.Iterable[Global___HeadEndBeat] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "deliveries_in_flight", b"deliveries_in_flight", "head_ends", b"head_ends", "issues_in_flight", b"issues_in_flight", "keys_complete", b"keys_complete", "lease_id", b"lease_id", "leaving", b"leaving", "ledger_ready", b"ledger_ready", "loop_delay_ms", b"loop_delay_ms", "mirror_revision", b"mirror_revision", "missing_keys", b"missing_keys", "node_id", b"node_id", "serving", b"serving", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "deliveries_in_flight", b"deliveries_in_flight", "failing", b"failing", "head_ends", b"head_ends", "issues_in_flight", b"issues_in_flight", "keys_complete", b"keys_complete", "lease_id", b"lease_id", "leaving", b"leaving", "ledger_ready", b"ledger_ready", "loop_delay_ms", b"loop_delay_ms", "mirror_revision", b"mirror_revision", "missing_keys", b"missing_keys", "node_id", b"node_id", "serving", b"serving", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,115 @@
+"""What an operator should look at, from the state of a cluster: a sentence each, its runbook, and how bad it is."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from utrn.admin.v1 import admin_service_pb2 as pb
+
+# Of `utrn cluster status`, besides 0 (all is well), 1 (no node answered, or it refused) and 2 (wrong usage).
+EXIT_MISSING = 3
+EXIT_NO_SERVICE = 4
+
+# What can keep a node from serving (core/api/health.py), and where it is explained.
+_PAGES = {"hsm": "hsm", "ledger": "partition", "time": "clock"}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A sentence. `no_service`: nothing is issued while it lasts."""
+
+    text: str
+    no_service: bool = False
+
+
+def problems_of(found: "pb.GetClusterStatusResponse") -> list[Problem]:
+    """Return everything that is not as it should be, the worst first."""
+    problems = [*_service(found), *_nodes(found), *_shards(found), *_members(found), *_head_ends(found)]
+    return sorted(problems, key=lambda one: not one.no_service)
+
+
+def exit_code_of(problems: list[Problem]) -> int:
+    """Return 0 if there is nothing; 3 if something is missing and the service goes on; 4 if nothing is issued."""
+    if any(one.no_service for one in problems):
+        return EXIT_NO_SERVICE
+    return EXIT_MISSING if problems else 0
+
+
+def _service(found: "pb.GetClusterStatusResponse") -> Iterator[Problem]:
+    if not any(node.serving for node in found.nodes):
+        yield Problem("no node serves: docs/runbooks/cascade.md", no_service=True)
+    if not found.revision:
+        members = found.etcd_members
+        answer, lead = sum(one.answers for one in members), sum(one.leader for one in members)
+        yield Problem(
+            f"etcd takes nothing: {answer} of {len(members)} members answer, {lead or 'none'} of them "
+            f"lead{'s' if lead < 2 else ''}: docs/runbooks/etcd-quorum.md",
+            no_service=True,
+        )
+    if found.reading:
+        yield Problem(f"{found.asked_node_id} has not read yet who should be there: ask again, or another node")
+
+
+def _nodes(found: "pb.GetClusterStatusResponse") -> Iterator[Problem]:
+    for node in found.nodes:
+        if not node.alive:
+            yield Problem(f"{node.node_id} is not there: docs/runbooks/node-lost.md")
+        elif not node.heard:
+            since = f"for {node.beat_age_ms / 1000:.0f} s" if node.beat_age_ms >= 0 else "yet"
+            yield Problem(
+                f"{node.node_id} has its lease and {found.asked_node_id} has not heard it {since}: "
+                "docs/runbooks/partition.md, node-frozen.md"
+            )
+        elif not node.serving and not node.drained:
+            yield Problem(f"{node.node_id} does not serve: {_why(node)}")
+        if node.missing_keys:
+            yield Problem(f"{node.node_id} lacks {', '.join(node.missing_keys)}: docs/runbooks/hsm.md")
+        if node.drained:
+            yield Problem(f"{node.node_id} is drained: `utrn cluster drain {node.node_id} --undo` ends it")
+
+
+def _why(node: "pb.Node") -> str:
+    named = [
+        f"{name} (docs/runbooks/{_PAGES[name]}.md)" if name in _PAGES else name
+        for name in node.failing
+        if name != "drained"
+    ]
+    return ", ".join(named) or "it does not say why"
+
+
+def _shards(found: "pb.GetClusterStatusResponse") -> Iterator[Problem]:
+    free = [str(shard.shard) for shard in found.shards if not shard.owner]
+    if free:
+        yield Problem(f"shards without an owner: {', '.join(free)}: docs/runbooks/partition.md")
+
+
+def _members(found: "pb.GetClusterStatusResponse") -> Iterator[Problem]:
+    for one in found.etcd_members:
+        if not one.answers:
+            yield Problem(f"etcd member {one.endpoint} does not answer: docs/runbooks/etcd-member.md")
+        elif not one.healthy:
+            yield Problem(f"etcd member {one.endpoint} answers, and knows no leader: docs/runbooks/etcd-quorum.md")
+        for error in one.errors:
+            if one.healthy:
+                yield Problem(f"etcd member {one.endpoint} says: {error}: docs/runbooks/etcd-member.md")
+    if found.revision and not any(one.leader for one in found.etcd_members):
+        yield Problem("no etcd member that is configured here leads: docs/runbooks/etcd-member.md")
+
+
+def _head_ends(found: "pb.GetClusterStatusResponse") -> Iterator[Problem]:
+    for one in found.head_ends:
+        if not one.configured_at:
+            yield Problem(f"no node is configured with head end {one.name}: docs/runbooks/head-end.md")
+        elif one.missing_at:
+            yield Problem(f"head end {one.name} is not configured at {', '.join(one.missing_at)}")
+        if unreached := unreached_by(one):
+            yield Problem(f"head end {one.name} is not reached by {', '.join(unreached)}: docs/runbooks/head-end.md")
+        if one.parked:
+            minutes = one.oldest_parked_ms / 60_000
+            yield Problem(f"{one.parked} deliveries wait for head end {one.name}, the oldest for {minutes:.0f} min")
+
+
+def unreached_by(one: "pb.HeadEnd") -> list[str]:
+    """Return the nodes that are configured with a head end and do not reach it."""
+    return sorted(set(one.configured_at) - set(one.reached_by))
