@@ -1,10 +1,11 @@
 # The only commands to know. `make demo` and `make test` install what they need first.
-.PHONY: setup demo test check unit it sim drill-check drills load bench million proto proto-check proto-release up down clean
+.PHONY: setup demo test check unit it sim mutants mutants-check drill-check drills load bench million proto proto-check proto-release up down clean
 
 RUN ?= run
 SHAPE ?= steady
 SECONDS ?= 0
 RUNS ?= 10
+COUNT ?= 1000
 PYTEST = .venv/bin/python -m pytest
 
 setup: ## install etcd, SoftHSM and the virtual environment
@@ -13,7 +14,7 @@ setup: ## install etcd, SoftHSM and the virtual environment
 demo: setup ## the main job on one machine, with figures
 	@.venv/bin/utrn demo
 
-test: check sim it drill-check ## everything that must hold
+test: check sim mutants-check it drill-check ## everything that must hold
 
 check: setup proto-check unit ## style, types, contracts, unit tests: under a minute
 	.venv/bin/ruff check .
@@ -28,8 +29,20 @@ unit: setup
 it: setup ## real etcd, real SoftHSM, real processes, kills
 	$(PYTEST) tests/contract tests/integration tests/drills/test_crash_at_every_step.py -n 2
 
-sim: setup ## a thousand seeds of a simulated cluster, and the controls that must turn red
+sim: setup ## a thousand seeds of a simulated cluster, and the controls that must turn red; or make sim FROM=500000 COUNT=10000
+ifdef FROM
+	@.venv/bin/python -m tests.sim --from $(FROM) --count $(COUNT)
+else
 	$(PYTEST) tests/sim -n 2
+endif
+
+mutants: setup ## small faults of the product, in copies of the tree: each must be noticed
+	$(PYTEST) tests/mutants
+	@.venv/bin/python -m tests.mutants
+
+mutants-check: setup ## that every mutant still fits, and the quick ones are noticed
+	$(PYTEST) tests/mutants
+	@.venv/bin/python -m tests.mutants --quick
 
 drill-check: setup ## the drills that CI runs, one after the other
 	$(PYTEST) tests/drills/test_drills.py

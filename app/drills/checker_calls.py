@@ -22,6 +22,8 @@ def check_calls(run: Run, sold: Sold) -> Iterator[Finding]:
             yield Finding(1, f"{transaction_id}: no order of its calls explains their answers")
         if len({_content(call) for call in calls if call.outcome == "ok"}) > 1:
             yield Finding(7, f"{transaction_id} got a code for different sales")
+        if any(call.repeat and call.outcome == "refused" and call.final == IF_FIRST for call in calls):
+            yield Finding(7, f"{transaction_id}: a repeat was refused as only a first attempt may be")
         yield from _refused_and_sold(transaction_id, calls, sold.get(key))
         yield from _answered_and_refused(transaction_id, calls)
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from app.drills.checker_book import Book, Step
 from app.drills.checker_deliveries import SLACK_MS, still_its_own
-from app.drills.checker_run import Finding, Run, code_key
+from app.drills.checker_run import CodeKey, Finding, Run, code_key
 from core.domain.appointment import Appointment, Appointments, AppointmentState
 from core.domain.delivery import DeliveryState
 from core.domain.meter import Card, Custody, Meter, PanStatus, PaymentMode
@@ -31,6 +31,7 @@ def check_market(run: Run, book: Book) -> Iterator[Finding]:
             yield Finding(14, f"{told} was sent to a meter that has changed hands")
     yield from _nothing_before_its_time(run, book)
     yield from _nothing_taken_after(run, book)
+    yield from _nothing_taken_unsent(run, book)
 
 
 def _nothing_taken_after(run: Run, book: Book) -> Iterator[Finding]:
@@ -49,6 +50,18 @@ def _nothing_taken_after(run: Run, book: Book) -> Iterator[Finding]:
         if stood and not any(isinstance(one, Meter) and still_its_own(one, vend) for _, one in stood):
             told = f"meter {vend.meter_id}, counter {vend.counter}"
             yield Finding(14, f"{told}: a head end took it at {taken.at:.1f} s, long after the meter had changed hands")
+
+
+def _nothing_taken_unsent(run: Run, book: Book) -> Iterator[Finding]:
+    """The ledger says that a code is sent before a head end takes it over: who comes next must know of it."""
+    sent_at: dict[CodeKey, float] = {}
+    for step in book.steps:
+        if _is_sent(step):
+            sent_at.setdefault(code_key(step.seen.vend), step.at)
+    for taken in run.taken:
+        if taken.at < sent_at.get(taken.code, float("inf")):
+            told = f"meter {taken.code.meter_id}, counter {taken.code.counter}"
+            yield Finding(13, f"{told}: a head end took it before the ledger said that it was sent")
 
 
 def _is_sent(step: Step) -> bool:

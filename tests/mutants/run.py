@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -143,12 +143,8 @@ def run_all(mutants: Sequence[Mutant], *, jobs: int, say: Callable[[str], None])
         say(str(verdict))
         return verdict
 
-    copies = [_copy() for _ in range(jobs)]
-    try:
-        for copy in copies:
-            trees.put(copy.__enter__())
+    with ExitStack() as copies:
+        for _ in range(jobs):
+            trees.put(copies.enter_context(_copy()))
         with ThreadPoolExecutor(jobs) as workers:
             return list(workers.map(one, mutants))
-    finally:
-        for copy in copies:
-            copy.__exit__(None, None, None)

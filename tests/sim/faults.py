@@ -139,7 +139,7 @@ class Nemesis:
         """Take the head end away."""
         self._sim.wan.outage = True
         await asyncio.sleep(self._chance.uniform(0.2, 4.0))
-        self._sim.wan.outage = False
+        self._sim.wan.restore()
 
     async def hsm_away(self) -> None:
         """Break one node's HSM, or every one's."""

@@ -136,6 +136,13 @@ class SimWan:
     def close_stream(self, stream: asyncio.Queue[HeadEndEvent]) -> None:
         self._streams.remove(stream)
 
+    def restore(self) -> None:
+        """End an outage; every stream is heard to work again."""
+        if self.outage:
+            self.outage = False
+            for stream in self._streams:
+                stream.put_nowait(StreamRestored())
+
     def accept(self, message: AddCredit) -> None:
         """Store a message; a repeat of one that is under way or answered is not carried again.
 

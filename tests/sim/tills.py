@@ -1,10 +1,12 @@
 """Callers of the simulation: tills that ask again, twins, bugs that reuse an id, two steps, codes made elsewhere."""
 
 import asyncio
+from collections.abc import Awaitable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from core.domain.errors import FENCED, IF_FIRST, Refused, TransactionIdReused, UtrnError
+from core.domain.meter import MeterId
 from core.domain.money import Pence
 from core.domain.party import ParticipantId
 from core.domain.token import Counter
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 ATTEMPT_S = 1.5
 _ATTEMPTS_MAX = 30
+# When nothing is broken, a sale has its answer within this time, wherever it was asked for.
+_SOON_S = 10.0
 _OPERATIONS = (Operation.TOP_UP, Operation.TOP_UP, Operation.ISSUE)
 # Corner sells most; suppliers sell too.
 _SELLERS = (CORNER, CORNER, CORNER, CORNER, HARBOUR, HARBOUR, NORTH, SOUTH)
@@ -63,6 +67,21 @@ class Tills:
             await asyncio.sleep(self._chance.expovariate(1.0))
             await self.ask("west", self._foreign_sale())
 
+    async def sell_everywhere(self) -> list[str]:
+        """Sell once for every meter, when all is healed; return the meters for which nobody says yes or no in time."""
+
+        async def sell(meter_id: MeterId) -> bool:
+            sale = replace(self._sale(), pan=self._sim.town.cards[meter_id][-1], transaction_id=self._new_id(old=False))
+            before = len(self._sim.history.calls)
+            async with asyncio.timeout(_SOON_S):
+                await self.ask("after", sale, attempts=_ATTEMPTS_MAX)
+            mine = [one for one in self._sim.history.calls[before:] if one.transaction_id == sale.transaction_id]
+            return any(one.outcome != "unknown" for one in mine)
+
+        async with asyncio.TaskGroup() as sales:
+            asked = {one: sales.create_task(_in_time(sell(one))) for one in self._sim.town.meter_ids}
+        return [meter_id for meter_id, task in asked.items() if not task.result()]
+
     def _next_sale(self) -> Sale:
         if not self._sold or self._chance.random() >= 0.1:
             sale = self._sale()
@@ -79,9 +98,10 @@ class Tills:
         other = NORTH if sale.participant_id == CORNER.participant_id else CORNER
         return replace(sale, participant_id=other.participant_id)
 
-    def _new_id(self) -> TransactionId:
+    def _new_id(self, *, old: bool = True) -> TransactionId:
         # Now and then an id that was made too long ago: it must never be executed, whatever the ledger still knows.
-        age_s = self._sim.flow.hot_window.total_seconds() + 600 if self._chance.random() < 0.05 else 0.0
+        too_old = old and self._chance.random() < 0.05
+        age_s = self._sim.flow.hot_window.total_seconds() + 600 if too_old else 0.0
         made_ms = int((NOW.timestamp() + now_s() - age_s) * 1000)
         transaction_id = make_transaction_id(made_ms, self._chance.getrandbits(74))
         if age_s:
@@ -118,15 +138,12 @@ class Tills:
             code=(code, Counter(told)),
         )
 
-    async def ask(self, caller: str, sale: Sale, *, again: bool = False) -> Issued | None:
-        """Ask for a sale's code at one node after the other until there is a final answer, or patience ends.
-
-        `again` says that the till knows that it has asked before.
-        """
+    async def ask(self, caller: str, sale: Sale, *, attempts: int | None = None) -> Issued | None:
+        """Ask for a sale's code at one node after the other until there is a final answer, or patience ends."""
         key, history = (str(sale.participant_id), str(sale.transaction_id)), self._sim.history
-        for attempt in range(self._chance.randint(1, _ATTEMPTS_MAX)):
+        for attempt in range(attempts or self._chance.randint(1, _ATTEMPTS_MAX)):
             node = self._sim.any_node()
-            call = history.begin(caller, key, content_of(sale), sale.amount, repeat=again or attempt > 0, at=now_s())
+            call = history.begin(caller, key, content_of(sale), sale.amount, repeat=attempt > 0, at=now_s())
             try:
                 async with asyncio.timeout(ATTEMPT_S):
                     issued: Issued = await self._at(node, sale, repeat=call.repeat)
@@ -185,3 +202,10 @@ class Tills:
         await asyncio.sleep(self._chance.uniform(0.0003, 0.003))
         if node.link.dead:
             await asyncio.sleep(ATTEMPT_S)
+
+
+async def _in_time(work: Awaitable[bool]) -> bool:
+    try:
+        return await work
+    except TimeoutError:
+        return False

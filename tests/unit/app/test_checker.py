@@ -198,7 +198,6 @@ def test_more_of_a_vend_than_its_delivery_never_changes() -> None:
         ([call_for(new_vend(), 0, 1, "refused", reason="PAN_BLOCKED", final=FENCED, repeat=True)], True),
         ([call_for(new_vend(), 0, 1, "refused", reason="PAN_BLOCKED", final=FENCED, amount_pence=5)], True),
         # What is not final says nothing of the sale.
-        ([call_for(new_vend(), 0, 1, "refused", reason="PAN_BLOCKED", final=IF_FIRST, repeat=True)], False),
         ([call_for(new_vend(), 0, 1, "refused", reason="PAN_BLOCKED")], False),
         ([call_for(new_vend(), 0, 1, "unknown", reason="UNAVAILABLE"),
           call_for(new_vend(), 2, 3, "refused", reason="PAN_BLOCKED", final=IF_FIRST)], False),
@@ -215,6 +214,13 @@ def test_what_was_refused_for_good_is_never_sold(refusals: list[Call], *, sold_a
     later = replace(told, began=10, ended=11)
     fenced = any(one.final == FENCED for one in refused)
     assert (7 in _fired(replace(run, calls=[*refused, later]))) is fenced
+
+
+def test_a_repeat_is_never_refused_as_if_it_were_the_first_attempt() -> None:
+    _, run = good()
+    first = _call(0, 1, "refused", reason="PAN_BLOCKED", final=IF_FIRST, transaction_id="other")
+    assert check_run(replace(run, calls=[*run.calls, first])) == []
+    assert 7 in _fired(replace(run, calls=[*run.calls, replace(first, repeat=True)]))
 
 
 def test_an_id_that_is_closed_stays_closed() -> None:

@@ -8,11 +8,12 @@ from typing import TypeVar
 import pytest
 
 from app.drills.checker import Run, Taken, check_run
-from cluster.history import LedgerEvent, RecordGone, RecordSeen
+from cluster.history import LedgerEvent, RecordGone, RecordSeen, VendSeen
 from core.domain.appointment import Appointments, AppointmentState
 from core.domain.meter import Card, Custody, Meter, PanStatus, PanUse, PaymentMode, Registration
 from core.domain.party import Option, Participant, ParticipantId, Profile, Standing
 from core.domain.timeline import Ms, Timeline, ms_of
+from core.domain.vend import Vend
 from core.ports.registry import RegistryRecord
 from tests.support.runs import code, good, market, new_vend, ref_of, rewritten, run_of, seen, sell, sent
 from tests.support.vends import (
@@ -171,6 +172,18 @@ def test_no_head_end_takes_over_what_was_sold_for_the_side_before() -> None:
         taken = [Taken(at=at, code=code(stored))]
         found = _fired(replace(run, ledger=[*run.ledger, *ledger], taken=taken, send_within_s=10.0))
         assert (14 in found) is fired, at
+
+
+def test_no_head_end_takes_over_what_the_ledger_does_not_know_as_sent() -> None:
+    stored, run = good()
+    (sent_at,) = (one.heard_at for one in run.ledger if one.change == seen(sent(_as_sold(run))))
+    for at, fired in ((sent_at - 0.5, True), (sent_at, False)):
+        assert (13 in _fired(replace(run, taken=[Taken(at=at, code=code(stored))]))) is fired
+    assert 13 in _fired(replace(run, taken=[Taken(at=99.0, code=code(stored)._replace(counter=7))]))
+
+
+def _as_sold(run: Run) -> Vend:
+    return next(one.change.vend for one in run.ledger if isinstance(one.change, VendSeen))
 
 
 def test_no_change_of_a_meter_is_carried_out_before_its_time() -> None:
