@@ -2,7 +2,7 @@
 
 | key, under the prefix | value | written by | lives |
 |---|---|---|---|
-| vend/<participant>/<transaction id> | VendRecord | commit; owner of its shard | until archived |
+| vend/<participant>/<transaction id> | VendRecord: vend or refusal | commit; shard owner; refusal | until archived |
 | counter/<originator>/<meter> | CounterRecord | commit | for ever |
 | applied/<originator>/<meter> | AppliedRecord | owner of its shard | for ever |
 | code/<originator>/<meter>/<counter> | VendPointer | commit; whoever ends its delivery | until archived |

@@ -36,7 +36,7 @@ from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
 from core.domain.refusal import ClosedRefusal
 from core.domain.registry import Basis, Kind, Ref
-from core.domain.timeline import Ms, ms_of
+from core.domain.timeline import NEVER, Ms, ms_of
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Operation, Vend
 from core.ports.clock import Clock
@@ -224,6 +224,8 @@ def counter_of(counter: pb.KeyValue | None, applied: pb.KeyValue | None) -> Coun
         revision=counter.mod_revision,
         applied_revision=applied_revision,
         last_issued_at=Ms(record.last_issued_at),
+        balance_at=Ms(record.balance_at),
+        sold_since_pence=record.sold_since_pence,
     )
 
 
@@ -277,13 +279,27 @@ def _counter_after(entry: Entry, revision: int) -> CounterState:
         highest_applied=entry.seen.highest_applied,
         revision=revision,
         last_issued_at=_dated(entry),
+        balance_at=entry.told.at,
+        sold_since_pence=_sold_since(entry),
     )
 
 
 def _counter_value(entry: Entry) -> bytes:
     last, here = _spent(entry)
-    record = store.CounterRecord(schema=SCHEMA, last_issued=last, last_issued_here=here, last_issued_at=_dated(entry))
+    record = store.CounterRecord(
+        schema=SCHEMA,
+        last_issued=last,
+        last_issued_here=here,
+        last_issued_at=_dated(entry),
+        balance_at=entry.told.at,
+        sold_since_pence=_sold_since(entry),
+    )
     return record.SerializeToString(deterministic=True)
+
+
+def _sold_since(entry: Entry) -> int:
+    """Return the pence that the balance does not hold, after `entry`; nobody counts where no balance was told."""
+    return 0 if entry.told.at == NEVER else entry.seen.outstanding(entry.told) + entry.vend.sale.amount
 
 
 def _dated(entry: Entry) -> Ms:

@@ -15,17 +15,19 @@ from cluster.commit import commit_until_known, not_done, not_read
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
 from cluster.ledger import counter_of
-from cluster.records import GARBLED, SCHEMA, Unreadable, pointer_value, read, vend_value
+from cluster.records import GARBLED, SCHEMA, Unreadable, pointer_value, read, vend_of, vend_value
 from cluster.registry import Copy
 from cluster.registry_records import kind_of, name_of, record_of, value_of
 from cluster.set_aside import SetAsideRecords
 from cluster.shards import shard_of
 from cluster.time_fence import TimeFence
+from core.domain.delivery import DeliveryState
 from core.domain.errors import NotReady
 from core.domain.market_change import OwedVend
 from core.domain.meter import Meter, MeterId, OriginatorId, Pan
 from core.domain.party import ParticipantId
 from core.domain.registry import Kind, Known, Ref
+from core.domain.timeline import Ms, ms_of
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Vend
 from core.ports.clock import Clock
@@ -34,6 +36,8 @@ from core.ports.notes import NOTES
 from core.ports.registry import CounterPut, R, Registry, RegistryStore, RegistryWrite, StoredRecord
 
 _READ_AT_ONCE = 100
+# Codes further back than this a meter credits no more: it keeps its 100 newest, and at most 500 are sold ahead of them.
+_MAY_BE_CREDITED = 600
 
 
 class EtcdRegistryStore:
@@ -97,6 +101,34 @@ class EtcdRegistryStore:
             kv = counter if counter is not None else applied
             if kv is not None:
                 self._aside.note("counter", kv.key, kv.mod_revision, error)
+            raise _not_understood() from error
+
+    async def uncredited(self, originator_id: OriginatorId, meter_id: MeterId, state: CounterState, *, at: Ms) -> int:
+        """Return the pence of the codes of a sequence, up to `state`, that were not known to be credited at `at`."""
+        prefix = self._keys.codes(originator_id, meter_id)
+        first = self._keys.code(originator_id, meter_id, max(1, state.last_issued - _MAY_BE_CREDITED + 1))
+        reply = await self._range(pb.RangeRequest(key=first, range_end=prefix_end(prefix)))
+        codes = [kv for kv in reply.kvs if self._keys.parse_code(kv.key) <= state.last_issued]
+        pence = 0
+        for begin in range(0, len(codes), _READ_AT_ONCE):
+            pointers = [self._pointer(kv) for kv in codes[begin : begin + _READ_AT_ONCE]]
+            kvs = await self._get([self._keys.vend(one.participant_id, one.transaction_id) for one in pointers])
+            vends = [self._vend(kv) for kv in kvs if kv is not None]
+            pence += sum(vend.sale.amount for vend in vends if not _credited_by(vend, at))
+        return pence
+
+    def _pointer(self, kv: pb.KeyValue) -> store.VendPointer:
+        try:
+            return read(store.VendPointer(), kv.value)
+        except Unreadable as error:
+            self._aside.note("code", kv.key, kv.mod_revision, error)
+            raise _not_understood() from error
+
+    def _vend(self, kv: pb.KeyValue) -> Vend:
+        try:
+            return vend_of(kv.value)
+        except Unreadable as error:
+            self._aside.note("vend", kv.key, kv.mod_revision, error)
             raise _not_understood() from error
 
     async def owed(self, meter_id: MeterId) -> Sequence[OwedVend]:
@@ -181,6 +213,8 @@ class EtcdRegistryStore:
             last_issued=counter.last_issued,
             last_issued_here=counter.seen.last_issued_here,
             last_issued_at=counter.seen.last_issued_at,
+            balance_at=counter.balance_at,
+            sold_since_pence=counter.sold_since_pence,
         )
         applied = store.AppliedRecord(schema=SCHEMA, highest_applied=counter.highest_applied)
         return [
@@ -246,6 +280,12 @@ class EtcdRegistryStore:
 
 def _not_understood() -> NotReady:
     return NotReady("a record that this depends on cannot be understood by this node; ask another, or the operator")
+
+
+def _credited_by(vend: Vend, at: Ms) -> bool:
+    delivery = vend.delivery
+    applied = delivery.state is DeliveryState.APPLIED
+    return applied and delivery.closed_at is not None and ms_of(delivery.closed_at) <= at
 
 
 def _neighbours(meter: Meter, caller_id: ParticipantId) -> set[Ref]:

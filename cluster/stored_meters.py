@@ -54,6 +54,8 @@ def meter_record(meter: Meter) -> pb.MeterRecord:
         turned_at=meter.turned_at,
         balance_pence=meter.balance_pence,
         balance_at=meter.balance_at,
+        balance_outstanding_pence=meter.balance_outstanding_pence,
+        balance_originator_id=meter.balance_originator_id or "",
     )
 
 
@@ -98,6 +100,8 @@ def _meter(record: pb.MeterRecord) -> Meter:
         turned_at=record.turned_at,  # type: ignore[arg-type]
         balance_pence=record.balance_pence,
         balance_at=record.balance_at,  # type: ignore[arg-type]
+        balance_outstanding_pence=record.balance_outstanding_pence,
+        balance_originator_id=record.balance_originator_id or None,  # type: ignore[arg-type]
     )
 
 

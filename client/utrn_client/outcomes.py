@@ -42,7 +42,7 @@ OUTCOMES: Final[Mapping[str, Outcome]] = {
     "CALLER_SUSPENDED": Outcome(
         Says.ASK_OPERATOR,
         "PERMISSION_DENIED",
-        "keep the sale open; ask the operator, who can say what became of it",
+        "keep the sale open; repeat with repeat = true, which answers its code or is fenced; ask the operator",
     ),
     "NOT_APPOINTED": Outcome(
         Says.NOT_SOLD,

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from core.domain import errors
 from core.domain.appointment import Appointment, Appointments, AppointmentState, Terms
+from core.domain.balance import NO_BALANCE, BalanceTold
 from core.domain.errors import Refused
 from core.domain.meter import Card, Custody, Meter, MeterId, MeterKind, Model, Pan, PanStatus, PanUse, PaymentMode
 from core.domain.party import (
@@ -22,7 +23,7 @@ from core.domain.party import (
     SupplierKey,
 )
 from core.domain.registry import Basis, Kind, Known, Ref
-from core.domain.timeline import FAR_FUTURE, Ms, Timeline
+from core.domain.timeline import FAR_FUTURE, NEVER, Ms, Timeline
 
 _T = TypeVar("_T")
 # A named tuple made by its own name takes twice as long, and every sale makes several.
@@ -117,6 +118,7 @@ class Resolved(NamedTuple):
     until: Ms
     basis: Basis
     rule: str
+    told: BalanceTold = NO_BALANCE
 
 
 class Ruling(NamedTuple):
@@ -188,6 +190,7 @@ class _Case:
             self.until,
             basis,
             self._rule,
+            NO_BALANCE if meter.balance_at == NEVER else self._told(),
         )
         resolved: Resolved = _new(Resolved, fields)
         return resolved
@@ -399,12 +402,25 @@ class _Case:
                     max_credit_pence=settings.max_credit_pence,
                 )
             )
-        if settings.max_balance_pence and 0 <= self._now - meter.balance_at <= BALANCE_TRUSTED_MS:
-            room = settings.max_balance_pence - meter.balance_pence
-            if question.amount > room:
-                self._object(
-                    errors.AboveMaxBalance("the meter's balance would go above its maximum", room_pence=max(0, room))
-                )
+        room = None if meter.balance_at == NEVER else self._room()
+        if room is not None and question.amount > room:
+            # What was sold since then takes more of the room: that is looked at with the counter sequence.
+            self._object(
+                errors.AboveMaxBalance("the meter's balance would go above its maximum", room_pence=max(0, room))
+            )
+
+    def _room(self) -> int | None:
+        """Return the pence from the balance that was told up to the maximum; None if neither says anything now."""
+        settings, meter = self._settings, self._meter
+        if not settings.max_balance_pence or not 0 <= self._now - meter.balance_at <= BALANCE_TRUSTED_MS:
+            return None
+        return settings.max_balance_pence - meter.balance_pence
+
+    def _told(self) -> BalanceTold:
+        """Return the balance as it bears on the present supplier's codes. Those of an earlier one credit no more."""
+        meter = self._meter
+        same = meter.balance_originator_id == self._key.originator_id
+        return BalanceTold(meter.balance_at, meter.balance_outstanding_pence if same else 0, self._room())
 
     def _of_limits(self) -> None:
         question = self._question

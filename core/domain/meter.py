@@ -97,7 +97,9 @@ class Meter:
     """A registered meter and its history. `public_point` is its P-256 key-agreement key, 65 bytes uncompressed.
 
     `turned_at` is up to which instant its changes have been carried out in the ledger: whatever is committed for the
-    meter after that is judged as of that instant or later, however slow a node's clock is.
+    meter after that is judged as of that instant or later, however slow a node's clock is. `balance_outstanding_pence`
+    are the codes of the sequence of `balance_originator_id` that were sold and not known at the meter when the balance
+    was read.
     """
 
     meter_id: MeterId
@@ -112,6 +114,8 @@ class Meter:
     turned_at: Ms = NEVER
     balance_pence: int = 0
     balance_at: Ms = NEVER
+    balance_outstanding_pence: int = 0
+    balance_originator_id: OriginatorId | None = None
 
     def due(self, now: Ms) -> Ms | None:
         """Return the newest instant up to `now` at which something changed that has not been carried out yet."""

@@ -9,7 +9,7 @@ from core.domain.money import Pence
 from core.domain.party import ParticipantId, Principal
 from core.domain.vend import Channel
 from core.flows.authorise import Authorise
-from core.flows.counters import Counters
+from core.flows.counters import Counters, check_balance
 from core.ports.ledger import Ledger
 
 
@@ -50,6 +50,7 @@ class CheckEligibility:
                 raise state
             try:
                 self.counters.check_room(state)
+                check_balance(ruling.resolved.told, state, amount or Pence(0))
             except Refused as refusal:
                 objections = (*objections, refusal)
         return Eligibility(objections=objections, supplier_id=ruling.supplier_id)

@@ -20,7 +20,7 @@ from core.domain.meter import OriginatorId
 from core.domain.timeline import instant_of, ms_of
 from core.domain.token import Counter, Utrn, truncated_counter
 from core.domain.vend import Operation, Sale, Vend
-from core.flows.counters import Counters, SequenceKey
+from core.flows.counters import Counters, SequenceKey, check_balance
 from core.flows.idempotency import Answers, Issued, replay
 from core.observe import Stage, StageTimes
 from core.ports.clock import Clock
@@ -188,7 +188,7 @@ class CommitLine:
                 # It waited past the instant up to which it was allowed. The counter is not spent: nobody saw the code.
                 self._fail(job, registry_moved())
                 continue
-            batch.append((job, Entry(vend=vend, seen=state)))
+            batch.append((job, Entry(vend=vend, seen=state, told=job.draft.resolved.told)))
         self._times.record(Stage.SIGN, self._clock.monotonic() - started)
         return batch
 
@@ -216,6 +216,7 @@ class CommitLine:
         if state is None:
             return False
         try:
+            check_balance(job.draft.resolved.told, state, job.draft.sale.amount)
             if self._counters.check_room(state):
                 log.warning(
                     "many codes of a meter are not known to be used",

@@ -3,8 +3,10 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from core.domain.errors import TooManyUnapplied
+from core.domain.balance import BalanceTold
+from core.domain.errors import AboveMaxBalance, TooManyUnapplied
 from core.domain.meter import MeterId, OriginatorId
+from core.domain.money import Pence
 from core.domain.token import COUNTER_MAX
 from core.ports.clock import Clock
 from core.ports.ledger import CounterState
@@ -72,3 +74,19 @@ class Counters:
                 unapplied_max=self._refuse,
             )
         return state.unapplied + 1 >= self._alarm
+
+
+def check_balance(told: BalanceTold, state: CounterState, amount: Pence) -> None:
+    """Return if a code of `amount` fits under the meter's maximum balance, with what was sold and is not yet in it.
+
+    Raises:
+        AboveMaxBalance: it does not.
+    """
+    if told.room_pence is None:
+        return
+    room = told.room_pence - state.outstanding(told)
+    if amount > room:
+        raise AboveMaxBalance(
+            "the meter's balance would go above its maximum, with the codes that were sold since it was told",
+            room_pence=max(0, room),
+        )

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from core.domain.appointment import Appointments
+from core.domain.balance import BalanceTold
 from core.domain.delivery import NOT_REQUESTED
 from core.domain.errors import BadField, ParticipantUnknown, RecordChanged, RecordExists
 from core.domain.invariant import InvariantBroken
@@ -100,6 +101,8 @@ class HandOverMeter:
             for one in hand_over.codes:
                 await self._check_code(principal, one, meter, counter)
             vends = [_vend_of(one, meter, counter) for one in hand_over.codes]
+            more = sum(one.sale.amount for one in hand_over.codes)
+            counter = replace(counter, sold_since_pence=counter.sold_since_pence + more)
             return replace(write, unmoved=(), counter=counter, vends=vends)
 
         done = await self.meters.update(principal, hand_over.meter_id, changed, extend=extend)
@@ -150,7 +153,14 @@ class HandOverMeter:
             seen=seen,
             last_issued=hand_over.last_issued,
             highest_applied=max(hand_over.highest_applied, seen.highest_applied),
+            balance_at=meter.balance_at,
+            sold_since_pence=seen.outstanding(_told(meter, originator_id)),
         )
+
+
+def _told(meter: Meter, originator_id: OriginatorId) -> BalanceTold:
+    same = meter.balance_originator_id == originator_id
+    return BalanceTold(meter.balance_at, meter.balance_outstanding_pence if same else 0)
 
 
 def _supplier_at(meter: Meter) -> ParticipantId:

@@ -171,12 +171,25 @@ class KeepMeters:
         return (await self.update(principal, meter_id, changed, at=whose)).written
 
     async def record_balance(self, principal: Principal, meter_id: MeterId, pence: int, at: Ms) -> Written:
-        """Keep the last balance of a meter that its supplier knows; an older one changes nothing."""
+        """Keep the last balance of a meter that its supplier knows; an older one changes nothing.
+
+        With it is kept what was sold and not known at the meter when it was read: from there on the counter sequence
+        counts what is sold, and the write compares that none was sold meanwhile.
+        """
 
         def changed(meter: Meter, _: Ms) -> Meter:
             return meter if meter.balance_at >= at else replace(meter, balance_pence=pence, balance_at=at)
 
-        return (await self.update(principal, meter_id, changed)).written
+        async def extend(write: RegistryWrite, meter: Meter) -> RegistryWrite:
+            originator_id, state = await self.turn.sequence(meter)
+            if originator_id is None:
+                return write
+            outstanding = await self.store.uncredited(originator_id, meter_id, state, at=at)
+            meter = replace(meter, balance_outstanding_pence=outstanding, balance_originator_id=originator_id)
+            unmoved = [*write.unmoved, (originator_id, meter_id, state)]
+            return replace(write, put=[meter, *write.put[1:]], unmoved=unmoved)
+
+        return (await self.update(principal, meter_id, changed, extend=extend)).written
 
     async def update(
         self,

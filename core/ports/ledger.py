@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from core.domain.balance import NO_BALANCE, BalanceTold
 from core.domain.errors import LedgerUnavailable, UtrnError
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
@@ -22,7 +23,8 @@ class CounterState:
     `last_issued` is the last counter spent by anyone, `last_issued_here` the last one spent by this service,
     `highest_applied` the highest one known to be credited; 0 for none. `revision` is what the commit compares; 0 says
     that no counter was ever spent. `applied_revision` is that of what is known to be credited, where it was read.
-    `last_issued_at` is the newest instant that a code of the sequence is dated with.
+    `last_issued_at` is the newest instant that a code of the sequence is dated with. `sold_since_pence` are the codes
+    sold that the meter's balance of `balance_at` does not hold.
     """
 
     last_issued: int = 0
@@ -31,6 +33,16 @@ class CounterState:
     revision: int = 0
     applied_revision: int = 0
     last_issued_at: Ms = NEVER
+    balance_at: Ms = NEVER
+    sold_since_pence: int = 0
+
+    def outstanding(self, told: BalanceTold) -> int:
+        """Return the pence of codes sold that the balance `told` does not hold.
+
+        Every code that was sold counts until a balance is told that holds it: one whose delivery was refused may yet be
+        entered by hand, and one that was credited has raised the balance as much.
+        """
+        return self.sold_since_pence if self.balance_at == told.at else told.outstanding_pence
 
     @property
     def next(self) -> Counter:
@@ -53,10 +65,11 @@ class StoredVend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One vend to commit, and the counter sequence its counter was taken from."""
+    """One vend to commit, the counter sequence its counter was taken from, and the balance it was judged by."""
 
     vend: Vend
     seen: CounterState
+    told: BalanceTold = NO_BALANCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

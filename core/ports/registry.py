@@ -86,6 +86,8 @@ class CounterPut:
     seen: CounterState
     last_issued: int
     highest_applied: int
+    balance_at: Ms = NEVER
+    sold_since_pence: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +140,10 @@ class RegistryStore(Protocol):
 
     async def sequence(self, originator_id: OriginatorId, meter_id: MeterId) -> CounterState:
         """Return a counter sequence as it is now."""
+        ...
+
+    async def uncredited(self, originator_id: OriginatorId, meter_id: MeterId, state: CounterState, *, at: Ms) -> int:
+        """Return the pence of the codes of a sequence, up to `state`, that were not known to be credited at `at`."""
         ...
 
     async def owed(self, meter_id: MeterId) -> Sequence[OwedVend]:

@@ -31,9 +31,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     nearest amounts that work.
     """
     ERROR_REASON_UNKNOWN_CALLER: _ErrorReason.ValueType  # 3
-    """The caller's certificate names no active participant. It says nothing about sales made before."""
+    """The caller's certificate names no active participant. It says nothing about sales made before. Whoever has left is
+    still told of its own sales; for a certificate that was taken off, use one that is registered.
+    """
     ERROR_REASON_CALLER_SUSPENDED: _ErrorReason.ValueType  # 4
-    """The participant exists and is suspended. It says nothing about sales made before."""
+    """The participant exists and is suspended. It says nothing about sales made before: GetVend and a repeat still do."""
     ERROR_REASON_NOT_APPOINTED: _ErrorReason.ValueType  # 5
     """The meter's supplier has not appointed this caller, or the meter belongs to another supplier."""
     ERROR_REASON_PAN_UNKNOWN: _ErrorReason.ValueType  # 6
@@ -157,9 +159,11 @@ ERROR_REASON_AMOUNT_NOT_ENCODABLE: ErrorReason.ValueType  # 2
 nearest amounts that work.
 """
 ERROR_REASON_UNKNOWN_CALLER: ErrorReason.ValueType  # 3
-"""The caller's certificate names no active participant. It says nothing about sales made before."""
+"""The caller's certificate names no active participant. It says nothing about sales made before. Whoever has left is
+still told of its own sales; for a certificate that was taken off, use one that is registered.
+"""
 ERROR_REASON_CALLER_SUSPENDED: ErrorReason.ValueType  # 4
-"""The participant exists and is suspended. It says nothing about sales made before."""
+"""The participant exists and is suspended. It says nothing about sales made before: GetVend and a repeat still do."""
 ERROR_REASON_NOT_APPOINTED: ErrorReason.ValueType  # 5
 """The meter's supplier has not appointed this caller, or the meter belongs to another supplier."""
 ERROR_REASON_PAN_UNKNOWN: ErrorReason.ValueType  # 6

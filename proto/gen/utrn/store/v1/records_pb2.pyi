@@ -265,6 +265,8 @@ class CounterRecord(_message.Message):
     LAST_ISSUED_FIELD_NUMBER: _builtins.int
     LAST_ISSUED_HERE_FIELD_NUMBER: _builtins.int
     LAST_ISSUED_AT_FIELD_NUMBER: _builtins.int
+    BALANCE_AT_FIELD_NUMBER: _builtins.int
+    SOLD_SINCE_PENCE_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Highest schema understood by this reader: 1."""
     last_issued: _builtins.int
@@ -275,6 +277,10 @@ class CounterRecord(_message.Message):
     """The newest instant that a code of the sequence is dated with, milliseconds since 1970: a change of hands made at once
     is dated after it.
     """
+    balance_at: _builtins.int
+    """Which told balance of the meter `sold_since_pence` counts from: its balance_at. 0 for none."""
+    sold_since_pence: _builtins.int
+    """Pence of the codes sold that this balance does not hold: those that were outstanding when it was read, and all since."""
     def __init__(
         self,
         *,
@@ -282,10 +288,12 @@ class CounterRecord(_message.Message):
         last_issued: _builtins.int = ...,
         last_issued_here: _builtins.int = ...,
         last_issued_at: _builtins.int = ...,
+        balance_at: _builtins.int = ...,
+        sold_since_pence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_issued", b"last_issued", "last_issued_at", b"last_issued_at", "last_issued_here", b"last_issued_here", "schema", b"schema"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_at", b"balance_at", "last_issued", b"last_issued", "last_issued_at", b"last_issued_at", "last_issued_here", b"last_issued_here", "schema", b"schema", "sold_since_pence", b"sold_since_pence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -748,6 +756,8 @@ class MeterRecord(_message.Message):
     TURNED_AT_FIELD_NUMBER: _builtins.int
     BALANCE_PENCE_FIELD_NUMBER: _builtins.int
     BALANCE_AT_FIELD_NUMBER: _builtins.int
+    BALANCE_OUTSTANDING_PENCE_FIELD_NUMBER: _builtins.int
+    BALANCE_ORIGINATOR_ID_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Highest schema understood by this reader: 2."""
     meter_id: _builtins.str
@@ -769,7 +779,11 @@ class MeterRecord(_message.Message):
     balance_pence: _builtins.int
     """Last balance the supplier has told, pence."""
     balance_at: _builtins.int
-    """When it was told, milliseconds since 1970."""
+    """When it was read at the meter, milliseconds since 1970."""
+    balance_outstanding_pence: _builtins.int
+    """Pence of the codes that were sold and not known at the meter at that instant."""
+    balance_originator_id: _builtins.str
+    """Of which counter sequence those are: the originator, 16 hex digits."""
     @_builtins.property
     def registrations(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegistrationPeriod]:
         """Whose meter it is."""
@@ -794,10 +808,12 @@ class MeterRecord(_message.Message):
         turned_at: _builtins.int = ...,
         balance_pence: _builtins.int = ...,
         balance_at: _builtins.int = ...,
+        balance_outstanding_pence: _builtins.int = ...,
+        balance_originator_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_at", b"balance_at", "balance_pence", b"balance_pence", "generation", b"generation", "kind", b"kind", "make", b"make", "meter_id", b"meter_id", "model", b"model", "public_point", b"public_point", "registrations", b"registrations", "schema", b"schema", "scheme", b"scheme", "settings", b"settings", "turned_at", b"turned_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_at", b"balance_at", "balance_originator_id", b"balance_originator_id", "balance_outstanding_pence", b"balance_outstanding_pence", "balance_pence", b"balance_pence", "generation", b"generation", "kind", b"kind", "make", b"make", "meter_id", b"meter_id", "model", b"model", "public_point", b"public_point", "registrations", b"registrations", "schema", b"schema", "scheme", b"scheme", "settings", b"settings", "turned_at", b"turned_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,23 @@
+"""BalanceTold: what a supplier told of a meter's balance, and what it leaves for codes of one counter sequence."""
+
+from typing import NamedTuple
+
+from core.domain.timeline import NEVER, Ms
+
+
+class BalanceTold(NamedTuple):
+    """The last balance that was told, for the counter sequence that a code is to be taken from.
+
+    Attributes:
+        at: When it was read at the meter; NEVER if none was told.
+        outstanding_pence: Pence of the codes of the sequence that were sold, and not known at the meter, at that time.
+        room_pence: Pence from that balance up to the meter's maximum; None if there is no maximum, or the balance is
+            too old to go by.
+    """
+
+    at: Ms = NEVER
+    outstanding_pence: int = 0
+    room_pence: int | None = None
+
+
+NO_BALANCE = BalanceTold()
