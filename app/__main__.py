@@ -20,6 +20,7 @@ from app.cli import (
     parties,
     pki,
     registry,
+    sales,
     sandbox,
     serve,
 )
@@ -51,6 +52,7 @@ app.add_typer(meters.meter, name="meter")
 app.add_typer(pans.pan, name="pan")
 app.add_typer(audit.app, name="audit")
 app.add_typer(credit.app, name="credit")
+app.add_typer(sales.app, name="sales")
 app.add_typer(sandbox.app, name="sandbox")
 
 

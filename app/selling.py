@@ -197,7 +197,7 @@ class Seller:
         self._journal.write("fail", id=sold.plan.transaction_id, reason=failure.reason)
         if verdict is Verdict.NOT_SOLD:
             sold.refused = failure.reason
-        elif verdict is Verdict.ASK_OPERATOR or self._clock.monotonic() - started >= self._give_up_after_s:
+        elif (repeat and verdict is Verdict.ASK_OPERATOR) or self._clock.monotonic() - started >= self._give_up_after_s:
             sold.unknown = failure.reason
         return sold.refused is None and sold.unknown is None
 

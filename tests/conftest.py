@@ -1,5 +1,10 @@
 """Fixtures for all floors; each lives in tests/support."""
 
+import os
+import shutil
+import tempfile
+
+import pytest
 from hypothesis import settings
 
 pytest_plugins = ["tests.support.etcd", "tests.support.stack"]
@@ -7,3 +12,10 @@ pytest_plugins = ["tests.support.etcd", "tests.support.stack"]
 # A slow machine is no bug: nothing here measures time.
 settings.register_profile("utrn", deadline=None)
 settings.load_profile("utrn")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Commands keep their book in a folder of this run, not in that of whoever runs the tests."""
+    folder = tempfile.mkdtemp(prefix="utrn-state-")
+    os.environ["XDG_STATE_HOME"] = folder
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))

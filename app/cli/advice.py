@@ -1,13 +1,15 @@
 """What to do on each reason for which a node refuses: the second half of every line that ends a command.
 
-docs/errors.md says the same for callers of the service; here it is said for whoever types commands.
+docs/errors.md says the same for callers of the service; here it is said for whoever types commands. What a reason says
+about a payment, and so whether it may be repeated, is in the generated table alone (utrn_client.outcomes). A command
+that makes an id says instead that its sale is open, and that the same command takes it up (app/cli/sales.py).
 """
 
 from collections.abc import Mapping
 from typing import Final
 
 _LATER: Final = "repeat the command in a moment; what was done already changes nothing"
-_SALE_LATER: Final = "repeat in a moment, with the same --transaction-id"
+_SALE_LATER: Final = "repeat the same command in a moment"
 
 # By ErrorInfo.reason; and by status, where the answer came from no node of this service.
 ADVICE: Final[Mapping[str, str]] = {

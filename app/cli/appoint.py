@@ -22,6 +22,7 @@ from app.cli.market import (
     instant_text,
     message_json,
     moment,
+    pence_option,
 )
 from app.cli.output import EXIT_FAILED, EXIT_USAGE, console, fail, print_json, print_table
 
@@ -35,8 +36,8 @@ _Psp = Annotated[str, typer.Argument(help="Who is appointed.")]
 _Id = Annotated[str, typer.Argument(help="The supplier's own id of it.")]
 _Level = Annotated[str, typer.Option(help="issue, or issue_and_deliver.")]
 _Channels = Annotated[list[str], typer.Option("--channel", help="Only this channel; repeat it. None: all.")]
-_Least = Annotated[int, typer.Option(min=1, max=819_100, help="Least pence of one sale.")]
-_Most = Annotated[int, typer.Option(min=1, max=819_100, help="Most pence of one sale.")]
+_Least = Annotated[int, pence_option("Least pence of one sale.", 1, 819_100)]
+_Most = Annotated[int, pence_option("Most pence of one sale.", 1, 819_100)]
 _Until = Annotated[str, typer.Option(help="As 2026-11-24T12:00:00Z; left out for open.")]
 
 

@@ -5,7 +5,7 @@ import contextlib
 import re
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.cli.advice import ADVICE
 from app.cli.output import EXIT_FAILED, EXIT_USAGE, fail
@@ -18,7 +18,7 @@ _NODE = re.compile(r"\S+:[0-9]{1,5}", re.ASCII)
 _ADDRESS = re.compile(r"[0-9.]+:[0-9]{1,5}", re.ASCII)
 _CONNECT_S = 3.0
 # Facts that the sentence of a refusal says already.
-_SAID = frozenset({"field", "kind", "because"})
+_SAID = frozenset({"field", "kind", "because", "final"})
 
 
 def ask_nodes(
@@ -32,10 +32,25 @@ def ask_nodes(
         tls: PEM files: certificate, private key, the nodes' authority.
     """
     import grpc
+
+    try:
+        return answer_of(ask, target, tls)
+    except grpc.aio.AioRpcError as error:
+        fail(told(error), code=EXIT_FAILED)
+
+
+def answer_of(
+    ask: "Callable[[grpc.aio.Channel], Coroutine[Any, Any, _T]]", target: str, tls: tuple[Path, Path, Path]
+) -> _T:
+    """Return what `ask` returns; end if the options are wrong.
+
+    Raises:
+        grpc.aio.AioRpcError: there is no answer, or a refusal.
+    """
     from utrn_client.channel import Tls, open_channel
 
     cert, key, ca = tls
-    nodes = _nodes(target)
+    nodes = check_target(target)
     check_certificates(cert, key, ca)
 
     async def run() -> _T:
@@ -46,27 +61,20 @@ def ask_nodes(
                 await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
             return await ask(channel)
 
-    try:
-        return asyncio.run(run())
-    except grpc.aio.AioRpcError as error:
-        fail(told(error), code=EXIT_FAILED)
+    return asyncio.run(run())
 
 
-def told(error: "grpc.aio.AioRpcError") -> str:
-    """Return why a node refused, in one line: the reason, its sentence, the facts, and what to do."""
+def told(error: "grpc.aio.AioRpcError", *, advice: str = "") -> str:
+    """Return why a node refused, in one line: the reason, its sentence, the facts, and `advice`, or ADVICE's."""
     from google.rpc import error_details_pb2
-    from grpc_status import rpc_status
-    from utrn_client.channel import reason_of
+    from utrn_client.verdict import details_of, failure_of
 
-    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    # gRPC's errors have what this function needs, and not the type it asks for.
-    status = rpc_status.from_call(cast("grpc.Call", error))
-    for detail in status.details if status is not None else ():
-        detail.Unpack(info)
+    failure, bad = failure_of(error), error_details_pb2.BadRequest()
+    for detail in details_of(error):
         detail.Unpack(bad)
-    reason = reason_of(error)
-    sentence = "; ".join(one.description for one in bad.field_violations) or " ".join((error.details() or "").split())
-    return f"{reason}: {sentence}{facts_text(info.metadata)}; {ADVICE.get(reason, 'see docs/errors.md')}"
+    sentence = "; ".join(one.description for one in bad.field_violations) or " ".join(failure.message.split())
+    do = advice or ADVICE.get(failure.reason, "see docs/errors.md")
+    return f"{failure.reason}: {sentence}{facts_text(failure.facts)}; {do}"
 
 
 def facts_text(facts: Mapping[str, str]) -> str:
@@ -104,7 +112,8 @@ def check_certificates(cert: Path, key: Path, ca: Path) -> None:
         fail(f"--key {key}: not the key of {cert}; name the file that belongs to it", code=EXIT_USAGE)
 
 
-def _nodes(target: str) -> list[str]:
+def check_target(target: str) -> list[str]:
+    """Return the nodes of a target; end with what is wrong with it."""
     nodes = target.split(",")
     if not all(_NODE.fullmatch(node) for node in nodes):
         fail(f"--target {target}: host:port is needed, as 127.0.0.1:8443; a comma between several", code=EXIT_USAGE)

@@ -1,6 +1,6 @@
 """`utrn topup`, `utrn issue`, `utrn vend`: a caller's side, for trying out and for the helpdesk."""
 
-import secrets
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
@@ -19,7 +19,8 @@ from app.cli.market import (
     pence_of,
     top_up,
 )
-from app.cli.output import console, errors, print_json, print_table
+from app.cli.output import console, print_json, print_table
+from app.cli.sales import GIVEN_ID, NEW_ID, SALES, Asked, carry_out, digest
 
 if TYPE_CHECKING:
     from utrn.v1 import top_up_service_pb2 as top_up_pb
@@ -29,7 +30,6 @@ vend = typer.Typer(no_args_is_help=True, help="One vend.")
 
 _Pan = Annotated[str, typer.Argument(help="The PAN the consumer quotes.")]
 _Amount = Annotated[str, typer.Argument(help="Pounds, such as 10 or 12.34.")]
-_Id = Annotated[str, typer.Option("--transaction-id", help="To repeat a vend; else a new one is made.")]
 _Channel = Annotated[str, typer.Option(help="Where the consumer paid, such as online.")]
 _Vend = Annotated[str, typer.Argument(help="The vend's transaction id.")]
 _Participant = Annotated[str, typer.Option(help="Who made it, if not the caller.")]
@@ -37,18 +37,20 @@ _Participant = Annotated[str, typer.Option(help="Who made it, if not the caller.
 
 def topup(
     pan: _Pan, amount: _Amount, target: TARGET, cert: CERT, key: KEY, ca: CA, channel: _Channel = "phone",
-    transaction_id: _Id = "", as_json: JSON = False,
+    transaction_id: GIVEN_ID = "", sales: SALES = None, new_id: NEW_ID = False, as_json: JSON = False,
 ) -> None:  # fmt: skip
-    """Issue a code and have it sent to the meter, in one step."""
-    _sell("TopUp", _Sale(pan, amount, channel, transaction_id), target, (cert, key, ca), as_json=as_json)
+    """Issue a code and have it sent to the meter, in one step; what is open already is taken up."""
+    how = _How(transaction_id, new_id, sales, target, (cert, key, ca), as_json)
+    _sell("topup", "TopUp", _Sale(pan, amount, channel), how)
 
 
 def issue(
     pan: _Pan, amount: _Amount, target: TARGET, cert: CERT, key: KEY, ca: CA, channel: _Channel = "phone",
-    transaction_id: _Id = "", as_json: JSON = False,
+    transaction_id: GIVEN_ID = "", sales: SALES = None, new_id: NEW_ID = False, as_json: JSON = False,
 ) -> None:  # fmt: skip
-    """Issue a code and send nothing: step one of two."""
-    _sell("IssueUtrn", _Sale(pan, amount, channel, transaction_id), target, (cert, key, ca), as_json=as_json)
+    """Issue a code and send nothing: step one of two; what is open already is taken up."""
+    how = _How(transaction_id, new_id, sales, target, (cert, key, ca), as_json)
+    _sell("issue", "IssueUtrn", _Sale(pan, amount, channel), how)
 
 
 @vend.command("show")
@@ -75,7 +77,8 @@ def send(
     """Send a code issued here to its meter: step two of two; a supplier may send what its PSP has sold."""
     from utrn.v1 import top_up_service_pb2 as pb
 
-    request = pb.SendTopUpRequest(transaction_id=transaction_id, participant_id=participant)
+    # An earlier command may have asked: nothing here knows.
+    request = pb.SendTopUpRequest(transaction_id=transaction_id, participant_id=participant, repeat=True)
     _print_sent(top_up("SendTopUp", request, target, (cert, key, ca)), as_json=as_json)
 
 
@@ -84,26 +87,34 @@ def send_made_elsewhere(
     pan: _Pan,
     utrn: Annotated[str, typer.Argument(help="The 20 digits, no spaces.")],
     counter: Annotated[int, typer.Option(min=1, max=2**32 - 1, help="The counter it was made under.")],
-    target: TARGET, cert: CERT, key: KEY, ca: CA, channel: _Channel = "phone", transaction_id: _Id = "",
-    as_json: JSON = False,
+    target: TARGET, cert: CERT, key: KEY, ca: CA, channel: _Channel = "phone", transaction_id: GIVEN_ID = "",
+    sales: SALES = None, new_id: NEW_ID = False, as_json: JSON = False,
 ) -> None:  # fmt: skip
-    """Send a code that the supplier's own generator made to its meter."""
+    """Send a code that the supplier's own generator made to its meter; what is open already is taken up."""
     from utrn.v1 import top_up_service_pb2 as pb
+    from utrn_client.verdict import judge_request
 
     made = pb.UtrnMadeElsewhere(pan=pan, utrn=utrn, utrn_counter=counter, channel=_channel(channel))
-    request = pb.SendTopUpRequest(transaction_id=transaction_id or new_transaction_id(), made_elsewhere=made)
-    _print_sent(top_up("SendTopUp", request, target, (cert, key, ca)), as_json=as_json)
+    content: dict[str, str | int] = {
+        "pan": pan,
+        "code_sha256": digest(utrn),
+        "counter": counter,
+        "channel": made.channel,
+    }
+    asked = Asked(
+        command="vend send-made-elsewhere", service="TopUpService", method="SendTopUp", content=content,
+        judge=judge_request,
+    )  # fmt: skip
 
+    def request(one: str, repeat: bool) -> pb.SendTopUpRequest:  # as the book calls it
+        return pb.SendTopUpRequest(transaction_id=one, made_elsewhere=made, repeat=repeat)
 
-def new_transaction_id() -> str:
-    """Return a new transaction id, and tell of it, so that the command can be repeated if no answer comes."""
-    from app.clock import SystemClock
-    from core.domain.transaction_id import make_transaction_id
+    def tell(reply: "top_up_pb.SendTopUpResponse") -> None:
+        _print_sent(reply, as_json=as_json)
 
-    made = make_transaction_id(int(SystemClock().now().timestamp() * 1000), secrets.randbits(74))
-    text = f"transaction_id {made}: repeat with --transaction-id if no answer comes"
-    errors.print(text, highlight=False, soft_wrap=True)
-    return made
+    carry_out(
+        asked, request, tell, given=transaction_id, new_id=new_id, sales=sales, target=target, tls=(cert, key, ca)
+    )
 
 
 class _Sale(NamedTuple):
@@ -112,18 +123,45 @@ class _Sale(NamedTuple):
     pan: str
     amount: str
     channel: str
+
+
+class _How(NamedTuple):
+    """Under which id, by which book, whom and as whom it is asked, and how it is told."""
+
     transaction_id: str
+    new_id: bool
+    sales: Path | None
+    target: str
+    tls: Files
+    as_json: bool
 
 
-def _sell(method: str, sale: _Sale, target: str, tls: Files, *, as_json: bool) -> None:
+def _sell(command: str, method: str, sale: _Sale, how: _How) -> None:
     from utrn.v1 import top_up_service_pb2 as pb
+    from utrn_client.verdict import judge_sale
 
     kind = pb.TopUpRequest if method == "TopUp" else pb.IssueUtrnRequest
-    request = kind(pan=sale.pan, amount_pence=pence_of(sale.amount), channel=_channel(sale.channel))
-    request.transaction_id = sale.transaction_id or new_transaction_id()
-    reply = top_up(method, request, target, tls)
+    pence, channel = pence_of(sale.amount), _channel(sale.channel)
+    content: dict[str, str | int] = {"pan": sale.pan, "amount_pence": pence, "channel": channel}
+    asked = Asked(command=command, service="TopUpService", method=method, content=content, judge=judge_sale)
+
+    def request(one: str, repeat: bool) -> "pb.TopUpRequest | pb.IssueUtrnRequest":  # as the book calls it
+        return kind(transaction_id=one, pan=sale.pan, amount_pence=pence, channel=channel, repeat=repeat)
+
+    def tell(reply: Any) -> None:
+        _print_code(reply, as_json=how.as_json)
+
+    carry_out(
+        asked, request, tell, given=how.transaction_id, new_id=how.new_id, sales=how.sales, target=how.target,
+        tls=how.tls,
+    )  # fmt: skip
+
+
+def _print_code(reply: Any, *, as_json: bool) -> None:
+    from utrn_client.amounts import pounds_text
+
+    code = reply.code
     if as_json:
-        code = reply.code
         print_json(
             {
                 "transaction_id": code.transaction_id,
@@ -134,9 +172,9 @@ def _sell(method: str, sale: _Sale, target: str, tls: Files, *, as_json: bool) -
             }
         )
     else:
-        console.print(reply.code.utrn_printed, style="bold", highlight=False)
+        console.print(code.utrn_printed, style="bold", highlight=False)
         again = " (issued before)" if reply.replayed else ""
-        console.print(f"{reply.code.amount_pence / 100:.2f} pounds{again}", highlight=False)
+        console.print(f"{pounds_text(code.amount_pence)} pounds{again}", highlight=False)
 
 
 def _channel(text: str) -> "types_pb2.Channel.ValueType":

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.callers import new_transaction_id
 from app.cli.listing import Listing, print_listing
 from app.cli.market import (
     CA,
@@ -20,6 +19,7 @@ from app.cli.market import (
     pence_of,
 )
 from app.cli.output import console, print_json
+from app.cli.sales import GIVEN_ID, NEW_ID, SALES, Asked, carry_out
 
 if TYPE_CHECKING:
     from utrn.v1 import credit_service_pb2 as pb
@@ -36,22 +36,35 @@ def ask_credit(
     target: TARGET, cert: CERT, key: KEY, ca: CA,
     reason: Annotated[str, typer.Option(help="goodwill, emergency or additional_support.")] = "goodwill",
     note: Annotated[str, typer.Option(help="For people.")] = "",
-    transaction_id: Annotated[str, typer.Option(help="To repeat a request; else a new one is made.")] = "",
-    as_json: JSON = False,
+    transaction_id: GIVEN_ID = "", sales: SALES = None, new_id: NEW_ID = False, as_json: JSON = False,
 ) -> None:  # fmt: skip
-    """Ask for credit; a colleague with another certificate decides."""
+    """Ask for credit; a colleague with another certificate decides. What is open already is taken up."""
     from utrn.v1 import credit_service_pb2 as pb
+    from utrn_client.verdict import judge_request
 
     from core.domain.credit import CreditReason
 
     why = pb.CreditReason.ValueType(choice(reason, CreditReason, "--reason"))
-    asked = pb.Credit(pan=pan, amount_pence=pence_of(amount), reason=why, note=note)
-    asked.transaction_id = transaction_id or new_transaction_id()
-    reply = credit_of("AskCredit", pb.AskCreditRequest(credit=asked), target, (cert, key, ca))
-    if as_json:
-        print_json(message_json(reply.credit))
-    else:
-        console.print(f"asked; to be decided under {reply.credit.transaction_id}", highlight=False)
+    pence = pence_of(amount)
+    content: dict[str, str | int] = {"pan": pan, "amount_pence": pence, "reason": why, "note": note}
+    asked = Asked(
+        command="credit ask", service="CreditService", method="AskCredit", content=content, judge=judge_request
+    )
+
+    def request(one: str, _repeat: bool) -> pb.AskCreditRequest:  # as the book calls it
+        return pb.AskCreditRequest(
+            credit=pb.Credit(transaction_id=one, pan=pan, amount_pence=pence, reason=why, note=note)
+        )
+
+    def tell(reply: pb.AskCreditResponse) -> None:
+        if as_json:
+            print_json(message_json(reply.credit))
+        else:
+            console.print(f"asked; to be decided under {reply.credit.transaction_id}", highlight=False)
+
+    carry_out(
+        asked, request, tell, given=transaction_id, new_id=new_id, sales=sales, target=target, tls=(cert, key, ca)
+    )
 
 
 @app.command("decide")
@@ -62,6 +75,7 @@ def decide(
     """Approve a request and issue its code, or reject it."""
     from utrn.v1 import credit_service_pb2 as pb
 
+    # Not as a repeat: nobody has paid, and what is refused today may be approved later, under the same id.
     request = pb.DecideCreditRequest(transaction_id=transaction_id, approve=approve)
     reply = credit_of("DecideCredit", request, target, (cert, key, ca))
     if as_json:

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from app.cli.asking import ask_nodes
+from app.cli.asking import answer_of, ask_nodes
 from app.cli.output import EXIT_USAGE, console, fail, print_json
 
 if TYPE_CHECKING:
@@ -29,8 +28,6 @@ Files = tuple[Path, Path, Path]
 
 # Longer than any answer takes that will come; a node that hangs must not hold a command for ever.
 TIMEOUT_S: Final = 30.0
-# More than anybody pays; the service has its own bounds, and this one keeps what is sent a number of 64 bits.
-_PENCE_MAX = 10**12
 
 
 def ask(call: "Callable[[grpc.aio.Channel], Any]", target: str, tls: Files) -> Any:
@@ -78,6 +75,19 @@ def top_up(method: str, request: "Message", target: str, tls: Files) -> Any:
     return _call("TopUpService", method, request, target, tls)
 
 
+def request_of(service: str, method: str, request: "Message", target: str, tls: Files) -> Any:
+    """Return the answer of a method.
+
+    Raises:
+        grpc.aio.AioRpcError: there is none, or a refusal.
+    """
+
+    async def call(channel: "grpc.aio.Channel") -> Any:
+        return await getattr(stub_of(service, channel), method)(request, timeout=TIMEOUT_S)
+
+    return answer_of(call, target, tls)
+
+
 def _call(service: str, method: str, request: "Message", target: str, tls: Files) -> Any:
     return ask(lambda channel: getattr(stub_of(service, channel), method)(request, timeout=TIMEOUT_S), target, tls)
 
@@ -112,14 +122,29 @@ def dates_of(dates: "pb.Dates") -> tuple[str, str, str]:
 
 
 def pence_of(amount: str) -> int:
-    """Return pounds as pence; end with what is wrong with them."""
+    """Return decimal pounds as pence; end with what is wrong with them. What one code carries, the node says."""
+    from utrn_client.amounts import BadAmount, parse_pounds
+
     try:
-        pence = Decimal(amount) * 100
-    except ArithmeticError:
-        fail(f"{amount!r} is no amount of pounds, such as 10 or 12.34", code=EXIT_USAGE)
-    if not pence.is_finite() or abs(pence) > _PENCE_MAX or pence != int(pence):
-        fail(f"{amount!r} is not a whole number of pence, such as 10 or 12.34", code=EXIT_USAGE)
-    return int(pence)
+        return parse_pounds(amount, least=0)
+    except BadAmount as bad:
+        fail(str(bad), code=EXIT_USAGE)
+
+
+def pence_option(help_text: str, least: int, most: int) -> Any:
+    """Return an option in whole pence: no decimals, no separators, no sign but the minus of a debt."""
+    from utrn_client.amounts import BadAmount, parse_pence
+
+    def read(typed: str | int) -> int:
+        if isinstance(typed, int):
+            return typed
+        minus = -1 if least < 0 and typed.startswith("-") else 1
+        try:
+            return minus * parse_pence(typed[1:] if minus < 0 else typed, least=max(0, least), most=most)
+        except BadAmount as bad:
+            raise typer.BadParameter(str(bad)) from bad
+
+    return typer.Option(help=help_text, metavar="PENCE", parser=read)
 
 
 def point_of(text: str) -> bytes:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.market import choice, point_of
+from app.cli.market import choice, pence_option, point_of
 
 if TYPE_CHECKING:
     from utrn.v1 import registry_service_pb2 as pb
@@ -15,8 +15,8 @@ HEAD_END = Annotated[str, typer.Option(help="Name of the head end that reaches i
 ZONE = Annotated[str, typer.Option(help="Zone.")]
 FIRMWARE = Annotated[str, typer.Option(help="Firmware.")]
 COHORT = Annotated[str, typer.Option(help="SMETS1 cohort.")]
-MAX_CREDIT = Annotated[int, typer.Option(min=0, max=2**53, help="Maximum Credit Threshold, pence.")]
-MAX_BALANCE = Annotated[int, typer.Option(min=0, max=2**53, help="Maximum Meter Balance Threshold, pence.")]
+MAX_CREDIT = Annotated[int, pence_option("Maximum Credit Threshold, pence.", 0, 2**53)]
+MAX_BALANCE = Annotated[int, pence_option("Maximum Meter Balance Threshold, pence.", 0, 2**53)]
 KIND = Annotated[str, typer.Option(help="esme or gsme.")]
 GENERATION = Annotated[str, typer.Option(help="smets1 or smets2.")]
 MAKE = Annotated[str, typer.Option(help="Manufacturer; then the model must be in the capability matrix.")]

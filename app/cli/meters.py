@@ -20,6 +20,7 @@ from app.cli.market import (
     instant_text,
     message_json,
     moment,
+    pence_option,
     print_written,
     registry,
 )
@@ -138,7 +139,7 @@ def end(meter_id: METER, target: TARGET, cert: CERT, key: KEY, ca: CA, at: Insta
 @meter.command("balance")
 def balance(
     meter_id: METER,
-    pence: Annotated[int, typer.Option(min=-(2**53), max=2**53, help="What it showed; negative for debt.")],
+    pence: Annotated[int, pence_option("What it showed; negative for debt.", -(2**53), 2**53)],
     at: Annotated[str, typer.Option(help="When it was read, as 2026-11-24T12:00:00Z.")],
     target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False,
 ) -> None:  # fmt: skip

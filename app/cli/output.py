@@ -12,6 +12,8 @@ from rich.table import Table
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+# Nobody knows yet whether it was done; the same command asks again.
+EXIT_NO_ANSWER = 75
 EXIT_TERMINATED = 143
 
 # What is printed are names and ids of others: nothing in them is mark-up.

@@ -19,6 +19,7 @@ from app.cli.market import (
     enum_name,
     message_json,
     moment,
+    pence_option,
     point_of,
     print_written,
     registry,
@@ -34,8 +35,8 @@ psp = typer.Typer(no_args_is_help=True, help="PSPs and other participants: on bo
 _Id = Annotated[str, typer.Argument(help="Participant id.")]
 _Identities = Annotated[list[str], typer.Option("--identity", help="SAN URI of a certificate; repeat it.")]
 _Name = Annotated[str, typer.Option(help="For people.")]
-_CreditPence = Annotated[int, typer.Option(min=0, max=2**53, help="Credit without payment: most pence at once.")]
-_CreditDay = Annotated[int, typer.Option(min=0, max=2**53, help="Credit without payment: most pence a day.")]
+_CreditPence = Annotated[int, pence_option("Credit without payment: most pence at once.", 0, 2**53)]
+_CreditDay = Annotated[int, pence_option("Credit without payment: most pence a day.", 0, 2**53)]
 
 _LEAST_PENCE, _MOST_PENCE = 1, 819_100
 _LIMIT_FORMS = "CHANNEL:MIN:MAX, CHANNEL:MIN:MAX:whole or CHANNEL:closed"
@@ -111,6 +112,7 @@ def profile(
 def limit_of(text: str) -> "pb.ChannelLimit":
     """Return a channel's limit as it is typed: counter_cash:200:4900, online:100:20000:whole, app:closed."""
     from utrn.v1 import registry_service_pb2 as pb
+    from utrn_client.amounts import parse_pence
 
     from core.domain.vend import SOLD_THROUGH
 
@@ -120,7 +122,7 @@ def limit_of(text: str) -> "pb.ChannelLimit":
         return pb.ChannelLimit(channel=channel, min_pence=_LEAST_PENCE, max_pence=_MOST_PENCE, closed=True)
     whole = amounts[2:] == ["whole"]
     try:
-        least, most = (int(one) for one in (amounts[:2] if whole else amounts))
+        least, most = (parse_pence(one, least=0, most=2**53) for one in (amounts[:2] if whole else amounts))
         return pb.ChannelLimit(channel=channel, min_pence=least, max_pence=most, whole_pounds=whole)
     except ValueError:
         fail(f"--limit {text}: {_LIMIT_FORMS} is needed, as counter_cash:200:4900:whole", code=EXIT_USAGE)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from app.cli.market import pence_option
 from app.cli.output import EXIT_FAILED, console, fail, print_json, print_table
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ def make_fleet(
     seed: Annotated[int | None, typer.Option(help="Of ids and PANs.")] = None,
     gas_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of gas meters.")] = 0.4,
     head_end: Annotated[str, typer.Option(help="Head end that reaches them.")] = "sandbox",
-    max_credit: Annotated[int, typer.Option(help="Maximum Credit Threshold, pence.")] = 819_100,
-    max_balance: Annotated[int, typer.Option(help="Maximum Meter Balance Threshold, pence.")] = 10_000_000,
+    max_credit: Annotated[int, pence_option("Maximum Credit Threshold, pence.", 0, 2**53)] = 819_100,
+    max_balance: Annotated[int, pence_option("Maximum Meter Balance Threshold, pence.", 0, 2**53)] = 10_000_000,
 ) -> None:
     """Make meters with keys of their own, and the registry lines that name them."""
     from sandbox import provision

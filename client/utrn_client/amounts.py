@@ -26,9 +26,7 @@ def parse_pounds(text: str, *, least: int = 1, most: int = SALE_PENCE_MAX) -> in
     """
     found = _POUNDS.fullmatch(text)
     if found is None:
-        raise BadAmount(
-            f"{text!r} is no amount of pounds: digits are needed, with at most two decimals, as 10 or 12.34"
-        )
+        raise BadAmount(f"{text!r} is no amount of pounds, such as 10 or 12.34: a whole number of pence is needed")
     pence = int(found[1]) * 100 + int((found[2] or "").ljust(2, "0"))
     return _bounded(pence, least, most, f"{text!r}: {pounds_text(least)} to {pounds_text(most)} pounds are needed")
 
@@ -40,7 +38,7 @@ def parse_pence(text: str, *, least: int = 1, most: int = SALE_PENCE_MAX) -> int
         BadAmount: it is no such amount.
     """
     if _PENCE.fullmatch(text) is None:
-        raise BadAmount(f"{text!r} is no amount of pence: a whole number is needed, as 1099 for 10.99 pounds")
+        raise BadAmount(f"{text!r} is no amount: whole pence are needed, as 1099 for 10.99 pounds")
     return _bounded(int(text), least, most, f"{text!r}: {least} to {most} pence are needed")
 
 

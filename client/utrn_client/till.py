@@ -173,7 +173,8 @@ class Till:
                 verdict = judge_sale(failure, repeat=repeat)
                 if verdict is Verdict.NOT_SOLD:
                     raise self._close(sale, failure) from error
-                if verdict is Verdict.ASK_OPERATOR or time.monotonic() >= until:
+                # A repeat may bring the code, or a refusal that is fenced, even to a suspended or departed seller.
+                if (repeat and verdict is Verdict.ASK_OPERATOR) or time.monotonic() >= until:
                     raise _no_answer(sale, failure) from error
                 repeat = True
                 await asyncio.sleep(max(failure.retry_delay_s or 0.0, pause_s))

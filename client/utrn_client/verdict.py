@@ -69,7 +69,7 @@ def failure_of(error: grpc.RpcError) -> Failure:
     """Return what an error said. A reason counts as this service's only with its domain."""
     call = cast("grpc.Call", error)
     info, retry, wait_s = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), None
-    for detail in _details(call):
+    for detail in details_of(error):
         detail.Unpack(info)
         if detail.Unpack(retry):
             delay = duration_pb2.Duration()
@@ -111,9 +111,11 @@ def _judge(failure: Failure, refusals: frozenset[Says], *, repeat: bool) -> Verd
     return Verdict.ASK_AGAIN if repeat else Verdict.NOT_SOLD
 
 
-def _details(call: grpc.Call) -> Sequence[Any]:
+def details_of(error: grpc.RpcError) -> Sequence[Any]:
+    """Return the details of an error, packed; none where they cannot be read."""
     try:
-        status = rpc_status.from_call(call)
+        # gRPC's errors have what this function needs, and not the type it asks for.
+        status = rpc_status.from_call(cast("grpc.Call", error))
     except (ValueError, DecodeError):
         # A proxy changed the status and left the details, or garbled them: they say nothing any more.
         return ()

@@ -182,7 +182,8 @@ class Till {
           this.book.refuse(transaction_id, reasonOf(error), error.details);
           return this.#tellRefused({ transaction_id, reason: reasonOf(error), message: error.details }, about);
         }
-        if (verdict === 'ASK_OPERATOR' || Date.now() > until) return this.#tellNoAnswer(transaction_id, error, about);
+        // A repeat may bring the code, or a refusal that is fenced, even to a suspended or departed seller.
+        if ((repeat && verdict === 'ASK_OPERATOR') || Date.now() > until) return this.#tellNoAnswer(transaction_id, error, about);
         repeat = true;
         await pause(Math.max(retryDelayMs(error), PAUSE_MS));
       }

@@ -356,8 +356,15 @@ def counters(teller: Teller, tmp_path: Path) -> None:
     meter_id = meter_id_of(2)
     spent = teller.json(WEST, "meter", "hand-over", meter_id, "--from", "central", "--to", "supplier")["change"]
     assert spent["last_issued"] == 2
-    made = ["vend", "send-made-elsewhere", pan_of(5), utrn(3), "--counter", "3", "--transaction-id", new_id()]
-    teller.until(lambda: teller.works(WEST, *made))
+    made = ["vend", "send-made-elsewhere", pan_of(5), utrn(3), "--counter", "3", "--transaction-id"]
+
+    def sent() -> bool:
+        # An id that was typed is asked for as a repeat: a refusal closes it, so the next try has one of its own.
+        made[-1] = new_id()
+        return teller.works(WEST, *made)
+
+    made.append("")
+    teller.until(sent)
     assert teller.json(WEST, *made)["replayed"]
     assert "owed since" in teller.table(WEST, *made)
     back = ["meter", "hand-over", meter_id, "--from", "supplier", "--to", "central", "--last-issued"]

@@ -80,7 +80,7 @@ def _open_ids(book: Path) -> set[str]:
     [
         [BUSY, ("CALLER_SUSPENDED", PERMISSION_DENIED, "")],
         [BUSY, ("TRANSACTION_ID_REUSED", 6, "")],
-        [("UNKNOWN_CALLER", 16, "")],
+        [("UNKNOWN_CALLER", 16, ""), ("UNKNOWN_CALLER", 16, "")],
     ],
 )
 async def test_what_is_not_in_the_closed_list_keeps_the_sale_open(

@@ -13,6 +13,7 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from utrn.v1 import credit_service_pb2_grpc as credit_rpc
 from utrn.v1 import top_up_service_pb2_grpc as rpc
 
 from app.devstack import DevStack
@@ -74,7 +75,9 @@ async def ended(program: str, guide: Path, *arguments: str) -> tuple[int | None,
 
 
 @asynccontextmanager
-async def serving(stack: DevStack, servicer: rpc.TopUpServiceServicer) -> AsyncIterator[str]:
+async def serving(
+    stack: DevStack, servicer: rpc.TopUpServiceServicer, credit: credit_rpc.CreditServiceServicer | None = None
+) -> AsyncIterator[str]:
     """Serve in this process, as a node does: mutual TLS, and health."""
     certs = stack.make_server_certificate("guide-node")
     credentials = grpc.ssl_server_credentials(
@@ -82,6 +85,8 @@ async def serving(stack: DevStack, servicer: rpc.TopUpServiceServicer) -> AsyncI
     )
     server = grpc.aio.server()
     rpc.add_TopUpServiceServicer_to_server(servicer, server)
+    if credit is not None:
+        credit_rpc.add_CreditServiceServicer_to_server(credit, server)
     healthy = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     await healthy.set("utrn.v1.TopUpService", health_pb2.HealthCheckResponse.SERVING)
@@ -90,4 +95,4 @@ async def serving(stack: DevStack, servicer: rpc.TopUpServiceServicer) -> AsyncI
     try:
         yield f"localhost:{port}"
     finally:
-        await server.stop(None)
+        await server.stop(30.0)

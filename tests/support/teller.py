@@ -60,7 +60,7 @@ class Teller:
 
     def run(self, *arguments: str, code: int = 0) -> str:
         """Run a command and return what it printed; its errors are left in `errors`."""
-        ended, printed, self.errors = _invoke(arguments)
+        ended, printed, self.errors = invoke(arguments)
         assert ended == code, (arguments, printed, self.errors)
         self.runs.add((command_of(arguments), "--json" in arguments))
         return printed
@@ -89,7 +89,7 @@ class Teller:
 
     def works(self, who: str, *arguments: str) -> bool:
         """Return whether a command ends well, whatever it prints."""
-        return _invoke((*arguments, *self.options(who)))[0] == 0
+        return invoke((*arguments, *self.options(who)))[0] == 0
 
     def until(self, question: Callable[[], bool]) -> None:
         """Ask a node until it knows what another call has written; it knows within a second."""
@@ -98,7 +98,7 @@ class Teller:
             assert CLOCK.monotonic() < end, "the node does not come to know it"
 
 
-def _invoke(arguments: Sequence[str]) -> tuple[int, str, str]:
+def invoke(arguments: Sequence[str]) -> tuple[int, str, str]:
     """Run a command; return its exit code, what it printed, and its errors."""
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         try:

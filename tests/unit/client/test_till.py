@@ -85,7 +85,7 @@ async def node_of(*script: Any) -> AsyncIterator[tuple[Node, grpc.aio.Channel]]:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=settings) as channel:
             yield node, channel
     finally:
-        await server.stop(1.0)
+        await server.stop(30.0)
 
 
 def _sale(pence: int = 1000) -> Sale:
@@ -122,7 +122,17 @@ async def test_any_other_reason_is_never_a_cause_to_give_money_back(reason: str)
     assert sale.transaction_id in str(found)
     assert "ask again with the same id, then ask the operator" in str(found)
     if OUTCOMES[reason].says is not Says.ASK_AGAIN:
-        assert node.repeats == [False], "a repeat alone would not help"
+        assert node.repeats == [False, True][: len(node.repeats)], "one repeat, and no more: it would not help"
+
+
+@pytest.mark.parametrize("reason", ["CALLER_SUSPENDED", "UNKNOWN_CALLER"])
+async def test_a_seller_that_is_barred_asks_once_more_and_learns_what_became_of_its_sale(reason: str) -> None:
+    sold, _, node = await _asked(No(reason), "replayed", patience_s=5.0)
+    assert isinstance(sold, Answer)
+    assert node.repeats == [False, True]
+    refused, book, _ = await _asked(No(reason), No(reason, final="fenced"), patience_s=5.0)
+    assert isinstance(refused, SaleRefused)
+    assert book.open_sales() == []
 
 
 @pytest.mark.parametrize("reason", NOT_SOLD)
@@ -256,7 +266,7 @@ async def test_taking_up_goes_on_past_a_sale_that_cannot_be_asked_for() -> None:
     sales: Sequence[Sale] = (_sale(1), bad, _sale(2))
     for sale in sales:
         book.begin(sale)
-    async with node_of(*[No("CALLER_SUSPENDED")], "replayed") as (_, channel):
+    async with node_of(No("CALLER_SUSPENDED"), "replayed") as (_, channel):
         results = await Till(channel, book).resume(give_up_after_s=1.0)
     kinds = [type(results[sale.transaction_id]) for sale in sales]
     assert kinds == [NoAnswer, TypeError, Answer]

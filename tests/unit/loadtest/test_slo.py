@@ -55,3 +55,36 @@ def test_the_load_test_reads_the_policy_that_every_caller_reads() -> None:
     from loadtest.client import SERVICE_CONFIG
 
     assert Path(__file__).parents[3] / "proto" / "service_config.json" == SERVICE_CONFIG
+
+
+@pytest.mark.parametrize("final", ["", "if-first", "fenced"])
+@pytest.mark.parametrize("repeat", [False, True])
+def test_the_load_test_asks_again_where_the_kit_does(final: str, repeat: bool) -> None:
+    """It imports nothing of the kit: two programs, one rule over one table."""
+    from google.protobuf import any_pb2
+    from google.rpc import error_details_pb2, status_pb2
+    from grpc_status import rpc_status
+    from utrn_client.outcomes import OUTCOMES
+    from utrn_client.verdict import Verdict, failure_of, judge_sale
+
+    from loadtest.client import may_ask_again
+
+    for reason in (*OUTCOMES, "A_REASON_OF_A_NEWER_VERSION", ""):
+        for domain in ("utrn.v1", "proxy.example"):
+            info = error_details_pb2.ErrorInfo(reason=reason, domain=domain)
+            if final:
+                info.metadata["final"] = final
+            packed = any_pb2.Any()
+            packed.Pack(info)
+            error: Any = _Error(rpc_status.to_status(status_pb2.Status(code=9, details=[packed] if reason else [])))
+            again = judge_sale(failure_of(error), repeat=repeat) is Verdict.ASK_AGAIN
+            assert may_ask_again(error, repeat=repeat) is again, (reason, domain)
+
+
+class _Error:
+    """What gRPC raises, of a status."""
+
+    def __init__(self, status: Any) -> None:
+        self.code = lambda: status.code
+        self.details = lambda: status.details
+        self.trailing_metadata = lambda: status.trailing_metadata

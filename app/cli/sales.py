@@ -1,0 +1,312 @@
+"""The book of the commands that make an id: `utrn topup`, `issue`, `vend send-made-elsewhere`, `credit ask`.
+
+An id is in the book, with what was asked under it, before a node is asked, and leaves it with the final answer. The
+same command again takes up what is open; it never makes a second id for the same payment.
+"""
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, Protocol
+
+import typer
+
+from app.cli.asking import check_certificates, check_target, told
+from app.cli.market import Files, request_of
+from app.cli.output import EXIT_NO_ANSWER, EXIT_USAGE, console, errors, fail, print_json, print_table
+
+if TYPE_CHECKING:
+    import grpc
+    from google.protobuf.message import Message
+    from utrn_client.verdict import Failure, Verdict
+
+app = typer.Typer(no_args_is_help=True, help="What commands have asked for and have no final answer to.")
+
+SALES = Annotated[Path | None, typer.Option("--sales", help="The book of what is open; else one in the user's folder.")]
+NEW_ID = Annotated[bool, typer.Option("--new-id", help="Though the same is open: a second one, with an id of its own.")]
+GIVEN_ID = Annotated[
+    str, typer.Option("--transaction-id", help="To repeat what was asked under this id, here or elsewhere.")
+]
+
+# A command that has the book is done with it within its time-out.
+_WAIT_S: Final = 35.0
+_ID_BITS: Final = 74
+
+
+class Judge(Protocol):
+    """One of the rules of utrn_client.verdict."""
+
+    def __call__(self, failure: "Failure", *, repeat: bool) -> "Verdict":
+        """Return what a failed call says."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a command asks for: the method, the request without its id, and how it is compared with what is open.
+
+    Attributes:
+        command: As it is typed, such as "topup".
+        service: Of utrn.v1.
+        method: Of the service.
+        content: What makes it the same payment; no code in it.
+        judge: What a failure says of it: a sale's rule, or that of a request without a payment.
+    """
+
+    command: str
+    service: str
+    method: str
+    content: Mapping[str, str | int]
+    judge: "Judge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Open:
+    """What is open in the book: who asked whom for what, and when it began (ISO 8601)."""
+
+    transaction_id: str
+    command: str
+    caller: str
+    cluster: str
+    content: Mapping[str, str | int]
+    at: str
+
+
+class CommandBook:
+    """The book in a file of JSON lines, for one command at a time."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it, made if it is not there; end the command if it cannot be used."""
+        from utrn_client.book_file import BookFile, BookInUse
+
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file: BookFile = BookFile(path, wait_s=_WAIT_S)
+        except (BookInUse, OSError) as error:
+            fail(f"--sales {path}: {error}; nothing was asked", code=EXIT_USAGE)
+        self._open: dict[str, Open] = {}
+        for number, entry in self._file.lines:
+            self._take(number, entry)
+        for damage in self._file.damaged:
+            errors.print(f"{path}, line {damage.line} is set aside: {damage.why}", highlight=False, soft_wrap=True)
+
+    def open(self) -> list[Open]:
+        """Return what is open, oldest first."""
+        return list(self._open.values())
+
+    def find(self, transaction_id: str) -> Open | None:
+        """Return what is open under an id."""
+        return self._open.get(transaction_id)
+
+    def begin(self, one: Open) -> None:
+        """Store it before a node is asked; end the command if it cannot be stored."""
+        begin = {name: getattr(one, name) for name in Open.__slots__} | {"content": dict(one.content)}
+        self._write({"begin": begin}, f"nothing was asked under {one.transaction_id}")
+        self._open[one.transaction_id] = one
+
+    def end(self, transaction_id: str, outcome: str) -> None:
+        """Store that it has its final answer."""
+        meaning = f"{transaction_id} has its answer and stays in the book"
+        self._write({"end": transaction_id, "outcome": outcome}, meaning)
+        self._open.pop(transaction_id, None)
+
+    def close(self) -> None:
+        """Let the next command have it."""
+        self._file.close()
+
+    def _write(self, entry: dict[str, object], meaning: str) -> None:
+        from utrn_client.book_file import BookNotWritten
+
+        try:
+            self._file.append(entry, meaning=meaning)
+        except BookNotWritten as error:
+            fail(str(error))
+
+    def _take(self, number: int, entry: dict[str, Any]) -> None:
+        begin, end = entry.get("begin"), entry.get("end")
+        if isinstance(end, str):
+            self._open.pop(end, None)
+        elif isinstance(begin, dict) and isinstance(begin.get("content"), dict) and _texts(begin):
+            one = Open(**{name: begin[name] for name in Open.__slots__})
+            self._open.setdefault(one.transaction_id, one)
+        else:
+            self._file.set_aside(number, "neither the begin nor the end of a command's request")
+
+
+def carry_out(
+    asked: Asked,
+    request: Callable[[str, bool], "Message"],
+    tell: Callable[[Any], None],
+    *,
+    given: str,
+    new_id: bool,
+    sales: Path | None,
+    target: str,
+    tls: Files,
+) -> None:
+    """Ask for it under an id of the book, tell the answer, and close it in the book; end the command if there is none.
+
+    Args:
+        asked: What is asked for.
+        request: Makes the message of an id, and of whether it was asked under that id before.
+        tell: Prints the answer.
+        given: The id, if it was typed.
+        new_id: Make a new id though the same is open.
+        sales: The book's file; None for the user's.
+        target: host:port of nodes.
+        tls: PEM files.
+    """
+    import grpc
+
+    check_target(target)
+    check_certificates(*tls)
+    with closing(CommandBook(sales or default_book())) as book:
+        transaction_id, repeat = _id_for(asked, book, given=given, new_id=new_id, tls=tls)
+        try:
+            reply = request_of(asked.service, asked.method, request(transaction_id, repeat), target, tls)
+        except grpc.aio.AioRpcError as error:
+            _end_without(asked, error, book, transaction_id, repeat=repeat)
+        tell(reply)
+        # Nothing may be left in a buffer: what is closed here is not told again.
+        console.file.flush()
+        book.end(transaction_id, "done")
+
+
+def _id_for(asked: Asked, book: CommandBook, *, given: str, new_id: bool, tls: Files) -> tuple[str, bool]:
+    """Return the id to ask under, which is in the book, and whether it may have been asked under before."""
+    mine = _open_of(asked, tls)
+    same = [one for one in book.open() if _key(one) == _key(mine)]
+    if given:
+        known = book.find(given)
+        if known is not None and _key(known) != _key(mine):
+            text = f"--transaction-id {given}: open with other content: one payment, one id; leave it out"
+            fail(text, code=EXIT_USAGE)
+        if known is None:
+            book.begin(_with_id(mine, given))
+        return given, True
+    if same and not new_id:
+        text = f"transaction_id {same[0].transaction_id}: taken up, open since {same[0].at}; --new-id for a second one"
+        errors.print(text, highlight=False, soft_wrap=True)
+        return same[0].transaction_id, True
+    made = new_transaction_id()
+    book.begin(_with_id(mine, made))
+    text = f"transaction_id {made}: if no answer comes, the same command takes it up"
+    errors.print(text, highlight=False, soft_wrap=True)
+    return made, False
+
+
+def _end_without(
+    asked: Asked, error: "grpc.aio.AioRpcError", book: CommandBook, transaction_id: str, *, repeat: bool
+) -> NoReturn:
+    """End the command with what its failure means: refused for good, or still open under its id."""
+    from utrn_client.verdict import Verdict, failure_of
+
+    failure = failure_of(error)
+    verdict = asked.judge(failure, repeat=repeat)
+    if verdict is Verdict.NOT_SOLD:
+        book.end(transaction_id, failure.reason)
+        fail(told(error))
+    again = f"{transaction_id} stays open, it may have been done: repeat the same command, which takes it up"
+    if verdict is Verdict.ASK_OPERATOR:
+        fail(f"{told(error)}; {again}", code=EXIT_NO_ANSWER)
+    fail(f"{told(error, advice=again)}; if that does not help, ask the operator", code=EXIT_NO_ANSWER)
+
+
+def new_transaction_id() -> str:
+    """Return a new transaction id."""
+    from app.clock import SystemClock
+    from core.domain.transaction_id import make_transaction_id
+
+    return make_transaction_id(int(SystemClock().now().timestamp() * 1000), secrets.randbits(_ID_BITS))
+
+
+def default_book() -> Path:
+    """Return the user's book: in the folder of XDG_STATE_HOME, else in ~/.local/state."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    return (Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state") / "utrn" / "sales.jsonl"
+
+
+def digest(text: str) -> str:
+    """Return what the book keeps of a code: enough to compare, not enough to spend."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@app.command("list")
+def list_open(
+    sales: SALES = None, as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False
+) -> None:
+    """Show what is open: the same command again, or --transaction-id, takes it up."""
+    with closing(CommandBook(sales or default_book())) as book:
+        found = book.open()
+    if as_json:
+        print_json({"open": [{**{name: getattr(one, name) for name in Open.__slots__}} for one in found]})
+        return
+    rows = [(one.transaction_id, one.command, _what(one), one.caller, one.at) for one in found]
+    print_table("Open", ("transaction id", "command", "what", "caller", "since"), rows)
+
+
+@app.command("close")
+def close_open(
+    transaction_id: Annotated[str, typer.Argument(help="Its id.")],
+    because: Annotated[str, typer.Option(help="What the operator found out, for whoever reads the book.")],
+    sales: SALES = None,
+) -> None:
+    """Close what the operator has settled: it is not taken up any more, and the same command makes a new id."""
+    with closing(CommandBook(sales or default_book())) as book:
+        if book.find(transaction_id) is None:
+            fail(f"{transaction_id}: not open in this book; see utrn sales list", code=EXIT_USAGE)
+        book.end(transaction_id, because)
+    console.print("closed", highlight=False)
+
+
+def _open_of(asked: Asked, tls: Files) -> Open:
+    from app.clock import SystemClock
+
+    cert, _, ca = tls
+    at = SystemClock().now().isoformat(timespec="seconds")
+    whom = {"caller": _caller(cert), "cluster": _cluster(ca)}
+    return Open(transaction_id="", command=asked.command, content=asked.content, at=at, **whom)
+
+
+def _what(one: Open) -> str:
+    return ", ".join(f"{name} {value}" for name, value in one.content.items())
+
+
+def _with_id(one: Open, transaction_id: str) -> Open:
+    from dataclasses import replace
+
+    return replace(one, transaction_id=transaction_id)
+
+
+def _key(one: Open) -> tuple[object, ...]:
+    return one.command, one.caller, one.cluster, dict(one.content)
+
+
+def _caller(cert: Path) -> str:
+    """Return who asks: the SAN URIs of the certificate, which stay when it is renewed."""
+    from cryptography import x509
+
+    certificate = x509.load_pem_x509_certificate(cert.read_bytes())
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return ""
+    return ", ".join(names.get_values_for_type(x509.UniformResourceIdentifier))
+
+
+def _cluster(ca: Path) -> str:
+    """Return which cluster is asked: an id of one means nothing to another. Its authority tells them apart."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    found = sorted(one.public_bytes(Encoding.DER) for one in x509.load_pem_x509_certificates(ca.read_bytes()))
+    return hashlib.sha256(b"".join(found)).hexdigest()[:16]
+
+
+def _texts(begin: Mapping[str, Any]) -> bool:
+    names = ("transaction_id", "command", "caller", "cluster", "at")
+    return all(isinstance(begin.get(name), str) for name in names)
