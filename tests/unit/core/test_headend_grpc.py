@@ -98,7 +98,7 @@ async def reached(stranger: Stranger) -> AsyncIterator[tuple[GrpcHeadEnd, SetAsi
         yield head_end, set_aside
     finally:
         await head_end.close()
-        await server.stop(None)
+        await server.stop(30.0)
 
 
 async def _first(head_end: GrpcHeadEnd, kind: type) -> Any:
