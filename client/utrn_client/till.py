@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _PAUSE_FIRST_S: Final = 0.03
 _PAUSE_MOST_S: Final = 1.0
-_ATTEMPT_LEAST_S: Final = 0.05
 
 
 class SaleRefused(Exception):
@@ -82,7 +81,8 @@ class Till:
         Args:
             channel: Over all nodes; see `open_channel`.
             book: Where open sales are kept.
-            attempt_s: Seconds for the first attempt; doubled each time. A frozen node costs a sale this long.
+            attempt_s: Seconds for the first attempt, and the least for any, even as the patience ends; doubled each
+                time. A frozen node costs a sale this long.
             attempt_most_s: The cap of the above.
             on_attempt: Told the id and what came of each attempt.
         """
@@ -166,7 +166,7 @@ class Till:
         attempt_s, pause_s = self._attempt_s, _PAUSE_FIRST_S
         while True:
             try:
-                reply = await self._call(sale, repeat, min(attempt_s, max(_ATTEMPT_LEAST_S, until - time.monotonic())))
+                reply = await self._call(sale, repeat, min(attempt_s, max(self._attempt_s, until - time.monotonic())))
             except grpc.aio.AioRpcError as error:
                 failure = failure_of(error)
                 self._on_attempt(sale.transaction_id, failure.reason)
