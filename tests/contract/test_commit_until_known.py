@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, cast
 
 import grpc
@@ -12,6 +13,7 @@ import pytest
 from etcdpb import rpc_pb2 as pb
 from etcdpb import rpc_pb2_grpc as rpc
 
+from app.clock import SystemClock
 from cluster import commit as commit_module
 from cluster import ops
 from cluster.anchors import Anchor, TrailAnchors
@@ -32,6 +34,7 @@ from core.ports.ledger import Committed, CounterState, Entry
 from core.ports.registry import RegistryWrite
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
+from tests.support.etcd import RealEtcd
 from tests.support.vends import PSP, PSP_ID, new_id, new_meter_id, vend
 
 CONFIG = EtcdConfig(endpoints=("fake:1",), resolve_timeout_ms=300)
@@ -280,3 +283,34 @@ async def test_a_read_that_no_member_answers_is_asked_until_time_is_up() -> None
         with suppress(EtcdReadDenied), pytest.raises(EtcdUnreachable, match="no etcd member answered"):
             await client.range(pb.RangeRequest(key=b"k"))
         assert member.asked > 3
+
+
+@pytest.mark.real
+@pytest.mark.timeout(120)
+async def test_a_delivery_asked_for_while_etcd_is_full_is_asked_for_again_later(tmp_path: Path) -> None:
+    etcd = RealEtcd(tmp_path, options=("--quota-backend-bytes", str(16 * 1024 * 1024)))
+    config, clock = etcd.config(), SystemClock()
+    client = EtcdClient(config)
+    ledger = EtcdLedger(client, config, clock)
+    try:
+        one = replace(vend(1, new_meter_id()), delivery=NOT_REQUESTED)
+        (outcome,) = await ledger.commit([Entry(vend=one, seen=CounterState())])
+        assert isinstance(outcome, Committed)
+        with pytest.raises(EtcdRefused, match="space exceeded"):
+            await _fill(client)
+        queued = outcome.stored.vend.with_delivery(outcome.stored.vend.delivery.queue(clock.now()))
+        with pytest.raises(LedgerUnavailable, match="takes no writes now"):
+            await ledger.request_delivery(outcome.stored, queued, ())
+        refusal = closed(PanBlocked("x"), PSP_ID, new_id(), at=ms_of(clock.now()), node_id="a")
+        with pytest.raises(LedgerUnavailable):
+            await ledger.close_refused(refusal)
+        found = await ledger.find(PSP_ID, one.sale.transaction_id)
+        assert found == outcome.stored, "what was committed is still answered"
+    finally:
+        await client.close()
+        etcd.stop()
+
+
+async def _fill(client: EtcdClient) -> None:
+    for number in range(400):
+        await client.txn(pb.TxnRequest(success=[ops.put(b"filler/%d" % number, bytes(200_000))]))

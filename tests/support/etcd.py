@@ -28,9 +28,9 @@ _prefixes = itertools.count()
 class RealEtcd:
     """One or three members, plain text, without fsync: durability is not what these tests are about."""
 
-    def __init__(self, folder: Path, members: int = 1) -> None:
+    def __init__(self, folder: Path, members: int = 1, options: tuple[str, ...] = ()) -> None:
         ports = free_ports(2 * members)
-        self.folder = folder
+        self.folder, self.options = folder, options
         self.clients, self.peers = ports[:members], ports[members:]
         self.processes: list[subprocess.Popen[bytes]] = []
         for index in range(members):
@@ -71,7 +71,7 @@ class RealEtcd:
                 [binary, "--name", f"m{index}", "--data-dir", str(self.folder / f"m{index}"),
                  "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
                  "--initial-advertise-peer-urls", peer, "--initial-cluster", cluster, "--unsafe-no-fsync",
-                 "--log-level", "error"],
+                 "--log-level", "error", *self.options],
                 stdout=log, stderr=log,
             )  # fmt: skip
 
