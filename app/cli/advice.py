@@ -44,6 +44,7 @@ ADVICE: Final[Mapping[str, str]] = {
     "SUPPLIER_INACTIVE": "take no money; the supplier asks an operator: utrn supplier resume",
     "METER_IN_CREDIT_MODE": "take no money; the supplier can change it: utrn meter set --mode prepayment",
     "METER_NOT_ENROLLED": "sell through its SMSO until it is handed over: utrn meter hand-over",
+    "HEAD_END_UNKNOWN": "`utrn cluster status` has the head ends there are; correct it with utrn meter set --head-end",
     "AMOUNT_OUT_OF_LIMITS": "choose an amount within the limits: utrn supplier show, utrn appoint list",
     "CHANNEL_NOT_ALLOWED": "sell through another channel: utrn supplier show, utrn appoint list",
     "ABOVE_MAX_CREDIT": "sell less",

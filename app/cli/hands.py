@@ -32,7 +32,10 @@ if TYPE_CHECKING:
 
 _COUNTER_MAX = 2**32 - 1
 
-_Counter = Annotated[int, typer.Option(min=0, max=_COUNTER_MAX, help="To central: last counter spent before.")]
+_Counter = Annotated[
+    int | None,
+    typer.Option(min=0, max=_COUNTER_MAX, help="To central, must be said: last counter spent before; 0 for none ever."),
+]
 _Applied = Annotated[int, typer.Option(min=0, max=_COUNTER_MAX, help="To central: highest counter known credited.")]
 
 
@@ -81,12 +84,12 @@ def hand_over(
     meter_id: METER,
     from_: Annotated[str, typer.Option("--from", help="central, supplier or smso: who has the counters.")],
     to: Annotated[str, typer.Option(help="central, supplier or smso: who gets them.")],
-    target: TARGET, cert: CERT, key: KEY, ca: CA, last_issued: _Counter = 0, highest_applied: _Applied = 0,
+    target: TARGET, cert: CERT, key: KEY, ca: CA, last_issued: _Counter = None, highest_applied: _Applied = 0,
     codes: Annotated[
         Path | None,
         typer.Option(
             help="To central: codes not known to be used, JSON lines with participant_id, transaction_id, pan, utrn, "
-            "utrn_counter, issued_at, deliver."
+            "utrn_counter, issued_at, deliver, channel, reference."
         ),
     ] = None,
     mode: MODE = "", head_end: HEAD_END = "", zone: ZONE = "", firmware: FIRMWARE = "", cohort: COHORT = "",
@@ -112,7 +115,9 @@ def hand_over(
     )  # fmt: skip
     if before != Custody.SMSO and (settings.ByteSize() or point):
         fail("settings and --point go with --from smso; else use utrn meter set", code=EXIT_USAGE)
-    if after != Custody.CENTRAL and (last_issued or highest_applied or codes):
+    if after == Custody.CENTRAL and last_issued is None:
+        fail("--last-issued must be said: the last counter that was spent, 0 if none ever was", code=EXIT_USAGE)
+    if after != Custody.CENTRAL and (last_issued is not None or highest_applied or codes):
         fail("--last-issued, --highest-applied and --codes go with --to central; leave them out", code=EXIT_USAGE)
     if after != Custody.SMSO and save_codes:
         fail("--save-codes goes with --to smso; leave it out", code=EXIT_USAGE)

@@ -224,8 +224,12 @@ def unspent_code(one: registry_pb.UnspentCode, pan_rule: PanRule, now: Ms) -> So
     pan = fields.take(lambda: parse_pan(one.pan, pan_rule, field="codes.pan"))
     code = fields.take(lambda: _code(one.utrn, one.utrn_counter, "codes"))
     issued_at = fields.take(lambda: _sold_at(one, now))
+    channel = fields.take(lambda: _channel(one.channel, "codes.channel", among=frozenset(Channel)))
+    reference = fields.take(lambda: _reference(one.reference, "codes.reference"))
     fields.refuse()
-    if seller is None or transaction_id is None or pan is None or code is None or issued_at is None:
+    if seller is None or transaction_id is None or pan is None or code is None:
+        raise InvariantBroken("every field was taken")
+    if issued_at is None or channel is None or reference is None:
         raise InvariantBroken("every field was taken")
     return SoldElsewhere(
         sale=Sale(
@@ -234,7 +238,8 @@ def unspent_code(one: registry_pb.UnspentCode, pan_rule: PanRule, now: Ms) -> So
             operation=Operation.MADE_ELSEWHERE,
             pan=pan,
             amount=value_of(code[0]).amount,
-            channel=Channel.AUTOMATIC,
+            channel=channel,
+            reference=reference,
             code=code,
         ),
         issued_at=issued_at,
@@ -251,6 +256,8 @@ def unspent_code_message(vend: Vend) -> registry_pb.UnspentCode:
         utrn=vend.utrn,
         utrn_counter=vend.counter,
         deliver=True,
+        channel=pb.Channel.ValueType(vend.sale.channel),
+        reference=_reference_message(vend.sale.reference),
     )
     message.issued_at.FromDatetime(vend.issued_at)
     return message
@@ -275,11 +282,7 @@ def vend_message(vend: Vend, *, advised: bool) -> pb.Vend:
         originator_id=vend.originator_id,
         utrn_counter=vend.counter,
         channel=pb.Channel.ValueType(sale.channel),
-        reference=pb.SaleReference(
-            outlet_id=sale.reference.outlet_id,
-            terminal_id=sale.reference.terminal_id,
-            receipt_id=sale.reference.receipt_id,
-        ),
+        reference=_reference_message(sale.reference),
         delivery=delivery_message(vend.delivery, advised=advised),
         made_elsewhere=sale.operation is Operation.MADE_ELSEWHERE,
         allowed_by=vend.rule,
@@ -299,8 +302,9 @@ def _code(digits: str, number: int, room: str) -> tuple[Utrn, Counter]:
     return utrn, Counter(number)
 
 
-def _channel(number: int, field: str) -> Channel:
-    if number not in SOLD_THROUGH:
+def _channel(number: int, field: str, *, among: frozenset[Channel] = SOLD_THROUGH) -> Channel:
+    """Return a channel; what is handed over, unlike what is sold, may have been given without payment."""
+    if number not in among:
         raise BadField(f"{field}: one of the named channels, at which something is paid, is needed", field=field)
     return Channel(number)
 
@@ -312,6 +316,12 @@ def _reference(reference: pb.SaleReference, field: str) -> SaleReference:
         outlet_id=_label(reference.outlet_id, _REFERENCE_MAX, f"{field}.outlet_id"),
         terminal_id=_label(reference.terminal_id, _REFERENCE_MAX, f"{field}.terminal_id"),
         receipt_id=_label(reference.receipt_id, _RECEIPT_MAX, f"{field}.receipt_id"),
+    )
+
+
+def _reference_message(reference: SaleReference) -> pb.SaleReference:
+    return pb.SaleReference(
+        outlet_id=reference.outlet_id, terminal_id=reference.terminal_id, receipt_id=reference.receipt_id
     )
 
 

@@ -196,8 +196,12 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         after = Custody(checks.number_in(request.custody, "custody", Custody))
         if request.HasField("settings") and before is not Custody.SMSO:
             raise BadField("settings: they go with an enrolment from an SMSO; else use ChangeMeter", field="settings")
-        if (request.last_issued or request.highest_applied) and after is not Custody.CENTRAL:
+        if (request.HasField("last_issued") or request.highest_applied) and after is not Custody.CENTRAL:
             raise BadField("last_issued: it goes with a hand-over to this service", field="last_issued")
+        if after is Custody.CENTRAL and not request.HasField("last_issued"):
+            # Left out it would mean that no counter was ever spent, and the next codes would repeat old counters.
+            told = "last_issued: is missing; say 0 only if the generator before has never made a code for this meter"
+            raise BadField(told, field="last_issued")
         done = await self.hand_over(
             principal,
             HandOver(

@@ -543,7 +543,7 @@ def _forged_meters(target: Attacked) -> Iterator[Forged]:
         codes=[
             pb.UnspentCode(
                 participant_id=NORTH, transaction_id=new_id(), pan=target.south_pan, utrn=utrn(7), utrn_counter=7,
-                issued_at=now,
+                issued_at=now, channel=types_pb2.CHANNEL_APP,
             )
         ],
     )  # fmt: skip

@@ -322,6 +322,7 @@ def counters(teller: Teller, tmp_path: Path) -> None:
         {
             "participant_id": seller, "transaction_id": new_id(shift_s=-3600), "pan": pan,
             "utrn": utrn(counter, 1000), "utrn_counter": counter, "issued_at": in_(hours=-1), "deliver": deliver,
+            "channel": "CHANNEL_COUNTER_CASH", "reference": {"outlet_id": "17", "receipt_id": f"R{counter}"},
         }
         for seller, counter, deliver in ((WEST, 40, True), (CHAIN, 41, False))
     ]  # fmt: skip
@@ -342,7 +343,9 @@ def counters(teller: Teller, tmp_path: Path) -> None:
     teller.until(lambda: teller.works(CHAIN, "pan", "eligible", pan))
     code = one_object(teller.run("issue", pan, "10", "--channel", "online", *teller.options(CHAIN), "--json"))
     assert teller.json(CHAIN, "vend", "show", code["transaction_id"])["utrn_counter"] == 42
-    assert teller.json(WEST, "vend", "show", unspent[0]["transaction_id"])["utrn_counter"] == 40
+    taken = teller.json(WEST, "vend", "show", unspent[0]["transaction_id"])
+    assert taken["utrn_counter"] == 40
+    assert (taken["channel"], taken["reference"]["receipt_id"]) == ("CHANNEL_COUNTER_CASH", "R40"), "as it was sold"
     saved = codes.with_name("saved.jsonl")
     out = ["meter", "hand-over", meter_id, "--from", "central", "--to", "smso", "--save-codes", str(saved)]
     told = teller.json(OPERATOR, *out)["change"]

@@ -171,6 +171,7 @@ class Story:
         code = {
             "participant_id": PSP, "transaction_id": make_transaction_id(), "pan": values["NEW_CARD"],
             "utrn": utrn(41, 1000), "utrn_counter": 41, "issued_at": in_(hours=-1), "deliver": True,
+            "channel": "CHANNEL_COUNTER_CASH", "reference": {"receipt_id": "R-99120"},
         }  # fmt: skip
         Path(values["CODES"]).write_text(json.dumps(code) + "\n")
         return self.parties() | values

@@ -145,7 +145,7 @@ async def hand_over(stack: DevStack, meter_id: str, *, back: bool = False, last_
         before, after = after, before
     async with registry_caller(stack, NORTH) as registry:
         request = pb.HandOverMeterRequest(
-            meter_id=meter_id, custody_before=before, custody=after, last_issued=last_issued
+            meter_id=meter_id, custody_before=before, custody=after, last_issued=last_issued if back else None
         )
         return (await registry.HandOverMeter(request)).change
 

@@ -23,6 +23,7 @@ def teller(module_stack: DevStack, monkeypatch: pytest.MonkeyPatch) -> Teller:
 
 
 METER = meter_id_of(900)
+ENROL = ("meter", "hand-over", METER, "--from", "smso", "--to", "central")
 USAGE: tuple[tuple[tuple[str, ...], str], ...] = (
     (("meter", "end", METER, "--at", "tomorrow"), "tomorrow: an instant with its offset is needed"),
     (("meter", "end", METER, "--at", "2026-11-24T12:00:00"), "with its offset is needed"),
@@ -44,11 +45,15 @@ USAGE: tuple[tuple[tuple[str, ...], str], ...] = (
     (("meter", "add", METER, *NEW, "--kind", "oil"), "--kind oil: one of esme, gsme is needed"),
     (("meter", "add", METER, *NEW, "--max-credit", "-1"), "--max-credit"),
     (("meter", "hand-over", METER, "--from", "smso", "--to", "central", "--last-issued", "-1"), "--last-issued"),
+    (ENROL, "--last-issued must be said"),
     (
         ("meter", "hand-over", METER, "--from", "smso", "--to", "me"),
         "--to me: one of central, supplier, smso is needed",
     ),
-    (("meter", "hand-over", METER, "--from", "smso", "--to", "central", "--codes", "/no/file"), "cannot be read"),
+    (
+        ("meter", "hand-over", METER, "--from", "smso", "--to", "central", "--last-issued", "0", "--codes", "/no/file"),
+        "cannot be read",
+    ),
     (("meter", "hand-over", METER, "--from", "central", "--to", "smso", "--zone", "z"), "go with --from smso"),
     (("meter", "hand-over", METER, "--from", "central", "--to", "smso", "--last-issued", "3"), "go with --to central"),
     (("appoint", "propose", NORTH, PSP, "x", "--level", "none"), "--level none: one of issue, issue_and_deliver is"),
@@ -78,10 +83,14 @@ def test_a_key_that_is_anothers_and_a_file_of_codes_are_named(teller: Teller, tm
     assert "not the key of" in teller.errors
     codes = tmp_path / "codes.jsonl"
     codes.write_text('{"pan": "1"}\n\n{"pan": "2", "price": 3}\n')
-    arguments = ["meter", "hand-over", METER, "--from", "smso", "--to", "central", "--codes", str(codes)]
+    arguments = ["meter", "hand-over", METER, "--from", "smso", "--to", "central", "--last-issued", "0", "--codes"]
+    arguments.append(str(codes))
     teller.table(OPERATOR, *arguments, code=2)
     assert f"--codes {codes}, line 3: " in teller.errors
-    assert "participant_id, transaction_id, pan, utrn, utrn_counter, issued_at, deliver is needed" in teller.errors
+    assert (
+        "participant_id, transaction_id, pan, utrn, utrn_counter, issued_at, deliver, channel, reference is needed"
+        in teller.errors
+    )
 
 
 def test_what_a_node_refuses_is_one_line_that_says_what_to_do(teller: Teller) -> None:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from google.protobuf import timestamp_pb2
 from google.protobuf.message import Message
-from utrn.v1 import appointment_service_pb2, credit_service_pb2, top_up_service_pb2
+from utrn.v1 import appointment_service_pb2, credit_service_pb2, top_up_service_pb2, types_pb2
 from utrn.v1 import registry_service_pb2 as pb
 from utrn_client.appointing import sign_terms
 
@@ -115,7 +115,7 @@ _HANDED = pb.HandOverMeterRequest(
     codes=[
         pb.UnspentCode(
             participant_id="psp-corner", transaction_id=IDS[1], pan=WORLD.pans[-1], utrn=utrn(1025),
-            utrn_counter=1025, issued_at=_PASSED, deliver=True,
+            utrn_counter=1025, issued_at=_PASSED, deliver=True, channel=types_pb2.CHANNEL_APP,
         )
     ],
 )  # fmt: skip

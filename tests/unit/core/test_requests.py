@@ -277,8 +277,27 @@ def test_every_field_of_a_code_handed_over_is_named_at_once() -> None:
     request.codes[0].CopyFrom(pb.UnspentCode())
     (told,) = asyncio.run(drive([Call(who, "registry", "HandOverMeter", request)]))
     assert isinstance(told, BadField)
-    names = ["participant_id", "transaction_id", "pan", "utrn", "issued_at"]
+    names = ["participant_id", "transaction_id", "pan", "utrn", "issued_at", "channel"]
     assert [one.field for one in told.violations] == [f"codes.{name}" for name in names]
+
+
+@pytest.mark.parametrize("last_issued", [None, 0, 5])
+def test_a_hand_over_that_does_not_say_how_far_the_counters_have_come_is_refused(last_issued: int | None) -> None:
+    """Left out it would read as 0, and this service would make codes from counter 1 on. Who means 0 says 0."""
+    who, good = ANSWERED["HandOverMeter"][0]
+    request = pb.HandOverMeterRequest()
+    request.CopyFrom(cast("pb.HandOverMeterRequest", good))
+    request.ClearField("codes")
+    request.ClearField("last_issued")
+    request.highest_applied = 0
+    if last_issued is not None:
+        request.last_issued = last_issued
+    (told,) = asyncio.run(drive([Call(who, "registry", "HandOverMeter", request)]))
+    if last_issued is None:
+        assert isinstance(told, BadField)
+        assert told.field == "last_issued"
+    else:
+        assert told is None
 
 
 def _room(method: str) -> str:

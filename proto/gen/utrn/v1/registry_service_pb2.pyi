@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from utrn.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -1922,6 +1923,8 @@ class UnspentCode(_message.Message):
     UTRN_COUNTER_FIELD_NUMBER: _builtins.int
     ISSUED_AT_FIELD_NUMBER: _builtins.int
     DELIVER_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
     participant_id: _builtins.str
     """Who sold it."""
     transaction_id: _builtins.str
@@ -1934,9 +1937,15 @@ class UnspentCode(_message.Message):
     """Its counter."""
     deliver: _builtins.bool
     """True if it is still to be sent to the meter: an open sale."""
+    channel: _types_pb2.Channel.ValueType
+    """Where the consumer paid. Must be said."""
     @_builtins.property
     def issued_at(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
+
+    @_builtins.property
+    def reference(self) -> _types_pb2.SaleReference:
+        """The seller's references, among them the receipt that the consumer holds."""
 
     def __init__(
         self,
@@ -1948,10 +1957,12 @@ class UnspentCode(_message.Message):
         utrn_counter: _builtins.int = ...,
         issued_at: _timestamp_pb2.Timestamp | None = ...,
         deliver: _builtins.bool = ...,
+        channel: _types_pb2.Channel.ValueType = ...,
+        reference: _types_pb2.SaleReference | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["issued_at", b"issued_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["issued_at", b"issued_at", "reference", b"reference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deliver", b"deliver", "issued_at", b"issued_at", "pan", b"pan", "participant_id", b"participant_id", "transaction_id", b"transaction_id", "utrn", b"utrn", "utrn_counter", b"utrn_counter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "deliver", b"deliver", "issued_at", b"issued_at", "pan", b"pan", "participant_id", b"participant_id", "reference", b"reference", "transaction_id", b"transaction_id", "utrn", b"utrn", "utrn_counter", b"utrn_counter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1978,7 +1989,9 @@ class HandOverMeterRequest(_message.Message):
     custody: Global___Custody.ValueType
     """Who gets them."""
     last_issued: _builtins.int
-    """To this service: the last counter spent by the generator before, 0 for none."""
+    """To this service: the last counter spent by the generator before. Must be said: 0 says that it spent none, and codes
+    will be made from counter 1 on.
+    """
     highest_applied: _builtins.int
     """To this service: the highest counter known to be credited, 0 for none."""
     public_point: _builtins.bytes
@@ -1997,17 +2010,19 @@ class HandOverMeterRequest(_message.Message):
         meter_id: _builtins.str = ...,
         custody_before: Global___Custody.ValueType = ...,
         custody: Global___Custody.ValueType = ...,
-        last_issued: _builtins.int = ...,
+        last_issued: _builtins.int | None = ...,
         highest_applied: _builtins.int = ...,
         codes: _abc.Iterable[Global___UnspentCode] | None = ...,
         settings: Global___MeterSettings | None = ...,
         public_point: _builtins.bytes = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_issued", b"_last_issued", "last_issued", b"last_issued", "settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["codes", b"codes", "custody", b"custody", "custody_before", b"custody_before", "highest_applied", b"highest_applied", "last_issued", b"last_issued", "meter_id", b"meter_id", "public_point", b"public_point", "settings", b"settings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_issued", b"_last_issued", "codes", b"codes", "custody", b"custody", "custody_before", b"custody_before", "highest_applied", b"highest_applied", "last_issued", b"last_issued", "meter_id", b"meter_id", "public_point", b"public_point", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__last_issued: _TypeAlias = _typing.Literal["last_issued"]  # noqa: Y015
+    _WhichOneofArgType__last_issued: _TypeAlias = _typing.Literal["_last_issued", b"_last_issued"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_issued) -> _WhichOneofReturnType__last_issued | None: ...
 
 Global___HandOverMeterRequest: _TypeAlias = HandOverMeterRequest  # noqa: Y015
 
