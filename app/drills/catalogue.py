@@ -226,6 +226,13 @@ DRILLS: tuple[Drill, ...] = (
         node_program="app.drills.deaf_node",
     ),
     Drill(
+        name="head-end-lies",
+        what="the head end lies beside every other answer for 15 s; nothing may come of it but an alarm",
+        fault=faults.head_end_lies(15.0),
+        aims={"issue_failed": 0, "nodes_ended": 0, "not_alarmed": 0, "kinds_not_told": 0, "shards_moved": 0},
+        runbook="head-end",
+    ),
+    Drill(
         name="cascade",
         what="random faults from a seed for 5 minutes",
         fault=cascade(300.0),

@@ -359,6 +359,39 @@ def _page(url: str) -> str:
     return text
 
 
+# What the head end is to have told at least once for the drill to have shown anything: sandbox/lies.py.
+_LIES_MIN_KINDS = 9
+
+
+def head_end_lies(seconds: float) -> FaultMaker:
+    """Have the head end tell lies of every kind beside its answers for a while, and see what nodes make of them."""
+
+    async def make(world: World) -> Fault:
+        fault = Fault(at=time.monotonic())
+        await world.knobs(lies=0.5)
+        await asyncio.sleep(seconds)
+        await world.knobs(lies=0.0)
+        fault.healed_at = time.monotonic()
+        told = {name for name in await world.head_end_counts() if name.startswith("lies: ")}
+        fault.facts["lie_kinds"] = len(told)
+        fault.facts["kinds_not_told"] = max(0, _LIES_MIN_KINDS - len(told - {"lies: status", "lies: capabilities"}))
+        alive = [node for node in NODES if world.stack.exit_code(node) is None]
+        fault.facts["nodes_ended"] = len(NODES) - len(alive)
+        set_aside = [await asyncio.to_thread(_set_aside, world, node) for node in alive]
+        fault.facts["set_aside"] = sum(set_aside)
+        fault.facts["not_alarmed"] = sum(not count for count in set_aside)
+        return fault
+
+    return make
+
+
+def _set_aside(world: World, node: str) -> float:
+    """Return how much of what the head end said a node has set aside: its alarm is made of this figure."""
+    with urllib.request.urlopen(world.stack.metrics_url(node), timeout=5.0) as page:  # noqa: S310  # our own page
+        lines = page.read().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith("utrn_head_end_set_aside_total{"))
+
+
 def hide_token(world: World, node: str) -> None:
     """Take a node's token away and kill the sessions that were open."""
     tokens = world.stack.token_folder(node) / "tokens"

@@ -260,6 +260,12 @@ class World:
             request = pb.SetKnobsRequest(knobs=pb.Knobs(**settings))
             await rpc.HeadEndControlServiceStub(channel).SetKnobs(request, timeout=5.0)
 
+    async def head_end_counts(self) -> dict[str, int]:
+        """Return what the head end has done, and how often."""
+        async with self.tls().channel(self.stack.head_end_target) as channel:
+            stub: rpc.HeadEndControlServiceAsyncStub = rpc.HeadEndControlServiceStub(channel)
+            return dict((await stub.GetKnobs(pb.GetKnobsRequest(), timeout=5.0)).counts)
+
     async def credits(self) -> tuple[list[Credited], dict[str, int]]:
         """Return every credit, and how often meters came to each result."""
         async with self.tls().channel(self.stack.fleet_target) as channel:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.drills.catalogue import DRILLS, drill_named
+from app.drills.faults import head_end_lies
 from app.drills.report import html_page, markdown_table
 from app.drills.run import DrillPlan, DrillResult, run_drill
 from tests.integration.test_command_line import as_json, utrn
@@ -51,6 +52,13 @@ def test_the_command_runs_a_drill_and_leaves_report_and_table(tmp_path: Path) ->
     assert "| pause-short | 1 |" in table.read_text()
     assert "is no drill" in utrn("drill", "run", "no-such-drill", code=2)
     assert "kill -9" in utrn("drill", "list")
+
+
+def test_a_head_end_that_lies_moves_no_money_and_ends_no_node(tmp_path: Path) -> None:
+    drill = replace(drill_named("head-end-lies"), fault=head_end_lies(12.0))
+    result = run_drill(drill, DrillPlan(keep=tmp_path), 0)
+    assert (result.broken, result.missed) == ([], [])
+    assert (result.figures["set_aside"] or 0) > 50, "lies were told, and every node said so"
 
 
 @pytest.mark.timeout(600)

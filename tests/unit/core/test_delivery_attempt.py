@@ -167,6 +167,25 @@ async def test_a_code_keyed_in_before_it_was_sent_is_not_sent() -> None:
     assert (work.head_end.sent, delivery.state) == ([], DeliveryState.APPLIED)
 
 
+async def test_a_code_keyed_in_between_write_and_send_is_not_sent() -> None:
+    work = OwedDelivery()
+
+    async def key_in() -> None:
+        vend = work.stored.vend
+        work.mailbox.put(
+            Alert(
+                meter_id=vend.meter_id, alert_code=CREDIT_ADDED_LOCALLY, originator_id=vend.originator_id,
+                counter=vend.counter,
+            )
+        )  # fmt: skip
+
+    async with work.owed(attempts=0):
+        work.outbox = Between(work, key_in)  # type: ignore[assignment]
+        end, delivery = await work.attempt()
+    assert isinstance(end, Done)
+    assert (work.head_end.sent, delivery.state) == ([], DeliveryState.APPLIED)
+
+
 async def test_a_delivery_follows_its_meter_to_another_head_end() -> None:
     """A head end's name was mistyped, or the meter was migrated, after the code was sold."""
     work = OwedDelivery()
