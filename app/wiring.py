@@ -53,6 +53,9 @@ from core.flows.keep_changes import ChangeKeeper
 from core.flows.key_watch import KeyWatch
 from core.flows.lapse import Lapse
 from core.flows.lookup import FindVend
+from core.flows.open_cases import OpenCases
+from core.flows.prove import CustodyOf
+from core.flows.record import Recorder
 from core.flows.refuse import ClosingQuota, RefuseSale
 from core.flows.send import SendIssued
 from core.flows.turn import TurnMeter
@@ -333,10 +336,24 @@ def _line(config: Config, ports: Adapters, answers: Answers, times: StageTimes, 
     )
 
 
+def _recorder(ports: Adapters, answers: Answers, set_aside: SetAside) -> Recorder:
+    return Recorder(
+        outbox=ports.outbox,
+        ownership=ports.ownership,
+        head_ends=ports.head_ends,
+        answers=answers,
+        clock=ports.clock,
+        set_aside=set_aside,
+        spent_here=CustodyOf(registry=ports.registry),
+        reached_by=Lapse(registry=ports.registry).reached_by,
+    )
+
+
 def _delivery(
     config: Config, ports: Adapters, answers: Answers, times: StageTimes, set_aside: SetAside
 ) -> DeliveryWorker:
     lapse = Lapse(registry=ports.registry)
+    recorder = _recorder(ports, answers, set_aside)
     attempt = AttemptDelivery(
         outbox=ports.outbox,
         head_ends=ports.head_ends,
@@ -347,6 +364,7 @@ def _delivery(
         lapsed=lapse,
         reached_by=lapse.reached_by,
         set_aside=set_aside,
+        spent_here=recorder.spent_here,
     )
     return DeliveryWorker(
         outbox=ports.outbox,
@@ -354,6 +372,7 @@ def _delivery(
         head_ends=ports.head_ends,
         answers=answers,
         attempt=attempt,
+        recorder=recorder,
         config=config.delivery,
     )
 
@@ -411,6 +430,7 @@ def _top_up(config: Config, ports: Adapters, answers: Answers, vending: IssueVen
         find=find,
         check=CheckEligibility(authorise=authorise, ledger=ports.ledger, counters=counters),
         advise=AdviseByHand(ports.clock, config.delivery),
+        cases=OpenCases(ledger=ports.ledger, outbox=ports.outbox, answers=answers, clock=ports.clock),
         pan_rule=config.flow.pan,
     )
 

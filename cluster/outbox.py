@@ -11,26 +11,28 @@ from etcdpb import rpc_pb2 as pb
 from utrn.store.v1 import records_pb2 as store
 
 from cluster import compares, ops
-from cluster.client import EtcdClient, EtcdUnreachable
+from cluster.client import EtcdClient, EtcdUnreachable, prefix_end
 from cluster.commit import not_read
 from cluster.config import EtcdConfig
 from cluster.group import Answered, GroupWriter
 from cluster.informer import CopyState, Informer, Replica, name_of
 from cluster.keys import Keys
-from cluster.ledger import stored_of
-from cluster.records import GARBLED, SCHEMA, Unreadable, read, vend_value
+from cluster.ledger import counter_of, stored_of
+from cluster.records import GARBLED, SCHEMA, Unreadable, pointer_value, read, vend_value
 from cluster.set_aside import SetAsideRecords
+from cluster.shards import shard_of
 from cluster.time_fence import TimeFence
-from core.domain.delivery import DeliveryState
+from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.errors import DeliveryChanged, Deposed, LedgerUnavailable, UtrnError
+from core.domain.invariant import check
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
 from core.domain.token import Counter
 from core.domain.transaction_id import TransactionId
-from core.domain.vend import Vend
+from core.domain.vend import Operation, Vend
 from core.ports.clock import Clock
-from core.ports.ledger import StoredVend
-from core.ports.outbox import Added, DeliveryChange, Listing, Outbox, OutboxEvent, Owed, Removed, WriteOutcome
+from core.ports.ledger import CounterState, StoredVend
+from core.ports.outbox import Added, Code, DeliveryChange, Listing, Outbox, OutboxEvent, Owed, Removed, WriteOutcome
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ _WAITING_MAX = 10_000
 _KNOWN_MAX = 200_000
 _RACES_MAX = 5
 _KIND = "outbox"
+_READ_AT_ONCE = 64
+
 
 _Sequence = tuple[OriginatorId, MeterId]
 
@@ -55,6 +59,7 @@ class EtcdOutbox:
         self._client = client
         self._aside = SetAsideRecords() if aside is None else aside
         self._keys = Keys(config.prefix)
+        self._shards = config.shards
         self._group = GroupWriter(
             client,
             clock,
@@ -163,10 +168,7 @@ class EtcdOutbox:
                 self._keys.vend(one.participant_id, one.transaction_id),
             )
         ]
-        try:
-            found = ops.got(await self._client.read(pb.TxnRequest(success=reads)))
-        except EtcdUnreachable as error:
-            raise not_read(error) from error
+        found = await self._got(reads)
         pairs = [(found[at], found[at + 1]) for at in range(0, len(found), 2)]
         return [None if pointer is None or vend is None else self._readable(vend) for pointer, vend in pairs]
 
@@ -177,36 +179,124 @@ class EtcdOutbox:
     async def note_applied(
         self, *, shard: int, epoch: int, originator_id: OriginatorId, meter_id: MeterId, counter: Counter
     ) -> None:
-        """Record that the meter has credited `counter`; never lowers what is known."""
+        """Record that the meter is at `counter` or further, if it was issued; never lowers what is known."""
         sequence = (originator_id, meter_id)
         shard_key, applied_key = self._keys.shard(shard), self._keys.applied(*sequence)
+        counter_key = self._keys.counter(*sequence)
         for _ in range(_RACES_MAX):
-            highest, revision = self._applied.get(sequence, (0, 0))
-            if counter <= highest:
+            state = await self.sequence(*sequence)
+            if not state.highest_applied < counter <= state.last_issued:
                 return
             answered = await self._group.write(
                 pb.TxnRequest(
-                    compare=compares.epoch_current(shard_key, epoch) + compares.applied_unmoved(applied_key, revision),
+                    compare=compares.epoch_current(shard_key, epoch)
+                    + compares.applied_unmoved(applied_key, state.applied_revision)
+                    + compares.issued_unmoved(counter_key, state.revision),
                     success=[ops.put(applied_key, _applied_value(counter))],
-                    failure=[ops.get(shard_key), ops.get(applied_key)],
+                    failure=[ops.get(shard_key)],
                 )
             )
             if answered.succeeded:
                 self._know(sequence, counter, answered.revision)
                 return
-            owner, applied = answered.found
+            (owner,) = answered.found
             if owner is None or owner.create_revision != epoch:
                 raise Deposed(f"shard {shard} has another owner than epoch {epoch}")
-            self._learn(sequence, applied)
+        raise LedgerUnavailable("others keep writing what is applied at this meter; nothing was written")
 
-    async def _write(self, change: DeliveryChange) -> WriteOutcome:
+    async def settle(self, stored: StoredVend, delivery: Delivery) -> StoredVend | DeliveryChanged:
+        """Write what a supplier says of a code whose delivery nobody owes any more; closes its case."""
+        check(not stored.vend.delivery.owed, "what is owed is written by its shard's owner only")
+        shard = shard_of(stored.vend.meter_id, self._shards)
+        outcome = await self._write(DeliveryChange(shard=shard, epoch=0, stored=stored, delivery=delivery), owned=False)
+        if isinstance(outcome, StoredVend | DeliveryChanged):
+            return outcome
+        check(isinstance(outcome, UtrnError), "no epoch was compared")
+        raise outcome
+
+    async def sequence(self, originator_id: OriginatorId, meter_id: MeterId) -> CounterState:
+        """Return where a counter sequence is now."""
+        counter, applied = await self._got(self._reads_of((originator_id, meter_id)))
+        return counter_of(counter, applied)
+
+    async def code(self, originator_id: OriginatorId, meter_id: MeterId, counter: Counter) -> Code:
+        """Return what the ledger has of one counter."""
+        pointing = await self._got([ops.get(self._keys.code(originator_id, meter_id, counter))])
+        reads = self._reads_of((originator_id, meter_id))
+        if pointing[0] is not None:
+            reads.append(ops.get(self._pointed_at(pointing[0])))
+        spent, applied, *vends = await self._got(reads)
+        vend = vends[0] if vends else None
+        return Code(sequence=counter_of(spent, applied), stored=None if vend is None else self._readable(vend))
+
+    async def cases(
+        self, supplier_id: ParticipantId, *, after: str = "", limit: int = 100
+    ) -> tuple[Sequence[StoredVend], str]:
+        """Return open cases of a supplier in the order of their keys, and where to go on: "" at the end."""
+        prefix = self._keys.cases(supplier_id)
+        start = prefix + after.encode() + b"\0" if after else prefix
+        request = pb.RangeRequest(key=start, range_end=prefix_end(prefix), limit=limit)
+        try:
+            found = (await self._client.range(request)).kvs
+        except EtcdUnreachable as error:
+            raise not_read(error) from error
+        vends: list[StoredVend | None] = []
+        for at in range(0, len(found), _READ_AT_ONCE):
+            part = await self._got([ops.get(self._pointed_at(kv)) for kv in found[at : at + _READ_AT_ONCE]])
+            vends += [None if kv is None else self._readable(kv) for kv in part]
+        more = found[-1].key.removeprefix(prefix).decode() if len(found) == limit else ""
+        # One that was settled between the two reads is no case any more.
+        open_ = [one for one in vends if one is not None and one.vend.delivery.state is DeliveryState.NEEDS_CHECK]
+        return open_, more
+
+    async def case_count(self) -> int:
+        """Return how many cases are open, of all suppliers."""
+        prefix = self._keys.cases()
+        try:
+            return (
+                await self._client.range(pb.RangeRequest(key=prefix, range_end=prefix_end(prefix), count_only=True))
+            ).count
+        except EtcdUnreachable as error:
+            raise not_read(error) from error
+
+    async def heard(self, shards: Sequence[int], head_end: str) -> Sequence[int]:
+        """Return up to which event of a head end what it said is written down, for each shard; 0 for none."""
+        found = await self._got([ops.get(self._keys.heard(shard, head_end)) for shard in shards])
+        return [0 if kv is None else read(store.HeardRecord(), kv.value).sequence for kv in found]
+
+    async def note_heard(self, *, shard: int, epoch: int, head_end: str, sequence: int) -> None:
+        """Record that everything up to an event is written down, for one shard."""
+        record = store.HeardRecord(schema=SCHEMA, sequence=sequence)
+        answered = await self._group.write(
+            pb.TxnRequest(
+                compare=compares.epoch_current(self._keys.shard(shard), epoch),
+                success=[ops.put(self._keys.heard(shard, head_end), record.SerializeToString(deterministic=True))],
+            )
+        )
+        if not answered.succeeded:
+            raise Deposed(f"shard {shard} has another owner than epoch {epoch}")
+
+    def _reads_of(self, sequence: _Sequence) -> list[pb.RequestOp]:
+        return [ops.get(self._keys.counter(*sequence)), ops.get(self._keys.applied(*sequence))]
+
+    def _pointed_at(self, kv: pb.KeyValue) -> bytes:
+        pointer = read(store.VendPointer(), kv.value)
+        return self._keys.vend(pointer.participant_id, pointer.transaction_id)
+
+    async def _got(self, reads: Sequence[pb.RequestOp]) -> list[pb.KeyValue | None]:
+        try:
+            return ops.got(await self._client.read(pb.TxnRequest(success=reads)))
+        except EtcdUnreachable as error:
+            raise not_read(error) from error
+
+    async def _write(self, change: DeliveryChange, *, owned: bool = True) -> WriteOutcome:
         vend = change.stored.vend.with_delivery(change.delivery)
         sequence = (vend.originator_id, vend.meter_id)
         for _ in range(_RACES_MAX):
             applied = self._applied_after(vend)
             try:
                 await self._fence.reach(change.not_before)
-                answered = await self._group.write(self._txn(change, vend, applied))
+                answered = await self._group.write(self._txn(change, vend, applied, owned=owned))
             except UtrnError as error:
                 return error
             if answered.succeeded:
@@ -214,7 +304,7 @@ class EtcdOutbox:
                     self._know(sequence, applied, answered.revision)
                 return StoredVend(vend=vend, revision=answered.revision)
             try:
-                outcome = self._judge(change, vend, answered)
+                outcome = self._judge(change, vend, answered, owned=owned)
             except UtrnError as error:
                 return error
             if outcome is not None:
@@ -222,12 +312,12 @@ class EtcdOutbox:
             # Only what is known to be applied was out of date; it has just been learnt.
         return LedgerUnavailable("others keep writing what is applied at this meter; nothing was written")
 
-    def _txn(self, change: DeliveryChange, vend: Vend, applied: int | None) -> pb.TxnRequest:
+    def _txn(self, change: DeliveryChange, vend: Vend, applied: int | None, *, owned: bool) -> pb.TxnRequest:
         keys = self._keys
         shard_key = keys.shard(change.shard)
         vend_key = keys.vend(vend.sale.participant_id, vend.sale.transaction_id)
         applied_key = keys.applied(vend.originator_id, vend.meter_id)
-        compare = compares.epoch_current(shard_key, change.epoch)
+        compare = compares.epoch_current(shard_key, change.epoch) if owned else []
         compare += compares.vend_unmoved(vend_key, change.stored.revision)
         for ref, revision in change.basis:
             compare += compares.registration_unmoved(keys.record(ref.kind, ref.id), revision)
@@ -235,8 +325,7 @@ class EtcdOutbox:
             compare += compares.time_reached(keys.time_now(), change.not_before)
         success = [ops.put(vend_key, vend_value(vend))]
         if not vend.delivery.owed:
-            outbox = keys.outbox(change.shard, vend.meter_id, vend.counter, vend.originator_id)
-            success.append(ops.delete(outbox))
+            success += self._ending(change, vend)
         if applied is not None:
             _, revision = self._applied.get((vend.originator_id, vend.meter_id), (0, 0))
             compare += compares.applied_unmoved(applied_key, revision)
@@ -244,24 +333,41 @@ class EtcdOutbox:
         failure = [ops.get(shard_key), ops.get(vend_key), ops.get(applied_key)]
         return pb.TxnRequest(compare=compare, success=success, failure=failure)
 
-    def _judge(self, change: DeliveryChange, vend: Vend, answered: Answered) -> WriteOutcome | None:
+    def _ending(self, change: DeliveryChange, vend: Vend) -> list[pb.RequestOp]:
+        """Return what else changes with a delivery that nobody owes any more: outbox, code and case."""
+        keys, of = self._keys, (vend.originator_id, vend.meter_id, vend.counter)
+        puts = [ops.delete(keys.outbox(change.shard, vend.meter_id, vend.counter, vend.originator_id))]
+        state, was = vend.delivery.state, change.stored.vend.delivery.state
+        if state is DeliveryState.APPLIED:
+            puts.append(ops.put(keys.code(*of), pointer_value(vend, credited=True)))
+        elif _never_was_one(vend):
+            puts.append(ops.delete(keys.code(*of)))
+        if state is DeliveryState.NEEDS_CHECK:
+            puts.append(ops.put(keys.case(vend.supplier_id, *of), pointer_value(vend)))
+        elif was is DeliveryState.NEEDS_CHECK:
+            puts.append(ops.delete(keys.case(vend.supplier_id, *of)))
+        return puts
+
+    def _judge(self, change: DeliveryChange, vend: Vend, answered: Answered, *, owned: bool) -> WriteOutcome | None:
         """Return why a write was not carried out; None if it may be tried again with what was learnt."""
         owner, there, applied = answered.found
         if there is not None and there.value == vend_value(vend):
             # Ours, epoch and all: an earlier sending was carried out, and its answer was lost.
             return stored_of(there)
-        if owner is None or owner.create_revision != change.epoch:
+        if owned and (owner is None or owner.create_revision != change.epoch):
             return Deposed(f"shard {change.shard} has another owner than epoch {change.epoch}")
         if there is None or there.mod_revision != change.stored.revision:
             return DeliveryChanged("the vend is not where this change was based on")
-        if change.basis:
+        sequence = (vend.originator_id, vend.meter_id)
+        _, believed = self._applied.get(sequence, (0, 0))
+        self._learn(sequence, applied)
+        if change.basis and (not _is_named(vend) or self._applied[sequence][1] == believed):
             return DeliveryChanged("the meter is not what this change was based on")
-        self._learn((vend.originator_id, vend.meter_id), applied)
         return None
 
     def _applied_after(self, vend: Vend) -> int | None:
         """Return the highest applied counter to write with `vend`; None if there is nothing to write."""
-        if vend.delivery.state is not DeliveryState.APPLIED:
+        if not _is_named(vend):
             return None
         highest, _ = self._applied.get((vend.originator_id, vend.meter_id), (0, 0))
         return vend.counter if vend.counter > highest else None
@@ -302,6 +408,19 @@ class EtcdOutbox:
         except Unreadable as error:
             self._aside.note("vend", found.key, found.mod_revision, error)
             return None
+
+
+def _is_named(vend: Vend) -> bool:
+    """Return whether the meter has named the code's counter: it has come so far, whatever became of the code."""
+    delivery = vend.delivery
+    return delivery.state is DeliveryState.APPLIED or delivery.reason is DeliveryReason.DUPLICATE_UNPROVEN
+
+
+def _never_was_one(vend: Vend) -> bool:
+    """Return whether the meter has said of a code made elsewhere that it is none: its counter may be told anew."""
+    delivery = vend.delivery
+    refused = delivery.state is DeliveryState.REFUSED and delivery.reason is DeliveryReason.NOT_AUTHENTIC
+    return refused and vend.sale.operation is Operation.MADE_ELSEWHERE
 
 
 def _applied_value(highest: int) -> bytes:

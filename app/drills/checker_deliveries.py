@@ -17,7 +17,7 @@ from core.domain.vend import Operation, Vend
 SLACK_MS = 1000
 _MARKET = {DeliveryReason.SUPPLIER_CHANGED, DeliveryReason.TENANCY_CHANGED, DeliveryReason.METER_REMOVED}
 _UNANSWERED = {DeliveryReason.NO_ANSWER, DeliveryReason.UNEXPLAINED}
-_CREDITED = {DeliveryReason.CREDITED, DeliveryReason.ALREADY_CREDITED}
+_CREDITED = {DeliveryReason.CREDITED, DeliveryReason.ALREADY_CREDITED, DeliveryReason.CREDITED_AFTER_REFUSAL}
 
 
 def check_deliveries(run: Run, book: Book, shard_of: Callable[[str], int]) -> Iterator[Finding]:
@@ -43,6 +43,9 @@ def _only_owners_write(book: Book) -> Iterator[Finding]:
         delivery = step.seen.vend.delivery
         if delivery.state is DeliveryState.QUEUED and step.before.vend.delivery.state is DeliveryState.NOT_REQUESTED:
             # Asking for a delivery is the caller's, not the owner's.
+            continue
+        if delivery.reason is DeliveryReason.CHECKED_BY_SUPPLIER and not delivery.epoch:
+            # Nobody owes it any more: what its supplier has read is the supplier's to say.
             continue
         if delivery.epoch != step.epoch:
             owner = "nobody" if step.epoch is None else f"epoch {step.epoch}"
@@ -83,6 +86,10 @@ def _wrong_step(before: Delivery, after: Delivery) -> str | None:
         return None
     if after.state is DeliveryState.QUEUED:
         return None if before.state is DeliveryState.NOT_REQUESTED else f"{before.state.name} is queued"
+    if after.reason is DeliveryReason.CHECKED_BY_SUPPLIER:
+        return None if before.state is DeliveryState.NEEDS_CHECK else f"{before.state.name} is settled"
+    if after.reason is DeliveryReason.DUPLICATE_UNPROVEN and before.state is not DeliveryState.APPLIED:
+        return None
     return None if before.owed else f"{before.state.name} becomes {after.state.name}"
 
 
@@ -93,6 +100,13 @@ def _every_end_has_a_cause(run: Run, book: Book) -> Iterator[Finding]:
             continue
         if delivery.reason in _CREDITED:
             wrong = None if delivery.state is DeliveryState.APPLIED else "is credited and not applied"
+        elif delivery.reason is DeliveryReason.CHECKED_BY_SUPPLIER:
+            wrong = None
+        elif delivery.reason is DeliveryReason.DUPLICATE_UNPROVEN:
+            spoken_of = run.said is None or code_key(vend) in run.said.credited
+            wrong = None if spoken_of else "neither its meter nor its head end spoke of it"
+        elif delivery.reason in _MARKET and delivery.state is DeliveryState.NEEDS_CHECK:
+            wrong = _wrong_giving_up(run, step, delivery)
         elif delivery.reason in _MARKET:
             wrong = _wrong_lapse(book, step)
         elif delivery.reason in _UNANSWERED:
@@ -231,6 +245,6 @@ def _what_was_credited_is_known(run: Run, book: Book) -> Iterator[Finding]:
     known.update((code_key(seen.vend), seen.vend.delivery.state) for seen in book.last.values())
     for credit in run.credits:
         code = credited_key(credit)
-        if code in run.said.credited and known[code] is not DeliveryState.APPLIED:
+        if code in run.said.credited and known[code] not in (DeliveryState.APPLIED, DeliveryState.NEEDS_CHECK):
             told = f"meter {code.meter_id}: counter {code.counter} is credited"
             yield Finding(15, f"{told}, and its vend is {known[code].name}")

@@ -294,4 +294,14 @@ OUTCOMES: Final[Mapping[str, Outcome]] = {
         "FAILED_PRECONDITION",
         "tell the supplier, whose record of the meter names a head end that is not there; issue without delivery",
     ),
+    "CODE_TOO_FAR_BEHIND": Outcome(
+        Says.NOT_A_SALE,
+        "FAILED_PRECONDITION",
+        "the consumer enters the code at the meter; if that says duplicate, the supplier reads its credit log",
+    ),
+    "COUNTER_OUT_OF_RANGE": Outcome(
+        Says.NOT_SOLD,
+        "FAILED_PRECONDITION",
+        "check the counter; if it is right, hand the counters over and back, and tell where they are (market.md)",
+    ),
 }

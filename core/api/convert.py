@@ -139,7 +139,8 @@ def _sale_made_elsewhere(request: service_pb.SendTopUpRequest, principal: Princi
 
 
 def vend_asked_for(
-    request: service_pb.GetVendRequest | service_pb.SendTopUpRequest, principal: Principal
+    request: service_pb.GetVendRequest | service_pb.SendTopUpRequest | service_pb.SettleDeliveryRequest,
+    principal: Principal,
 ) -> tuple[ParticipantId, TransactionId]:
     """Return whose vend, and which.
 

@@ -10,15 +10,18 @@ from utrn.v1 import types_pb2
 from core.api import convert
 from core.api.authenticate import Authenticate
 from core.api.errors import Context
+from core.api.registry_convert import page_after, page_limit
 from core.domain.delivery import Delivery
 from core.domain.errors import FENCED, IF_FIRST, BadField
 from core.domain.meter import PanRule
+from core.domain.party import parse_participant_id
 from core.domain.vend import Operation
 from core.flows.advise import AdviseByHand
 from core.flows.check_eligibility import CheckEligibility
 from core.flows.idempotency import Issued
 from core.flows.issue import IssueVend
 from core.flows.lookup import FindVend
+from core.flows.open_cases import OpenCases
 from core.flows.send import SendIssued
 
 
@@ -32,6 +35,7 @@ class TopUpServicer(rpc.TopUpServiceServicer):
     find: FindVend
     check: CheckEligibility
     advise: AdviseByHand
+    cases: OpenCases
     pan_rule: PanRule
 
     async def IssueUtrn(self, request: pb.IssueUtrnRequest, context: Context) -> pb.IssueUtrnResponse:
@@ -88,6 +92,27 @@ class TopUpServicer(rpc.TopUpServiceServicer):
         pan, amount, channel = convert.eligibility_asked(request, self.pan_rule)
         eligibility = await self.check(principal, pan, amount=amount, channel=channel, deliver=request.deliver)
         return convert.eligibility_message(eligibility)
+
+    async def ListOpenCases(self, request: pb.ListOpenCasesRequest, context: Context) -> pb.ListOpenCasesResponse:
+        """List codes that nobody knows to be credited."""
+        principal = self.authenticate(context)
+        supplier_id = (
+            parse_participant_id(request.supplier_id, field="supplier_id")
+            if request.supplier_id
+            else principal.participant_id
+        )
+        after, limit = page_after(request.after), page_limit(request.limit)
+        vends, more = await self.cases.list_page(principal, supplier_id, after=after, limit=limit)
+        return pb.ListOpenCasesResponse(
+            vends=[convert.vend_message(one, advised=False) for one in vends], next_after=more
+        )
+
+    async def SettleDelivery(self, request: pb.SettleDeliveryRequest, context: Context) -> pb.SettleDeliveryResponse:
+        """Settle an open case."""
+        principal = self.authenticate(context)
+        owner, transaction_id = convert.vend_asked_for(request, principal)
+        delivery = await self.cases.settle(principal, owner, transaction_id, credited=request.credited)
+        return pb.SettleDeliveryResponse(delivery=convert.delivery_message(delivery, advised=False))
 
     async def GetVend(self, request: pb.GetVendRequest, context: Context) -> pb.GetVendResponse:
         """Look a vend up."""

@@ -1,4 +1,8 @@
-"""Delivery: its state machine, queued -> sent -> applied | refused | unknown -> (sent again | enter_by_hand)."""
+"""Delivery: its state machine, queued -> sent -> applied | refused | unknown -> (sent again | enter_by_hand).
+
+A meter's *duplicate* that proves nothing ends it as needs_check, until its supplier has looked. What a meter says of a
+code reaches its delivery after its end too: a code keyed in is applied, whatever was said of it before.
+"""
 
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -17,6 +21,7 @@ class DeliveryState(IntEnum):
     APPLIED = 5
     REFUSED = 6
     ENTER_BY_HAND = 7
+    NEEDS_CHECK = 8
 
 
 class DeliveryReason(IntEnum):
@@ -34,10 +39,15 @@ class DeliveryReason(IntEnum):
     SUPPLIER_CHANGED = 9
     TENANCY_CHANGED = 10
     METER_REMOVED = 11
+    DUPLICATE_UNPROVEN = 12
+    CHECKED_BY_SUPPLIER = 13
+    CREDITED_AFTER_REFUSAL = 14
 
 
 OWED = frozenset({DeliveryState.QUEUED, DeliveryState.SENT, DeliveryState.UNKNOWN})
-CLOSED = frozenset({DeliveryState.APPLIED, DeliveryState.REFUSED, DeliveryState.ENTER_BY_HAND})
+CLOSED = frozenset(
+    {DeliveryState.APPLIED, DeliveryState.REFUSED, DeliveryState.ENTER_BY_HAND, DeliveryState.NEEDS_CHECK}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +93,30 @@ class Delivery:
     def close(self, state: DeliveryState, reason: DeliveryReason, now: datetime, epoch: int) -> "Delivery":
         """Return this delivery as ended."""
         check(self.owed, "a delivery is closed once")
-        check(state in CLOSED, "a delivery ends applied, refused or to be entered by hand")
+        check(state in CLOSED, "a delivery ends applied, refused, to be entered by hand or to be checked")
         return replace(self, state=state, reason=reason, closed_at=now, epoch=epoch)
+
+    def credit(self, now: datetime, epoch: int) -> "Delivery":
+        """Return this delivery after the meter has said that the code is credited; itself, if that was known."""
+        if self.state is DeliveryState.APPLIED:
+            return self
+        late = self.state is DeliveryState.REFUSED
+        reason = DeliveryReason.CREDITED_AFTER_REFUSAL if late else DeliveryReason.ALREADY_CREDITED
+        return replace(self, state=DeliveryState.APPLIED, reason=reason, closed_at=now, epoch=epoch)
+
+    def dispute(self, now: datetime, epoch: int) -> "Delivery":
+        """Return this delivery after a *duplicate* that does not prove a credit; itself, if more than that is known."""
+        settled = self.reason is DeliveryReason.CHECKED_BY_SUPPLIER
+        if settled or self.state in (DeliveryState.APPLIED, DeliveryState.NEEDS_CHECK):
+            return self
+        reason = DeliveryReason.DUPLICATE_UNPROVEN
+        return replace(self, state=DeliveryState.NEEDS_CHECK, reason=reason, closed_at=now, epoch=epoch)
+
+    def settle(self, now: datetime, *, credited: bool) -> "Delivery":
+        """Return this delivery as its supplier has found it in the meter's credit log. Written by no shard's owner."""
+        check(self.state is DeliveryState.NEEDS_CHECK, "only an open case is settled")
+        state = DeliveryState.APPLIED if credited else DeliveryState.REFUSED
+        return replace(self, state=state, reason=DeliveryReason.CHECKED_BY_SUPPLIER, closed_at=now, epoch=0)
 
 
 NOT_REQUESTED = Delivery(state=DeliveryState.NOT_REQUESTED)

@@ -148,6 +148,21 @@ class TooManyUnapplied(Refused):
     reason = "TOO_MANY_UNAPPLIED"
 
 
+class CodeTooFarBehind(Refused):
+    """So many newer codes may be credited that a meter's answer to this one could prove nothing.
+
+    Facts: utrn_counter, last_issued.
+    """
+
+    reason = "CODE_TOO_FAR_BEHIND"
+
+
+class CounterOutOfRange(Refused):
+    """A code made elsewhere has a counter that the meter cannot be at. Facts: counter_min, counter_max."""
+
+    reason = "COUNTER_OUT_OF_RANGE"
+
+
 class CounterTaken(Refused):
     """A code made elsewhere uses a counter that is taken by another code."""
 

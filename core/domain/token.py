@@ -18,6 +18,11 @@ UTRN_DIGITS = 20
 PPTD_OFFSET = 7394156990786306048
 PTUT_BITS = 57
 COUNTER_BITS = 10
+# How many counters a meter remembers. Source: GBCS 14.1, by the notes of Silicon Labs' open gas meter (a buffer of 100
+# entries); the text itself is not at hand.
+COUNTER_CACHE = 100
+# A meter rebuilds a keyed counter so far from the last one applied. Source: GBCS Table 27.
+REBUILT_AT_MOST = 511
 
 _PERMUTE = (
     (0, 1, 2, 3, 4, 5, 6, 7, 8, 9),
@@ -91,3 +96,16 @@ def truncated_counter(utrn: Utrn) -> int:
 def printed(utrn: Utrn) -> str:
     """Return `utrn` as receipts print it, in five groups of four."""
     return " ".join(utrn[at : at + 4] for at in range(0, UTRN_DIGITS, 4))
+
+
+def duplicate_proves_credit(counter: Counter, last_issued: int) -> bool:
+    """Return whether a meter that calls `counter` a duplicate must have credited it.
+
+    It calls so what its cache holds, and everything below a full cache's lowest entry. The latter needs as many
+    credited counters above `counter` as the cache has entries, and no more can be credited than were issued.
+
+    Args:
+        counter: That of the code the meter speaks of.
+        last_issued: The last counter issued by anyone, read after the meter has spoken.
+    """
+    return last_issued - counter < COUNTER_CACHE

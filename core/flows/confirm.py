@@ -35,11 +35,13 @@ Verdict = Ended | Next
 
 CREDITED = Ended(DeliveryState.APPLIED, DeliveryReason.CREDITED)
 ALREADY_CREDITED = Ended(DeliveryState.APPLIED, DeliveryReason.ALREADY_CREDITED)
+# What a duplicate says by itself; whether it proves the credit depends on how many codes are newer (`prove.py`).
+DUPLICATE = Ended(DeliveryState.NEEDS_CHECK, DeliveryReason.DUPLICATE_UNPROVEN)
 
 _ANSWERS: dict[AnswerKind, Verdict] = {
     AnswerKind.APPLIED: CREDITED,
-    # The meter has credited this code before, over the air or by keypad: the consumer has the money.
-    AnswerKind.DUPLICATE: ALREADY_CREDITED,
+    # Credited before, over the air or by keypad; or further behind than the meter remembers.
+    AnswerKind.DUPLICATE: DUPLICATE,
     AnswerKind.MAX_CREDIT: Ended(DeliveryState.REFUSED, DeliveryReason.MAX_CREDIT),
     AnswerKind.MAX_BALANCE: Ended(DeliveryState.REFUSED, DeliveryReason.MAX_BALANCE),
     AnswerKind.NOT_AUTHENTIC: Ended(DeliveryState.REFUSED, DeliveryReason.NOT_AUTHENTIC),
@@ -47,8 +49,8 @@ _ANSWERS: dict[AnswerKind, Verdict] = {
     AnswerKind.UNEXPLAINED: Next.EXPLAIN,
     AnswerKind.TEMPORARY_FAILURE: Next.TRY_AGAIN,
 }
-# What these alerts say is final whether or not an answer came with them: the code is credited.
-_CREDIT_ALERTS = frozenset({CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN})
+# What these alerts say is final whether or not an answer came with them.
+CREDIT_ALERTS: dict[int, Ended] = {CREDIT_ADDED_LOCALLY: ALREADY_CREDITED, DUPLICATE_UTRN: DUPLICATE}
 _REFUSAL_ALERTS: dict[int, Ended] = {
     EXCEEDS_MAX_CREDIT: Ended(DeliveryState.REFUSED, DeliveryReason.MAX_CREDIT),
     EXCEEDS_MAX_BALANCE: Ended(DeliveryState.REFUSED, DeliveryReason.MAX_BALANCE),
@@ -82,8 +84,8 @@ def of_alert(alert: Alert, message: AddCredit, *, unexplained: bool, trust_unnam
             return Next.WAIT
     elif (alert.originator_id, alert.counter) != (message.originator_id, message.counter):
         return Next.WAIT
-    if alert.alert_code in _CREDIT_ALERTS:
-        return ALREADY_CREDITED
+    if alert.alert_code in CREDIT_ALERTS:
+        return CREDIT_ALERTS[alert.alert_code]
     if unexplained:
         return _REFUSAL_ALERTS.get(alert.alert_code, Next.WAIT)
     return Next.WAIT

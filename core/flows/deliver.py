@@ -1,28 +1,31 @@
 """Step 7: DeliveryWorker sends what its shards owe, the same code under the same message id on every attempt.
 
-Order is per counter sequence, by counter, one in flight. A meter has one sequence but for the time after a change of
-supplier, when what became of the codes of the side before is still asked about; they do not hold up the side after.
-Every state is written under the shard's epoch before it is acted on, so an owner that has been deposed without knowing
-it can start nothing that the ledger does not refuse.
+One code of a counter sequence is in flight at a time, the lowest counter first. A delivery that rests (its outcome is
+unknown, or it may not be sent any more) holds no other one up: a meter takes codes in any order, as long as none falls
+further behind than it remembers (COUNTER_CACHE). Every state is written under the shard's epoch before it is acted on,
+so an owner that has been deposed without knowing it can start nothing that the ledger does not refuse.
 """
 
 import asyncio
-import contextlib
 import logging
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NoReturn
 
-from core.domain.errors import Deposed, LedgerUnavailable, UtrnError
+from core.domain.errors import LedgerUnavailable
 from core.domain.invariant import InvariantBroken
 from core.domain.message_id import parse_message_id
 from core.domain.meter import MeterId, OriginatorId
+from core.domain.token import COUNTER_CACHE
+from core.domain.token import Counter as UtrnCounter
 from core.flows.config import DeliveryConfig
-from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
-from core.flows.delivery_attempt import AttemptDelivery, Done, Later, Mailbox
+from core.flows.confirm import CREDIT_ADDED_LOCALLY
+from core.flows.delivery_attempt import Aside, AttemptDelivery, Done, Later, Mailbox
 from core.flows.idempotency import Answers
 from core.flows.parked import Parked, ParkedAt, parked_by_head_end
+from core.flows.record import Recorder
 from core.ports.headend import Alert, Answer, GivenUp, HeadEnd, HeadEndEvent, StreamRestored
 from core.ports.ledger import StoredVend
 from core.ports.outbox import Added, Listing, Outbox, Owed, Removed
@@ -32,8 +35,8 @@ log = logging.getLogger(__name__)
 
 _READ_AGAIN_AFTER_S = 0.5
 _READ_MAX = 64
-_NOTES_MAX = 10_000
-_NOTES_AT_ONCE = 32
+# Of so many deliveries that have ended here lately nothing more need be written down.
+_ENDED_MAX = 10_000
 # Where no news comes to say that a head end is back (none is configured under that name), look again so often.
 _PARKED_AT_MOST_S = 30.0
 # After something that should never happen, and must not happen again and again at full speed.
@@ -46,27 +49,58 @@ _Key = tuple[MeterId, OriginatorId]
 
 
 @dataclass(slots=True)
+class _Slot:
+    """One owed delivery, with news of it and the timer it rests on, if any.
+
+    `aside`: it may not be sent any more, only asked about.
+    """
+
+    owed: Owed
+    mailbox: Mailbox | None = None
+    resting: asyncio.TimerHandle | None = None
+    aside: bool = False
+
+    @property
+    def box(self) -> Mailbox:
+        """Its mailbox; most of what waits after an outage never needs one before its turn."""
+        if self.mailbox is None:
+            self.mailbox = Mailbox()
+        return self.mailbox
+
+
+@dataclass(slots=True)
 class _Lane:
     """What a meter is owed of a sequence. At most one of: a turn it waits for, a task at work, a timer it rests on.
 
-    `parked` says which head end the first delivery waits for, as of its last attempt; None if for none.
+    `parked` says which head end its deliveries wait for, as of the last attempt; None if for none.
     """
 
-    mailbox: Mailbox = field(default_factory=Mailbox)
-    owed: dict[int, Owed] = field(default_factory=dict)
+    slots: dict[int, _Slot] = field(default_factory=dict)
     waiting: bool = False
     task: asyncio.Task[None] | None = None
     resting: asyncio.TimerHandle | None = None
     parked: Parked | None = None
 
     @property
-    def first(self) -> Owed:
-        """The delivery whose turn it is: the lowest counter."""
-        return self.owed[min(self.owed)]
+    def since(self) -> int:
+        """When the first of what is owed was asked for."""
+        return self.slots[min(self.slots)].owed.since if self.slots else 0
+
+    def next(self, *, in_order: bool) -> Owed | None:
+        """Return the delivery whose turn it is: the lowest counter that does not rest; None if none may go now.
+
+        None goes so far beyond one that is still to be sent that the meter would forget to tell the two apart.
+        """
+        ready = min((counter for counter, slot in self.slots.items() if slot.resting is None), default=None)
+        if ready is None:
+            return None
+        lowest = min((counter for counter, slot in self.slots.items() if not slot.aside), default=ready)
+        behind = ready - lowest
+        return None if behind >= COUNTER_CACHE or (in_order and behind > 0) else self.slots[ready].owed
 
 
 class DeliveryWorker:
-    """Mirrors the whole outbox, and works on the shards this node owns."""
+    """Mirrors the whole outbox, and works on the shards this node owns. `recorder` hears of what it no longer owes."""
 
     def __init__(
         self,
@@ -76,6 +110,7 @@ class DeliveryWorker:
         head_ends: Mapping[str, HeadEnd],
         answers: Answers,
         attempt: AttemptDelivery,
+        recorder: Recorder,
         config: DeliveryConfig,
     ) -> None:
         self._outbox = outbox
@@ -83,14 +118,15 @@ class DeliveryWorker:
         self._head_ends = head_ends
         self._answers = answers
         self._attempt = attempt
+        self.recorder = recorder
         self._config = config
         self._lanes: dict[_Key, _Lane] = {}
         self._of_meter: dict[MeterId, list[_Key]] = {}
         self._turn: deque[_Key] = deque()
         self._work = asyncio.Event()
-        self._notes: asyncio.Queue[Alert] = asyncio.Queue(maxsize=_NOTES_MAX)
         self._under_way = 0
         self._ours: set[int] = set()
+        self._ended: OrderedDict[tuple[_Key, int], None] = OrderedDict()
 
     @property
     def under_way(self) -> int:
@@ -101,19 +137,19 @@ class DeliveryWorker:
         """Return how many deliveries are owed in each shard, ours or not."""
         counts: Counter[int] = Counter()
         for (meter_id, _), lane in self._lanes.items():
-            counts[self._ownership.shard_of(meter_id)] += len(lane.owed)
+            counts[self._ownership.shard_of(meter_id)] += len(lane.slots)
         return counts
 
     def parked(self) -> Mapping[str, ParkedAt]:
         """Return what waits here for each head end that is away or not configured."""
-        return parked_by_head_end((lane.parked, len(lane.owed)) for lane in self._lanes.values())
+        return parked_by_head_end((lane.parked, len(lane.slots)) for lane in self._lanes.values())
 
     async def run(self) -> NoReturn:
         """Deliver for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._mirror_outbox())
             tasks.create_task(self._follow_ownership())
-            tasks.create_task(self._note_forever())
+            tasks.create_task(self.recorder.run(self._take_news))
             for name, head_end in self._head_ends.items():
                 tasks.create_task(self._hear_forever(name, head_end))
             await self._dispatch(tasks)
@@ -125,30 +161,32 @@ class DeliveryWorker:
                 case Listing(owed):
                     self._take_listing(owed)
                 case Added(owed):
-                    self._lane(_key(owed)).owed[owed.counter] = owed
+                    self._add(owed)
                     self._offer(_key(owed))
                 case Removed(counter=counter):
                     self._remove(_key(event), counter)
 
     def _take_listing(self, listed: tuple[Owed, ...]) -> None:
-        for lane in self._lanes.values():
-            lane.owed.clear()
+        kept = {(_key(owed), int(owed.counter)) for owed in listed}
+        for key, lane in list(self._lanes.items()):
+            for counter in [one for one in lane.slots if (key, one) not in kept]:
+                self._remove(key, counter)
         for owed in listed:
-            self._lane(_key(owed)).owed[owed.counter] = owed
-        for key in list(self._lanes):
-            self._tidy(key)
+            self._add(owed)
         for key in self._oldest_first():
             self._offer(key)
 
     async def _follow_ownership(self) -> None:
         async for change in self._ownership.changes():
             match change:
-                case Gained(shard):
+                case Gained(shard, epoch):
                     self._ours.add(shard)
+                    self.recorder.gained(shard, epoch)
                     for key in self._lanes_of(shard):
                         self._wake(key)
                 case Lost(shard):
                     self._ours.discard(shard)
+                    self.recorder.lost(shard)
                     for key in self._lanes_of(shard):
                         self._stop(key)
 
@@ -163,55 +201,53 @@ class DeliveryWorker:
 
     async def _hear(self, head_end: HeadEnd) -> None:
         async for event in head_end.events():
-            for key in self._addressed(event):
-                lane = self._lanes.get(key)
-                if lane is not None:
-                    lane.mailbox.put(event)
-                    if _decides(event):
-                        self._wake(key)
-            if isinstance(event, Alert) and event.alert_code in (CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN):
-                # Full: the next credit of the meter tells the same and more. Answers must not wait for it.
-                with contextlib.suppress(asyncio.QueueFull):
-                    self._notes.put_nowait(event)
+            for key, counter in self._addressed(event):
+                self._post(key, counter, event)
 
-    def _addressed(self, event: HeadEndEvent) -> list[_Key]:
+    def _addressed(self, event: HeadEndEvent) -> list[tuple[_Key, int | None]]:
+        """Return what an event may be about: lanes, and the counter in each; None for every one that was sent."""
         match event:
             case Answer(message_id=message_id) | GivenUp(message_id=message_id):
                 named = parse_message_id(message_id)
-                return [] if named is None else [(named[1], named[0])]
-            case Alert(meter_id=meter_id):
-                return list(self._of_meter.get(meter_id, ()))
+                return [] if named is None else [((named[1], named[0]), named[2])]
+            case Alert(meter_id=meter_id, originator_id=originator_id, counter=counter):
+                if originator_id is None or counter is None:
+                    return [(key, None) for key in self._of_meter.get(meter_id, ())]
+                return [((meter_id, originator_id), counter)]
             case StreamRestored():
                 # After an outage those who have waited longest come first.
-                return self._oldest_first()
+                return [(key, None) for key in self._oldest_first()]
 
-    async def _note_forever(self) -> NoReturn:
-        """Write down what alerts tell, some at a time, so that they share a commit."""
-        while True:
-            alerts = [await self._notes.get()]
-            while not self._notes.empty() and len(alerts) < _NOTES_AT_ONCE:
-                alerts.append(self._notes.get_nowait())
-            async with asyncio.TaskGroup() as tasks:
-                for alert in alerts:
-                    tasks.create_task(self._note(alert))
-
-    async def _note(self, alert: Alert) -> None:
-        """Remember how far the meter has come: it decides how many more codes may be issued for it."""
-        shard = self._ownership.shard_of(alert.meter_id)
-        epoch = self._ownership.epoch(shard)
-        if alert.counter is None or alert.originator_id is None or epoch is None:
+    def _post(self, key: _Key, counter: int | None, event: HeadEndEvent) -> None:
+        lane = self._lanes.get(key)
+        if lane is None:
             return
-        try:
-            await self._outbox.note_applied(
-                shard=shard,
-                epoch=epoch,
-                originator_id=alert.originator_id,
-                meter_id=alert.meter_id,
-                counter=alert.counter,
-            )
-        except (Deposed, UtrnError) as error:
-            # Not needed for money: the next credit of this meter tells the same and more.
-            log.info("what an alert told was not recorded", extra={"meter_id": alert.meter_id, "error": str(error)})
+        if counter is None:
+            for slot in lane.slots.values():
+                # Of what was never sent nothing can have been said.
+                if slot.mailbox is not None:
+                    slot.mailbox.put(event)
+        elif counter in lane.slots:
+            lane.slots[counter].box.put(event)
+        else:
+            return
+        if _decides(event):
+            self._wake(key, counter)
+
+    def _take_news(
+        self, meter_id: MeterId, originator_id: OriginatorId, counter: UtrnCounter, event: Answer | Alert
+    ) -> bool:
+        """Give what a meter said of a code to its delivery; return False if that is not in hand here.
+
+        Not an answer: this may be an old one, from before the code was sent, and an attempt hears and asks for its own.
+        """
+        key = (meter_id, originator_id)
+        lane = self._lanes.get(key)
+        if lane is None or counter not in lane.slots:
+            return (key, counter) in self._ended
+        if isinstance(event, Alert):
+            self._post(key, counter, event)
+        return True
 
     async def _dispatch(self, tasks: asyncio.TaskGroup) -> NoReturn:
         while True:
@@ -228,40 +264,48 @@ class DeliveryWorker:
             if lane is None:
                 continue
             lane.waiting = False
-            if not lane.owed or lane.task is not None:
+            owed = None if lane.task is not None else self._next(lane)
+            if owed is None:
                 continue
-            if self._ownership.epoch(lane.first.shard) is not None:
-                firsts.append(lane.first)
+            if self._ownership.epoch(owed.shard) is not None:
+                firsts.append(owed)
             else:
-                self._rest_in_doubt(lane.first)
+                self._rest_in_doubt(owed)
         return firsts
+
+    def _next(self, lane: _Lane) -> Owed | None:
+        # An alert that names no code can only be about the one code in flight, if it is to be believed at all.
+        return lane.next(in_order=self._config.trust_unnamed_alerts)
 
     def _rest_in_doubt(self, owed: Owed) -> None:
         """Look again soon at a delivery that may not start now, if its shard is ours: the lease is only in doubt."""
         if owed.shard in self._ours:
-            self._rest(_key(owed), _READ_AGAIN_AFTER_S)
+            self._rest(owed, _READ_AGAIN_AFTER_S)
 
     async def _start(self, tasks: asyncio.TaskGroup, firsts: list[Owed]) -> None:
         try:
             vends = await self._vends(firsts)
         except LedgerUnavailable:
             for owed in firsts:
-                self._rest(_key(owed), _READ_AGAIN_AFTER_S)
+                self._rest(owed, _READ_AGAIN_AFTER_S)
             return
         for owed, stored in zip(firsts, vends, strict=True):
-            lane = self._lanes.get(_key(owed))
+            key = _key(owed)
+            lane = self._lanes.get(key)
             epoch = self._ownership.epoch(owed.shard)
-            if lane is None or lane.task is not None:
-                continue
-            if epoch is None:
+            slot = None if lane is None else lane.slots.get(owed.counter)
+            if lane is None or slot is None or lane.task is not None:
+                self._offer(key)
+            elif epoch is None:
                 self._rest_in_doubt(owed)
-                continue
-            if stored is None or not stored.vend.delivery.owed:
-                self._remove(_key(owed), owed.counter)
-                self._offer(_key(owed))
-                continue
-            self._under_way += 1
-            lane.task = tasks.create_task(self._deliver(lane, owed, stored, epoch))
+            elif stored is None or not stored.vend.delivery.owed:
+                self._remove(key, owed.counter)
+                self._offer(key)
+            else:
+                self._under_way += 1
+                lane.task = tasks.create_task(self._deliver(lane, slot, stored, epoch))
+                # Not in the task: one that is cancelled before its first step runs no line of its own.
+                lane.task.add_done_callback(partial(self._freed, key, lane))
 
     async def _vends(self, owed: list[Owed]) -> list[StoredVend | None]:
         """Return the vend of each delivery; those committed here lately are known without asking the ledger.
@@ -274,81 +318,101 @@ class DeliveryWorker:
         read = iter(await self._outbox.read(missing) if missing else ())
         return [stored if stored is not None else next(read) for stored in fresh]
 
-    async def _deliver(self, lane: _Lane, owed: Owed, stored: StoredVend, epoch: int) -> None:
+    async def _deliver(self, lane: _Lane, slot: _Slot, stored: StoredVend, epoch: int) -> None:
         """Make one attempt, and see to what follows from it."""
-        key, vend = _key(owed), (owed.participant_id, owed.transaction_id)
+        owed = slot.owed
         try:
             end = await self._attempt(
                 stored,
                 shard=owed.shard,
                 epoch=epoch,
                 ours=lambda: self._ownership.epoch(owed.shard) == epoch,
-                mailbox=lane.mailbox,
+                mailbox=slot.box,
             )
         except Exception:
             # One delivery that cannot be made here must not take the others with it, nor one node after the other.
             log.exception("an attempt failed as none should", extra={"meter_id": owed.meter_id, "shard": owed.shard})
             end = Later(_BUG_REST_S)
         finally:
-            self._under_way -= 1
-            lane.task = None
-            self._answers.doubt(vend)
+            self._answers.doubt((owed.participant_id, owed.transaction_id))
         lane.parked = end if isinstance(end, Parked) else None
         match end:
             case Done(done):
                 self._answers.remember(done)
-                lane.owed.pop(owed.counter, None)
-                self._offer(key)
-            case Later(delay_s):
-                self._rest(key, 0.0 if lane.mailbox else delay_s)
+                self._end(owed)
+            case Later(delay_s) | Aside(delay_s):
+                slot.aside = isinstance(end, Aside)
+                self._rest_one(slot, 0.0 if slot.box else delay_s)
             case Parked():
-                self._rest(key, _PARKED_AT_MOST_S)
+                self._rest(owed, _PARKED_AT_MOST_S)
             case None:
-                self._rest(key, _READ_AGAIN_AFTER_S)
+                self._rest(owed, _READ_AGAIN_AFTER_S)
+
+    def _end(self, owed: Owed) -> None:
+        self._ended[(_key(owed), owed.counter)] = None
+        if len(self._ended) > _ENDED_MAX:
+            self._ended.popitem(last=False)
+        self._remove(_key(owed), owed.counter)
+
+    def _freed(self, key: _Key, lane: _Lane, _: asyncio.Task[None]) -> None:
+        """Let the lane's next delivery go, however the last attempt has ended."""
+        self._under_way -= 1
+        lane.task = None
         self._tidy(key)
+        self._offer(key)
         if self._turn:
             self._work.set()
 
-    def _lane(self, key: _Key) -> _Lane:
+    def _add(self, owed: Owed) -> None:
+        key = _key(owed)
         lane = self._lanes.get(key)
         if lane is None:
             lane = self._lanes[key] = _Lane()
             self._of_meter.setdefault(key[0], []).append(key)
-        return lane
+        if owed.counter not in lane.slots:
+            lane.slots[owed.counter] = _Slot(owed)
 
     def _lanes_of(self, shard: int) -> list[_Key]:
         return [key for key in self._oldest_first() if self._ownership.shard_of(key[0]) == shard]
 
     def _oldest_first(self) -> list[_Key]:
         """Return every lane in the order in which the first of what it is owed was asked for."""
-
-        def since(key: _Key) -> int:
-            lane = self._lanes[key]
-            return lane.first.since if lane.owed else 0
-
-        return sorted(self._lanes, key=since)
+        return sorted(self._lanes, key=lambda key: self._lanes[key].since)
 
     def _offer(self, key: _Key) -> None:
-        """Give the lane a turn, if something is owed in it and it has none, nor works, nor rests."""
+        """Give the lane a turn, if it owes one that does not rest, and has no turn yet and nothing in flight."""
         lane = self._lanes.get(key)
-        if lane is None or not lane.owed or lane.waiting or lane.task is not None or lane.resting is not None:
+        if lane is None or lane.waiting or lane.task is not None or lane.resting is not None:
+            return
+        if self._next(lane) is None:
             return
         lane.waiting = True
         self._turn.append(key)
         self._work.set()
 
-    def _rest(self, key: _Key, delay_s: float) -> None:
-        """Give the lane a turn after `delay_s`."""
+    def _rest(self, owed: Owed, delay_s: float) -> None:
+        """Let the lane be for `delay_s`: nothing of it can go."""
+        key = _key(owed)
         lane = self._lanes.get(key)
         if lane is not None and lane.resting is None:
-            lane.resting = asyncio.get_running_loop().call_later(delay_s, self._wake, key)
+            lane.resting = asyncio.get_running_loop().call_later(delay_s, self._wake, key, owed.counter)
 
-    def _wake(self, key: _Key) -> None:
-        """End the lane's rest."""
+    def _rest_one(self, slot: _Slot, delay_s: float) -> None:
+        """Let one delivery be for `delay_s`; the others of its lane go on."""
+        if slot.resting is None:
+            key, counter = _key(slot.owed), slot.owed.counter
+            slot.resting = asyncio.get_running_loop().call_later(delay_s, self._wake, key, counter)
+
+    def _wake(self, key: _Key, counter: int | None = None) -> None:
+        """End the rest of a lane, and of one delivery of it, or of all."""
         lane = self._lanes.get(key)
-        if lane is not None and lane.resting is not None:
-            lane.resting.cancel()
-            lane.resting = None
+        if lane is None:
+            return
+        woken = lane.slots.values() if counter is None else filter(None, (lane.slots.get(counter),))
+        for one in (lane, *woken):
+            if one.resting is not None:
+                one.resting.cancel()
+                one.resting = None
         self._offer(key)
 
     def _stop(self, key: _Key) -> None:
@@ -360,13 +424,15 @@ class DeliveryWorker:
 
     def _remove(self, key: _Key, counter: int) -> None:
         lane = self._lanes.get(key)
-        if lane is not None:
-            lane.owed.pop(counter, None)
-            self._tidy(key)
+        slot = None if lane is None else lane.slots.pop(counter, None)
+        if slot is not None and slot.resting is not None:
+            slot.resting.cancel()
+        self._tidy(key)
+        self._offer(key)
 
     def _tidy(self, key: _Key) -> None:
         lane = self._lanes.get(key)
-        if lane is None or lane.owed or lane.task is not None:
+        if lane is None or lane.slots or lane.task is not None:
             return
         if lane.resting is not None:
             lane.resting.cancel()

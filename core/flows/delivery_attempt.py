@@ -14,8 +14,9 @@ from core.domain.registry import Basis
 from core.domain.timeline import NEVER, Ms, ms_of
 from core.domain.vend import Vend
 from core.flows.config import DeliveryConfig
-from core.flows.confirm import Ended, Next, Verdict, of_alert, of_answer, of_given_up
+from core.flows.confirm import ALREADY_CREDITED, DUPLICATE, Ended, Next, Verdict, of_alert, of_answer, of_given_up
 from core.flows.parked import Parked
+from core.flows.prove import Prove, SpentHere
 from core.observe import SetAside, Stage, StageTimes
 from core.ports.clock import Clock
 from core.ports.headend import (
@@ -53,7 +54,14 @@ class Later:
     delay_s: float
 
 
-AttemptEnd = Done | Later | Parked
+@dataclass(frozen=True, slots=True)
+class Aside:
+    """The code may not be sent any more: ask about it after `delay_s`, or on news. Nobody waits for it."""
+
+    delay_s: float
+
+
+AttemptEnd = Done | Later | Aside | Parked
 
 
 class Mailbox:
@@ -138,7 +146,7 @@ class AttemptDelivery:
 
     `lapsed` says why a code may not be sent any more, although it may have been when it was sold, None if it may; and
     by which records. `reached_by` names the head end that reaches a vend's meter now. `set_aside` counts what is not
-    believed of it.
+    believed of it. `spent_here` says whether this service alone spends a sequence's counters, and by which records.
     """
 
     outbox: Outbox
@@ -150,6 +158,7 @@ class AttemptDelivery:
     lapsed: Callable[[Vend], tuple[DeliveryReason | None, Basis]] = lambda _: (None, ())
     reached_by: Callable[[Vend], str] = lambda vend: vend.head_end
     set_aside: SetAside = field(default_factory=SetAside)
+    spent_here: SpentHere = lambda *_: (True, ())
 
     async def __call__(
         self, stored: StoredVend, *, shard: int, epoch: int, ours: Callable[[], bool], mailbox: Mailbox
@@ -206,6 +215,9 @@ class _Attempt:
             sent=self._delivery.attempts > 0,
             unbelieved=lambda why: by.set_aside.record(name, why),
         )
+        self._prove = Prove(outbox=by.outbox, spent_here=by.spent_here)
+        # By which records a duplicate was found to prove a credit, or not to.
+        self._proof: Basis = ()
 
     @property
     def _delivery(self) -> Delivery:
@@ -220,30 +232,44 @@ class _Attempt:
             verdict = await self._listen()
         if not isinstance(verdict, Ended):
             lapsed, basis = self._by.lapsed(self._stored.vend)
-            if lapsed is not None and self._delivery.attempts > 0:
-                # It may have been credited before; only asking can tell, and sending is no longer ours to do.
-                if self._exhausted():
-                    return await self._enter_by_hand()
-                return Later(self._by.back_off_s(self._delivery.attempts))
             if lapsed is not None:
-                return await self._close(Ended(DeliveryState.REFUSED, lapsed), basis)
+                return await self._lapse(lapsed, basis)
             # Also if the head end says that the code is on its way: it may have lost it since, and a repeat of the same
             # message does no harm.
             verdict = await self._send_and_listen(basis)
         if isinstance(verdict, Ended):
-            return await self._close(verdict)
+            return await self._close(verdict, self._proof)
         if self._exhausted():
             return await self._enter_by_hand()
         await self._write(self._delivery.lose_sight(self._epoch))
         return Later(self._by.back_off_s(self._delivery.attempts))
 
+    async def _lapse(self, lapsed: DeliveryReason, basis: Basis) -> AttemptEnd:
+        """End what may not be sent any more, unless it was sent before: then only asking can tell."""
+        if not self._delivery.attempts:
+            return await self._close(Ended(DeliveryState.REFUSED, lapsed), basis)
+        if self._exhausted():
+            # It may have been credited. No consumer can be told to enter it: that, too, is its supplier's to find out.
+            return await self._close(Ended(DeliveryState.NEEDS_CHECK, lapsed), basis, self._given_up_at())
+        return Aside(self._by.back_off_s(self._delivery.attempts))
+
     async def _late_news(self) -> Verdict:
         """Return what came in since the last attempt; TRY_AGAIN if nothing decides."""
+        found: Verdict = Next.TRY_AGAIN
         while (event := await self._mailbox.get(0)) is not None:
-            verdict = self._hearing.hear(event)
+            verdict = await self._heard(event)
             if isinstance(verdict, Ended):
-                return verdict
-        return Next.TRY_AGAIN
+                found = _surer(found, verdict)
+        return found
+
+    async def _heard(self, event: HeadEndEvent) -> Verdict:
+        """Return what is known after `event`; a duplicate that proves the credit is the credit."""
+        verdict = self._hearing.hear(event)
+        if verdict is not DUPLICATE:
+            return verdict
+        message = self._message
+        proven, self._proof = await self._prove(message.meter_id, message.originator_id, message.counter)
+        return ALREADY_CREDITED if proven else DUPLICATE
 
     async def _ask(self, capabilities: Capabilities) -> Verdict:
         """Return what the head end knows of the earlier attempts; WAIT if the code is on its way."""
@@ -252,7 +278,7 @@ class _Attempt:
         status = await self._head_end.status(self._message.message_id)
         if isinstance(status, MessageState):
             return Next.WAIT if status is MessageState.IN_FLIGHT else Next.TRY_AGAIN
-        verdict = self._hearing.hear(status)
+        verdict = await self._heard(status)
         # Asked, a head end repeats the old unexplained refusal for ever; only a new attempt can bring its alert again.
         return Next.TRY_AGAIN if verdict is Next.EXPLAIN else verdict
 
@@ -296,27 +322,33 @@ class _Attempt:
     async def _listen(self) -> Verdict:
         """Return what is known when something decides, or when waiting longer is no use."""
         until = self._by.clock.monotonic() + self._config.answer_wait_ms / 1000
-        refusal: Ended | None = None
+        refusal: Verdict = Next.TRY_AGAIN
         while (left := until - self._by.clock.monotonic()) > 0:
             event = await self._mailbox.get(left)
             if event is None:
                 break
             if isinstance(event, StreamRestored):
                 return Next.TRY_AGAIN
-            verdict = self._hearing.hear(event)
+            verdict = await self._heard(event)
             if verdict is Next.TRY_AGAIN:
                 return verdict
             if isinstance(verdict, Ended):
-                if verdict.state is DeliveryState.APPLIED or self._delivery.attempts <= 1:
+                refused = verdict.state is DeliveryState.REFUSED
+                if verdict.state is DeliveryState.APPLIED or (refused and self._delivery.attempts <= 1):
                     return verdict
                 # After several sends a refusal may be the answer to an earlier one: leave the last one time to credit.
-                refusal = verdict
-            if verdict is Next.EXPLAIN or refusal is not None:
+                # And what a duplicate leaves open, an answer held up on its way may settle.
+                refusal = _surer(refusal, verdict)
+            if verdict is Next.EXPLAIN or isinstance(refusal, Ended):
                 until = min(until, self._by.clock.monotonic() + self._config.explain_wait_ms / 1000)
-        return refusal or Next.TRY_AGAIN
+        return refusal
 
     def _exhausted(self) -> bool:
         return self._delivery.attempts >= self._config.attempts_max or ms_of(self._by.clock.now()) >= self._give_up_at()
+
+    def _given_up_at(self) -> Ms:
+        """Return before when the delivery may not be given up; whenever, if by the number of attempts."""
+        return NEVER if self._delivery.attempts >= self._config.attempts_max else self._give_up_at()
 
     def _give_up_at(self) -> Ms:
         since = self._delivery.queued_at or self._by.clock.now()
@@ -324,8 +356,7 @@ class _Attempt:
 
     async def _enter_by_hand(self) -> Done:
         reason = DeliveryReason.UNEXPLAINED if self._hearing.unexplained else DeliveryReason.NO_ANSWER
-        late = NEVER if self._delivery.attempts >= self._config.attempts_max else self._give_up_at()
-        return await self._close(Ended(DeliveryState.ENTER_BY_HAND, reason), not_before=late)
+        return await self._close(Ended(DeliveryState.ENTER_BY_HAND, reason), not_before=self._given_up_at())
 
     async def _close(self, ended: Ended, basis: Basis = (), not_before: Ms = NEVER) -> Done:
         now = self._by.clock.now()
@@ -350,6 +381,13 @@ class _Attempt:
         if isinstance(outcome, UtrnError):
             raise outcome
         self._stored = outcome
+
+
+def _surer(one: Verdict, other: Ended) -> Ended:
+    """Return which of two verdicts on a code stands: a credit does, then a duplicate, then whichever came last."""
+    if not isinstance(one, Ended) or other.state is DeliveryState.APPLIED:
+        return other
+    return one if one.state in (DeliveryState.APPLIED, DeliveryState.NEEDS_CHECK) else other
 
 
 def message_of(vend: Vend, *, owner_epoch: int, not_after: datetime) -> AddCredit:

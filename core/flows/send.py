@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from core.domain.delivery import Delivery, DeliveryState
 from core.domain.eligibility import Act, Resolved
-from core.domain.errors import LedgerUnavailable, NotAppointed, Refused
+from core.domain.errors import CodeTooFarBehind, LedgerUnavailable, NotAppointed, Refused
 from core.domain.party import ParticipantId, Principal
+from core.domain.token import duplicate_proves_credit
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Vend
 from core.flows.authorise import Authorise
@@ -55,6 +56,7 @@ class SendIssued:
                 return Requested(stored.vend.delivery, replayed=True)
             resolved = self._resolved(principal, stored.vend, snapshot)
             if resolved is not None:
+                await self._check_near(stored.vend)
                 queued = stored.vend.with_delivery(stored.vend.delivery.queue(self.clock.now()))
                 written = await self.ledger.request_delivery(stored, queued, resolved.basis)
                 if written is not None:
@@ -80,6 +82,19 @@ class SendIssued:
         if stored.vend.delivery.state is DeliveryState.NOT_REQUESTED:
             raise refusal
         return Requested(stored.vend.delivery, replayed=True)
+
+    async def _check_near(self, vend: Vend) -> None:
+        """Return if the meter's answer to the code will mean something; raise CodeTooFarBehind if not."""
+        (state,) = await self.ledger.counters([(vend.originator_id, vend.meter_id)])
+        if isinstance(state, LedgerUnavailable):
+            raise state
+        if not duplicate_proves_credit(vend.counter, state.last_issued):
+            raise CodeTooFarBehind(
+                f"{state.last_issued - vend.counter} newer codes of this meter were issued: its answer could not prove "
+                "whether this one was credited; the consumer should enter it at the meter",
+                utrn_counter=vend.counter,
+                last_issued=state.last_issued,
+            )
 
     def _resolved(self, principal: Principal, vend: Vend, snapshot: Registry | None) -> Resolved | None:
         resolved = self.authorise.now(

@@ -20,12 +20,14 @@ from core.gateways.headend_replies import OutOfBounds, Reply, capabilities_of, e
 from core.observe import SetAside
 from core.ports.headend import (
     AddCredit,
+    Alert,
     Answer,
     Capabilities,
     GivenUp,
     HeadEnd,
     HeadEndEvent,
     MessageState,
+    Numbered,
     StreamRestored,
 )
 
@@ -164,6 +166,31 @@ class GrpcHeadEnd:
                 self._set_aside.record(self._config.name, "event: stream stuck")
                 self._sequence, self._broke_at = None, (None, 0)
 
+    async def said(self, after: int) -> AsyncIterator[Numbered]:
+        """Return every event that is kept after number `after`, in order, then each as it comes."""
+        began, at = after, after
+        try:
+            async for reply in self._replies(pb.StreamEventsRequest(after_sequence=after)):
+                read = reply.message
+                if read is None:
+                    self._set_aside.record(self._config.name, f"event: {reply.why}")
+                    continue
+                if read.sequence < began:
+                    break
+                at = read.sequence
+                yield Numbered(at, _said(read))
+            else:
+                raise HeadEndUnavailable(f"{self._config.name}: the event stream ended")
+        except (grpc.aio.AioRpcError, TimeoutError) as error:
+            forgotten = isinstance(error, grpc.aio.AioRpcError) and error.code() is grpc.StatusCode.OUT_OF_RANGE
+            if not (forgotten and after):
+                raise HeadEndUnavailable(f"{self._config.name}: {type(error).__name__}") from error
+        # It counts anew (another one, or one that has lost what it had), or no longer keeps what came next.
+        log.error("a head end does not go on where it was", extra={"head_end": self._config.name, "after": at})
+        yield Numbered(0)
+        async for numbered in self.said(0):
+            yield numbered
+
     async def close(self) -> None:
         """Close the channel."""
         if self._channel is not None:
@@ -174,23 +201,32 @@ class GrpcHeadEnd:
         await self._ask_capabilities(methods)
         # At first only what happens from now on: what is outstanding is asked for by message id.
         request = pb.StreamEventsRequest(after_sequence=self._sequence or 0, only_new=self._sequence is None)
-        call = methods.events(request)
+        async for reply in self._replies(request):
+            if not self._available:
+                self._available = True
+                if reply.message is not None:
+                    # Where the head end is, even if that is before where it was: it may have been set back.
+                    self._sequence = reply.message.sequence
+                yield StreamRestored()
+            event = self._event(reply)
+            if event is not None:
+                yield event
+            await self._rate.slow_down()
+
+    async def _replies(self, request: pb.StreamEventsRequest) -> AsyncIterator[Reply[pb.StreamEventsResponse]]:
+        """Return what the event stream brings, signs of life too; end when it does.
+
+        Raises:
+            grpc.aio.AioRpcError, TimeoutError: the head end is lost.
+        """
+        call = self._methods().events(request)
         try:
             while True:
                 async with asyncio.timeout(self._config.silence_max_ms / 1000):
                     reply = await call.read()
                 if not isinstance(reply, Reply):
                     return
-                if not self._available:
-                    self._available = True
-                    if reply.message is not None:
-                        # Where the head end is, even if that is before where it was: it may have been set back.
-                        self._sequence = reply.message.sequence
-                    yield StreamRestored()
-                event = self._event(reply)
-                if event is not None:
-                    yield event
-                await self._rate.slow_down()
+                yield reply
         finally:
             call.cancel()
 
@@ -249,6 +285,15 @@ class _Rate:
         self._passed += 1
         if self._passed >= self._per_s:
             await asyncio.sleep(self._second + 1 - now)
+
+
+def _said(read: pb.StreamEventsResponse) -> Answer | Alert | None:
+    """Return what a meter said; None for what is set aside: whoever hears the events as they come counts it."""
+    try:
+        event = event_of(read)
+    except OutOfBounds:
+        return None
+    return event if isinstance(event, Answer | Alert) else None
 
 
 def _reason_of(error: grpc.aio.AioRpcError) -> str:

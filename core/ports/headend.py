@@ -80,6 +80,14 @@ class GivenUp:
 
 
 @dataclass(frozen=True, slots=True)
+class Numbered:
+    """What a meter said, by the number of the event; None where the event is of another kind, or a sign of life."""
+
+    sequence: int
+    said: Answer | Alert | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class StreamRestored:
     """The event stream works (again); events may have been missed: ask for the status of what is open."""
 
@@ -125,6 +133,16 @@ class HeadEnd(Protocol):
 
         Raises:
             HeadEndUnavailable: repeat.
+        """
+        ...
+
+    def said(self, after: int) -> AsyncIterator[Numbered]:
+        """Return every event that is kept after number `after`, in order, then each as it comes. For any reader.
+
+        A number below the one before it says that the head end has begun to count anew, and tells again all it keeps.
+
+        Raises:
+            HeadEndUnavailable: ask again from the last number on.
         """
         ...
 

@@ -12,7 +12,7 @@ from core.domain.registry import Basis
 from core.domain.timeline import NEVER, Ms
 from core.domain.token import Counter
 from core.domain.transaction_id import TransactionId
-from core.ports.ledger import StoredVend
+from core.ports.ledger import CounterState, StoredVend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +70,14 @@ class DeliveryChange:
     not_before: Ms = NEVER
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """What the ledger has of one counter of a sequence: where that is, and the counter's vend, if there is one."""
+
+    sequence: CounterState
+    stored: StoredVend | None
+
+
 # UtrnError here is LedgerUnavailable or NotReady (nothing was written), or OutcomeUnknown.
 WriteOutcome = StoredVend | Deposed | DeliveryChanged | UtrnError
 
@@ -94,18 +102,83 @@ class Outbox(Protocol):
 
         A change is written only if its shard's key still has `epoch` as create_revision, its vend is still at
         `stored.revision`, every record of its basis is at its revision, and its `not_before` has come. One that closes
-        the delivery removes it from the outbox; one that ends applied also raises the highest counter known to be
-        applied. All of that is one transaction per change.
+        the delivery removes it from the outbox. One by which the meter has named the counter (applied, needs check)
+        also raises the highest one known to be applied; one that needs a check opens its supplier's case, and one that
+        needs none any more closes it. A code made elsewhere that the meter finds not authentic gives its counter back.
+        All of that is one transaction per change.
+        """
+        ...
+
+    async def settle(self, stored: StoredVend, delivery: Delivery) -> StoredVend | DeliveryChanged:
+        """Write what a supplier says of a code whose delivery nobody owes any more; closes its case. Under no epoch.
+
+        Raises:
+            LedgerUnavailable: nothing was written.
+            OutcomeUnknown: repeat.
+        """
+        ...
+
+    async def sequence(self, originator_id: OriginatorId, meter_id: MeterId) -> CounterState:
+        """Return where a counter sequence is now. Linearizable.
+
+        Raises:
+            LedgerUnavailable: repeat.
+        """
+        ...
+
+    async def code(self, originator_id: OriginatorId, meter_id: MeterId, counter: Counter) -> Code:
+        """Return what the ledger has of one counter. The sequence is not older than the vend.
+
+        Raises:
+            LedgerUnavailable: repeat.
+        """
+        ...
+
+    async def cases(
+        self, supplier_id: ParticipantId, *, after: str = "", limit: int = 100
+    ) -> tuple[Sequence[StoredVend], str]:
+        """Return open cases of a supplier in the order of their keys, and where to go on: "" at the end.
+
+        Raises:
+            LedgerUnavailable: repeat.
+        """
+        ...
+
+    async def case_count(self) -> int:
+        """Return how many cases are open, of all suppliers.
+
+        Raises:
+            LedgerUnavailable: repeat.
+        """
+        ...
+
+    async def heard(self, shards: Sequence[int], head_end: str) -> Sequence[int]:
+        """Return up to which event of a head end what it said is written down, for each shard; 0 for none.
+
+        Raises:
+            LedgerUnavailable: repeat.
+        """
+        ...
+
+    async def note_heard(self, *, shard: int, epoch: int, head_end: str, sequence: int) -> None:
+        """Record that everything up to an event is written down, for one shard.
+
+        Raises:
+            Deposed: nothing was written; stop work on the shard.
+            LedgerUnavailable, OutcomeUnknown: repeat.
         """
         ...
 
     async def note_applied(
         self, *, shard: int, epoch: int, originator_id: OriginatorId, meter_id: MeterId, counter: Counter
     ) -> None:
-        """Record that the meter has credited `counter` (it was told by an alert); never lowers what is known.
+        """Record that the meter is at `counter` or further, if it was issued; never lowers what is known.
+
+        What is known to be applied is never above what was issued: the transaction compares the sequence it was held
+        against. A counter never issued changes nothing.
 
         Raises:
             Deposed: nothing was written; stop work on the shard.
-            LedgerUnavailable, OutcomeUnknown: the fact may be lost; a later one makes up for it.
+            LedgerUnavailable, OutcomeUnknown: repeat.
         """
         ...

@@ -67,6 +67,8 @@ def test_grpc_js_loads_them_and_speaks_them(tmp_path: Path) -> None:
         cwd=folder, env=environment, check=True, capture_output=True, text=True,
     )  # fmt: skip
     loaded = json.loads(done.stdout)
-    assert loaded["methods"] == ["CheckEligibility", "GetVend", "IssueUtrn", "SendTopUp", "TopUp"]
+    assert loaded["methods"] == [
+        "CheckEligibility", "GetVend", "IssueUtrn", "ListOpenCases", "SendTopUp", "SettleDelivery", "TopUp",
+    ]  # fmt: skip
     assert loaded["headEnd"] == ["GetCapabilities", "GetMessageStatus", "SendAddCredit", "StreamEvents"]
     assert loaded["amount"] == "819100"

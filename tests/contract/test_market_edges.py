@@ -329,7 +329,8 @@ async def test_codes_that_are_handed_over_can_have_been_sold_as_they_are_told(no
 async def test_a_hand_over_never_lowers_what_is_known_to_be_applied(node: MarketNode) -> None:
     ((meter_id, pan),) = await open_market(node)
     async with node.running():
-        await node.sell(PSP, pan)
+        for _ in range(7):
+            await node.sell(PSP, pan)
     out = HandOver(meter_id=meter_id, custody_before=Custody.CENTRAL, custody=Custody.SUPPLIER)
     await node.hand_over(as_(SUPPLIER), out)
     originator = SUPPLIER.supplier_key

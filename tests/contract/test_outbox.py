@@ -162,7 +162,9 @@ async def test_a_closed_delivery_is_no_longer_owed_and_tells_how_far_the_meter_i
 async def test_what_is_known_to_be_applied_never_falls(bench: Bench, store: Store) -> None:
     meter_id = new_meter_id()
     shard, epoch = await bench.own(meter_id, "a")
-    first = await bench.owe(meter_id)
+    first = last = await bench.owe(meter_id)
+    for counter in range(2, 10):
+        last = await bench.owe(meter_id, counter, last.counter)
     await bench.outbox.note_applied(
         shard=shard, epoch=epoch, originator_id=ORIGINATOR, meter_id=meter_id, counter=Counter(9)
     )
@@ -182,6 +184,7 @@ async def test_what_is_known_to_be_applied_never_falls(bench: Bench, store: Stor
 async def test_a_deposed_owner_notes_nothing(bench: Bench) -> None:
     meter_id = new_meter_id()
     shard, epoch = await bench.own(meter_id, "a")
+    await bench.owe(meter_id)
     await bench.own(meter_id, "b")
     with pytest.raises(Deposed):
         await bench.outbox.note_applied(

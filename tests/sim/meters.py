@@ -23,6 +23,7 @@ from core.ports.headend import (
     GivenUp,
     HeadEndEvent,
     MessageState,
+    Numbered,
     StreamRestored,
 )
 from core.ports.signer import SignRequest
@@ -125,6 +126,9 @@ class SimWan:
         self._epochs: dict[str, int] = {}
         self.taken: list[Taken] = []
         self._streams: list[asyncio.Queue[HeadEndEvent]] = []
+        # What it keeps: read again by number, whatever was lost on the way the first time.
+        self.kept: list[Answer | Alert] = []
+        self.more = asyncio.Event()
         self.tasks: asyncio.TaskGroup | None = None
 
     def open_stream(self) -> asyncio.Queue[HeadEndEvent]:
@@ -238,6 +242,10 @@ class SimWan:
             self._tell(given_up)
 
     def _tell(self, event: HeadEndEvent) -> None:
+        if isinstance(event, Answer | Alert):
+            self.kept.append(event)
+            self.more.set()
+            self.more = asyncio.Event()
         for stream in self._streams:
             if self._chance.random() >= self.loss:
                 stream.put_nowait(event)
@@ -276,6 +284,15 @@ class SimHeadEnd:
             if self.dead:
                 await asyncio.get_running_loop().create_future()
             yield event
+
+    async def said(self, after: int) -> AsyncIterator[Numbered]:
+        while True:
+            more = self._wan.more
+            while after < len(self._wan.kept):
+                after += 1
+                await self._hop()
+                yield Numbered(after, self._wan.kept[after - 1])
+            await more.wait()
 
     def close(self) -> None:
         self.dead = True

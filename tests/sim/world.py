@@ -45,9 +45,11 @@ from core.flows.keep_pans import KeepPans
 from core.flows.keep_parties import KeepParties
 from core.flows.lapse import Lapse
 from core.flows.lookup import FindVend
+from core.flows.prove import CustodyOf
+from core.flows.record import Recorder
 from core.flows.send import SendIssued
 from core.flows.turn import TurnMeter
-from core.observe import StageTimes
+from core.observe import SetAside, StageTimes
 from core.ports.ledger import Ledger
 from tests.fakes.etcd import FakeEtcd
 from tests.sim.clock import now_s
@@ -161,14 +163,18 @@ class SimNode:
             refuse=refusing(ledger, answers, clock, _FLOW),
         )  # fmt: skip
         self.send = SendIssued(authorise=authorise, find=FindVend(ledger), ledger=ledger, answers=answers, clock=clock)
-        lapse = Lapse(registry=self.registry)
+        lapse, spent_here = Lapse(registry=self.registry), CustodyOf(registry=self.registry)
         attempt = AttemptDelivery(
             outbox=outbox, head_ends={HEAD_END: self.head_end}, clock=clock, times=times, random=sim.chance,
-            config=_DELIVERY, lapsed=lapse, reached_by=lapse.reached_by,
+            config=_DELIVERY, lapsed=lapse, reached_by=lapse.reached_by, spent_here=spent_here,
+        )  # fmt: skip
+        recorder = Recorder(
+            outbox=outbox, ownership=self.ownership, head_ends={HEAD_END: self.head_end}, answers=answers,
+            clock=clock, set_aside=SetAside(), spent_here=spent_here, reached_by=lapse.reached_by,
         )  # fmt: skip
         self.delivery = DeliveryWorker(
             outbox=outbox, ownership=self.ownership, head_ends={HEAD_END: self.head_end}, answers=answers,
-            attempt=attempt, config=_DELIVERY,
+            attempt=attempt, recorder=recorder, config=_DELIVERY,
         )  # fmt: skip
         self._outbox = outbox
 

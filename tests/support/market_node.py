@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from cluster.ledger import EtcdLedger
+from cluster.outbox import EtcdOutbox
 from cluster.registry import EtcdRegistry
 from cluster.registry_records import name_of
 from cluster.registry_store import EtcdRegistryStore
@@ -33,6 +34,7 @@ from core.flows.keep_parties import KeepParties
 from core.flows.load_records import LoadRecords
 from core.flows.lookup import FindVend
 from core.flows.market_view import MarketView
+from core.flows.open_cases import OpenCases
 from core.flows.reconcile import ReconcilePans
 from core.flows.send import SendIssued
 from core.flows.turn import TurnMeter
@@ -116,6 +118,8 @@ class MarketNode:
         self.send = SendIssued(
             authorise=self.authorise, find=self.find, ledger=self.ledger, answers=self.answers, clock=clock
         )
+        self.outbox = EtcdOutbox(self.store.client, self.store.config, clock)
+        self.cases = OpenCases(ledger=self.ledger, outbox=self.outbox, answers=self.answers, clock=clock)
         self.meters = KeepMeters(store=self.records, turn=self.turn, clock=clock, head_ends=lambda: self.head_ends)
         self.exchange = ExchangeMeter(meters=self.meters, store=self.records)
         self.hand_over = HandOverMeter(meters=self.meters, store=self.records, ledger=self.ledger, clock=clock)
@@ -154,7 +158,7 @@ class MarketNode:
             if not following:
                 parts.pop().cancel()
             if committing:
-                parts.append(tasks.create_task(self.line.run()))
+                parts += [tasks.create_task(self.line.run()), tasks.create_task(self.outbox.run())]
             try:
                 yield
             finally:

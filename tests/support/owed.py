@@ -20,11 +20,14 @@ from core.domain.message_id import message_id
 from core.domain.vend import Vend
 from core.flows.config import DeliveryConfig
 from core.flows.delivery_attempt import AttemptDelivery, AttemptEnd, Mailbox
+from core.flows.idempotency import Answers
 from core.flows.lapse import Lapse
+from core.flows.record import Recorder
 from core.observe import SetAside, StageTimes
-from core.ports.headend import AddCredit, Answer, Capabilities, GivenUp, HeadEndEvent, MessageState
+from core.ports.headend import AddCredit, Answer, Capabilities, GivenUp, HeadEndEvent, MessageState, Numbered
 from core.ports.ledger import StoredVend
-from core.ports.outbox import DeliveryChange
+from core.ports.outbox import DeliveryChange, Outbox
+from core.ports.ownership import Ownership
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 from tests.support.etcd import Store
@@ -32,6 +35,14 @@ from tests.support.market_node import GAINING_ID, OPERATOR, MarketNode, as_, ope
 from tests.support.vends import HEAD_END, PSP, PSP_ID, SUPPLIER_ID
 
 CONFIG = EtcdConfig(endpoints=("fake:1",))
+
+
+def deaf_recorder(outbox: Outbox, ownership: Ownership) -> Recorder:
+    """A recorder that hears no head end."""
+    return Recorder(
+        outbox=outbox, ownership=ownership, head_ends={}, answers=Answers(recent_max=10), clock=HandClock(),
+        set_aside=SetAside(),
+    )  # fmt: skip
 
 
 def id_of(vend: Vend) -> str:
@@ -65,6 +76,10 @@ class AskedHeadEnd:
     async def events(self) -> AsyncIterator[HeadEndEvent]:
         for event in list[HeadEndEvent]():
             yield event
+
+    async def said(self, after: int) -> AsyncIterator[Numbered]:
+        for one in list[Numbered]():
+            yield one
 
 
 class OwedDelivery:

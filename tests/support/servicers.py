@@ -61,7 +61,7 @@ class Servicers:
             authenticate=authenticate, issue=node.issue, send=node.send, find=node.find,
             check=CheckEligibility(authorise=node.authorise, ledger=node.ledger, counters=node.counters),
             advise=AdviseByHand(node.clock, DeliveryConfig()),
-            pan_rule=RULE,
+            cases=node.cases, pan_rule=RULE,
         )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from core.flows.confirm import (
     ALREADY_CREDITED,
     CREDIT_ADDED_LOCALLY,
     CREDITED,
+    DUPLICATE,
     DUPLICATE_UTRN,
     EXCEEDS_MAX_BALANCE,
     Ended,
@@ -44,7 +45,7 @@ def _alert(code: int, counter: int | None = 7) -> Alert:
     ("kind", "verdict"),
     [
         (AnswerKind.APPLIED, CREDITED),
-        (AnswerKind.DUPLICATE, ALREADY_CREDITED),
+        (AnswerKind.DUPLICATE, DUPLICATE),
         (AnswerKind.MAX_BALANCE, Ended(DeliveryState.REFUSED, DeliveryReason.MAX_BALANCE)),
         (AnswerKind.UNEXPLAINED, Next.EXPLAIN),
         (AnswerKind.TEMPORARY_FAILURE, Next.TRY_AGAIN),
@@ -59,11 +60,11 @@ def test_every_answer_has_a_meaning() -> None:
         of_answer(Answer(message_id=MESSAGE.message_id, kind=kind))
 
 
-@pytest.mark.parametrize("code", [CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN])
+@pytest.mark.parametrize(("code", "says"), [(CREDIT_ADDED_LOCALLY, ALREADY_CREDITED), (DUPLICATE_UTRN, DUPLICATE)])
 @pytest.mark.parametrize("unexplained", [True, False])
-def test_a_credit_alert_that_names_the_code_ends_its_delivery(code: int, unexplained: bool) -> None:
+def test_a_credit_alert_that_names_the_code_ends_its_delivery(code: int, says: Ended, unexplained: bool) -> None:
     verdict = of_alert(_alert(code), MESSAGE, unexplained=unexplained, trust_unnamed=False)
-    assert verdict == ALREADY_CREDITED
+    assert verdict == says
 
 
 def test_an_alert_about_another_code_says_nothing() -> None:
@@ -81,5 +82,5 @@ def test_a_refusal_alert_counts_only_after_an_unexplained_refusal() -> None:
 def test_an_alert_without_a_name_is_not_trusted_unless_told_so() -> None:
     alert = _alert(DUPLICATE_UTRN, None)
     assert of_alert(alert, MESSAGE, unexplained=True, trust_unnamed=False) is Next.WAIT
-    assert of_alert(alert, MESSAGE, unexplained=True, trust_unnamed=True) == ALREADY_CREDITED
+    assert of_alert(alert, MESSAGE, unexplained=True, trust_unnamed=True) == DUPLICATE
     assert of_alert(alert, MESSAGE, unexplained=False, trust_unnamed=True) is Next.WAIT

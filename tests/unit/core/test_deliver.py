@@ -17,22 +17,25 @@ from cluster.keys import Keys
 from cluster.ledger import EtcdLedger
 from cluster.outbox import EtcdOutbox
 from cluster.shards import shard_of
+from core.domain.message_id import message_id
 from core.domain.meter import MeterId, OriginatorId
-from core.domain.token import Counter
+from core.domain.token import COUNTER_CACHE, Counter
 from core.flows import deliver
 from core.flows.config import DeliveryConfig
-from core.flows.confirm import DUPLICATE_UTRN
+from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
 from core.flows.deliver import DeliveryWorker
-from core.flows.delivery_attempt import AttemptDelivery
+from core.flows.delivery_attempt import Aside, AttemptDelivery, AttemptEnd, Done, Later
 from core.flows.idempotency import Answers
+from core.flows.parked import Parked
 from core.observe import StageTimes
 from core.ports.headend import Alert, Answer, AnswerKind, StreamRestored
-from core.ports.ledger import CounterState, Entry
+from core.ports.ledger import CounterState, Entry, StoredVend
 from core.ports.outbox import Owed
 from core.ports.ownership import Gained, OwnershipChange
 from tests.fakes.etcd import FakeEtcd
 from tests.sim.meters import SimHeadEnd, SimMeters, SimWan, code_of
-from tests.support.vends import HEAD_END, ORIGINATOR, PSP_ID, new_id, new_meter_id, vend
+from tests.support.owed import deaf_recorder
+from tests.support.vends import HEAD_END, NOW, ORIGINATOR, PSP_ID, new_id, new_meter_id, vend
 
 CONFIG = EtcdConfig(endpoints=("fake:1",))
 
@@ -79,6 +82,7 @@ async def test_a_delivery_that_met_a_doubtful_lease_is_looked_at_again(
             outbox=outbox, head_ends={HEAD_END: head_end}, clock=clock, times=StageTimes(), random=chance,
             config=DeliveryConfig(),
         ),
+        recorder=deaf_recorder(outbox, FlickeringOwnership(shard, epoch, 0)),
         config=DeliveryConfig(),
     )  # fmt: skip
     async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
@@ -102,7 +106,7 @@ async def test_after_an_outage_those_who_have_waited_longest_come_first() -> Non
     worker._take_listing(tuple(_owed(meter_id, since) for meter_id, since in waited.items()))
     in_order = [(meter_id, ORIGINATOR) for meter_id in sorted(meters, key=waited.__getitem__)]
     assert list(worker._turn) == in_order
-    assert worker._addressed(StreamRestored()) == in_order
+    assert worker._addressed(StreamRestored()) == [(key, None) for key in in_order]
 
 
 async def test_codes_of_two_suppliers_for_one_meter_do_not_hold_each_other_up() -> None:
@@ -114,9 +118,10 @@ async def test_codes_of_two_suppliers_for_one_meter_do_not_hold_each_other_up() 
     worker._take_listing((old, new))
     assert list(worker._turn) == [(meter_id, ORIGINATOR), (meter_id, gaining)]
     alert = Alert(meter_id=meter_id, alert_code=DUPLICATE_UTRN, originator_id=None, counter=None)
-    assert worker._addressed(alert) == [(meter_id, ORIGINATOR), (meter_id, gaining)], "an alert may be about either"
+    either = [((meter_id, ORIGINATOR), None), ((meter_id, gaining), None)]
+    assert worker._addressed(alert) == either, "an alert may be about either"
     named = Answer(message_id=f"{gaining}:{meter_id}:{1 << 32}", kind=AnswerKind.APPLIED)
-    assert worker._addressed(named) == [(meter_id, gaining)]
+    assert worker._addressed(named) == [((meter_id, gaining), 1)]
     worker._remove((meter_id, ORIGINATOR), 1)
     assert list(worker._lanes) == [(meter_id, gaining)]
 
@@ -137,5 +142,143 @@ def _idle_worker() -> DeliveryWorker:
     )
     return DeliveryWorker(
         outbox=outbox, ownership=FlickeringOwnership(0, 1, 0), head_ends={}, answers=Answers(recent_max=10),
-        attempt=attempt, config=DeliveryConfig(),
+        attempt=attempt, config=DeliveryConfig(), recorder=deaf_recorder(outbox, FlickeringOwnership(0, 1, 0)),
     )  # fmt: skip
+
+
+class Waiting:
+    """Attempts that end as they are told, and count how often each counter was tried."""
+
+    def __init__(self) -> None:
+        self.ends: dict[int, AttemptEnd | None] = {}
+        self.tried: list[int] = []
+        self.under_way = asyncio.Event()
+        self.let_go = asyncio.Event()
+
+    async def __call__(self, stored: StoredVend, **_: object) -> AttemptEnd | None:
+        self.tried.append(stored.vend.counter)
+        self.under_way.set()
+        end = self.ends.get(stored.vend.counter, Parked(HEAD_END, NOW))
+        if end is None:
+            await self.let_go.wait()
+        return end or Done(stored)
+
+
+def _worker_of(attempts: Waiting, owned: list[Owed], ownership: FlickeringOwnership) -> DeliveryWorker:
+    worker = _idle_worker()
+    worker._attempt = cast("AttemptDelivery", attempts)
+    worker._ownership = ownership
+    worker._ours = {owned[0].shard}
+    _remember(worker, owned)
+    worker._take_listing(tuple(owned))
+    return worker
+
+
+def _remember(worker: DeliveryWorker, owned: list[Owed]) -> None:
+    for one in owned:
+        made = replace(vend(one.counter, one.meter_id), originator_id=one.originator_id)
+        sale = replace(made.sale, transaction_id=one.transaction_id)
+        worker._answers.remember(StoredVend(vend=replace(made, sale=sale), revision=1))
+
+
+def _owed_by(meter_id: MeterId, *counters: int) -> list[Owed]:
+    return [
+        replace(_owed(meter_id, at), counter=Counter(counter), transaction_id=new_id())
+        for at, counter in enumerate(counters, 1)
+    ]
+
+
+async def _until_idle(worker: DeliveryWorker, attempts: Waiting) -> None:
+    """Give turns until the worker has none left and nothing is under way."""
+    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        while worker._turn or worker.under_way:
+            if worker._turn:
+                await worker._start(tasks, worker._next_turn())
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("end", [Later(3600.0), Aside(3600.0)], ids=["unknown", "lapsed"])
+async def test_what_is_not_known_of_one_code_holds_no_newer_one_of_its_meter(end: AttemptEnd) -> None:
+    """After a Change of Tenancy the new tenant's top-up waited for the old one's, for up to a day."""
+    meter_id, attempts = new_meter_id(), Waiting()
+    owed = _owed_by(meter_id, 7, 8)
+    attempts.ends = {7: end, 8: Later(3600.0)}
+    worker = _worker_of(attempts, owed, FlickeringOwnership(owed[0].shard, 1, 0))
+    await _until_idle(worker, attempts)
+    assert attempts.tried == [7, 8]
+
+
+async def test_with_alerts_that_name_no_code_one_waits_for_the_other() -> None:
+    """The positive control of the order: then an alert can only be about the one that is not settled."""
+    meter_id, attempts = new_meter_id(), Waiting()
+    owed = _owed_by(meter_id, 7, 8)
+    attempts.ends = {7: Later(3600.0), 8: Later(3600.0)}
+    worker = _worker_of(attempts, owed, FlickeringOwnership(owed[0].shard, 1, 0))
+    worker._config = DeliveryConfig(trust_unnamed_alerts=True)
+    await _until_idle(worker, attempts)
+    assert attempts.tried == [7]
+
+
+@pytest.mark.parametrize(("end", "goes"), [(Later(3600.0), False), (Aside(3600.0), True)], ids=["to send", "lapsed"])
+async def test_no_code_is_sent_that_makes_the_meter_forget_one_that_is_still_to_be_sent(
+    end: AttemptEnd, goes: bool
+) -> None:
+    meter_id, attempts = new_meter_id(), Waiting()
+    near, far = 7 + COUNTER_CACHE - 1, 7 + COUNTER_CACHE
+    owed = _owed_by(meter_id, 7, near, far)
+    attempts.ends = {7: end, near: Later(3600.0), far: Later(3600.0)}
+    if goes:
+        # Nor one beyond the next that is to be sent.
+        owed = [owed[0], owed[2]]
+    worker = _worker_of(attempts, owed, FlickeringOwnership(owed[0].shard, 1, 0))
+    await _until_idle(worker, attempts)
+    assert attempts.tried == ([7, far] if goes else [7, near])
+
+
+async def test_a_delivery_cancelled_before_its_first_step_leaves_its_lane_free() -> None:
+    meter_id, attempts = new_meter_id(), Waiting()
+    owed = _owed_by(meter_id, 7)
+    worker = _worker_of(attempts, owed, FlickeringOwnership(owed[0].shard, 1, 0))
+    attempts.ends = {7: Later(3600.0)}
+    key = (meter_id, ORIGINATOR)
+    async with asyncio.TaskGroup() as tasks:
+        await worker._start(tasks, worker._next_turn())
+        worker._stop(key)
+    assert (worker.under_way, worker._lanes[key].task, attempts.tried) == (0, None, [])
+    await _until_idle(worker, attempts)
+    assert attempts.tried == [7], "the shard is ours again, and its delivery goes"
+
+
+async def test_a_shard_that_is_lost_and_gained_again_while_an_attempt_ends_goes_on() -> None:
+    meter_id, attempts = new_meter_id(), Waiting()
+    owed = _owed_by(meter_id, 7)
+    worker = _worker_of(attempts, owed, FlickeringOwnership(owed[0].shard, 1, 0))
+    attempts.ends = {7: None}
+    key = (meter_id, ORIGINATOR)
+    async with asyncio.TaskGroup() as tasks:
+        await worker._start(tasks, worker._next_turn())
+        await attempts.under_way.wait()
+        worker._stop(key)
+        # Gained before the cancelled attempt has come to its end: its lane still has a task.
+        worker._wake(key)
+    attempts.ends = {7: Later(3600.0)}
+    _remember(worker, owed)
+    await _until_idle(worker, attempts)
+    assert attempts.tried == [7, 7]
+
+
+async def test_news_of_a_code_goes_to_its_own_delivery_and_is_told_to_whoever_asks() -> None:
+    meter_id, attempts = new_meter_id(), Waiting()
+    owed = _owed_by(meter_id, 7, 8)
+    attempts.ends = {7: Later(3600.0), 8: None}
+    worker = _worker_of(attempts, owed, FlickeringOwnership(owed[0].shard, 1, 0))
+    attempts.let_go.set()
+    await _until_idle(worker, attempts)
+    answer = Answer(message_id=message_id(ORIGINATOR, meter_id, Counter(7)), kind=AnswerKind.APPLIED)
+    assert worker._take_news(meter_id, ORIGINATOR, Counter(7), answer), "it is owed: its attempts hear their answers"
+    assert not worker._lanes[meter_id, ORIGINATOR].slots[7].box, "and this one may be older than they are"
+    event = Alert(meter_id=meter_id, alert_code=CREDIT_ADDED_LOCALLY, originator_id=ORIGINATOR, counter=Counter(7))
+    assert worker._take_news(meter_id, ORIGINATOR, Counter(7), event), "it is owed: its next attempt hears it"
+    assert bool(worker._lanes[meter_id, ORIGINATOR].slots[7].box)
+    assert worker._take_news(meter_id, ORIGINATOR, Counter(8), event), "it has ended here: nothing is left to write"
+    assert not worker._take_news(meter_id, ORIGINATOR, Counter(9), event), "nobody has it in hand"

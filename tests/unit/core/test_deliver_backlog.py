@@ -22,6 +22,7 @@ from core.ports.headend import HeadEnd, HeadEndEvent, StreamRestored
 from core.ports.ledger import StoredVend
 from core.ports.outbox import Listing, Outbox, OutboxEvent, Owed
 from core.ports.ownership import Gained, OwnershipChange
+from tests.support.owed import deaf_recorder
 from tests.support.vends import HEAD_END, NOW, ORIGINATOR, PSP_ID, vend
 
 SHARDS = 8
@@ -121,6 +122,7 @@ async def working(backlog: Backlog, attempts: Attempts, head_end: Returning) -> 
     worker = DeliveryWorker(
         outbox=cast("Outbox", backlog), ownership=AllOwned(), head_ends=head_ends, answers=Answers(recent_max=10),
         attempt=cast("Any", attempts), config=DeliveryConfig(in_flight_max=AT_ONCE),
+        recorder=deaf_recorder(cast("Outbox", backlog), AllOwned()),
     )  # fmt: skip
     running = asyncio.create_task(worker.run())  # noqa: TID251
     try:

@@ -142,6 +142,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """No node of this service is configured with a head end of the name that the meter has, or is to have. A code can be
     issued and entered by hand; it cannot be sent. Facts: head_end, known.
     """
+    ERROR_REASON_CODE_TOO_FAR_BEHIND: _ErrorReason.ValueType  # 70
+    """So many newer codes of the meter were issued that its answer to this one could not prove whether it was credited, so
+    it is not sent. The code is valid: the consumer enters it at the meter. Facts: utrn_counter, last_issued.
+    """
+    ERROR_REASON_COUNTER_OUT_OF_RANGE: _ErrorReason.ValueType  # 71
+    """A code made elsewhere has a counter that the meter's rule does not allow against what is known to be credited. Facts:
+    counter_min, counter_max.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason this service gives for not doing what was asked. Carried in google.rpc.ErrorInfo.reason, without the
@@ -269,5 +277,13 @@ ERROR_REASON_NODE_ALIVE: ErrorReason.ValueType  # 53
 ERROR_REASON_HEAD_END_UNKNOWN: ErrorReason.ValueType  # 60
 """No node of this service is configured with a head end of the name that the meter has, or is to have. A code can be
 issued and entered by hand; it cannot be sent. Facts: head_end, known.
+"""
+ERROR_REASON_CODE_TOO_FAR_BEHIND: ErrorReason.ValueType  # 70
+"""So many newer codes of the meter were issued that its answer to this one could not prove whether it was credited, so
+it is not sent. The code is valid: the consumer enters it at the meter. Facts: utrn_counter, last_issued.
+"""
+ERROR_REASON_COUNTER_OUT_OF_RANGE: ErrorReason.ValueType  # 71
+"""A code made elsewhere has a counter that the meter's rule does not allow against what is known to be credited. Facts:
+counter_min, counter_max.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

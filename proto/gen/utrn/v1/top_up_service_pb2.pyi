@@ -442,3 +442,115 @@ class CheckEligibilityResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CheckEligibilityResponse: _TypeAlias = CheckEligibilityResponse  # noqa: Y015
+
+@_typing.final
+class ListOpenCasesRequest(_message.Message):
+    """Whose open cases."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUPPLIER_ID_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    supplier_id: _builtins.str
+    """Empty for the caller itself."""
+    limit: _builtins.int
+    """1 to 1000; 0 for 100."""
+    after: _builtins.str
+    """`next_after` of the page before; empty for the first. 0 to 100 characters."""
+    def __init__(
+        self,
+        *,
+        supplier_id: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit", "supplier_id", b"supplier_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOpenCasesRequest: _TypeAlias = ListOpenCasesRequest  # noqa: Y015
+
+@_typing.final
+class ListOpenCasesResponse(_message.Message):
+    """A page of open cases."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VENDS_FIELD_NUMBER: _builtins.int
+    NEXT_AFTER_FIELD_NUMBER: _builtins.int
+    next_after: _builtins.str
+    """Where the next page begins; empty at the end."""
+    @_builtins.property
+    def vends(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Vend]:
+        """The vends, each with its delivery at DELIVERY_STATE_NEEDS_CHECK."""
+
+    def __init__(
+        self,
+        *,
+        vends: _abc.Iterable[_types_pb2.Vend] | None = ...,
+        next_after: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_after", b"next_after", "vends", b"vends"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListOpenCasesResponse: _TypeAlias = ListOpenCasesResponse  # noqa: Y015
+
+@_typing.final
+class SettleDeliveryRequest(_message.Message):
+    """What the meter's credit log says of a code."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    TRANSACTION_ID_FIELD_NUMBER: _builtins.int
+    CREDITED_FIELD_NUMBER: _builtins.int
+    participant_id: _builtins.str
+    """Who made the vend. Empty: the caller."""
+    transaction_id: _builtins.str
+    """The vend's transaction id."""
+    credited: _builtins.bool
+    """True: the code is in the meter's credit log. False: it is not, and cannot be credited any more."""
+    def __init__(
+        self,
+        *,
+        participant_id: _builtins.str = ...,
+        transaction_id: _builtins.str = ...,
+        credited: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credited", b"credited", "participant_id", b"participant_id", "transaction_id", b"transaction_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettleDeliveryRequest: _TypeAlias = SettleDeliveryRequest  # noqa: Y015
+
+@_typing.final
+class SettleDeliveryResponse(_message.Message):
+    """The delivery as it is settled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DELIVERY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def delivery(self) -> _types_pb2.Delivery:
+        """APPLIED or REFUSED, by CHECKED_BY_SUPPLIER."""
+
+    def __init__(
+        self,
+        *,
+        delivery: _types_pb2.Delivery | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SettleDeliveryResponse: _TypeAlias = SettleDeliveryResponse  # noqa: Y015

@@ -68,6 +68,16 @@ class TopUpServiceStub:
                 request_serializer=utrn_dot_v1_dot_top__up__service__pb2.CheckEligibilityRequest.SerializeToString,
                 response_deserializer=utrn_dot_v1_dot_top__up__service__pb2.CheckEligibilityResponse.FromString,
                 _registered_method=True)
+        self.ListOpenCases = channel.unary_unary(
+                '/utrn.v1.TopUpService/ListOpenCases',
+                request_serializer=utrn_dot_v1_dot_top__up__service__pb2.ListOpenCasesRequest.SerializeToString,
+                response_deserializer=utrn_dot_v1_dot_top__up__service__pb2.ListOpenCasesResponse.FromString,
+                _registered_method=True)
+        self.SettleDelivery = channel.unary_unary(
+                '/utrn.v1.TopUpService/SettleDelivery',
+                request_serializer=utrn_dot_v1_dot_top__up__service__pb2.SettleDeliveryRequest.SerializeToString,
+                response_deserializer=utrn_dot_v1_dot_top__up__service__pb2.SettleDeliveryResponse.FromString,
+                _registered_method=True)
 
 
 class TopUpServiceServicer:
@@ -157,6 +167,35 @@ class TopUpServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListOpenCases(self, request, context):
+        """Answers the open cases of a supplier: codes of which the meter says no more than that they are old, so that nobody
+        knows whether they were credited (DELIVERY_STATE_NEEDS_CHECK). Each waits for its supplier to read the meter's credit
+        log. In the order of originator, meter and counter. Reads only.
+
+        Bounds: see each field. Callers: the supplier itself; operators, helpdesk and auditors, who name one.
+        Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED (CALLER_SUSPENDED,
+        ROLE_NOT_ALLOWED, NOT_YOURS), UNAVAILABLE (LEDGER_UNAVAILABLE, NOT_READY).
+        After a time-out: repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SettleDelivery(self, request, context):
+        """Settles an open case by what the supplier has read in the meter's credit log: credited, or not. The word of the
+        supplier is final, unless the meter itself says later that it has credited the code.
+
+        Bounds: see each field. Callers: the supplier under whom the code was sold; operators.
+        Idempotency: settling again the same way changes nothing.
+        Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED (CALLER_SUSPENDED,
+        ROLE_NOT_ALLOWED, NOT_YOURS), NOT_FOUND (VEND_UNKNOWN), FAILED_PRECONDITION (RECORD_CHANGED: it is no open case, or
+        was settled the other way), UNAVAILABLE (LEDGER_UNAVAILABLE, OUTCOME_UNKNOWN, NOT_READY).
+        After a time-out: repeat.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TopUpServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -184,6 +223,16 @@ def add_TopUpServiceServicer_to_server(servicer, server):
                     servicer.CheckEligibility,
                     request_deserializer=utrn_dot_v1_dot_top__up__service__pb2.CheckEligibilityRequest.FromString,
                     response_serializer=utrn_dot_v1_dot_top__up__service__pb2.CheckEligibilityResponse.SerializeToString,
+            ),
+            'ListOpenCases': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListOpenCases,
+                    request_deserializer=utrn_dot_v1_dot_top__up__service__pb2.ListOpenCasesRequest.FromString,
+                    response_serializer=utrn_dot_v1_dot_top__up__service__pb2.ListOpenCasesResponse.SerializeToString,
+            ),
+            'SettleDelivery': grpc.unary_unary_rpc_method_handler(
+                    servicer.SettleDelivery,
+                    request_deserializer=utrn_dot_v1_dot_top__up__service__pb2.SettleDeliveryRequest.FromString,
+                    response_serializer=utrn_dot_v1_dot_top__up__service__pb2.SettleDeliveryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -330,6 +379,60 @@ class TopUpService:
             '/utrn.v1.TopUpService/CheckEligibility',
             utrn_dot_v1_dot_top__up__service__pb2.CheckEligibilityRequest.SerializeToString,
             utrn_dot_v1_dot_top__up__service__pb2.CheckEligibilityResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListOpenCases(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utrn.v1.TopUpService/ListOpenCases',
+            utrn_dot_v1_dot_top__up__service__pb2.ListOpenCasesRequest.SerializeToString,
+            utrn_dot_v1_dot_top__up__service__pb2.ListOpenCasesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SettleDelivery(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utrn.v1.TopUpService/SettleDelivery',
+            utrn_dot_v1_dot_top__up__service__pb2.SettleDeliveryRequest.SerializeToString,
+            utrn_dot_v1_dot_top__up__service__pb2.SettleDeliveryResponse.FromString,
             options,
             channel_credentials,
             insecure,

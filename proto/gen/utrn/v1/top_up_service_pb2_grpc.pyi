@@ -97,6 +97,27 @@ class TopUpServiceStub:
     (CALLER_SUSPENDED), UNAVAILABLE (LEDGER_UNAVAILABLE, NOT_READY).
     After a time-out: repeat.
     """
+    ListOpenCases: _grpc.UnaryUnaryMultiCallable[_top_up_service_pb2.ListOpenCasesRequest, _top_up_service_pb2.ListOpenCasesResponse]
+    """Answers the open cases of a supplier: codes of which the meter says no more than that they are old, so that nobody
+    knows whether they were credited (DELIVERY_STATE_NEEDS_CHECK). Each waits for its supplier to read the meter's credit
+    log. In the order of originator, meter and counter. Reads only.
+
+    Bounds: see each field. Callers: the supplier itself; operators, helpdesk and auditors, who name one.
+    Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED (CALLER_SUSPENDED,
+    ROLE_NOT_ALLOWED, NOT_YOURS), UNAVAILABLE (LEDGER_UNAVAILABLE, NOT_READY).
+    After a time-out: repeat.
+    """
+    SettleDelivery: _grpc.UnaryUnaryMultiCallable[_top_up_service_pb2.SettleDeliveryRequest, _top_up_service_pb2.SettleDeliveryResponse]
+    """Settles an open case by what the supplier has read in the meter's credit log: credited, or not. The word of the
+    supplier is final, unless the meter itself says later that it has credited the code.
+
+    Bounds: see each field. Callers: the supplier under whom the code was sold; operators.
+    Idempotency: settling again the same way changes nothing.
+    Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED (CALLER_SUSPENDED,
+    ROLE_NOT_ALLOWED, NOT_YOURS), NOT_FOUND (VEND_UNKNOWN), FAILED_PRECONDITION (RECORD_CHANGED: it is no open case, or
+    was settled the other way), UNAVAILABLE (LEDGER_UNAVAILABLE, OUTCOME_UNKNOWN, NOT_READY).
+    After a time-out: repeat.
+    """
 
 @_typing.type_check_only
 class TopUpServiceAsyncStub(TopUpServiceStub):
@@ -165,6 +186,27 @@ class TopUpServiceAsyncStub(TopUpServiceStub):
 
     Bounds: see each field. Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED
     (CALLER_SUSPENDED), UNAVAILABLE (LEDGER_UNAVAILABLE, NOT_READY).
+    After a time-out: repeat.
+    """
+    ListOpenCases: _aio.UnaryUnaryMultiCallable[_top_up_service_pb2.ListOpenCasesRequest, _top_up_service_pb2.ListOpenCasesResponse]  # type: ignore[assignment]
+    """Answers the open cases of a supplier: codes of which the meter says no more than that they are old, so that nobody
+    knows whether they were credited (DELIVERY_STATE_NEEDS_CHECK). Each waits for its supplier to read the meter's credit
+    log. In the order of originator, meter and counter. Reads only.
+
+    Bounds: see each field. Callers: the supplier itself; operators, helpdesk and auditors, who name one.
+    Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED (CALLER_SUSPENDED,
+    ROLE_NOT_ALLOWED, NOT_YOURS), UNAVAILABLE (LEDGER_UNAVAILABLE, NOT_READY).
+    After a time-out: repeat.
+    """
+    SettleDelivery: _aio.UnaryUnaryMultiCallable[_top_up_service_pb2.SettleDeliveryRequest, _top_up_service_pb2.SettleDeliveryResponse]  # type: ignore[assignment]
+    """Settles an open case by what the supplier has read in the meter's credit log: credited, or not. The word of the
+    supplier is final, unless the meter itself says later that it has credited the code.
+
+    Bounds: see each field. Callers: the supplier under whom the code was sold; operators.
+    Idempotency: settling again the same way changes nothing.
+    Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED (CALLER_SUSPENDED,
+    ROLE_NOT_ALLOWED, NOT_YOURS), NOT_FOUND (VEND_UNKNOWN), FAILED_PRECONDITION (RECORD_CHANGED: it is no open case, or
+    was settled the other way), UNAVAILABLE (LEDGER_UNAVAILABLE, OUTCOME_UNKNOWN, NOT_READY).
     After a time-out: repeat.
     """
 
@@ -262,6 +304,39 @@ class TopUpServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Bounds: see each field. Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED
         (CALLER_SUSPENDED), UNAVAILABLE (LEDGER_UNAVAILABLE, NOT_READY).
+        After a time-out: repeat.
+        """
+
+    @_abc_1.abstractmethod
+    def ListOpenCases(
+        self,
+        request: _top_up_service_pb2.ListOpenCasesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_top_up_service_pb2.ListOpenCasesResponse, _abc.Awaitable[_top_up_service_pb2.ListOpenCasesResponse]]:
+        """Answers the open cases of a supplier: codes of which the meter says no more than that they are old, so that nobody
+        knows whether they were credited (DELIVERY_STATE_NEEDS_CHECK). Each waits for its supplier to read the meter's credit
+        log. In the order of originator, meter and counter. Reads only.
+
+        Bounds: see each field. Callers: the supplier itself; operators, helpdesk and auditors, who name one.
+        Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED (CALLER_SUSPENDED,
+        ROLE_NOT_ALLOWED, NOT_YOURS), UNAVAILABLE (LEDGER_UNAVAILABLE, NOT_READY).
+        After a time-out: repeat.
+        """
+
+    @_abc_1.abstractmethod
+    def SettleDelivery(
+        self,
+        request: _top_up_service_pb2.SettleDeliveryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_top_up_service_pb2.SettleDeliveryResponse, _abc.Awaitable[_top_up_service_pb2.SettleDeliveryResponse]]:
+        """Settles an open case by what the supplier has read in the meter's credit log: credited, or not. The word of the
+        supplier is final, unless the meter itself says later that it has credited the code.
+
+        Bounds: see each field. Callers: the supplier under whom the code was sold; operators.
+        Idempotency: settling again the same way changes nothing.
+        Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED (CALLER_SUSPENDED,
+        ROLE_NOT_ALLOWED, NOT_YOURS), NOT_FOUND (VEND_UNKNOWN), FAILED_PRECONDITION (RECORD_CHANGED: it is no open case, or
+        was settled the other way), UNAVAILABLE (LEDGER_UNAVAILABLE, OUTCOME_UNKNOWN, NOT_READY).
         After a time-out: repeat.
         """
 

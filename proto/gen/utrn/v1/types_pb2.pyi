@@ -79,11 +79,16 @@ class _DeliveryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deliver
     DELIVERY_STATE_UNKNOWN: _DeliveryState.ValueType  # 4
     """Sent, and the outcome is not known. It will be asked for, or sent again: the same code under the same message id."""
     DELIVERY_STATE_APPLIED: _DeliveryState.ValueType  # 5
-    """The meter has the credit, over the air or by keypad. Final."""
+    """The meter has the credit, over the air or by keypad. Final. Reached from every other state, whenever the meter says so."""
     DELIVERY_STATE_REFUSED: _DeliveryState.ValueType  # 6
     """The meter refused the code, for the reason given. Final over the air."""
     DELIVERY_STATE_ENTER_BY_HAND: _DeliveryState.ValueType  # 7
     """Sending has ended without a known outcome. Not a failure: the consumer holds the code and enters it by hand."""
+    DELIVERY_STATE_NEEDS_CHECK: _DeliveryState.ValueType  # 8
+    """The meter calls the code a duplicate, and that does not prove that it was credited: the code is further behind the
+    newest one than a meter remembers. An open case of the meter's supplier, who reads the meter's credit log and settles
+    it (SettleDelivery). Until then no money may be given back, nor may the code be taken as credited.
+    """
 
 class DeliveryState(_DeliveryState, metaclass=_DeliveryStateEnumTypeWrapper):
     """Where the delivery over the air of a vend's code stands."""
@@ -99,11 +104,16 @@ DELIVERY_STATE_SENT: DeliveryState.ValueType  # 3
 DELIVERY_STATE_UNKNOWN: DeliveryState.ValueType  # 4
 """Sent, and the outcome is not known. It will be asked for, or sent again: the same code under the same message id."""
 DELIVERY_STATE_APPLIED: DeliveryState.ValueType  # 5
-"""The meter has the credit, over the air or by keypad. Final."""
+"""The meter has the credit, over the air or by keypad. Final. Reached from every other state, whenever the meter says so."""
 DELIVERY_STATE_REFUSED: DeliveryState.ValueType  # 6
 """The meter refused the code, for the reason given. Final over the air."""
 DELIVERY_STATE_ENTER_BY_HAND: DeliveryState.ValueType  # 7
 """Sending has ended without a known outcome. Not a failure: the consumer holds the code and enters it by hand."""
+DELIVERY_STATE_NEEDS_CHECK: DeliveryState.ValueType  # 8
+"""The meter calls the code a duplicate, and that does not prove that it was credited: the code is further behind the
+newest one than a meter remembers. An open case of the meter's supplier, who reads the meter's credit log and settles
+it (SettleDelivery). Until then no money may be given back, nor may the code be taken as credited.
+"""
 Global___DeliveryState: _TypeAlias = DeliveryState  # noqa: Y015
 
 class _DeliveryReason:
@@ -136,6 +146,16 @@ class _DeliveryReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delive
     """The meter has another tenant since the sale. Its supplier decides."""
     DELIVERY_REASON_METER_REMOVED: _DeliveryReason.ValueType  # 11
     """The meter was taken out of service, or is not enrolled any more. Its supplier decides."""
+    DELIVERY_REASON_DUPLICATE_UNPROVEN: _DeliveryReason.ValueType  # 12
+    """The meter said duplicate of a code so old that it says so whether it was credited or not. See
+    DELIVERY_STATE_NEEDS_CHECK.
+    """
+    DELIVERY_REASON_CHECKED_BY_SUPPLIER: _DeliveryReason.ValueType  # 13
+    """The meter's supplier has read the meter's credit log: credited (APPLIED) or not (REFUSED)."""
+    DELIVERY_REASON_CREDITED_AFTER_REFUSAL: _DeliveryReason.ValueType  # 14
+    """The meter credited the code, by keypad, after its delivery had been refused: the consumer has the credit. Whoever has
+    given the money back must know.
+    """
 
 class DeliveryReason(_DeliveryReason, metaclass=_DeliveryReasonEnumTypeWrapper):
     """Why a delivery ended as it did."""
@@ -164,6 +184,16 @@ DELIVERY_REASON_TENANCY_CHANGED: DeliveryReason.ValueType  # 10
 """The meter has another tenant since the sale. Its supplier decides."""
 DELIVERY_REASON_METER_REMOVED: DeliveryReason.ValueType  # 11
 """The meter was taken out of service, or is not enrolled any more. Its supplier decides."""
+DELIVERY_REASON_DUPLICATE_UNPROVEN: DeliveryReason.ValueType  # 12
+"""The meter said duplicate of a code so old that it says so whether it was credited or not. See
+DELIVERY_STATE_NEEDS_CHECK.
+"""
+DELIVERY_REASON_CHECKED_BY_SUPPLIER: DeliveryReason.ValueType  # 13
+"""The meter's supplier has read the meter's credit log: credited (APPLIED) or not (REFUSED)."""
+DELIVERY_REASON_CREDITED_AFTER_REFUSAL: DeliveryReason.ValueType  # 14
+"""The meter credited the code, by keypad, after its delivery had been refused: the consumer has the credit. Whoever has
+given the money back must know.
+"""
 Global___DeliveryReason: _TypeAlias = DeliveryReason  # noqa: Y015
 
 @_typing.final

@@ -1,0 +1,388 @@
+"""What meters say of codes whose delivery nobody owes reaches their vends; over the fake and over a real etcd."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from etcdpb import rpc_pb2 as pb
+
+from cluster import ops
+from cluster.keys import Keys
+from cluster.ledger import EtcdLedger
+from cluster.outbox import EtcdOutbox
+from cluster.shards import shard_of
+from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
+from core.domain.errors import HeadEndUnavailable
+from core.domain.message_id import message_id
+from core.domain.meter import MeterId
+from core.domain.registry import Basis
+from core.domain.token import COUNTER_CACHE, Counter
+from core.domain.vend import Operation, Vend
+from core.flows import record
+from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
+from core.flows.idempotency import Answers
+from core.flows.record import Recorder
+from core.observe import SetAside
+from core.ports.headend import Alert, Answer, AnswerKind, Numbered
+from core.ports.ledger import Committed, CounterState, Entry, StoredVend
+from core.ports.outbox import DeliveryChange
+from core.ports.ownership import OwnershipChange
+from tests.fakes.clock import HandClock
+from tests.support.etcd import Store
+from tests.support.vends import HEAD_END, NOW, ORIGINATOR, PSP_ID, SUPPLIER_ID, new_meter_id, vend
+
+A = DeliveryState
+
+
+@dataclass
+class Telling:
+    """A head end that keeps what meters say, under numbers; one that counts anew says so with a lower one."""
+
+    kept: list[Answer | Alert] = field(default_factory=list)
+    more: asyncio.Event = field(default_factory=asyncio.Event)
+    read: list[int] = field(default_factory=list)
+
+    def say(self, *said: Answer | Alert) -> None:
+        self.kept += said
+        self.more.set()
+        self.more = asyncio.Event()
+
+    async def said(self, after: int) -> AsyncIterator[Numbered]:
+        self.read.append(after)
+        if after > len(self.kept):
+            yield Numbered(0)
+            after = 0
+        while True:
+            more = self.more
+            while after < len(self.kept):
+                after += 1
+                yield Numbered(after, self.kept[after - 1])
+            await more.wait()
+
+
+class Owning:
+    """Owns what it is told to, under the epochs it is told."""
+
+    def __init__(self, shards: int) -> None:
+        self.shards, self.epochs = shards, dict[int, int]()
+
+    def shard_of(self, meter_id: MeterId) -> int:
+        return shard_of(meter_id, self.shards)
+
+    def epoch(self, shard: int) -> int | None:
+        return self.epochs.get(shard)
+
+    async def changes(self) -> AsyncIterator[OwnershipChange]:
+        for change in list[OwnershipChange]():
+            yield change
+
+
+class Bench:
+    """A ledger, one meter, and nodes that hear what it says."""
+
+    def __init__(self, store: Store) -> None:
+        self.store, self.keys = store, Keys(store.config.prefix)
+        self.ledger = EtcdLedger(store.client, store.config, HandClock())
+        self.outbox = EtcdOutbox(store.client, store.config, HandClock())
+        self.meter_id, self.state = new_meter_id(), CounterState()
+        self.shard = shard_of(self.meter_id, store.config.shards)
+        self.head_end = Telling()
+        self.set_aside = SetAside()
+        self.spent_here: Callable[..., tuple[bool, Basis]] = lambda *_: (True, ())
+
+    async def issue(self, operation: Operation = Operation.ISSUE) -> StoredVend:
+        made = vend(self.state.next, self.meter_id, operation=operation)
+        (outcome,) = await self.ledger.commit([Entry(vend=made, seen=self.state)])
+        assert isinstance(outcome, Committed)
+        self.state = outcome.counter
+        return outcome.stored
+
+    async def own(self, node: str) -> int:
+        key = self.keys.shard(self.shard)
+        await self.store.client.txn(pb.TxnRequest(success=[ops.delete(key)]))
+        reply = await self.store.client.txn(pb.TxnRequest(success=[ops.put(key, node.encode())]))
+        return reply.header.revision
+
+    async def write(self, stored: StoredVend, delivery: Delivery, epoch: int) -> StoredVend:
+        change = DeliveryChange(shard=self.shard, epoch=epoch, stored=stored, delivery=delivery)
+        (outcome,) = await self.outbox.write([change])
+        assert isinstance(outcome, StoredVend), outcome
+        return outcome
+
+    async def ended(self, state: DeliveryState, reason: DeliveryReason, epoch: int) -> StoredVend:
+        """Return a vend that was sent once, and whose delivery ended so."""
+        stored = await self.issue(Operation.TOP_UP)
+        stored = await self.write(stored, stored.vend.delivery.send(NOW, epoch), epoch)
+        return await self.write(stored, stored.vend.delivery.close(state, reason, NOW, epoch), epoch)
+
+    @asynccontextmanager
+    async def node(self, epoch: int, *, head_end: str = HEAD_END) -> AsyncIterator[Recorder]:
+        """A node that owns the meter's shard under `epoch`, and hears the head end."""
+        ownership = Owning(self.store.config.shards)
+        ownership.epochs[self.shard] = epoch
+        outbox = EtcdOutbox(self.store.client, self.store.config, HandClock())
+        recorder = Recorder(
+            outbox=outbox, ownership=ownership, head_ends={head_end: self.head_end},  # type: ignore[dict-item]
+            answers=Answers(recent_max=10), clock=HandClock(), set_aside=self.set_aside,
+            spent_here=self.spent_here,
+        )  # fmt: skip
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(outbox.run()), tasks.create_task(recorder.run(lambda *_: False))]
+            recorder.gained(self.shard, epoch)
+            try:
+                yield recorder
+            finally:
+                for one in running:
+                    one.cancel()
+
+    def alert(self, code: int, counter: int) -> Alert:
+        return Alert(meter_id=self.meter_id, alert_code=code, originator_id=ORIGINATOR, counter=Counter(counter))
+
+    def answer(self, one: Vend, kind: AnswerKind) -> Answer:
+        return Answer(message_id=message_id(one.originator_id, one.meter_id, one.counter), kind=kind)
+
+    async def delivery(self, one: StoredVend) -> Delivery:
+        found = await self.ledger.find(PSP_ID, one.vend.sale.transaction_id)
+        assert isinstance(found, StoredVend)
+        return found.vend.delivery
+
+    async def until(self, one: StoredVend, state: DeliveryState) -> Delivery:
+        async with asyncio.timeout(20):
+            while (delivery := await self.delivery(one)).state is not state:  # noqa: ASYNC110  # the ledger's word
+                await asyncio.sleep(0.002)
+        return delivery
+
+    async def until_heard(self) -> None:
+        """Return when everything that was said is recorded, and how far that goes is too."""
+        async with asyncio.timeout(20):
+            while (await self.outbox.heard([self.shard], HEAD_END))[0] < len(self.head_end.kept):  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+
+    async def applied(self) -> int:
+        return (await self.outbox.sequence(ORIGINATOR, self.meter_id)).highest_applied
+
+
+@pytest.fixture
+async def bench(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
+    monkeypatch.setattr(record, "_SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(record, "_AGAIN_S", 0.01)
+    made = Bench(store)
+    running = asyncio.get_running_loop().create_task(made.outbox.run())
+    yield made
+    running.cancel()
+
+
+ENDS = [
+    (A.NOT_REQUESTED, DeliveryReason.NONE, DeliveryReason.ALREADY_CREDITED),
+    (A.QUEUED, DeliveryReason.NONE, DeliveryReason.ALREADY_CREDITED),
+    (A.ENTER_BY_HAND, DeliveryReason.NO_ANSWER, DeliveryReason.ALREADY_CREDITED),
+    (A.NEEDS_CHECK, DeliveryReason.DUPLICATE_UNPROVEN, DeliveryReason.ALREADY_CREDITED),
+    (A.REFUSED, DeliveryReason.MAX_BALANCE, DeliveryReason.CREDITED_AFTER_REFUSAL),
+]
+
+
+async def _in(bench: Bench, state: DeliveryState, reason: DeliveryReason, epoch: int) -> StoredVend:
+    if state in (A.NOT_REQUESTED, A.QUEUED):
+        return await bench.issue(Operation.ISSUE if state is A.NOT_REQUESTED else Operation.TOP_UP)
+    return await bench.ended(state, reason, epoch)
+
+
+@pytest.mark.parametrize(("state", "reason", "told"), ENDS, ids=[row[0].name for row in ENDS])
+async def test_a_code_credited_at_the_keypad_is_applied_whatever_became_of_its_delivery(
+    bench: Bench, state: DeliveryState, reason: DeliveryReason, told: DeliveryReason
+) -> None:
+    epoch = await bench.own("node-a")
+    stored = await _in(bench, state, reason, epoch)
+    assert (await bench.delivery(stored)).state is state
+    async with bench.node(epoch) as node:
+        bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, stored.vend.counter))
+        delivery = await bench.until(stored, A.APPLIED)
+    assert (delivery.reason, delivery.epoch) == (told, epoch)
+    assert await bench.applied() == stored.vend.counter
+    assert await bench.outbox.case_count() == 0
+    owed = await bench.store.client.range(pb.RangeRequest(key=bench.keys.outboxes(), range_end=b"\xff"))
+    assert not [kv for kv in owed.kvs if bench.meter_id.encode() in kv.key]
+    assert node.counts["credited_after_refusal"] == (state is A.REFUSED)
+
+
+async def test_an_answer_after_sending_was_given_up_reaches_its_vend(bench: Bench) -> None:
+    epoch = await bench.own("node-a")
+    stored = await bench.ended(A.ENTER_BY_HAND, DeliveryReason.NO_ANSWER, epoch)
+    async with bench.node(epoch):
+        bench.head_end.say(bench.answer(stored.vend, AnswerKind.APPLIED))
+        await bench.until(stored, A.APPLIED)
+
+
+async def test_an_answer_to_a_message_never_sent_is_not_believed(bench: Bench) -> None:
+    epoch = await bench.own("node-a")
+    stored, other = await bench.issue(), await bench.issue()
+    async with bench.node(epoch):
+        bench.head_end.say(bench.answer(stored.vend, AnswerKind.APPLIED))
+        bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, other.vend.counter))
+        await bench.until(other, A.APPLIED)
+    assert (await bench.delivery(stored)).state is A.NOT_REQUESTED
+    assert bench.set_aside.counts[HEAD_END, "answer to a message never sent"] == 1
+
+
+async def test_a_head_end_that_does_not_reach_the_meter_says_nothing_of_its_codes(bench: Bench) -> None:
+    epoch = await bench.own("node-a")
+    stored = await bench.issue()
+    async with bench.node(epoch, head_end="another"):
+        bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, stored.vend.counter))
+        async with asyncio.timeout(10):
+            while not bench.set_aside.counts:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+    assert (await bench.delivery(stored)).state is A.NOT_REQUESTED
+
+
+@pytest.mark.parametrize(
+    ("newer", "spent_here", "state"),
+    [
+        (COUNTER_CACHE - 1, True, A.APPLIED),
+        (COUNTER_CACHE, True, A.NEEDS_CHECK),
+        (0, False, A.NEEDS_CHECK),
+    ],
+    ids=["within the cache", "beyond it", "another generator's sequence"],
+)
+async def test_a_duplicate_is_a_credit_only_while_the_meter_must_remember_it(
+    bench: Bench, newer: int, spent_here: bool, state: DeliveryState
+) -> None:
+    epoch = await bench.own("node-a")
+    bench.spent_here = lambda *_: (spent_here, ())
+    stored = await bench.issue()
+    for _ in range(newer):
+        await bench.issue()
+    async with bench.node(epoch):
+        bench.head_end.say(bench.alert(DUPLICATE_UTRN, 1))
+        delivery = await bench.until(stored, state)
+    assert await bench.applied() == 1, "either way the meter is at this counter or further"
+    if state is A.NEEDS_CHECK:
+        assert delivery.reason is DeliveryReason.DUPLICATE_UNPROVEN
+        ((case,), more) = await bench.outbox.cases(SUPPLIER_ID)
+        assert (case.vend.sale, more, await bench.outbox.case_count()) == (stored.vend.sale, "", 1)
+
+
+@pytest.mark.parametrize("counter", [2, 2**32 - 1])
+async def test_a_counter_that_was_never_issued_changes_nothing_and_is_an_alarm(bench: Bench, counter: int) -> None:
+    epoch = await bench.own("node-a")
+    stored = await bench.issue()
+    async with bench.node(epoch) as node:
+        bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, counter))
+        await bench.until_heard()
+    assert (await bench.applied(), node.counts["never_issued"]) == (0, 1)
+    assert (await bench.delivery(stored)).state is A.NOT_REQUESTED
+    await bench.outbox.note_applied(
+        shard=bench.shard, epoch=epoch, originator_id=ORIGINATOR, meter_id=bench.meter_id, counter=Counter(counter)
+    )
+    assert await bench.applied() == 0
+
+
+async def test_what_was_said_while_nobody_owned_the_shard_is_heard_by_its_next_owner(bench: Bench) -> None:
+    stored = await bench.issue()
+    async with bench.node(await bench.own("node-a")):
+        bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, 99))
+        await bench.until_heard()
+    bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, stored.vend.counter))
+    async with bench.node(await bench.own("node-b")):
+        await bench.until(stored, A.APPLIED)
+    assert bench.head_end.read == [0, 1], "it reads on where the one before left off"
+
+
+async def test_without_the_cursor_of_the_ledger_it_is_lost(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The positive control: a node that begins with what is said from now on, as every node did."""
+    stored, later = await bench.issue(), await bench.issue()
+    bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, stored.vend.counter))
+
+    async def from_now_on(_: EtcdOutbox, shards: list[int], __: str) -> list[int]:
+        return [len(bench.head_end.kept) for _ in shards]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EtcdOutbox, "heard", from_now_on)
+        async with bench.node(await bench.own("node-b")):
+            async with asyncio.timeout(10):
+                while not bench.head_end.read:  # noqa: ASYNC110
+                    await asyncio.sleep(0.002)
+            bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, later.vend.counter))
+            await bench.until(later, A.APPLIED)
+    assert (await bench.delivery(stored)).state is A.NOT_REQUESTED
+
+
+async def test_a_deposed_node_records_nothing_and_moves_no_cursor(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored = await bench.issue()
+    old = await bench.own("node-a")
+    new = await bench.own("node-b")
+    deposed, save = asyncio.Event(), Recorder._save
+
+    async def saved(self: Recorder, *arguments: Any) -> None:
+        await save(self, *arguments)
+        deposed.set()
+
+    monkeypatch.setattr(Recorder, "_save", saved)
+    async with bench.node(old):
+        bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, stored.vend.counter))
+        async with asyncio.timeout(10):
+            await deposed.wait()
+    assert (await bench.delivery(stored)).state is A.NOT_REQUESTED
+    assert await bench.outbox.heard([bench.shard], HEAD_END) == [0]
+    async with bench.node(new):
+        assert (await bench.until(stored, A.APPLIED)).epoch == new
+
+
+async def test_a_head_end_that_counts_anew_is_heard_from_its_beginning(bench: Bench) -> None:
+    first, second = await bench.issue(), await bench.issue()
+    epoch = await bench.own("node-a")
+    async with bench.node(epoch):
+        for _ in range(3):
+            bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, first.vend.counter))
+        await bench.until_heard()
+    bench.head_end = Telling()
+    bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, second.vend.counter))
+    async with bench.node(epoch) as node:
+        await bench.until(second, A.APPLIED)
+        assert node.counts["began_anew"] == 1
+
+
+async def test_ten_thousand_at_once_are_all_recorded_though_little_waits(bench: Bench) -> None:
+    """What came beyond 10,000 waiting alerts was dropped; here the head end is held back."""
+    stored = await bench.issue()
+    bench.head_end.say(*(bench.alert(CREDIT_ADDED_LOCALLY, 99) for _ in range(12_000)))
+    bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, stored.vend.counter))
+    async with bench.node(await bench.own("node-a")):
+        await bench.until(stored, A.APPLIED)
+
+
+async def test_an_outage_of_the_head_end_ends(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored = await bench.issue()
+    telling, broken = Telling.said, iter(range(3))
+
+    async def said(self: Telling, after: int) -> AsyncIterator[Numbered]:
+        if next(broken, None) is not None:
+            raise HeadEndUnavailable("away")
+        async for one in telling(self, after):
+            yield one
+
+    monkeypatch.setattr(Telling, "said", said)
+    bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, stored.vend.counter))
+    async with bench.node(await bench.own("node-a")):
+        await bench.until(stored, A.APPLIED)
+
+
+async def test_what_was_told_of_a_counter_before_it_was_issued_is_not_believed_afterwards(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(record, "_SAVE_EVERY_S", 3600.0)
+    first, epoch = await bench.issue(), await bench.own("node-a")
+    async with bench.node(epoch) as node:
+        bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, 2))
+        await bench.until_heard()
+        assert node.counts["never_issued"] == 1
+    second = await bench.issue()
+    bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, first.vend.counter))
+    async with bench.node(await bench.own("node-b")):
+        await bench.until(first, A.APPLIED)
+    assert (await bench.delivery(second)).state is A.NOT_REQUESTED
