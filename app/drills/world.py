@@ -163,16 +163,20 @@ class Load:
                     amount_pence=chance.randint(100, 5000),
                     channel=types_pb2.CHANNEL_APP,
                 )
-                other = chance.random() < _OTHER_SHARE
-                tasks.create_task(self._sell("till-1", first, sale, then_other=second if other else None))
-                if chance.random() < _AGAIN_SHARE:
-                    tasks.create_task(self._sell("till-2", second, sale))
+                other, again = chance.random() < _OTHER_SHARE, chance.random() < _AGAIN_SHARE
+                asked = self._sell("till-1", first, sale, then_other=second if other else None, repeat=again)
+                tasks.create_task(asked)
+                if again:
+                    tasks.create_task(self._sell("till-2", second, sale, repeat=True))
                 number += 1
                 await asyncio.sleep(max(0.0, started + number / self.rate - loop.time()))
 
-    async def _sell(self, caller: str, channel: Any, sale: Sale, *, then_other: Any = None) -> None:
+    async def _sell(
+        self, caller: str, channel: Any, sale: Sale, *, then_other: Any = None, repeat: bool = False
+    ) -> None:
+        """Sell; `repeat`: another till asks for the same at once, so neither attempt is the first for sure."""
         try:
-            await self._ask(caller, channel, sale)
+            await self._ask(caller, channel, sale, repeat=repeat)
         except (SaleRefused, NoAnswer) as error:
             self.failed.append(str(error))
         else:
@@ -188,11 +192,13 @@ class Load:
             channel=sale.channel,
         )
         with suppress(SaleRefused, NoAnswer):
-            await self._ask("till-3", channel, other)
+            await self._ask("till-3", channel, other, repeat=True)
 
-    async def _ask(self, caller: str, channel: Any, sale: Sale) -> Answer:
-        attempts = _Attempts(self.history, caller, sale)
-        till = Till(channel, MemorySaleBook(), on_attempt=attempts.ended)
+    async def _ask(self, caller: str, channel: Any, sale: Sale, *, repeat: bool) -> Answer:
+        attempts, book = _Attempts(self.history, caller, sale, repeat=repeat), MemorySaleBook()
+        if repeat:
+            book.begin(sale)
+        till = Till(channel, book, on_attempt=attempts.ended)
         try:
             answer = await till.ask(sale, give_up_after_s=_GIVE_UP_S)
         except SaleRefused as refused:
@@ -205,8 +211,9 @@ class Load:
 class _Attempts:
     """The attempts of one sale, as its till makes them, each written down when it has ended."""
 
-    def __init__(self, history: History, caller: str, sale: Sale) -> None:
+    def __init__(self, history: History, caller: str, sale: Sale, *, repeat: bool) -> None:
         self._history = history
+        self._repeat = repeat
         self._caller = caller
         self._sale = sale
         self._began = time.monotonic()
@@ -235,7 +242,7 @@ class _Attempts:
             (PSP, self._sale.transaction_id),
             f"{self._sale.pan}/{Operation.TOP_UP.name}",
             self._sale.amount_pence,
-            repeat=self._last is not None,
+            repeat=self._repeat or self._last is not None,
             at=self._began,
         )
 

@@ -59,7 +59,8 @@ class Answer:
     `done()` when the receipt is out: until then the sale is open, and the next start prints the same code again.
     """
 
-    code: types_pb2.IssuedCode
+    # Not in its text: whoever reads a log could spend it.
+    code: types_pb2.IssuedCode = field(repr=False)
     replayed: bool
     done: Callable[[], None] = field(repr=False, compare=False)
 
