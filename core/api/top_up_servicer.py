@@ -2,6 +2,7 @@
 # ruff: noqa: N802
 
 from dataclasses import dataclass
+from typing import Final
 
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2_grpc as rpc
@@ -23,6 +24,9 @@ from core.flows.issue import IssueVend
 from core.flows.lookup import FindVend
 from core.flows.open_cases import OpenCases
 from core.flows.send import SendIssued
+
+# What a gRPC library sends with an attempt that it makes by itself, after one that failed.
+_ATTEMPTS_BEFORE: Final = "grpc-previous-rpc-attempts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,7 @@ class TopUpServicer(rpc.TopUpServiceServicer):
         may have seen it otherwise.
         """
         principal, barred = self.authenticate.even_barred(context)
+        repeat = _is_repeat(request, context)
         try:
             sale = convert.sale_of(request, operation, principal, self.pan_rule)
         except BadField as wrong:
@@ -76,13 +81,13 @@ class TopUpServicer(rpc.TopUpServiceServicer):
                 # Nothing is ever sold under what is no id: this is as good as closed.
                 wrong.final = FENCED
                 raise
-            if barred is None and not request.repeat:
+            if barred is None and not repeat:
                 wrong.final = IF_FIRST
                 raise
-            return await self.issue.refused(asked, barred or wrong, repeat=request.repeat)
+            return await self.issue.refused(asked, barred or wrong, repeat=repeat)
         if barred is not None:
-            return await self.issue.refused(sale, barred, repeat=request.repeat)
-        return await self.issue(principal, sale, time_left_s=context.time_remaining(), repeat=request.repeat)
+            return await self.issue.refused(sale, barred, repeat=repeat)
+        return await self.issue(principal, sale, time_left_s=context.time_remaining(), repeat=repeat)
 
     async def CheckEligibility(
         self, request: pb.CheckEligibilityRequest, context: Context
@@ -125,3 +130,11 @@ class TopUpServicer(rpc.TopUpServiceServicer):
 
     def _delivery(self, delivery: Delivery) -> types_pb2.Delivery:
         return convert.delivery_message(delivery, advised=self.advise(delivery))
+
+
+def _is_repeat(request: convert.SaleRequest, context: Context) -> bool:
+    """Return whether an attempt before this one may be under way: its caller says so, or its gRPC library does.
+
+    A library that repeats calls by itself counts them in a header, and leaves the request as it was. Source: gRPC A6.
+    """
+    return request.repeat or any(key == _ATTEMPTS_BEFORE for key, _ in context.invocation_metadata() or ())

@@ -226,3 +226,15 @@ async def test_an_approval_that_is_repeated_closes_the_id_of_what_it_cannot_issu
         for repeat, final in ((False, "if-first"), (True, "fenced"), (False, "fenced")):
             decide = credit_pb.DecideCreditRequest(transaction_id=transaction_id, approve=True, repeat=repeat)
             assert await refusal(credit.DecideCredit(decide, second)) == ("PAN_BLOCKED", final)
+
+
+async def test_an_attempt_that_a_library_makes_by_itself_is_no_first_one(store: Store) -> None:
+    """Its caller does not see it: a refusal to it would be taken for the answer to the first attempt."""
+    async with a_shop(store) as shop:
+        transaction_id, top_up = new_id(), shop.services.top_up
+        by_itself = cast("Context", Caller(PSP, metadata=(("grpc-previous-rpc-attempts", "1"),)))
+        unknown = shop.top_up(transaction_id, pan="9826000000000000009")
+        first = await refusal(top_up.TopUp(unknown, calling(PSP)))
+        assert (first[1], await shop.closed(transaction_id)) == ("if-first", False)
+        assert await refusal(top_up.TopUp(unknown, by_itself)) == (first[0], "fenced")
+        assert await shop.closed(transaction_id)

@@ -24,12 +24,16 @@ from tests.support.market_node import MarketNode
 
 @dataclass(frozen=True)
 class Caller:
-    """The context of a call, of which only these two are asked; the certificate is a participant's first."""
+    """The context of a call, of which only these are asked; the certificate is a participant's first."""
 
     who: Participant
+    metadata: tuple[tuple[str, str], ...] = ()
 
     def auth_context(self) -> dict[str, list[bytes]]:
         return {"peer_uri": [self.who.identities[0].encode()]}
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self.metadata
 
     def time_remaining(self) -> float | None:
         return None
