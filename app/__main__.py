@@ -15,6 +15,7 @@ from app.cli import (
     demo,
     drill,
     hsm,
+    ledger,
     meters,
     pans,
     parties,
@@ -43,6 +44,7 @@ app.command("demo")(demo.demo)
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(drill.app, name="drill")
 app.add_typer(hsm.app, name="hsm")
+app.add_typer(ledger.app, name="ledger")
 app.add_typer(pki.app, name="pki")
 app.add_typer(registry.app, name="registry")
 app.add_typer(parties.supplier, name="supplier")

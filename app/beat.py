@@ -3,6 +3,7 @@
 from utrn.peer.v1 import peer_service_pb2 as peer
 
 from app.head_end_states import HeadEndStates
+from cluster.ledger_watch import LedgerParts
 from cluster.outbox import EtcdOutbox
 from cluster.ownership import EtcdOwnership
 from cluster.time import LedgerTime
@@ -26,6 +27,7 @@ def beat_of(
     loop_delay: LoopDelay,
     keys: KeyWatch,
     states: HeadEndStates,
+    ledger: LedgerParts,
 ) -> peer.HeartbeatResponse:
     """Return what this node's heart says now."""
     return peer.HeartbeatResponse(
@@ -44,4 +46,6 @@ def beat_of(
         keys_complete=keys.complete,
         missing_keys=[str(one) for one in keys.missing[:_MISSING_KEYS_MAX]],
         head_ends=states.latest,
+        incarnation=ledger.watch.incarnation,
+        ledger_revision=ledger.guard.revision,
     )

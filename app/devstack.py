@@ -48,6 +48,7 @@ class DevStack(StackFiles):
         self.start_sandbox()
         for node in self.plan.nodes:
             self.write_node_config(node)
+        self.create_ledger(self.plan.nodes[0])
         self.load_registry(self.plan.nodes[0])
         say(", ".join(self.plan.nodes))
         for node in self.plan.nodes:
@@ -128,6 +129,10 @@ class DevStack(StackFiles):
              "--fleet", self.fleet_target, *_tls_options(tls), *knobs, f"--seed={self.plan.seed}"],
         )  # fmt: skip
         self._wait_listening("head-end", self.head_end_port)
+
+    def create_ledger(self, node: str) -> None:
+        """Make the ledger, if it is not there."""
+        run_tool([*utrn_command(), "ledger", "create", "--config", str(self.node_config(node)), "--json"])
 
     def load_registry(self, node: str) -> None:
         """Load participants, meters and PANs."""

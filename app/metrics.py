@@ -50,6 +50,7 @@ class NodeCollector(Collector):
         yield from self._cluster()
         yield from self._copies()
         yield from self._head_ends()
+        yield from self._ledger()
 
     def _stages(self) -> Metric:
         family = HistogramMetricFamily(
@@ -118,6 +119,19 @@ class NodeCollector(Collector):
             epochs.add_metric([str(shard)], epoch)
         yield epochs
 
+    def _ledger(self) -> Iterator[Metric]:
+        node = self._node
+        yield GaugeMetricFamily(
+            "utrn_ledger_lost", "1 if the ledger is not the one this node knows.", value=bool(node.ledger.guard.lost)
+        )
+        yield GaugeMetricFamily(
+            "utrn_ledger_agreed", "1 if this node's settings are those agreed.", value=node.ledger.watch.agreed
+        )
+        kept_at = node.ledger.watch.kept_at
+        if kept_at:
+            age = time.monotonic() - kept_at
+            yield GaugeMetricFamily("utrn_ledger_state_age_seconds", "Since what is known was kept.", value=age)
+
     def _copies(self) -> Iterator[Metric]:
         healed = CounterMetricFamily(
             "utrn_copy_healed", "Changes a copy had missed, found by comparison with the ledger.", labels=["copy"]
@@ -139,7 +153,7 @@ class NodeCollector(Collector):
         aside = GaugeMetricFamily(
             "utrn_records_set_aside", "Records this program cannot understand, by kind.", labels=["kind"]
         )
-        for kind, count in sorted(self._node.aside.counts.items()):
+        for kind, count in sorted(self._node.ledger.aside.counts.items()):
             aside.add_metric([kind], count)
         yield aside
 

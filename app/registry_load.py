@@ -18,7 +18,10 @@ from app.clock import SystemClock
 from app.config import Config
 from app.trail import FileTrail
 from cluster.client import EtcdClient, EtcdUnreachable
+from cluster.guard import LedgerGuard
 from cluster.head_ends import head_end_names
+from cluster.identity import LedgerUnfit, look, unfit
+from cluster.keys import Keys
 from cluster.registry_store import EtcdRegistryStore
 from core.api.lines import LINE_CHARACTERS_MAX, line_too_long, read_line
 from core.domain.errors import BadField, LedgerUnavailable, Refused
@@ -202,10 +205,14 @@ async def load_direct(config: Config, lines: Iterator[Line], progress: Callable[
 
     Raises:
         LedgerUnavailable, OutcomeUnknown: go on after the `last_line` that `progress` heard of.
+        LedgerUnfit: there is no ledger under the configuration's prefix.
+        EtcdUnreachable: no member answered; nothing was written.
     """
-    clock, client = SystemClock(), EtcdClient(config.etcd)
+    clock, guard, keys = SystemClock(), LedgerGuard(), Keys(config.etcd.prefix)
+    client = EtcdClient(config.etcd, guard)
     trail = FileTrail(config.node.trail, _BOOTSTRAP.participant_id, clock)
     store = EtcdRegistryStore(client, config.etcd, clock)
+    await _open(client, guard, keys)
     names = await _head_end_names(client, config)
     load = LoadRecords(
         store=store,
@@ -231,6 +238,19 @@ async def load_direct(config: Config, lines: Iterator[Line], progress: Callable[
         trail.close()
         await client.close()
     return total
+
+
+async def _open(client: EtcdClient, guard: LedgerGuard, keys: Keys) -> None:
+    """Load into a ledger that is there, and only while it is that one: a mistyped prefix must not begin another."""
+    try:
+        seen = await look(client, keys)
+    except EtcdUnreachable:
+        await client.close()
+        raise
+    if seen.value is None:
+        await client.close()
+        raise LedgerUnfit(unfit(keys, seen, None))
+    guard.know(seen.record.incarnation, (keys.ledger(), seen.value), seen.revision, seen.cluster_id)
 
 
 async def _head_end_names(client: EtcdClient, config: Config) -> frozenset[str]:

@@ -12,8 +12,9 @@ import uvloop
 
 from app.metrics import serve_metrics
 from app.wiring import Node
-from cluster.ownership import ShardCountDiffers
+from cluster.identity import LedgerUnfit
 from cluster.records import NewerSchema
+from cluster.state_file import UnreadableState
 from core.api.errors import Guard
 from core.api.server import build_server
 from core.domain.invariant import InvariantBroken
@@ -47,7 +48,7 @@ def serve(build: Callable[[], Node]) -> int:
         except* InvariantBroken as broken:
             log.critical("a promise of this program does not hold", exc_info=broken)
             code = EXIT_INVARIANT_BROKEN
-        except* (ShardCountDiffers, NewerSchema) as group:
+        except* (LedgerUnfit, UnreadableState, NewerSchema) as group:
             for error in _leaves(group):
                 log.critical("this node does not fit the ledger", extra={"error": str(error)})
             code = EXIT_REFUSED
@@ -127,6 +128,7 @@ def _parts(node: Node) -> list[Coroutine[Any, Any, NoReturn]]:
         node.registry.run(),
         node.changes.run(),
         node.trail.run(),
+        node.ledger.watch.run(),
         node.cluster.ownership.run(),
         node.cluster.peers.run(),
         node.cluster.suspicions.run(),

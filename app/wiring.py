@@ -9,6 +9,7 @@ from importlib.metadata import version
 from google.protobuf.message import Message
 from utrn.peer.v1 import peer_service_pb2 as peer
 
+from app.agreed import agreed_settings
 from app.beat import beat_of
 from app.clock import SystemClock
 from app.config import Config
@@ -17,15 +18,18 @@ from app.market import Market
 from app.trail import FileTrail
 from cluster.anchors import TrailAnchors
 from cluster.client import EtcdClient
+from cluster.guard import LedgerGuard
 from cluster.head_ends import EtcdHeadEnds
 from cluster.informer import CopyState
 from cluster.ledger import EtcdLedger
+from cluster.ledger_watch import LedgerParts, LedgerWatch
 from cluster.outbox import EtcdOutbox
 from cluster.ownership import EtcdOwnership, Fitness
 from cluster.peers import PeerWatch
 from cluster.registry import EtcdRegistry
 from cluster.registry_store import EtcdRegistryStore
 from cluster.set_aside import SetAsideRecords
+from cluster.state_file import StateFile
 from cluster.suspicion import Suspicions
 from cluster.time import ClusterClock, LedgerTime
 from cluster.time_sight import sight_of
@@ -123,11 +127,11 @@ class Node:
     set_aside: SetAside
     loop_delay: LoopDelay
     time: LedgerTime
-    aside: SetAsideRecords
+    ledger: LedgerParts
 
     def copies(self) -> list[CopyState]:
         """Return how each copy of a part of the ledger is."""
-        return [self.registry.state, self.outbox.state, *self.cluster.ownership.copies()]
+        return [self.registry.state, self.outbox.state, *self.cluster.ownership.copies(), self.ledger.watch.copy]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,12 +152,12 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
 
     `between` puts something between the core and its adapters; drills use it to crash at a chosen step.
     """
-    system = SystemClock()
-    client, signer, aside = EtcdClient(config.etcd), HsmSigner(config.hsm), SetAsideRecords()
+    system, base = SystemClock(), _base(config)
+    client, signer, aside = base.client, HsmSigner(config.hsm), base.aside
     clock = ClusterClock(TimeKeeper(TimeRule()), system)
     outbox = EtcdOutbox(client, config.etcd, clock, aside)
     registry = EtcdRegistry(client, config.etcd, aside)
-    cluster = _cluster(config, system, _Standby(signer=signer, outbox=outbox, registry=registry), aside)
+    cluster = _cluster(config, base, system, _Standby(signer=signer, outbox=outbox, registry=registry))
     time = _time(config, client, clock, cluster)
     set_aside, times, loop_delay = SetAside(), StageTimes(), LoopDelay()
     head_ends = {one.name: GrpcHeadEnd(one, set_aside) for one in config.head_ends}
@@ -181,9 +185,9 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     market = _market(config, ports, registry, turn, vending)
     delivery = _delivery(config, ports, answers, times, set_aside)
     keys = KeyWatch(keys=registry.supplier_keys, finder=signer, clock=clock)
-    health = _health(registry, signer, keys, cluster, time)
+    health = _health(registry, signer, keys, cluster, time, base)
     states = HeadEndStates(names, ports.head_ends, delivery, clock)
-    beat = partial(beat_of, time, cluster.ownership, health, outbox, line, delivery, loop_delay, keys, states)
+    beat = partial(beat_of, time, cluster.ownership, health, outbox, line, delivery, loop_delay, keys, states, base)
     return Node(
         config=config,
         client=client,
@@ -203,14 +207,14 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
             market,
             health,
             top_up=_top_up(config, ports, answers, vending, counters),
-            admin=_admin(ports, _view_of_cluster(config, client, clock, cluster, beat, delivery)),
+            admin=_admin(ports, _view_of_cluster(config, client, clock, cluster, beat, delivery, base)),
             peer_=PeerServicer(beat, every_s=config.peers.heartbeat_ms / 1000),
         ),
         times=times,
         set_aside=set_aside,
         loop_delay=loop_delay,
         time=time,
-        aside=aside,
+        ledger=base,
     )
 
 
@@ -235,6 +239,7 @@ def _view_of_cluster(
     cluster: ClusterParts,
     beat: Callable[[], peer.HeartbeatResponse],
     delivery: DeliveryWorker,
+    base: LedgerParts,
 ) -> EtcdCluster:
     return EtcdCluster(
         client=client,
@@ -244,17 +249,24 @@ def _view_of_cluster(
         peers=cluster.peers,
         beat=beat,
         owed=delivery.owed_by_shard,
+        ledger_problems=lambda: base.watch.problems,
     )
 
 
 def _health(
-    registry: EtcdRegistry, signer: HsmSigner, keys: KeyWatch, cluster: ClusterParts, time: LedgerTime
+    registry: EtcdRegistry,
+    signer: HsmSigner,
+    keys: KeyWatch,
+    cluster: ClusterParts,
+    time: LedgerTime,
+    base: LedgerParts,
 ) -> Health:
     conditions = {
         "registry": lambda: registry.ready,
         "hsm": lambda: signer.ready,
-        # A node that differs from the ledger ends with exit code 78; until it has looked it must not have said SERVING.
-        "agreed": lambda: cluster.ownership.agreed,
+        # Until the node has looked it must not have said SERVING: one that does not fit ends with exit code 78.
+        "ledger-identity": lambda: base.watch.identified,
+        "agreed": lambda: base.watch.agreed,
         # Sales of a supplier whose key is missing here go where it is; if it is nowhere, the others' go on here.
         "keys": lambda: not keys.missing or not cluster.peers.serve_with_all_keys(),
         "drained": lambda: not cluster.ownership.drained,
@@ -265,9 +277,17 @@ def _health(
     return Health(conditions, (TOP_UP_SERVICE,))
 
 
-def _cluster(config: Config, clock: Clock, standby: _Standby, aside: SetAsideRecords) -> ClusterParts:
+def _base(config: Config) -> LedgerParts:
+    guard, aside = LedgerGuard(), SetAsideRecords()
+    client = EtcdClient(config.etcd, guard)
+    state = StateFile(config.node.trail, config.node.node_id)
+    watch = LedgerWatch(client, config.etcd, guard, state, agreed_settings(config))
+    return LedgerParts(client=client, guard=guard, watch=watch, aside=aside)
+
+
+def _cluster(config: Config, base: LedgerParts, clock: Clock, standby: _Standby) -> ClusterParts:
     # A client of its own: what keeps a lease or takes one away must not wait as long as a commit may, nor behind one.
-    client = EtcdClient(replace(config.etcd, call_timeout_ms=config.etcd.ownership_timeout_ms))
+    client = EtcdClient(replace(config.etcd, call_timeout_ms=config.etcd.ownership_timeout_ms), base.guard)
     ownership = EtcdOwnership(
         client,
         config.etcd,
@@ -277,10 +297,15 @@ def _cluster(config: Config, clock: Clock, standby: _Standby, aside: SetAsideRec
         zone=config.node.zone,
         version=version("utrn"),
         fitness=standby.fitness,
-        aside=aside,
+        aside=base.aside,
     )
     peers = PeerWatch(
-        client, config.peers, clock, node_id=config.node.node_id, members=lambda: ownership.members().values()
+        client,
+        config.peers,
+        clock,
+        node_id=config.node.node_id,
+        members=lambda: ownership.members().values(),
+        guard=base.guard,
     )
     suspicions = Suspicions(
         client, config.etcd, config.peers, clock, me=ownership, silent=peers.silent, revoke=peers.revoke

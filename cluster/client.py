@@ -15,10 +15,12 @@ from etcdpb import rpc_pb2 as pb
 from etcdpb import rpc_pb2_grpc as rpc
 
 from cluster.config import EtcdConfig
+from cluster.guard import LedgerGuard
 
 log = logging.getLogger(__name__)
 
 _Reply = TypeVar("_Reply")
+_Answer = TypeVar("_Answer", pb.TxnResponse, pb.RangeResponse)
 # A member that has lost its leader answers at once instead of staying silent.
 _HAS_LEADER = (("hasleader", "true"),)
 _REFUSALS = frozenset(
@@ -85,10 +87,15 @@ def prefix_end(prefix: bytes) -> bytes:
 
 
 class EtcdClient:
-    """One channel per member. Calls go to the current one; a failure moves on to the next."""
+    """One channel per member. Calls go to the current one; a failure moves on to the next.
 
-    def __init__(self, config: EtcdConfig) -> None:
+    With a guard, every reply is judged, every write is fenced by the ledger's incarnation, and while the guard is
+    closed nothing is read or written but by the methods whose names begin with `bare_`.
+    """
+
+    def __init__(self, config: EtcdConfig, guard: LedgerGuard | None = None) -> None:
         self._config = config
+        self._guard = guard
         self._timeout_s = config.call_timeout_ms / 1000
         self._channels: list[grpc.aio.Channel] = []
         self._current = 0
@@ -100,7 +107,37 @@ class EtcdClient:
             EtcdUnreachable, EtcdRefused: nothing was written.
             EtcdUnknown: only a read can tell.
         """
+        guard = self._guard
+        if guard is None:
+            return await self.bare_txn(request)
+        self._check_writable()
+        fenced, floor = guard.fenced(request), guard.floor()
+        reply = await self.bare_txn(fenced)
+        if not guard.judge(reply.header, floor, proposed=True):
+            # It may have been carried out, and not in the ledger it was meant for.
+            raise EtcdUnknown(guard.why_closed)
+        if not reply.succeeded:
+            guard.lose("another incarnation of the ledger is in its place")
+            raise EtcdRefused(guard.why_closed, malformed=False)
+        inner = reply.responses[0].response_txn
+        inner.header.CopyFrom(reply.header)
+        return inner
+
+    async def bare_txn(self, request: pb.TxnRequest) -> pb.TxnResponse:
+        """Carry out a transaction as it is, whatever the guard says: for what establishes which ledger this is.
+
+        Raises:
+            EtcdUnreachable, EtcdRefused, EtcdUnknown: as `txn`.
+        """
         return await self._write(lambda channel: rpc.KVStub(channel).Txn(request, timeout=self._timeout_s))
+
+    async def bare_read(self, request: pb.TxnRequest) -> pb.TxnResponse:
+        """Read, whatever the guard says.
+
+        Raises:
+            EtcdUnreachable: no member answered.
+        """
+        return await self._retried(lambda channel: rpc.KVStub(channel).Txn(request, timeout=self._timeout_s))
 
     async def read(self, request: pb.TxnRequest) -> pb.TxnResponse:
         """Carry out a transaction that only reads; repeated at other members until it succeeds or time is up.
@@ -166,7 +203,9 @@ class EtcdClient:
             EtcdUnreachable, EtcdRefused, EtcdUnknown: an unknown lease runs out by itself.
         """
         request = pb.LeaseGrantRequest(TTL=ttl_s)
+        self._check_writable()
         reply = await self._write(lambda channel: rpc.LeaseStub(channel).LeaseGrant(request, timeout=self._timeout_s))
+        self._see(reply.header)
         return reply.ID, reply.TTL
 
     async def revoke_lease(self, lease_id: int) -> None:
@@ -195,7 +234,7 @@ class EtcdClient:
             EtcdUnreachable: no member answered.
         """
         request = pb.LeaseTimeToLiveRequest(ID=lease_id)
-        reply = await self._read(
+        reply = await self._retried(
             lambda channel: rpc.LeaseStub(channel).LeaseTimeToLive(request, timeout=self._timeout_s)
         )
         return reply.TTL, reply.grantedTTL
@@ -230,6 +269,9 @@ class EtcdClient:
             finally:
                 call.cancel()
 
+        # A ledger that may not be used must not keep this node's shards for it.
+        if self._guard is not None and self._guard.why_closed:
+            raise EtcdUnreachable(self._guard.why_closed)
         try:
             return await self._write(once)
         except asyncio.InvalidStateError as error:
@@ -252,6 +294,7 @@ class EtcdClient:
                     if reply.events:
                         # Events of one revision may come in several replies only if fragmented, which is not asked for.
                         revision = reply.events[-1].kv.mod_revision
+                    self._see(reply.header)
                     if not reply.created:
                         yield reply
             except (grpc.aio.AioRpcError, TimeoutError, EtcdUnreachable, asyncio.InvalidStateError) as error:
@@ -312,7 +355,26 @@ class EtcdClient:
             self._rotate()
             raise EtcdUnknown(f"etcd: {error.code().name}") from error
 
-    async def _read(self, call: Callable[[grpc.aio.Channel], Awaitable[_Reply]]) -> _Reply:
+    async def _read(self, call: Callable[[grpc.aio.Channel], Awaitable[_Answer]]) -> _Answer:
+        if self._guard is None:
+            return await self._retried(call)
+        if self._guard.why_unreadable:
+            raise EtcdUnreachable(self._guard.why_unreadable)
+        floor = self._guard.floor()
+        reply = await self._retried(call)
+        if not self._guard.judge(reply.header, floor, proposed=False):
+            raise EtcdUnreachable(self._guard.why_unreadable)
+        return reply
+
+    def _check_writable(self) -> None:
+        if self._guard is not None and self._guard.why_closed:
+            raise EtcdRefused(self._guard.why_closed, malformed=False)
+
+    def _see(self, header: pb.ResponseHeader) -> None:
+        if self._guard is not None:
+            self._guard.see(header)
+
+    async def _retried(self, call: Callable[[grpc.aio.Channel], Awaitable[_Reply]]) -> _Reply:
         try:
             async with asyncio.timeout(2 * self._timeout_s):
                 while True:

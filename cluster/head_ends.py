@@ -38,7 +38,9 @@ class EtcdHeadEnds:
         self._node_id = node_id
         self._keys = Keys(config.prefix)
         self._own = frozenset(own)
-        self._mirror = MirroredPrefix(client, self._keys.head_ends(), self._say_missing)
+        self._mirror = MirroredPrefix(
+            client, self._keys.head_ends(), self._say_missing, compare_s=config.compare_members_s
+        )
         self._said: frozenset[str] = frozenset()
 
     def __call__(self) -> frozenset[str] | None:

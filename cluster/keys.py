@@ -26,7 +26,8 @@
 | credit/<supplier>/<transaction id> | CreditRequestRecord | credit without payment | until archived |
 | credit-day/<supplier>/<day> | CreditDayRecord | credit without payment | until archived |
 | trail/<file> | TrailAnchorRecord | the node that writes the file | for ever |
-| config/shards | number of shards, decimal | first node ever | for ever |
+| config/ledger | LedgerRecord | `utrn ledger create`, `accept` | for ever |
+| config/agreed | AgreedRecord | `utrn ledger create`, `agree` | for ever |
 
 Counters are written with ten digits, so that the keys of one meter sort as its counters do.
 """
@@ -198,6 +199,14 @@ class Keys:
         """Return the name of a trail file."""
         return key.decode().removeprefix(f"{self.prefix}trail/")
 
-    def shard_count(self) -> bytes:
-        """How many shards there are."""
-        return f"{self.prefix}config/shards".encode()
+    def configs(self) -> bytes:
+        """Prefix of what makes this ledger what it is."""
+        return f"{self.prefix}config/".encode()
+
+    def ledger(self) -> bytes:
+        """Which ledger this is."""
+        return f"{self.prefix}config/ledger".encode()
+
+    def agreed(self) -> bytes:
+        """The settings that must be alike at every node."""
+        return f"{self.prefix}config/agreed".encode()

@@ -37,10 +37,6 @@ _RETRY_AFTER_S = 0.1
 _EtcdTrouble = (EtcdUnreachable, EtcdUnknown, EtcdRefused, Compacted)
 
 
-class ShardCountDiffers(Exception):
-    """The ledger was made with another number of shards; it can never change."""
-
-
 @dataclass(frozen=True, slots=True)
 class Fitness:
     """Whether this node stands ready to own shards."""
@@ -100,7 +96,6 @@ class EtcdOwnership:
         self._moved = asyncio.Event()
         self._looked = asyncio.Event()
         self._leaving = False
-        self._agreed = False
         every_s = config.compare_members_s
         self._nodes = MirroredPrefix(client, self._keys.nodes(), self._looked.set, compare_s=every_s)
         self._shards = MirroredPrefix(client, self._keys.shards(), self._looked.set, compare_s=every_s)
@@ -131,11 +126,6 @@ class EtcdOwnership:
     def leaving(self) -> bool:
         """True once the node has given up everything for good."""
         return self._leaving
-
-    @property
-    def agreed(self) -> bool:
-        """True once this node has found that the ledger was made with its number of shards."""
-        return self._agreed
 
     @property
     def drained(self) -> bool:
@@ -212,11 +202,7 @@ class EtcdOwnership:
                     await self._moved.wait()
 
     async def run(self) -> NoReturn:
-        """Keep the lease alive, claim what the plan gives this node and hand over what it gives to others, for ever.
-
-        Raises:
-            ShardCountDiffers: the configuration does not fit the ledger.
-        """
+        """Keep the lease alive, claim what the plan gives this node and hand over what it gives to others, for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._keep_lease())
             for mirror in (self._nodes, self._shards, self._drains, self._roster):
@@ -259,25 +245,11 @@ class EtcdOwnership:
                 continue
             self._looked.clear()
             try:
-                if not self._agreed:
-                    await self._agree_on_shards()
-                    self._agreed = True
                 await self._reconcile(self._lease.lease_id)
             except _EtcdTrouble as error:
                 log.info("moving shards failed, tried again", extra={"error": str(error)})
                 await asyncio.sleep(_RETRY_AFTER_S)
                 self._looked.set()
-
-    async def _agree_on_shards(self) -> None:
-        key, wanted = self._keys.shard_count(), str(self._config.shards).encode()
-        reply = await self._client.txn(
-            pb.TxnRequest(compare=compares.absent(key), success=[ops.put(key, wanted)], failure=[ops.get(key)])
-        )
-        if not reply.succeeded:
-            (there,) = ops.got(reply)
-            if there is None or there.value != wanted:
-                told = "nothing" if there is None else there.value.decode()
-                raise ShardCountDiffers(f"etcd.shards: {self._config.shards} here, {told} in the ledger")
 
     async def _reconcile(self, lease_id: int) -> None:
         """Bring what this node owns into line with the plan and with what etcd says."""

@@ -18,6 +18,7 @@ from utrn.peer.v1 import peer_service_pb2_grpc as rpc
 
 from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
 from cluster.config import PeersConfig
+from cluster.guard import LedgerGuard
 from cluster.ownership import Member
 from core.ports.clock import Clock
 
@@ -54,12 +55,14 @@ class PeerWatch:
         *,
         node_id: str,
         members: Callable[[], Iterable[Member]],
+        guard: LedgerGuard | None = None,
     ) -> None:
         self._client = client
         self._config = config
         self._clock = clock
         self._node_id = node_id
         self._members = members
+        self._guard = LedgerGuard() if guard is None else guard
         self._following: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._revoked: deque[float] = deque()
         self.revokes = 0
@@ -166,6 +169,7 @@ class PeerWatch:
         return any(one.beat.serving and one.beat.keys_complete for one in self.heard.values() if one.at > late)
 
     def _hear(self, beat: pb.HeartbeatResponse) -> Heard:
+        self._guard.hear_of(beat.incarnation, beat.ledger_revision)
         ahead_s = beat.clock_ms / 1000 - self._clock.now().timestamp() if beat.clock_ms else 0.0
         return Heard(beat, self._clock.monotonic(), ahead_s)
 

@@ -36,6 +36,7 @@ class EtcdCluster:
     peers: PeerWatch
     beat: Callable[[], peer.HeartbeatResponse]
     owed: Callable[[], Mapping[int, int]]
+    ledger_problems: Callable[[], Sequence[str]] = tuple
 
     async def status(self) -> ClusterStatus:
         """Return what is now; without etcd, what was last known, and that etcd does not answer."""
@@ -67,6 +68,7 @@ class EtcdCluster:
             members=tuple(_member(endpoint, status) for endpoint, status in asked.items()),
             head_ends=_head_ends({one: beats.get(one) for one in members}),
             reading=not self.ownership.seen,
+            ledger_problems=tuple(self.ledger_problems()),
         )
 
     async def drain(self, node_id: str, *, by: ParticipantId, at: datetime) -> Drain:

@@ -12,7 +12,13 @@ EXIT_MISSING = 3
 EXIT_NO_SERVICE = 4
 
 # What can keep a node from serving (core/api/health.py), and where it is explained.
-_PAGES = {"hsm": "hsm", "ledger": "partition", "time": "clock"}
+_PAGES = {
+    "hsm": "hsm",
+    "ledger": "partition",
+    "time": "clock",
+    "ledger-identity": "ledger-identity",
+    "agreed": "ledger-identity",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,8 @@ def _service(found: "pb.GetClusterStatusResponse") -> Iterator[Problem]:
             f"lead{'s' if lead < 2 else ''}: docs/runbooks/etcd-quorum.md",
             no_service=True,
         )
+    for sentence in found.ledger_problems:
+        yield Problem(f"{found.asked_node_id}: {sentence}")
     if found.reading:
         yield Problem(f"{found.asked_node_id} has not read yet who should be there: ask again, or another node")
 

@@ -68,6 +68,8 @@ def load(
 
     Lines stand alone: wrong ones are named, the others are loaded. Loading a line again changes nothing.
     """
+    from cluster.client import EtcdUnreachable
+    from cluster.identity import LedgerUnfit
     from core.domain.errors import UtrnError
 
     if (config is None) == (not target):
@@ -91,6 +93,8 @@ def load(
                 total = ask(lambda channel: load_remote(channel, rest, heard), target, (cert, key, ca))
     except UnreadableFile as error:
         fail(str(error), code=EXIT_USAGE)
+    except (LedgerUnfit, EtcdUnreachable) as error:
+        fail(str(error))
     except UtrnError as error:
         fail(f"{error.reason}: {error.message}; go on with --after-line {seen.last_line}")
     except typer.Exit as end:

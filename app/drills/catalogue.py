@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from app.drills import faults
+from app.drills import faults, ledger_faults
 from app.drills.cascade import cascade
 from app.drills.faults import LEASE_TTL_S, FaultMaker
 
@@ -219,7 +219,7 @@ DRILLS: tuple[Drill, ...] = (
     Drill(
         name="stale-copy",
         what="an owner's watches lose every event for 4 s, without a word",
-        fault=faults.stale_copy(4.0),
+        fault=ledger_faults.stale_copy(4.0),
         # Unhealed: 1 if the comparison found nothing. Drained: a comparison, its second look, and the sends.
         aims={"issue_failed": 0, "shards_moved": 0, "unhealed": 0, "drained_ms": 15_000},
         runbook="stale-copy",
@@ -231,6 +231,13 @@ DRILLS: tuple[Drill, ...] = (
         fault=faults.head_end_lies(15.0),
         aims={"issue_failed": 0, "nodes_ended": 0, "not_alarmed": 0, "kinds_not_told": 0, "shards_moved": 0},
         runbook="head-end",
+    ),
+    Drill(
+        name="restore-noticed",
+        what="put the ledger back as it was some sales ago, under running nodes; then the newest again",
+        fault=ledger_faults.restore_noticed,
+        aims={"issue_failed": 0, "unnoticed": 0, "issued_meanwhile": 0, "noticed_ms": 5_000},
+        runbook="ledger-identity",
     ),
     Drill(
         name="cascade",

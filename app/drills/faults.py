@@ -3,7 +3,6 @@
 import asyncio
 import math
 import os
-import re
 import shutil
 import signal
 import time
@@ -14,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.drills.deaf_node import deaf_file
 from app.drills.world import NODES, World
 from cluster.history import OwnerSeen
 
@@ -22,7 +20,7 @@ from cluster.history import OwnerSeen
 LEASE_TTL_S = 2.0
 # Who is silent for less is not suspected: three beats.
 NOTICED_S = 0.45
-_WAIT_S = 30.0
+WAIT_S = 30.0
 
 
 FaultMaker = Callable[[World], Coroutine[Any, Any, "Fault"]]
@@ -63,7 +61,7 @@ async def _taken_over(world: World, before: dict[int, tuple[str, int]], since: f
     def moved() -> bool:
         return all(world.watch.owners.get(shard, was)[1] > was[1] for shard, was in before.items())
 
-    await world.watch.until(moved, _WAIT_S)
+    await world.watch.until(moved, WAIT_S)
     return _takeover_ms(world, before, since)
 
 
@@ -126,7 +124,7 @@ async def rolling_restart(world: World) -> Fault:
         fault.takeover_ms = max(fault.takeover_ms or 0.0, await _stop(world, node, fault))
         await asyncio.to_thread(world.stack.start_node, node)
         # The next one goes only when this one owns its share again.
-        await world.watch.until(lambda node=node: world.watch.shards_of(node), _WAIT_S)
+        await world.watch.until(lambda node=node: world.watch.shards_of(node), WAIT_S)
     fault.healed_at = time.monotonic()
     return fault
 
@@ -166,7 +164,7 @@ def cut(*, etcd: bool = False, peers: bool = False, callers: bool = False, both:
         await asyncio.sleep(2.0)
         net.heal(node)
         fault.healed_at = time.monotonic()
-        await world.watch.until(lambda: world.watch.shards_of(node), _WAIT_S)
+        await world.watch.until(lambda: world.watch.shards_of(node), WAIT_S)
         fault.facts["back_ms"] = round((time.monotonic() - fault.healed_at) * 1000)
         return fault
 
@@ -239,7 +237,7 @@ async def quorum(world: World) -> Fault:
         await asyncio.to_thread(world.stack.start_etcd_member, index, wait=False)
     fault.healed_at = time.monotonic()
     answered = len(world.watch.vends)
-    await world.watch.until(lambda: len(world.watch.vends) > answered, _WAIT_S)
+    await world.watch.until(lambda: len(world.watch.vends) > answered, WAIT_S)
     fault.facts["recovery_ms"] = round((time.monotonic() - fault.healed_at) * 1000)
     fault.facts["outage_ms"] = round((fault.healed_at - settled) * 1000)
     return fault
@@ -262,7 +260,7 @@ def hsm_lost(nodes: tuple[str, ...], seconds: float) -> FaultMaker:
             show_token(world, node)
         fault.healed_at = time.monotonic()
         if fault.shards:
-            await world.watch.until(lambda: world.watch.shards_of(nodes[0]), _WAIT_S)
+            await world.watch.until(lambda: world.watch.shards_of(nodes[0]), WAIT_S)
             fault.facts["back_ms"] = round((time.monotonic() - fault.healed_at) * 1000)
         return fault
 
@@ -326,37 +324,6 @@ def head_end_outage(seconds: float) -> FaultMaker:
         return fault
 
     return make
-
-
-def stale_copy(seconds: float) -> FaultMaker:
-    """Let the busiest owner's watches lose every event for a while; what is owed meanwhile must be delivered still."""
-
-    async def make(world: World) -> Fault:
-        victim = world.watch.busiest()
-        before = dict(world.watch.owners)
-        flag = deaf_file(world.stack.node_config(victim))
-        fault = Fault(at=time.monotonic())
-        flag.touch()
-        await asyncio.sleep(seconds)
-        flag.unlink()
-        fault.healed_at = time.monotonic()
-        fault.facts["owed_at_most"] = world.watch.owed
-        await world.watch.until(lambda: world.watch.owed < fault.facts["owed_at_most"] / 10, _WAIT_S)
-        fault.facts["drained_ms"] = round((time.monotonic() - fault.healed_at) * 1000)
-        page = await asyncio.to_thread(_page, world.stack.metrics_url(victim))
-        found = re.search(r'^utrn_copy_healed_total\{copy="outbox"\} (\S+)$', page, re.MULTILINE)
-        fault.facts["healed"] = float(found[1]) if found else 0.0
-        fault.facts["unhealed"] = float(not fault.facts["healed"])
-        fault.facts["shards_moved"] = sum(world.watch.owners.get(shard) != was for shard, was in before.items())
-        return fault
-
-    return make
-
-
-def _page(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310  # the stack's own page
-        text: str = reply.read().decode()
-    return text
 
 
 # What the head end is to have told at least once for the drill to have shown anything: sandbox/lies.py.

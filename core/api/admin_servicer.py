@@ -43,6 +43,7 @@ class AdminServicer(rpc.AdminServiceServicer):
             etcd_members=[pb.EtcdMember(**asdict(one)) for one in status.members],
             head_ends=[pb.HeadEnd(**asdict(one)) for one in status.head_ends],
             reading=status.reading,
+            ledger_problems=status.ledger_problems,
         )
 
     async def SetDrain(self, request: pb.SetDrainRequest, context: Context) -> pb.SetDrainResponse:

@@ -78,7 +78,8 @@ class HeadEndStatus:
 class ClusterStatus:
     """The whole cluster as the node `asked` sees it at `revision` of the ledger.
 
-    `reading`: that node has not read yet who is there and who should be.
+    `reading`: that node has not read yet who is there and who should be. `ledger_problems`: what it has to say of the
+    ledger itself, a sentence each: its identity, settings that are not as agreed, its space.
     """
 
     asked: str
@@ -88,6 +89,7 @@ class ClusterStatus:
     members: tuple[MemberStatus, ...]
     head_ends: tuple[HeadEndStatus, ...] = ()
     reading: bool = False
+    ledger_problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

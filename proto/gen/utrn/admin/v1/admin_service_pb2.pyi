@@ -49,6 +49,7 @@ class GetClusterStatusResponse(_message.Message):
     ETCD_MEMBERS_FIELD_NUMBER: _builtins.int
     READING_FIELD_NUMBER: _builtins.int
     HEAD_ENDS_FIELD_NUMBER: _builtins.int
+    LEDGER_PROBLEMS_FIELD_NUMBER: _builtins.int
     asked_node_id: _builtins.str
     """The node that answers."""
     revision: _builtins.int
@@ -71,6 +72,12 @@ class GetClusterStatusResponse(_message.Message):
     def head_ends(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadEnd]:
         """Every head end that there is, by name."""
 
+    @_builtins.property
+    def ledger_problems(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the asked node has to say of the ledger itself, a sentence each with its runbook: its identity, settings that are
+        not as agreed, its space.
+        """
+
     def __init__(
         self,
         *,
@@ -81,10 +88,11 @@ class GetClusterStatusResponse(_message.Message):
         etcd_members: _abc.Iterable[Global___EtcdMember] | None = ...,
         reading: _builtins.bool = ...,
         head_ends: _abc.Iterable[Global___HeadEnd] | None = ...,
+        ledger_problems: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_node_id", b"asked_node_id", "etcd_members", b"etcd_members", "head_ends", b"head_ends", "nodes", b"nodes", "reading", b"reading", "revision", b"revision", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_node_id", b"asked_node_id", "etcd_members", b"etcd_members", "head_ends", b"head_ends", "ledger_problems", b"ledger_problems", "nodes", b"nodes", "reading", b"reading", "revision", b"revision", "shards", b"shards"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1futrn/peer/v1/peer_service.proto\x12\x0cutrn.peer.v1\"#\n\x10HeartbeatRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\xe5\x02\n\x11HeartbeatResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08lease_id\x18\x02 \x01(\x03\x12\x0f\n\x07leaving\x18\x03 \x01(\x08\x12\x0f\n\x07serving\x18\x04 \x01(\x08\x12\x17\n\x0fmirror_revision\x18\x05 \x01(\x03\x12\x18\n\x10issues_in_flight\x18\x06 \x01(\x03\x12\x1c\n\x14\x64\x65liveries_in_flight\x18\x07 \x01(\x03\x12\x15\n\rloop_delay_ms\x18\x08 \x01(\x03\x12\x10\n\x08\x63lock_ms\x18\t \x01(\x03\x12\x14\n\x0cledger_ready\x18\n \x01(\x08\x12\x0f\n\x07time_ms\x18\x0b \x01(\x03\x12\x0f\n\x07\x66\x61iling\x18\r \x03(\t\x12\x15\n\rkeys_complete\x18\x14 \x01(\x08\x12\x14\n\x0cmissing_keys\x18\x15 \x03(\t\x12,\n\thead_ends\x18\x1e \x03(\x0b\x32\x19.utrn.peer.v1.HeadEndBeat\"l\n\x0bHeadEndBeat\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nconfigured\x18\x02 \x01(\x08\x12\x11\n\tavailable\x18\x03 \x01(\x08\x12\x0e\n\x06parked\x18\x04 \x01(\x03\x12\x18\n\x10oldest_parked_ms\x18\x05 \x01(\x03\x32]\n\x0bPeerService\x12N\n\tHeartbeat\x12\x1e.utrn.peer.v1.HeartbeatRequest\x1a\x1f.utrn.peer.v1.HeartbeatResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1futrn/peer/v1/peer_service.proto\x12\x0cutrn.peer.v1\"#\n\x10HeartbeatRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\x93\x03\n\x11HeartbeatResponse\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x10\n\x08lease_id\x18\x02 \x01(\x03\x12\x0f\n\x07leaving\x18\x03 \x01(\x08\x12\x0f\n\x07serving\x18\x04 \x01(\x08\x12\x17\n\x0fmirror_revision\x18\x05 \x01(\x03\x12\x18\n\x10issues_in_flight\x18\x06 \x01(\x03\x12\x1c\n\x14\x64\x65liveries_in_flight\x18\x07 \x01(\x03\x12\x15\n\rloop_delay_ms\x18\x08 \x01(\x03\x12\x10\n\x08\x63lock_ms\x18\t \x01(\x03\x12\x14\n\x0cledger_ready\x18\n \x01(\x08\x12\x0f\n\x07time_ms\x18\x0b \x01(\x03\x12\x0f\n\x07\x66\x61iling\x18\r \x03(\t\x12\x15\n\rkeys_complete\x18\x14 \x01(\x08\x12\x14\n\x0cmissing_keys\x18\x15 \x03(\t\x12\x13\n\x0bincarnation\x18\x19 \x01(\t\x12\x17\n\x0fledger_revision\x18\x1a \x01(\x03\x12,\n\thead_ends\x18\x1e \x03(\x0b\x32\x19.utrn.peer.v1.HeadEndBeat\"l\n\x0bHeadEndBeat\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nconfigured\x18\x02 \x01(\x08\x12\x11\n\tavailable\x18\x03 \x01(\x08\x12\x0e\n\x06parked\x18\x04 \x01(\x03\x12\x18\n\x10oldest_parked_ms\x18\x05 \x01(\x03\x32]\n\x0bPeerService\x12N\n\tHeartbeat\x12\x1e.utrn.peer.v1.HeartbeatRequest\x1a\x1f.utrn.peer.v1.HeartbeatResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEARTBEATREQUEST']._serialized_start=49
   _globals['_HEARTBEATREQUEST']._serialized_end=84
   _globals['_HEARTBEATRESPONSE']._serialized_start=87
-  _globals['_HEARTBEATRESPONSE']._serialized_end=444
-  _globals['_HEADENDBEAT']._serialized_start=446
-  _globals['_HEADENDBEAT']._serialized_end=554
-  _globals['_PEERSERVICE']._serialized_start=556
-  _globals['_PEERSERVICE']._serialized_end=649
+  _globals['_HEARTBEATRESPONSE']._serialized_end=490
+  _globals['_HEADENDBEAT']._serialized_start=492
+  _globals['_HEADENDBEAT']._serialized_end=600
+  _globals['_PEERSERVICE']._serialized_start=602
+  _globals['_PEERSERVICE']._serialized_end=695
 # @@protoc_insertion_point(module_scope)

@@ -60,6 +60,8 @@ class HeartbeatResponse(_message.Message):
     FAILING_FIELD_NUMBER: _builtins.int
     KEYS_COMPLETE_FIELD_NUMBER: _builtins.int
     MISSING_KEYS_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    LEDGER_REVISION_FIELD_NUMBER: _builtins.int
     HEAD_ENDS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """The node that beats."""
@@ -85,6 +87,10 @@ class HeartbeatResponse(_message.Message):
     """What it makes of cluster time, Unix time in milliseconds; 0 while it does not know it."""
     keys_complete: _builtins.bool
     """True if its HSM was found to have every supplier's key. A node of an older version does not say so."""
+    incarnation: _builtins.str
+    """The incarnation of its ledger."""
+    ledger_revision: _builtins.int
+    """The highest revision of it that the node has heard of: no peer's ledger may lie below."""
     @_builtins.property
     def failing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The conditions of health that do not hold, by name, sorted; empty if it serves."""
@@ -114,11 +120,13 @@ class HeartbeatResponse(_message.Message):
         failing: _abc.Iterable[_builtins.str] | None = ...,
         keys_complete: _builtins.bool = ...,
         missing_keys: _abc.Iterable[_builtins.str] | None = ...,
+        incarnation: _builtins.str = ...,
+        ledger_revision: _builtins.int = ...,
         head_ends: _abc.Iterable[Global___HeadEndBeat] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "deliveries_in_flight", b"deliveries_in_flight", "failing", b"failing", "head_ends", b"head_ends", "issues_in_flight", b"issues_in_flight", "keys_complete", b"keys_complete", "lease_id", b"lease_id", "leaving", b"leaving", "ledger_ready", b"ledger_ready", "loop_delay_ms", b"loop_delay_ms", "mirror_revision", b"mirror_revision", "missing_keys", b"missing_keys", "node_id", b"node_id", "serving", b"serving", "time_ms", b"time_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ms", b"clock_ms", "deliveries_in_flight", b"deliveries_in_flight", "failing", b"failing", "head_ends", b"head_ends", "incarnation", b"incarnation", "issues_in_flight", b"issues_in_flight", "keys_complete", b"keys_complete", "lease_id", b"lease_id", "leaving", b"leaving", "ledger_ready", b"ledger_ready", "ledger_revision", b"ledger_revision", "loop_delay_ms", b"loop_delay_ms", "mirror_revision", b"mirror_revision", "missing_keys", b"missing_keys", "node_id", b"node_id", "serving", b"serving", "time_ms", b"time_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

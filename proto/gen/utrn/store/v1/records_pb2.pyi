@@ -1392,6 +1392,102 @@ class DrainRecord(_message.Message):
 Global___DrainRecord: _TypeAlias = DrainRecord  # noqa: Y015
 
 @_typing.final
+class LedgerRecord(_message.Message):
+    """Key config/ledger: which ledger this is. Made by `utrn ledger create`, changed only by `utrn ledger accept`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    MADE_AT_FIELD_NUMBER: _builtins.int
+    schema: _builtins.int
+    """Highest schema understood by this reader: 2."""
+    incarnation: _builtins.str
+    """Random, 32 hex digits."""
+    sequence: _builtins.int
+    """1 for the first, one more with every accept."""
+    @_builtins.property
+    def before(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The incarnations that it follows, oldest first."""
+
+    @_builtins.property
+    def made_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was made, by the clock of the machine that the command ran on."""
+
+    def __init__(
+        self,
+        *,
+        schema: _builtins.int = ...,
+        incarnation: _builtins.str = ...,
+        sequence: _builtins.int = ...,
+        before: _abc.Iterable[_builtins.str] | None = ...,
+        made_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["made_at", b"made_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before", b"before", "incarnation", b"incarnation", "made_at", b"made_at", "schema", b"schema", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LedgerRecord: _TypeAlias = LedgerRecord  # noqa: Y015
+
+@_typing.final
+class AgreedRecord(_message.Message):
+    """Key config/agreed: the settings that must be alike at every node. Written by `utrn ledger create` and `utrn ledger agree`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class SettingsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    AGREED_AT_FIELD_NUMBER: _builtins.int
+    schema: _builtins.int
+    """Highest schema understood by this reader: 2."""
+    @_builtins.property
+    def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """By name, as in a node's configuration file: section.key. Lists have their entries in order, a comma between them."""
+
+    @_builtins.property
+    def agreed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was written, by the clock of the machine that the command ran on."""
+
+    def __init__(
+        self,
+        *,
+        schema: _builtins.int = ...,
+        settings: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        agreed_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["agreed_at", b"agreed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agreed_at", b"agreed_at", "schema", b"schema", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgreedRecord: _TypeAlias = AgreedRecord  # noqa: Y015
+
+@_typing.final
 class RosterRecord(_message.Message):
     """Key roster/<node_id>, on no lease: this node should be there. Written when it first joins, deleted by an operator."""
 
