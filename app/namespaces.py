@@ -59,7 +59,9 @@ class Namespaces:
         """Remove all of it."""
         if not self._made:
             return
-        for node in self._nodes:
+        for index, node in enumerate(self._nodes):
+            # The kernel removes what is in a namespace some time later: the next run would find the cable still there.
+            subprocess.run(["ip", "link", "del", f"{self._bridge}h{index}"], check=False, capture_output=True)
             subprocess.run(["ip", "netns", "del", self._name(node)], check=False, capture_output=True)
         subprocess.run(["ip", "link", "del", self._bridge], check=False, capture_output=True)
         self._made = False

@@ -29,6 +29,7 @@ _DIAL_AGAIN_S = 0.1
 # A first beat waits for a connection and a handshake.
 _DIAL_S = 2.0
 _TICK_S = 0.05
+_TICK_MOST_S = 2 * _TICK_S
 _REVOKE_FOR_S = 5.0
 _REVOKE_AGAIN_S = 0.05
 _MINUTE_S = 60.0
@@ -66,7 +67,7 @@ class PeerWatch:
         self._following: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._revoked: deque[float] = deque()
         self.revokes = 0
-        self._ticks: dict[str, int] = {}
+        self._silent_s: dict[str, float] = {}
         self.heard: dict[str, Heard] = {}
 
     async def run(self) -> NoReturn:
@@ -87,14 +88,17 @@ class PeerWatch:
             self._following[(node_id, address)] = tasks.create_task(self._follow(node_id, address))
 
     async def _tick_forever(self) -> NoReturn:
+        loop = asyncio.get_running_loop()
+        last = loop.time()
         while True:
             await asyncio.sleep(_TICK_S)
-            self.tick()
+            last, before = loop.time(), last
+            self.tick(last - before)
 
-    def tick(self) -> None:
-        """Count one tick of silence for every peer. One that comes late counts once: this node's stalls are its own."""
+    def tick(self, passed_s: float) -> None:
+        """Count silence for every peer. A late tick counts for two at most: this node's stalls are nobody's silence."""
         for node_id in self.heard:
-            self._ticks[node_id] = self._ticks.get(node_id, 0) + 1
+            self._silent_s[node_id] = self._silent_s.get(node_id, 0.0) + min(passed_s, _TICK_MOST_S)
 
     def silent(self) -> dict[str, int]:
         """Return the lease of every member that was heard under it and has not been heard for too long, by node id.
@@ -102,8 +106,7 @@ class PeerWatch:
         One that was never heard under its present lease is not among them: so a network that carries nothing costs each
         lease at most once. A node that hears nobody at all is probably the one that is cut off, and says nothing.
         """
-        ticks = self._config.suspect_ms / 1000 / _TICK_S
-        if all(self._ticks.get(node_id, 0) >= ticks for node_id in self.heard):
+        if self._hears_nobody():
             return {}
         return {
             one.node_id: one.lease_id
@@ -111,8 +114,14 @@ class PeerWatch:
             if (heard := self.heard.get(one.node_id)) is not None
             and not heard.beat.leaving
             and heard.beat.lease_id == one.lease_id != 0
-            and self._ticks.get(one.node_id, 0) >= ticks
+            and self._is_silent(one.node_id)
         }
+
+    def _is_silent(self, node_id: str) -> bool:
+        return self._silent_s.get(node_id, 0.0) >= self._config.suspect_ms / 1000
+
+    def _hears_nobody(self) -> bool:
+        return all(map(self._is_silent, self.heard))
 
     async def _follow(self, node_id: str, address: str) -> None:
         """Hear one node until it is no member any more."""
@@ -144,8 +153,11 @@ class PeerWatch:
 
     async def _take(self, node_id: str, beat: pb.HeartbeatResponse) -> None:
         last = self.heard.get(node_id)
+        if self._hears_nobody():
+            # This node was cut off, and is so no more: from now on it can tell who else is silent.
+            self._silent_s.clear()
         self.heard[node_id] = self._hear(beat)
-        self._ticks[node_id] = 0
+        self._silent_s[node_id] = 0.0
         if last is not None and beat.lease_id != last.beat.lease_id and not last.beat.leaving:
             # Another process answers at its address, or it has lost its lease by itself.
             await self._replaced(node_id, last.beat.lease_id, beat.lease_id)

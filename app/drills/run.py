@@ -158,7 +158,7 @@ class _Run:
             load_ended = time.monotonic()
             await loading
             self._say("waiting for what is owed")
-            await self._watch.until(lambda: not self._watch.owed and self._whole(), _DRAIN_S)
+            await self._watch.until(lambda: self._heard_all() and not self._watch.owed and self._whole(), _DRAIN_S)
             moved = sum(self._watch.owners.get(shard) != was for shard, was in owners.items())
             fault.facts.setdefault("shards_moved", moved)
             fault.facts["owner_changes"] = sum(
@@ -168,6 +168,10 @@ class _Run:
             result = await self._result(world, fault, load_ended)
             watching.cancel()
         return result
+
+    def _heard_all(self) -> bool:
+        """Return whether the watch has every sale that was answered: only then does it know what is owed."""
+        return not self._not_in_ledger()
 
     def _whole(self) -> bool:
         return len(self._watch.owners) == self._config.shards

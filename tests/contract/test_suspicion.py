@@ -235,7 +235,7 @@ async def test_silence_is_counted_in_own_ticks_and_only_after_a_beat_under_the_p
 
     async def tick(count: int, *, hears_another: bool = True) -> None:
         for _ in range(count):
-            peers.tick()
+            peers.tick(0.0501)
         if hears_another:
             await peers._take("c", peer.HeartbeatResponse(node_id="c", lease_id=3))
 
@@ -249,7 +249,14 @@ async def test_silence_is_counted_in_own_ticks_and_only_after_a_beat_under_the_p
     await tick(9, hears_another=False)
     assert peers.silent() == {}, "who hears nobody is probably cut off itself"
     await tick(0)
+    assert peers.silent() == {}, "it was cut off itself: whoever is silent is so from now on"
+    await tick(5)
+    await tick(5)
     assert peers.silent() == {"b": 7}
+    await peers._take("b", peer.HeartbeatResponse(node_id="b", lease_id=7))
+    for _ in range(3):
+        peers.tick(60.0)
+    assert peers.silent() == {}, "three stalls of this node are nobody's silence"
     await peers._take("b", peer.HeartbeatResponse(node_id="b", lease_id=7))
     assert peers.silent() == {}
     await tick(9)
