@@ -114,6 +114,7 @@ class NodeCollector(Collector):
         yield GaugeMetricFamily("utrn_peers_heard", "Peers whose heart is heard.", value=len(peers.heard_of_late()))
         yield GaugeMetricFamily("utrn_peers_suspected", "Peers not heard for too long.", value=len(peers.silent()))
         yield CounterMetricFamily("utrn_peer_revokes", "Leases of peers that this node revoked.", value=peers.revokes)
+        yield from self._time()
         epochs = GaugeMetricFamily("utrn_epoch", "Epoch of each shard this node owns.", labels=["shard"])
         for shard, epoch in sorted(node.cluster.ownership.epochs().items()):
             epochs.add_metric([str(shard)], epoch)
@@ -131,6 +132,27 @@ class NodeCollector(Collector):
         if kept_at:
             age = time.monotonic() - kept_at
             yield GaugeMetricFamily("utrn_ledger_state_age_seconds", "Since what is known was kept.", value=age)
+
+    def _time(self) -> Iterator[Metric]:
+        state = self._node.time.state()
+        yield GaugeMetricFamily("utrn_time_known", "1 if this node knows cluster time.", value=state.known)
+        yield GaugeMetricFamily(
+            "utrn_time_in_doubt",
+            "1 if cluster time may be wrong: nobody carried it for a while.",
+            value=bool(state.doubt.value),
+        )
+        if state.wall_off_ms is not None:
+            yield GaugeMetricFamily(
+                "utrn_clock_off_seconds",
+                "How far this node's wall clock is ahead of cluster time.",
+                value=state.wall_off_ms / 1000,
+            )
+        if state.off_ms is not None:
+            yield GaugeMetricFamily(
+                "utrn_cluster_time_off_seconds",
+                "How far the wall clocks of a majority are ahead of cluster time.",
+                value=state.off_ms / 1000,
+            )
 
     def _copies(self) -> Iterator[Metric]:
         healed = CounterMetricFamily(

@@ -42,6 +42,7 @@ from core.api.peer_servicer import PeerServicer
 from core.api.server import TOP_UP_SERVICE, Services
 from core.api.top_up_servicer import TopUpServicer
 from core.domain.cluster_time import TimeKeeper, TimeRule
+from core.flows.accept_time import AcceptTime
 from core.flows.advise import AdviseByHand
 from core.flows.authorise import Authorise
 from core.flows.check_eligibility import CheckEligibility
@@ -207,7 +208,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
             market,
             health,
             top_up=_top_up(config, ports, answers, vending, counters),
-            admin=_admin(ports, _view_of_cluster(config, client, clock, cluster, beat, delivery, base)),
+            admin=_admin(ports, registry, _view_of_cluster(config, client, time, cluster, beat, delivery, base)),
             peer_=PeerServicer(beat, every_s=config.peers.heartbeat_ms / 1000),
         ),
         times=times,
@@ -235,7 +236,7 @@ def _services(
 def _view_of_cluster(
     config: Config,
     client: EtcdClient,
-    clock: Clock,
+    time: LedgerTime,
     cluster: ClusterParts,
     beat: Callable[[], peer.HeartbeatResponse],
     delivery: DeliveryWorker,
@@ -244,12 +245,13 @@ def _view_of_cluster(
     return EtcdCluster(
         client=client,
         config=config.etcd,
-        clock=clock,
+        clock=time.clock,
         ownership=cluster.ownership,
         peers=cluster.peers,
         beat=beat,
         owed=delivery.owed_by_shard,
         ledger_problems=lambda: base.watch.problems,
+        keeper=time,
     )
 
 
@@ -325,13 +327,14 @@ def _time(config: Config, client: EtcdClient, clock: ClusterClock, cluster: Clus
     )
 
 
-def _admin(ports: Adapters, view: EtcdCluster) -> AdminServicer:
+def _admin(ports: Adapters, registry: EtcdRegistry, view: EtcdCluster) -> AdminServicer:
     return AdminServicer(
         authenticate=Authenticate(ports.registry),
         cluster=view,
         drain=DrainNode(view, ports.clock),
         forget=ForgetNode(view),
         forget_head_end=ForgetHeadEnd(view),
+        accept_time=AcceptTime(view, registry.due_by),
     )
 
 

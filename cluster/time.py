@@ -16,10 +16,11 @@ from etcdpb import rpc_pb2 as pb
 
 from cluster import compares, ops
 from cluster.client import Compacted, EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
+from cluster.commit import Known, commit_until_known, not_done
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
 from core.domain.cluster_time import Act, Doubt, Plan, Received, Sight, TimeKeeper, agreed, start
-from core.domain.errors import NotReady
+from core.domain.errors import ClocksDisagree, LedgerUnavailable, NotReady
 from core.domain.timeline import Ms, instant_of, ms_of
 from core.ports.clock import Clock
 
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.1
 _RETRY_AFTER_S = 0.1
+_RACES_MAX = 10
 _EtcdTrouble = (EtcdUnreachable, EtcdUnknown, EtcdRefused)
 
 
@@ -107,8 +109,10 @@ class LedgerTime:
     ) -> None:
         self._client = client
         self._keys = Keys(config.prefix)
+        self.clock = clock
         self._steady = clock.steady
         self._node_id = node_id
+        self._resolve_s = config.resolve_timeout_ms / 1000
         self._sight = sight
         self._may_write = may_write
         self._rule = clock.keeper.rule
@@ -233,7 +237,7 @@ class LedgerTime:
         put = [ops.put(key, compares.time_value(plan.instant))]
         if plan.doubt is not keeper.doubt:
             compare += compares.record_unmoved(self._keys.time_doubt(), self._doubt_revision)
-            put.append(self._doubt_op(plan.doubt))
+            put.append(self._doubt_op(plan.doubt, self._node_id))
         txn = pb.TxnRequest(compare=compare, success=put, failure=[ops.get(key)])
         try:
             reply = await self._client.txn(txn)
@@ -250,9 +254,47 @@ class LedgerTime:
         keeper.receive(Received(plan.instant, reply.header.revision, at), moved=True)
         self._mine = True
 
-    def _doubt_op(self, doubt: Doubt) -> pb.RequestOp:
+    async def accept(self, by: str) -> None:
+        """Set cluster time to the wall clocks that agree: forward at once, back by letting it run slowly.
+
+        Raises:
+            ClocksDisagree: none do, or this node does not know cluster time.
+            LedgerUnavailable, OutcomeUnknown: look and repeat.
+        """
+        for _ in range(_RACES_MAX):
+            at, state, last = self._steady.monotonic(), self.state(), self.keeper.last
+            if state.walls is None or state.now is None or last is None or not state.known:
+                raise ClocksDisagree("no majority of wall clocks agrees, or this node does not know cluster time")
+            instant = max(state.walls, state.now, Ms(last.instant + 1))
+            doubt = Doubt.AHEAD if state.walls < state.now else Doubt.NONE
+            if await self._set(instant, doubt, last.revision, at, by):
+                log.warning("an operator has set the cluster's time", extra={"by": by, "off_ms": state.off_ms})
+                return
+        raise LedgerUnavailable("others keep setting the ledger's time; nothing was written")
+
+    async def _set(self, instant: Ms, doubt: Doubt, revision: int, at: float, by: str) -> bool:
+        """Write an instant on somebody's word; return whether it is written."""
+        key = self._keys.time_now()
+        txn = pb.TxnRequest(
+            compare=compares.time_unmoved(key, revision, instant),
+            success=[ops.put(key, compares.time_value(instant)), self._doubt_op(doubt, by)],
+            failure=[ops.get(key)],
+        )
+        # Once carried out, the compare fails: then it is looked at again, and there is nothing left to set.
+        settled = await commit_until_known(self._client, self._steady, txn, until=at + self._resolve_s)
+        if not isinstance(settled, Known):
+            raise not_done(settled) from settled.error
+        if settled.reply.succeeded:
+            self.keeper.receive(Received(instant, settled.revision, at), moved=True)
+            return True
+        (there,) = ops.got(settled.reply)
+        if there is not None:
+            self._take(there, self._steady.monotonic(), gone=False)
+        return False
+
+    def _doubt_op(self, doubt: Doubt, by: str) -> pb.RequestOp:
         key = self._keys.time_doubt()
-        return ops.delete(key) if doubt is Doubt.NONE else ops.put(key, f"{doubt.value} {self._node_id}".encode())
+        return ops.delete(key) if doubt is Doubt.NONE else ops.put(key, f"{doubt.value} {by}".encode())
 
     def _mark(self, plan: Plan) -> None:
         """Say what is out of the ordinary."""

@@ -20,9 +20,19 @@ from cluster.keys import Keys
 from cluster.ownership import EtcdOwnership, Member, Owner
 from cluster.peers import PeerWatch
 from cluster.records import SCHEMA
+from cluster.time import LedgerTime
 from core.domain.party import ParticipantId
 from core.ports.clock import Clock
-from core.ports.cluster import Cluster, ClusterStatus, Drain, HeadEndStatus, MemberStatus, NodeStatus, ShardStatus
+from core.ports.cluster import (
+    Cluster,
+    ClusterStatus,
+    Drain,
+    HeadEndStatus,
+    MemberStatus,
+    NodeStatus,
+    ShardStatus,
+    TimeStatus,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +46,7 @@ class EtcdCluster:
     peers: PeerWatch
     beat: Callable[[], peer.HeartbeatResponse]
     owed: Callable[[], Mapping[int, int]]
+    keeper: LedgerTime
     ledger_problems: Callable[[], Sequence[str]] = tuple
 
     async def status(self) -> ClusterStatus:
@@ -68,8 +79,25 @@ class EtcdCluster:
             members=tuple(_member(endpoint, status) for endpoint, status in asked.items()),
             head_ends=_head_ends({one: beats.get(one) for one in members}),
             reading=not self.ownership.seen,
+            time=self.time(),
             ledger_problems=tuple(self.ledger_problems()),
         )
+
+    def time(self) -> TimeStatus:
+        """Return what this node makes of cluster time."""
+        state = self.keeper.state()
+        return TimeStatus(
+            known=state.known,
+            now_ms=state.now or 0,
+            ledger_ms=state.ledger or 0,
+            doubt=state.doubt.value,
+            clocks_agree=state.off_ms is not None,
+            clocks_off_ms=state.off_ms or 0,
+        )
+
+    async def accept_time(self, *, by: ParticipantId) -> None:
+        """Set cluster time to the wall clocks that agree."""
+        await self.keeper.accept(by)
 
     async def drain(self, node_id: str, *, by: ParticipantId, at: datetime) -> Drain:
         """Write the drain."""
@@ -143,6 +171,7 @@ class EtcdCluster:
             issues_in_flight=beat.issues_in_flight,
             deliveries_in_flight=beat.deliveries_in_flight,
             missing_keys=tuple(beat.missing_keys),
+            clock_off_ms=beat.clock_ms - beat.time_ms if beat.time_ms else 0,
         )
 
     def _beats(self) -> dict[str, peer.HeartbeatResponse]:

@@ -39,6 +39,7 @@ ADVICE: Final[Mapping[str, str]] = {
     "OPERATOR_ONLY": "use an operator's certificate: --cert and --key",
     "NODE_UNKNOWN": "see which nodes there are: utrn cluster status",
     "LAST_NODE": "bring another node into service first",
+    "CLOCKS_DISAGREE": "docs/runbooks/clock.md",
     "NODE_ALIVE": "stop the node first: docs/runbooks/node-lost.md",
     "PARTICIPANT_UNKNOWN": "check the name: utrn supplier list",
     "SUPPLIER_INACTIVE": "take no money; the supplier asks an operator: utrn supplier resume",

@@ -1,7 +1,6 @@
 """`utrn cluster`: what the nodes are doing, and taking one out of service."""
 
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
@@ -9,6 +8,13 @@ import typer
 from app.cli.asking import ask_nodes
 from app.cli.cluster_lines import lines_of
 from app.cli.cluster_problems import exit_code_of, problems_of
+from app.cli.cluster_time import accept_time, get_status, time_line
+from app.cli.cluster_time import time as show_time
+from app.cli.operator_options import Ca as _Ca
+from app.cli.operator_options import Cert as _Cert
+from app.cli.operator_options import Json as _Json
+from app.cli.operator_options import Key as _Key
+from app.cli.operator_options import Target as _Target
 from app.cli.output import console, print_json
 
 if TYPE_CHECKING:
@@ -18,13 +24,10 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 app = typer.Typer(no_args_is_help=True, help="Nodes, shards, etcd members; with an operator's certificate.")
+app.command("time")(show_time)
+app.command("accept-time")(accept_time)
 
-_Target = Annotated[str, typer.Option("--target", help="host:port of nodes, comma between them; any one answers.")]
-_Cert = Annotated[Path, typer.Option("--cert", help="PEM file of an operator's certificate.")]
-_Key = Annotated[Path, typer.Option("--key", help="PEM file of its private key.")]
-_Ca = Annotated[Path, typer.Option("--ca", help="PEM file of the nodes' authority.")]
 _LOOK_AGAIN_S = 0.5
-_Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
 
 _STATUS_HELP = """Show nodes, shards, etcd members and head ends as one node sees them.
 
@@ -44,7 +47,7 @@ def status(
 
     until = time.monotonic() + wait
     while True:
-        found = ask_nodes(_status, target, (cert, key, ca))
+        found = ask_nodes(get_status, target, (cert, key, ca))
         problems = problems_of(found)
         if not problems or time.monotonic() >= until:
             break
@@ -56,6 +59,7 @@ def status(
     else:
         for line in lines_of(found, width=_width()):
             typer.echo(line)
+        typer.echo(time_line(found))
         for problem in problems:
             # In a pipe a sentence is one line, however long.
             style = "red" if problem.no_service else "yellow"
@@ -79,7 +83,7 @@ def watch(
     looks = 0
     with Live(console=console, auto_refresh=False) as live:
         while not times or looks < times:
-            found = ask_nodes(_status, target, (cert, key, ca))
+            found = ask_nodes(get_status, target, (cert, key, ca))
             lines = [*lines_of(found, width=_width()), *(one.text for one in problems_of(found))]
             live.update(Text("\n".join(lines)), refresh=True)
             looks += 1
@@ -157,10 +161,3 @@ def forget_head_end(
 def _width() -> int | None:
     """Return the columns of the screen; None for a pipe."""
     return console.width if console.is_terminal else None
-
-
-async def _status(channel: "grpc.aio.Channel") -> "pb.GetClusterStatusResponse":
-    from utrn.admin.v1 import admin_service_pb2 as pb
-    from utrn.admin.v1 import admin_service_pb2_grpc as rpc
-
-    return await rpc.AdminServiceStub(channel).GetClusterStatus(pb.GetClusterStatusRequest(), timeout=5.0)

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from app.cli.cluster_time import time_problems
+
 if TYPE_CHECKING:
     from utrn.admin.v1 import admin_service_pb2 as pb
 
@@ -32,6 +34,7 @@ class Problem:
 def problems_of(found: "pb.GetClusterStatusResponse") -> list[Problem]:
     """Return everything that is not as it should be, the worst first."""
     problems = [*_service(found), *_nodes(found), *_shards(found), *_members(found), *_head_ends(found)]
+    problems += map(Problem, time_problems(found))
     return sorted(problems, key=lambda one: not one.no_service)
 
 

@@ -304,4 +304,9 @@ OUTCOMES: Final[Mapping[str, Outcome]] = {
         "FAILED_PRECONDITION",
         "check the counter; if it is right, hand the counters over and back, and tell where they are (market.md)",
     ),
+    "CLOCKS_DISAGREE": Outcome(
+        Says.NOT_A_SALE,
+        "FAILED_PRECONDITION",
+        "mend the clocks first",
+    ),
 }

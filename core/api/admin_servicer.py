@@ -12,6 +12,7 @@ from core.api.authenticate import Authenticate
 from core.api.errors import Context
 from core.domain.errors import BadField, OperatorOnly
 from core.domain.party import Principal, Role
+from core.flows.accept_time import AcceptTime
 from core.flows.drain import DrainNode
 from core.flows.forget import ForgetHeadEnd, ForgetNode
 from core.ports.cluster import Cluster
@@ -28,6 +29,7 @@ class AdminServicer(rpc.AdminServiceServicer):
     drain: DrainNode
     forget: ForgetNode
     forget_head_end: ForgetHeadEnd
+    accept_time: AcceptTime
 
     async def GetClusterStatus(
         self, request: pb.GetClusterStatusRequest, context: Context
@@ -44,6 +46,7 @@ class AdminServicer(rpc.AdminServiceServicer):
             head_ends=[pb.HeadEnd(**asdict(one)) for one in status.head_ends],
             reading=status.reading,
             ledger_problems=status.ledger_problems,
+            time=pb.ClusterTime(**asdict(status.time)),
         )
 
     async def SetDrain(self, request: pb.SetDrainRequest, context: Context) -> pb.SetDrainResponse:
@@ -71,6 +74,14 @@ class AdminServicer(rpc.AdminServiceServicer):
             raise BadField("name: a head end's name is needed", field="name")
         await self.forget_head_end(request.name)
         return pb.ForgetHeadEndResponse()
+
+    async def AcceptClusterTime(
+        self, request: pb.AcceptClusterTimeRequest, context: Context
+    ) -> pb.AcceptClusterTimeResponse:
+        """Set cluster time to the wall clocks, or say what that would do."""
+        principal = self._operator(context)
+        seconds = request.seconds if request.HasField("seconds") else None
+        return pb.AcceptClusterTimeResponse(**asdict(await self.accept_time(principal, seconds)))
 
     def _operator(self, context: Context) -> Principal:
         principal = self.authenticate(context)

@@ -343,6 +343,12 @@ class LastNode(Refused):
     reason = "LAST_NODE"
 
 
+class ClocksDisagree(Refused):
+    """No majority of the nodes' wall clocks agrees, or cluster time is not known here: nothing to set it to."""
+
+    reason = "CLOCKS_DISAGREE"
+
+
 class NodeAlive(Refused):
     """The node is alive: only one that is gone for good is taken off the roster. Facts: node_id."""
 
@@ -393,7 +399,7 @@ class ShuttingDown(Busy):
 
 
 class NotReady(Busy):
-    """The node has not finished reading the registry, or its clock is in doubt; another node will answer."""
+    """The node has not finished reading the registry, or does not know cluster time; another node will answer."""
 
     reason = "NOT_READY"
 

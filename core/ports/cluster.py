@@ -35,6 +35,7 @@ class NodeStatus:
     since: datetime | None = None
     heard: bool = False
     failing: tuple[str, ...] = ()
+    clock_off_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +76,21 @@ class HeadEndStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TimeStatus:
+    """Cluster time as a node sees it: what it is, how far the ledger has come, why it may be wrong.
+
+    `clocks_off_ms`: how far the wall clocks of a majority are ahead of it; only if `clocks_agree`.
+    """
+
+    known: bool
+    now_ms: int
+    ledger_ms: int
+    doubt: str
+    clocks_agree: bool
+    clocks_off_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterStatus:
     """The whole cluster as the node `asked` sees it at `revision` of the ledger.
 
@@ -87,6 +103,7 @@ class ClusterStatus:
     nodes: tuple[NodeStatus, ...]
     shards: tuple[ShardStatus, ...]
     members: tuple[MemberStatus, ...]
+    time: TimeStatus
     head_ends: tuple[HeadEndStatus, ...] = ()
     reading: bool = False
     ledger_problems: tuple[str, ...] = ()
@@ -129,6 +146,19 @@ class Cluster(Protocol):
 
         Raises:
             LedgerUnavailable, OutcomeUnknown: repeat.
+        """
+        ...
+
+    def time(self) -> TimeStatus:
+        """Return what is known of cluster time now."""
+        ...
+
+    async def accept_time(self, *, by: ParticipantId) -> None:
+        """Set cluster time to the wall clocks that agree: forward at once, back by letting it run slowly.
+
+        Raises:
+            ClocksDisagree: none do, or cluster time is not known here.
+            LedgerUnavailable, OutcomeUnknown: look and repeat.
         """
         ...
 

@@ -34,7 +34,8 @@ from core.ports.ledger import Committed, CounterState, Entry
 from core.ports.registry import RegistryWrite
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
-from tests.support.etcd import RealEtcd
+from tests.support.etcd import RealEtcd, Store
+from tests.support.machines import idle_time
 from tests.support.vends import PSP, PSP_ID, new_id, new_meter_id, vend
 
 CONFIG = EtcdConfig(endpoints=("fake:1",), resolve_timeout_ms=300)
@@ -73,7 +74,7 @@ class Bench:
         self.group = GroupWriter(client, self.clock, batch_max=64, resolve_s=0.3, waiting_max=10)
         self.cluster = EtcdCluster(
             client=client, config=CONFIG, clock=self.clock, ownership=cast("object", None),  # type: ignore[arg-type]
-            peers=cast("object", None), beat=lambda: None, owed=dict,  # type: ignore[arg-type,return-value]
+            peers=cast("object", None), beat=lambda: None, owed=dict, keeper=idle_time(Store(client, CONFIG)),  # type: ignore[arg-type,return-value]
         )  # fmt: skip
         self.anchors = TrailAnchors(client, CONFIG, self.clock)
 

@@ -11,7 +11,7 @@ from cluster import compares, ops
 from cluster.registry_store import EtcdRegistryStore
 from cluster.time_fence import TimeFence
 from core.domain.cluster_time import Doubt, TimeRule
-from core.domain.errors import NotReady
+from core.domain.errors import ClocksDisagree, NotReady
 from core.domain.timeline import Ms, ms_of
 from core.ports.registry import RegistryWrite
 from tests.fakes.clock import HandClock
@@ -208,6 +208,53 @@ async def test_whoever_carried_it_may_go_another_goes_on(store: Store) -> None:
             nodes.stop(name)
             await nodes.pass_s(5)
             assert abs(nodes.off_s("c")) < 0.5
+
+
+# An operator's word.
+
+
+async def test_an_operator_sets_it_forward_at_once(store: Store) -> None:
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        step(nodes, "abc", HOUR)
+        await nodes.pass_s(5)
+        await nodes.times["b"].accept("operator")
+        await nodes.pass_s(3)
+        assert [abs(nodes.off_s(name) - HOUR) < 1.0 for name in "abc"] == [True] * 3
+        assert await nodes.doubt() == ""
+
+
+async def test_back_it_is_let_run_slowly_and_never_goes_back(store: Store) -> None:
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        step(nodes, "abc", -600)
+        await nodes.pass_s(5)
+        before = nodes.clocks["a"].now()
+        await nodes.times["b"].accept("operator")
+        assert await nodes.doubt() == "ahead operator"
+        for _ in range(150):
+            await nodes.pass_s(10, step_s=1.0)
+            now = nodes.clocks["a"].now()
+            assert now >= before
+            before = now
+            if await nodes.doubt() == "":
+                break
+        assert await nodes.doubt() == ""
+        assert abs(nodes.off_s("a") + 600) < 61
+
+
+async def test_where_no_clocks_agree_there_is_nothing_to_set_it_to(store: Store) -> None:
+    nodes = Machines(store)
+    async with nodes.running():
+        with pytest.raises(ClocksDisagree):
+            await nodes.times["a"].accept("operator")
+        await begun(nodes)
+        step(nodes, "b", HOUR)
+        step(nodes, "c", -HOUR)
+        with pytest.raises(ClocksDisagree):
+            await nodes.times["a"].accept("operator")
 
 
 # What must not happen before its time.

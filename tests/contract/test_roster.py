@@ -15,6 +15,7 @@ from cluster.view import EtcdCluster
 from tests.contract.test_ownership import SHARDS, owned, until
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
+from tests.support.machines import idle_time
 
 
 def start(store: Store, name: str, **more: Any) -> tuple[EtcdOwnership, "asyncio.Task[Any]"]:
@@ -26,7 +27,7 @@ def cluster(store: Store, ownership: EtcdOwnership) -> EtcdCluster:
     nothing: Callable[[], Mapping[int, int]] = dict
     return EtcdCluster(
         client=store.client, config=store.config, clock=SystemClock(), ownership=ownership,
-        peers=cast("Any", None), beat=cast("Any", None), owed=nothing,
+        peers=cast("Any", None), beat=cast("Any", None), owed=nothing, keeper=idle_time(store),
     )  # fmt: skip
 
 

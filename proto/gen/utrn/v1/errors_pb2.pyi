@@ -150,6 +150,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """A code made elsewhere has a counter that the meter's rule does not allow against what is known to be credited. Facts:
     counter_min, counter_max.
     """
+    ERROR_REASON_CLOCKS_DISAGREE: _ErrorReason.ValueType  # 54
+    """No majority of the nodes' wall clocks agrees, or cluster time is not known here: nothing to set it to."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason this service gives for not doing what was asked. Carried in google.rpc.ErrorInfo.reason, without the
@@ -286,4 +288,6 @@ ERROR_REASON_COUNTER_OUT_OF_RANGE: ErrorReason.ValueType  # 71
 """A code made elsewhere has a counter that the meter's rule does not allow against what is known to be credited. Facts:
 counter_min, counter_max.
 """
+ERROR_REASON_CLOCKS_DISAGREE: ErrorReason.ValueType  # 54
+"""No majority of the nodes' wall clocks agrees, or cluster time is not known here: nothing to set it to."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

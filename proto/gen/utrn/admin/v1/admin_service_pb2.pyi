@@ -20,6 +20,64 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class AcceptClusterTimeRequest(_message.Message):
+    """Asks that cluster time be set to the middle of the wall clocks that agree."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECONDS_FIELD_NUMBER: _builtins.int
+    seconds: _builtins.int
+    """How many seconds ahead of cluster time those are, as the operator has read it; they must still be so, to within 5 s.
+    Absent: nothing is done, the answer says what would be.
+    """
+    def __init__(
+        self,
+        *,
+        seconds: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "seconds", b"seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__seconds: _TypeAlias = _typing.Literal["seconds"]  # noqa: Y015
+    _WhichOneofArgType__seconds: _TypeAlias = _typing.Literal["_seconds", b"_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds) -> _WhichOneofReturnType__seconds | None: ...
+
+Global___AcceptClusterTimeRequest: _TypeAlias = AcceptClusterTimeRequest  # noqa: Y015
+
+@_typing.final
+class AcceptClusterTimeResponse(_message.Message):
+    """What was done, or would be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DONE_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    CHANGES_DUE_FIELD_NUMBER: _builtins.int
+    done: _builtins.bool
+    """False if nothing was done."""
+    seconds: _builtins.int
+    """How many seconds ahead of cluster time the wall clocks are. Forward, it is set at once; if they are behind, it runs
+    at half its speed until they have come up to it.
+    """
+    changes_due: _builtins.int
+    """Changes of meters that fall due by that, and are carried out for good; at most 1000 are counted."""
+    def __init__(
+        self,
+        *,
+        done: _builtins.bool = ...,
+        seconds: _builtins.int = ...,
+        changes_due: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes_due", b"changes_due", "done", b"done", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AcceptClusterTimeResponse: _TypeAlias = AcceptClusterTimeResponse  # noqa: Y015
+
+@_typing.final
 class GetClusterStatusRequest(_message.Message):
     """Asks for the state of the cluster."""
 
@@ -50,6 +108,7 @@ class GetClusterStatusResponse(_message.Message):
     READING_FIELD_NUMBER: _builtins.int
     HEAD_ENDS_FIELD_NUMBER: _builtins.int
     LEDGER_PROBLEMS_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
     asked_node_id: _builtins.str
     """The node that answers."""
     revision: _builtins.int
@@ -78,6 +137,10 @@ class GetClusterStatusResponse(_message.Message):
         not as agreed, its space.
         """
 
+    @_builtins.property
+    def time(self) -> Global___ClusterTime:
+        """Cluster time."""
+
     def __init__(
         self,
         *,
@@ -89,14 +152,57 @@ class GetClusterStatusResponse(_message.Message):
         reading: _builtins.bool = ...,
         head_ends: _abc.Iterable[Global___HeadEnd] | None = ...,
         ledger_problems: _abc.Iterable[_builtins.str] | None = ...,
+        time: Global___ClusterTime | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_node_id", b"asked_node_id", "etcd_members", b"etcd_members", "head_ends", b"head_ends", "ledger_problems", b"ledger_problems", "nodes", b"nodes", "reading", b"reading", "revision", b"revision", "shards", b"shards"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_node_id", b"asked_node_id", "etcd_members", b"etcd_members", "head_ends", b"head_ends", "ledger_problems", b"ledger_problems", "nodes", b"nodes", "reading", b"reading", "revision", b"revision", "shards", b"shards", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetClusterStatusResponse: _TypeAlias = GetClusterStatusResponse  # noqa: Y015
+
+@_typing.final
+class ClusterTime(_message.Message):
+    """Cluster time, by which everything is decided, and what wall clocks say of it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KNOWN_FIELD_NUMBER: _builtins.int
+    NOW_MS_FIELD_NUMBER: _builtins.int
+    LEDGER_MS_FIELD_NUMBER: _builtins.int
+    DOUBT_FIELD_NUMBER: _builtins.int
+    CLOCKS_AGREE_FIELD_NUMBER: _builtins.int
+    CLOCKS_OFF_MS_FIELD_NUMBER: _builtins.int
+    known: _builtins.bool
+    """True if the asked node knows it."""
+    now_ms: _builtins.int
+    """What it is, Unix time in milliseconds; 0 if the asked node never heard of it."""
+    ledger_ms: _builtins.int
+    """The last instant that the ledger has seen."""
+    doubt: _builtins.str
+    """Why it may be wrong: "gap", nobody carried it for a while; "ahead", an operator says so; empty if nothing is known."""
+    clocks_agree: _builtins.bool
+    """True if the wall clocks of a majority of the nodes that should be there agree."""
+    clocks_off_ms: _builtins.int
+    """How many milliseconds ahead of it those are."""
+    def __init__(
+        self,
+        *,
+        known: _builtins.bool = ...,
+        now_ms: _builtins.int = ...,
+        ledger_ms: _builtins.int = ...,
+        doubt: _builtins.str = ...,
+        clocks_agree: _builtins.bool = ...,
+        clocks_off_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clocks_agree", b"clocks_agree", "clocks_off_ms", b"clocks_off_ms", "doubt", b"doubt", "known", b"known", "ledger_ms", b"ledger_ms", "now_ms", b"now_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClusterTime: _TypeAlias = ClusterTime  # noqa: Y015
 
 @_typing.final
 class Node(_message.Message):
@@ -124,6 +230,7 @@ class Node(_message.Message):
     HEARD_FIELD_NUMBER: _builtins.int
     FAILING_FIELD_NUMBER: _builtins.int
     MISSING_KEYS_FIELD_NUMBER: _builtins.int
+    CLOCK_OFF_MS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     """Its id."""
     address: _builtins.str
@@ -158,6 +265,8 @@ class Node(_message.Message):
     """Deliveries under way."""
     heard: _builtins.bool
     """True if its beat was heard of late: what it says of itself is so now. Always true of the asked node."""
+    clock_off_ms: _builtins.int
+    """Milliseconds by which its wall clock is ahead of cluster time; 0 if unknown."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """When it first joined; absent if it is on no roster."""
@@ -193,10 +302,11 @@ class Node(_message.Message):
         heard: _builtins.bool = ...,
         failing: _abc.Iterable[_builtins.str] | None = ...,
         missing_keys: _abc.Iterable[_builtins.str] | None = ...,
+        clock_off_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "alive", b"alive", "beat_age_ms", b"beat_age_ms", "deliveries_in_flight", b"deliveries_in_flight", "drained", b"drained", "failing", b"failing", "heard", b"heard", "hsm_ready", b"hsm_ready", "issues_in_flight", b"issues_in_flight", "lease_left_ms", b"lease_left_ms", "lease_ttl_ms", b"lease_ttl_ms", "mirror_lag", b"mirror_lag", "mirror_ready", b"mirror_ready", "missing_keys", b"missing_keys", "node_id", b"node_id", "serving", b"serving", "shards", b"shards", "since", b"since", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "alive", b"alive", "beat_age_ms", b"beat_age_ms", "clock_off_ms", b"clock_off_ms", "deliveries_in_flight", b"deliveries_in_flight", "drained", b"drained", "failing", b"failing", "heard", b"heard", "hsm_ready", b"hsm_ready", "issues_in_flight", b"issues_in_flight", "lease_left_ms", b"lease_left_ms", "lease_ttl_ms", b"lease_ttl_ms", "mirror_lag", b"mirror_lag", "mirror_ready", b"mirror_ready", "missing_keys", b"missing_keys", "node_id", b"node_id", "serving", b"serving", "shards", b"shards", "since", b"since", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -55,6 +55,11 @@ class AdminServiceStub:
                 request_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetHeadEndRequest.SerializeToString,
                 response_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetHeadEndResponse.FromString,
                 _registered_method=True)
+        self.AcceptClusterTime = channel.unary_unary(
+                '/utrn.admin.v1.AdminService/AcceptClusterTime',
+                request_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.AcceptClusterTimeRequest.SerializeToString,
+                response_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.AcceptClusterTimeResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -92,6 +97,13 @@ class AdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def AcceptClusterTime(self, request, context):
+        """Sets cluster time to the middle of the wall clocks that agree: what no node does by itself while the time is carried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -114,6 +126,11 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.ForgetHeadEnd,
                     request_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetHeadEndRequest.FromString,
                     response_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetHeadEndResponse.SerializeToString,
+            ),
+            'AcceptClusterTime': grpc.unary_unary_rpc_method_handler(
+                    servicer.AcceptClusterTime,
+                    request_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.AcceptClusterTimeRequest.FromString,
+                    response_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.AcceptClusterTimeResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -225,6 +242,33 @@ class AdminService:
             '/utrn.admin.v1.AdminService/ForgetHeadEnd',
             utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetHeadEndRequest.SerializeToString,
             utrn_dot_admin_dot_v1_dot_admin__service__pb2.ForgetHeadEndResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AcceptClusterTime(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utrn.admin.v1.AdminService/AcceptClusterTime',
+            utrn_dot_admin_dot_v1_dot_admin__service__pb2.AcceptClusterTimeRequest.SerializeToString,
+            utrn_dot_admin_dot_v1_dot_admin__service__pb2.AcceptClusterTimeResponse.FromString,
             options,
             channel_credentials,
             insecure,

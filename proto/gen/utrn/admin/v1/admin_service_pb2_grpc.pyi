@@ -47,6 +47,8 @@ class AdminServiceStub:
     """Takes the name of a head end away: it will not come back, and no meter is to be registered under it. Refused
     (NODE_ALIVE) while a node is configured with it. May be repeated: HEAD_END_UNKNOWN says that it is gone.
     """
+    AcceptClusterTime: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.AcceptClusterTimeRequest, _admin_service_pb2.AcceptClusterTimeResponse]
+    """Sets cluster time to the middle of the wall clocks that agree: what no node does by itself while the time is carried."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -67,6 +69,8 @@ class AdminServiceAsyncStub(AdminServiceStub):
     """Takes the name of a head end away: it will not come back, and no meter is to be registered under it. Refused
     (NODE_ALIVE) while a node is configured with it. May be repeated: HEAD_END_UNKNOWN says that it is gone.
     """
+    AcceptClusterTime: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.AcceptClusterTimeRequest, _admin_service_pb2.AcceptClusterTimeResponse]  # type: ignore[assignment]
+    """Sets cluster time to the middle of the wall clocks that agree: what no node does by itself while the time is carried."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """The state of the cluster, and drains."""
@@ -108,5 +112,13 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         """Takes the name of a head end away: it will not come back, and no meter is to be registered under it. Refused
         (NODE_ALIVE) while a node is configured with it. May be repeated: HEAD_END_UNKNOWN says that it is gone.
         """
+
+    @_abc_1.abstractmethod
+    def AcceptClusterTime(
+        self,
+        request: _admin_service_pb2.AcceptClusterTimeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.AcceptClusterTimeResponse, _abc.Awaitable[_admin_service_pb2.AcceptClusterTimeResponse]]:
+        """Sets cluster time to the middle of the wall clocks that agree: what no node does by itself while the time is carried."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
