@@ -38,11 +38,10 @@ _FRESH_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """The last beat of a peer, when it came by the monotonic clock, and how far ahead the peer's wall clock was."""
+    """The last beat of a peer, and when it came by the monotonic clock."""
 
     beat: pb.HeartbeatResponse
     at: float
-    ahead_s: float
 
 
 class PeerWatch:
@@ -156,7 +155,8 @@ class PeerWatch:
         if self._hears_nobody():
             # This node was cut off, and is so no more: from now on it can tell who else is silent.
             self._silent_s.clear()
-        self.heard[node_id] = self._hear(beat)
+        self._guard.hear_of(beat.incarnation, beat.ledger_revision)
+        self.heard[node_id] = Heard(beat, self._clock.monotonic())
         self._silent_s[node_id] = 0.0
         if last is not None and beat.lease_id != last.beat.lease_id and not last.beat.leaving:
             # Another process answers at its address, or it has lost its lease by itself.
@@ -167,23 +167,13 @@ class PeerWatch:
         late = self._clock.monotonic() - _FRESH_S
         return {node_id: heard for node_id, heard in self.heard.items() if heard.at > late}
 
-    def clocks_ahead_s(self) -> list[float]:
-        """Return by how many seconds each peer heard of late is ahead of this node's wall clock."""
-        return [heard.ahead_s for heard in self.heard_of_late().values()]
-
     def reach_ledger(self) -> bool:
         """Return whether any peer heard of late says that etcd acknowledges its lease."""
         return any(heard.beat.ledger_ready for heard in self.heard_of_late().values())
 
     def serve_with_all_keys(self) -> bool:
         """Return whether any peer heard of late serves, and lacks no supplier's key."""
-        late = self._clock.monotonic() - _FRESH_S
-        return any(one.beat.serving and one.beat.keys_complete for one in self.heard.values() if one.at > late)
-
-    def _hear(self, beat: pb.HeartbeatResponse) -> Heard:
-        self._guard.hear_of(beat.incarnation, beat.ledger_revision)
-        ahead_s = beat.clock_ms / 1000 - self._clock.now().timestamp() if beat.clock_ms else 0.0
-        return Heard(beat, self._clock.monotonic(), ahead_s)
+        return any(one.beat.serving and one.beat.keys_complete for one in self.heard_of_late().values())
 
     async def _replaced(self, node_id: str, before: int, after: int) -> None:
         if before and after:

@@ -5,20 +5,14 @@ from cluster.peers import PeerWatch
 from core.domain.cluster_time import Sight
 from core.domain.timeline import Ms
 
-# A beat says what a clock said when it was sent; older than this, it says nothing of the clock now.
-_FRESH_S = 2.0
-
 
 def sight_of(ownership: EtcdOwnership, peers: PeerWatch, wall: Ms, at: float) -> Sight | None:
     """Return what this node sees, its own clocks being at `wall` and `at`; None until it knows who should be there."""
     if not ownership.seen:
         return None
     walls, times = {ownership.node_id: wall}, dict[str, Ms | None]()
-    for node_id, heard in peers.heard.items():
-        age_s = at - heard.at
-        if age_s > _FRESH_S:
-            continue
-        since_ms, beat = int(age_s * 1000), heard.beat
+    for node_id, heard in peers.heard_of_late().items():
+        since_ms, beat = round((at - heard.at) * 1000), heard.beat
         if beat.clock_ms:
             walls[node_id] = Ms(beat.clock_ms + since_ms)
         times[node_id] = Ms(beat.time_ms + since_ms) if beat.time_ms else None

@@ -56,10 +56,10 @@ def test_only_peers_heard_of_late_count() -> None:
     clock = HandClock()
     watch = _watch(FakeEtcd(), clock)
     beat = pb.HeartbeatResponse(node_id="node-b", ledger_ready=True)
-    watch.heard["node-b"] = Heard(beat, clock.monotonic(), 5.0)
-    assert (watch.clocks_ahead_s(), watch.reach_ledger()) == ([5.0], True)
+    watch.heard["node-b"] = Heard(beat, clock.monotonic())
+    assert (list(watch.heard_of_late()), watch.reach_ledger()) == (["node-b"], True)
     clock.advance(3)
-    assert (watch.clocks_ahead_s(), watch.reach_ledger()) == ([], False)
+    assert (list(watch.heard_of_late()), watch.reach_ledger()) == ([], False)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_node_stands_aside_only_for_a_peer_that_serves_with_all_keys(
 ) -> None:
     clock = HandClock()
     watch = _watch(FakeEtcd(), clock)
-    watch.heard["node-b"] = Heard(beat, clock.monotonic(), 0.0)
+    watch.heard["node-b"] = Heard(beat, clock.monotonic())
     clock.advance(0 if fresh else 3)
     assert watch.serve_with_all_keys() is counts
 
