@@ -91,9 +91,9 @@ class DevStack(StackFiles):
         if wait:
             self._wait_listening(f"etcd-{index}", self.etcd_ports[index])
 
-    def set_clock(self, node: str, seconds: int) -> None:
-        """Set the clock of a node so many seconds ahead, or back; it follows within a second."""
-        self._clock_file(node).write_text(f"{seconds:+d}\n")
+    def set_clock(self, node: str, seconds: float) -> None:
+        """Set the clock of a node's machine so many seconds ahead, or back; a running node follows within a second."""
+        self._clock_file(node).write_text(f"{seconds:+.3f}\n")
 
     def start_sandbox(self) -> None:
         """Make the fleet if there is none, and start fleet and head end."""
@@ -226,7 +226,8 @@ class DevStack(StackFiles):
         libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
         if not libraries:
             raise StackFailed("libfaketime is not installed; run `make setup`")
-        self.set_clock(node, 0)
+        if not self._clock_file(node).exists():
+            self.set_clock(node, 0)
         return {
             "LD_PRELOAD": str(libraries[0]),
             "FAKETIME_TIMESTAMP_FILE": str(self._clock_file(node)),

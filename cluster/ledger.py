@@ -36,7 +36,7 @@ from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
 from core.domain.refusal import ClosedRefusal
 from core.domain.registry import Basis, Kind, Ref
-from core.domain.timeline import NEVER, Ms, ms_of
+from core.domain.timeline import FAR_FUTURE, NEVER, Ms, ms_of
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Operation, Vend
 from core.ports.clock import Clock
@@ -153,6 +153,9 @@ class EtcdLedger:
         code_key = keys.code(vend.originator_id, vend.meter_id, vend.counter)
         compare = compares.vend_absent(vend_key) + compares.counter_unmoved(counter_key, entry.seen.revision)
         compare += compares.code_absent(code_key) + self.registration_unmoved(vend.basis)
+        if entry.until < FAR_FUTURE:
+            # A node that stood still since it signed must not sell on what has ended meanwhile.
+            compare += compares.time_before(keys.time_now(), entry.until)
         pointer = pointer_value(vend)
         success = [ops.put(vend_key, wanted), ops.put(counter_key, _counter_value(entry)), ops.put(code_key, pointer)]
         failure = [

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from app.drills import faults, ledger_faults
 from app.drills.cascade import cascade
+from app.drills.clocks import clock_table
 from app.drills.faults import LEASE_TTL_S, FaultMaker
 
 _LEASE_MS = LEASE_TTL_S * 1000
@@ -191,6 +192,22 @@ DRILLS: tuple[Drill, ...] = (
         aims={"issue_failed": 0},
         runbook="hsm",
         own_tokens=True,
+    ),
+    Drill(
+        name="clock",
+        what="one, two and all wall clocks wrong by an hour and two days; slewing, a pause, a wrong boot; changes due",
+        fault=clock_table,
+        aims={
+            "issue_failed": 0,
+            "changes_early": 0,
+            "changes_missed": 0,
+            "change_late_ms": 3000,
+            "time_off_ms": 3000,
+            "not_serving": 0,
+            "given_up": 0,
+        },
+        runbook="clock",
+        fake_clocks=True,
     ),
     Drill(
         name="clock-forward",

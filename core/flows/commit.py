@@ -188,7 +188,8 @@ class CommitLine:
                 # It waited past the instant up to which it was allowed. The counter is not spent: nobody saw the code.
                 self._fail(job, registry_moved())
                 continue
-            batch.append((job, Entry(vend=vend, seen=state, told=job.draft.resolved.told)))
+            resolved = job.draft.resolved
+            batch.append((job, Entry(vend=vend, seen=state, told=resolved.told, until=resolved.until)))
         self._times.record(Stage.SIGN, self._clock.monotonic() - started)
         return batch
 

@@ -10,7 +10,7 @@ from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
 from core.domain.refusal import ClosedRefusal
 from core.domain.registry import Basis
-from core.domain.timeline import NEVER, Ms
+from core.domain.timeline import FAR_FUTURE, NEVER, Ms
 from core.domain.token import Counter
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Vend
@@ -65,11 +65,15 @@ class StoredVend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One vend to commit, the counter sequence its counter was taken from, and the balance it was judged by."""
+    """One vend to commit, the counter sequence its counter was taken from, and the balance it was judged by.
+
+    `until` is when what allowed the vend ends.
+    """
 
     vend: Vend
     seen: CounterState
     told: BalanceTold = NO_BALANCE
+    until: Ms = FAR_FUTURE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +124,8 @@ class Ledger(Protocol):
 
         A vend with an owed delivery is put into the outbox in the same transaction. At most one entry per
         (originator, meter) and per (participant, transaction id); at most `batch_max` entries. A vend is written only
-        while every record of its basis is at the revision that allowed it (RegistrationMoved if not). An entry made
+        while every record of its basis is at the revision that allowed it, and before cluster time has come to its end
+        (RegistrationMoved if not). An entry made
         elsewhere takes its own counter and is refused (CounterTaken) if that is not above `last_issued_here` or
         belongs to another code. Unknown outcomes are resolved here, by reading back, until the ledger's deadline.
         """

@@ -6,11 +6,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from cluster.keys import Keys
 from cluster.ledger import EtcdLedger
 from cluster.outbox import EtcdOutbox
 from cluster.registry import EtcdRegistry
 from cluster.registry_records import name_of
 from cluster.registry_store import EtcdRegistryStore
+from cluster.time_fence import TimeFence
 from core.domain.meter import MeterId, Pan
 from core.domain.money import Pence
 from core.domain.party import Participant, ParticipantId, Principal, Profile, Role, Standing, SupplierKey
@@ -195,7 +197,8 @@ async def put_all(node: MarketNode, records: Sequence[RegistryRecord]) -> None:
 
 
 async def open_market(node: MarketNode, meters: int = 1) -> list[tuple[MeterId, Pan]]:
-    """Write two suppliers, an appointed PSP, and meters of the first one, each with a PAN."""
+    """Write the time, two suppliers, an appointed PSP, and meters of the first one, each with a PAN."""
+    await TimeFence(node.store.client, Keys(node.store.config.prefix), node.clock).reach(ms_of(node.clock.now()))
     await put_all(node, [SUPPLIER, GAINING, PSP, OPERATOR, APPOINTMENTS])
     made: list[tuple[MeterId, Pan]] = []
     for number in range(meters):
