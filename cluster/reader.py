@@ -8,6 +8,8 @@ from cluster.history import LedgerEvent, OwnerSeen, record_seen
 from cluster.keys import Keys
 from cluster.ledger import found_of
 from cluster.records import Unreadable
+from core.domain.registry import Kind
+from core.domain.timeline import NEVER, Ms
 from core.ports.ledger import StoredVend
 
 
@@ -57,3 +59,16 @@ async def all_records(client: EtcdClient, config: EtcdConfig) -> list[LedgerEven
     found, _ = await client.list_prefix(keys.registry())
     seen = [(kv.mod_revision, record_seen(keys, kv)) for kv in found]
     return [LedgerEvent(revision, change) for revision, change in seen if change is not None]
+
+
+async def time_and_due(client: EtcdClient, config: EtcdConfig) -> tuple[Ms, set[Ms]]:
+    """Return cluster time, in milliseconds, 0 if there is none; and the instants at which meters still change.
+
+    Raises:
+        EtcdUnreachable: repeat.
+    """
+    keys = Keys(config.prefix)
+    due, _ = await client.list_prefix(keys.records(Kind.DUE))
+    found, _ = await client.list_prefix(keys.time_now())
+    instants = {Ms(int(keys.parse_registry(one.key)[1].split("/")[0])) for one in due}
+    return Ms(int(found[0].value)) if found else NEVER, instants

@@ -6,7 +6,6 @@ import time
 import urllib.request
 from dataclasses import dataclass, field
 
-from etcdpb import rpc_pb2 as etcd
 from google.protobuf import timestamp_pb2
 from utrn.v1 import registry_service_pb2 as pb
 from utrn.v1 import registry_service_pb2_grpc as rpc
@@ -18,9 +17,8 @@ from app.drills.world import NODES, World, etcd_config
 from app.stackfiles import OPERATOR, SUPPLIERS
 from cluster.client import EtcdClient, EtcdUnreachable
 from cluster.config import EtcdConfig
-from cluster.keys import Keys
+from cluster.reader import time_and_due
 from core.domain.delivery import DeliveryState
-from core.domain.registry import Kind
 
 _GIVEN_UP = (DeliveryState.ENTER_BY_HAND, DeliveryState.REFUSED)
 _HOUR = 3600
@@ -152,27 +150,25 @@ def _stamp(at: float) -> timestamp_pb2.Timestamp:
 
 
 async def _look(world: World, config: EtcdConfig, seen: _Seen) -> None:
-    client, keys = EtcdClient(config), Keys(config.prefix)
+    client = EtcdClient(config)
     try:
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             try:
-                due, _ = await client.list_prefix(keys.records(Kind.DUE))
-                found = (await client.range(etcd.RangeRequest(key=keys.time_now()))).kvs
+                instant, there = await time_and_due(client, config)
             except EtcdUnreachable:
                 continue
             now = _now()
             for node in set(NODES) - seen.away:
                 if not await asyncio.to_thread(_serves, world, node) and node not in seen.away:
                     seen.not_serving.add(node)
-            there = {int(keys.parse_registry(one.key)[1].split("/")[0]) for one in due}
             for at in (seen.far | seen.soon) - there:
                 # Cluster time may be drawn along by clocks that are slewed, a little.
                 seen.early += at / 1000 > now + 1.5
                 seen.late_s = max(seen.late_s, now - at / 1000)
             seen.far &= there
             seen.soon &= there
-            off = int(found[0].value) / 1000 - now
+            off = instant / 1000 - now
             # Up to a second old by the way it is kept.
             seen.off_s = max(seen.off_s, off, -1.5 - off)
     finally:
