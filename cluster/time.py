@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.1
 _RETRY_AFTER_S = 0.1
 _RACES_MAX = 10
+_LATELY_S = 5.0
 _EtcdTrouble = (EtcdUnreachable, EtcdUnknown, EtcdRefused)
 
 
@@ -49,6 +50,16 @@ class ClusterClock:
         if told is None:
             raise NotReady("this node does not know the cluster's time yet; ask another")
         return instant_of(told)
+
+    def hear(self, instant: Ms, revision: int, at: float) -> bool:
+        """Take in what was read of the ledger at monotonic `at`; return whether somebody has set it lately.
+
+        If nobody has, this node's idea of the time rests on its own monotonic clock for longer than it should.
+        """
+        if revision:
+            self.keeper.receive(Received(instant, revision, at), moved=False)
+        last = self.keeper.last
+        return last is not None and at - last.at < _LATELY_S
 
     def wall(self) -> datetime:
         """Return what this node's wall clock says."""

@@ -8,6 +8,7 @@ from etcdpb import rpc_pb2 as pb
 from cluster import compares, ops
 from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
 from cluster.keys import Keys
+from cluster.time import ClusterClock
 from core.domain.errors import LedgerUnavailable, NotReady
 from core.domain.timeline import NEVER, Ms, ms_of
 from core.ports.clock import Clock
@@ -24,6 +25,7 @@ class TimeFence:
         self._keys = keys
         self._clock = clock
         self._reached = NEVER
+        self._lately = True
 
     async def reach(self, at: Ms) -> None:
         """Return once the ledger's time has come to `at`.
@@ -41,17 +43,22 @@ class TimeFence:
         raise LedgerUnavailable("others keep setting the ledger's time; nothing was written")
 
     async def _read(self) -> tuple[Ms, int]:
+        at = self._clock.monotonic()
         try:
             reply = await self._client.range(pb.RangeRequest(key=self._keys.time_now()))
         except EtcdUnreachable as error:
             raise LedgerUnavailable("the ledger cannot be reached; nothing was written") from error
         instant, revision = (Ms(int(reply.kvs[0].value)), reply.kvs[0].mod_revision) if reply.kvs else (NEVER, 0)
         self._reached = instant
+        # It is advanced every second; after a silence, whoever does so asks the others first.
+        self._lately = not isinstance(self._clock, ClusterClock) or self._clock.hear(instant, revision, at)
         return instant, revision
 
     async def _advance(self, at: Ms, instant: Ms, revision: int) -> None:
         """Set the ledger's time to this node's, if it stands where it was read."""
         now = ms_of(self._clock.now())
+        if not self._lately:
+            raise NotReady("nobody has advanced the ledger's time for a while; nothing was written")
         if now < at:
             raise NotReady(f"the ledger's time is {at - max(now, instant)} ms before that instant; nothing was written")
         key = self._keys.time_now()

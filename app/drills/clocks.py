@@ -42,7 +42,7 @@ class _Seen:
     early: int = 0
     late_s: float = 0.0
     off_s: float = 0.0
-    not_serving: set[str] = field(default_factory=set)
+    unknown: set[str] = field(default_factory=set)
     away: set[str] = field(default_factory=set)
 
 
@@ -71,7 +71,7 @@ async def clock_table(world: World) -> Fault:
         "changes_missed": len(seen.soon),
         "change_late_ms": round(seen.late_s * 1000),
         "time_off_ms": round(seen.off_s * 1000),
-        "not_serving": len(seen.not_serving),
+        "time_unknown": len(seen.unknown),
         "given_up": sum(vend.delivery.state in _GIVEN_UP for vend in world.watch.vends.values()),
     }
     return fault
@@ -160,8 +160,8 @@ async def _look(world: World, config: EtcdConfig, seen: _Seen) -> None:
                 continue
             now = _now()
             for node in set(NODES) - seen.away:
-                if not await asyncio.to_thread(_serves, world, node) and node not in seen.away:
-                    seen.not_serving.add(node)
+                if not await asyncio.to_thread(_knows_time, world, node) and node not in seen.away:
+                    seen.unknown.add(node)
             for at in (seen.far | seen.soon) - there:
                 # Cluster time may be drawn along by clocks that are slewed, a little.
                 seen.early += at / 1000 > now + 1.5
@@ -175,9 +175,12 @@ async def _look(world: World, config: EtcdConfig, seen: _Seen) -> None:
         await client.close()
 
 
-def _serves(world: World, node: str) -> bool:
-    with urllib.request.urlopen(world.stack.metrics_url(node), timeout=5.0) as page:  # noqa: S310  # the stack's own
-        return "utrn_serving 1.0" in page.read().decode()
+def _knows_time(world: World, node: str) -> bool:
+    try:
+        with urllib.request.urlopen(world.stack.metrics_url(node), timeout=5.0) as page:  # noqa: S310  # the stack's own
+            return "utrn_time_known 1.0" in page.read().decode()
+    except OSError:
+        return False
 
 
 async def _until_due(seen: _Seen) -> None:

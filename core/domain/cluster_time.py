@@ -29,6 +29,7 @@ class TimeRule:
         agree_ms: Wall clocks this near to each other agree.
         off_ms: A difference between cluster time and the agreed wall clocks beyond which it is not drawn along.
         ahead_ms: A node that has told a time so far ahead of what it now takes for right stands aside.
+        late_ms: An instant that seems older than it should be by no more than that may have been received late.
         alone_s: After so long without an instant from the ledger, a node asks what its peers make of the time.
         quiet_s: A starting node watches the ledger at least so long before it believes that nobody carries the time.
         silent_s: So long, if a node is alive of which it does not know whether it does.
@@ -42,6 +43,7 @@ class TimeRule:
     agree_ms: int = 10_000
     off_ms: int = 60_000
     ahead_ms: int = 2_000
+    late_ms: int = 10_000
     alone_s: float = 10.0
     quiet_s: float = 1.0
     silent_s: float = 5.0
@@ -154,14 +156,29 @@ class TimeKeeper:
         self.doubt = Doubt.NONE
         self.established = False
         self._told = Ms(0)
+        self._received_at = 0.0
 
     def receive(self, received: Received, *, moved: bool) -> None:
         """Take an instant of the ledger in; `moved` if it was written after this node had started."""
         last = self.last
         # Of one's own write, the answer may come after the watch has told of it; the earlier moment is the right one.
         if last is None or (received.revision, -received.at) > (last.revision, -last.at):
-            self.last = received
+            self.last = self._timed(received)
+            self._received_at = received.at
         self.established = self.established or moved
+
+    def _timed(self, received: Received) -> Received:
+        """Return an instant with the moment at which it was right, if a process that stood still received it late.
+
+        A delay is no longer than the silence before it. What is wrong for another reason is so again the next time,
+        after a short silence, and is believed then.
+        """
+        estimate, silence_ms = self.estimate(received.at), (received.at - self._received_at) * 1000
+        late_ms = 0 if estimate is None else estimate - received.instant
+        # Less is no matter, and may be the draw of the wall clocks.
+        if self.rule.ahead_ms / 2 < late_ms <= min(silence_ms, self.rule.late_ms):
+            return received._replace(at=received.at - late_ms / 1000)
+        return received
 
     def estimate(self, at: float) -> Ms | None:
         """Return what this node makes of cluster time; None if the ledger has none. May be before what was told."""

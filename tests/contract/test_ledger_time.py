@@ -174,6 +174,10 @@ async def test_a_machine_that_slept_hears_the_others_first_and_one_that_leapt_st
         wild = nodes.clocks["a"].now()
         assert (wild.timestamp() * 1000 - nodes.truth()) > 3_500_000, "for a moment it is wrong, and cannot know"
         fence = TimeFence(store.client, nodes.keys, nodes.clocks["a"])
+        before, _ = await nodes.ledger()
+        with pytest.raises(NotReady):
+            await fence.reach(ms_of(wild))
+        assert (await nodes.ledger())[0] == before, "whoever asks the ledger finds out before it writes"
         await nodes.pass_s(3)
         assert (nodes.times["a"].known, nodes.times["b"].known, nodes.times["c"].known) == (False, True, True)
         with pytest.raises(NotReady):

@@ -60,12 +60,32 @@ def test_only_a_majority_of_who_should_be_there_that_agrees_is_believed(seen: Si
 def test_it_goes_on_by_the_monotonic_clock_and_never_back() -> None:
     one = keeper()
     assert one.tell(101.5) == T + 1500
-    # The ledger's instant lags a little behind what was told: it stands still.
+    # The ledger's instant is behind what was told, and was so before: it stands still.
     one.receive(Received(Ms(T + 1000), 8, 101.5), moved=True)
-    assert (one.tell(101.5), one.tell(101.6), one.tell(102.1)) == (T + 1500, T + 1500, T + 1600)
+    one.receive(Received(Ms(T + 1100), 9, 101.6), moved=True)
+    assert (one.tell(101.6), one.tell(101.7), one.tell(102.1)) == (T + 1500, T + 1500, T + 1600)
     # An older one is not taken.
     one.receive(Received(Ms(T + 9000), 6, 101.0), moved=True)
     assert one.tell(102.2) == T + 1700
+
+
+def test_an_instant_received_late_by_a_process_that_stood_still_makes_nobody_late() -> None:
+    one = keeper()
+    assert one.tell(104.0) == T + 4000
+    for revision, instant in enumerate((1000, 2000, 3000), start=8):
+        one.receive(Received(Ms(T + instant), revision, 104.0), moved=True)
+        assert one.known(104.0), "they had waited, and come in a burst"
+    one.receive(Received(Ms(T + 4000), 11, 104.01), moved=True)
+    assert one.estimate(104.5) == T + 4490
+
+
+def test_a_small_leap_is_corrected_by_the_second_instant() -> None:
+    one = keeper()
+    assert one.tell(105.0) == T + 5000
+    one.receive(Received(Ms(T + 1000), 8, 105.0), moved=True)
+    assert one.estimate(106.0) == T + 6000, "it may have come late"
+    one.receive(Received(Ms(T + 2000), 9, 106.0), moved=True)
+    assert (one.estimate(106.0), one.known(106.0)) == (T + 2000, False)
 
 
 def test_a_node_knows_the_time_only_once_it_has_seen_it_move() -> None:
