@@ -29,7 +29,7 @@ from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
 from core.domain.token import Counter
 from core.domain.transaction_id import TransactionId
-from core.domain.vend import Operation, Vend
+from core.domain.vend import Vend
 from core.ports.clock import Clock
 from core.ports.ledger import CounterState, StoredVend
 from core.ports.outbox import Added, Code, DeliveryChange, Listing, Outbox, OutboxEvent, Owed, Removed, WriteOutcome
@@ -340,7 +340,7 @@ class EtcdOutbox:
         state, was = vend.delivery.state, change.stored.vend.delivery.state
         if state is DeliveryState.APPLIED:
             puts.append(ops.put(keys.code(*of), pointer_value(vend, credited=True)))
-        elif _never_was_one(vend):
+        elif vend.gave_counter_back:
             puts.append(ops.delete(keys.code(*of)))
         if state is DeliveryState.NEEDS_CHECK:
             puts.append(ops.put(keys.case(vend.supplier_id, *of), pointer_value(vend)))
@@ -414,13 +414,6 @@ def _is_named(vend: Vend) -> bool:
     """Return whether the meter has named the code's counter: it has come so far, whatever became of the code."""
     delivery = vend.delivery
     return delivery.state is DeliveryState.APPLIED or delivery.reason is DeliveryReason.DUPLICATE_UNPROVEN
-
-
-def _never_was_one(vend: Vend) -> bool:
-    """Return whether the meter has said of a code made elsewhere that it is none: its counter may be told anew."""
-    delivery = vend.delivery
-    refused = delivery.state is DeliveryState.REFUSED and delivery.reason is DeliveryReason.NOT_AUTHENTIC
-    return refused and vend.sale.operation is Operation.MADE_ELSEWHERE
 
 
 def _applied_value(highest: int) -> bytes:

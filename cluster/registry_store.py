@@ -28,6 +28,7 @@ from core.domain.meter import Meter, MeterId, OriginatorId, Pan
 from core.domain.party import ParticipantId
 from core.domain.registry import Kind, Known, Ref
 from core.domain.timeline import Ms, ms_of
+from core.domain.token import Counter
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Vend
 from core.ports.clock import Clock
@@ -38,6 +39,8 @@ from core.ports.registry import CounterPut, R, Registry, RegistryStore, Registry
 _READ_AT_ONCE = 100
 # Codes further back than this a meter credits no more: it keeps its 100 newest, and at most 500 are sold ahead of them.
 _MAY_BE_CREDITED = 600
+_CODES_AT_ONCE = 1000
+_UNCREDITED_MAX = 1000
 
 
 class EtcdRegistryStore:
@@ -136,6 +139,24 @@ class EtcdRegistryStore:
         prefix = self._keys.outboxes_of(shard_of(meter_id, self._shards), meter_id)
         reply = await self._range(pb.RangeRequest(key=prefix, range_end=prefix_end(prefix), limit=1000))
         return [self._owed(kv) for kv in reply.kvs]
+
+    async def codes_uncredited(self, originator_id: OriginatorId, meter_id: MeterId) -> tuple[Sequence[OwedVend], int]:
+        """Return the codes of a sequence not known to be credited now, lowest counter first, and how many more."""
+        prefix = self._keys.codes(originator_id, meter_id)
+        start, found, more = prefix, list[OwedVend](), 0
+        while True:
+            reply = await self._range(pb.RangeRequest(key=start, range_end=prefix_end(prefix), limit=_CODES_AT_ONCE))
+            for kv in reply.kvs:
+                pointer = self._pointer(kv)
+                if pointer.credited:
+                    continue
+                if len(found) < _UNCREDITED_MAX:
+                    found.append(_vend_at(pointer, self._keys.parse_code(kv.key)))
+                else:
+                    more += 1
+            if len(reply.kvs) < _CODES_AT_ONCE:
+                return found, more
+            start = reply.kvs[-1].key + b"\0"
 
     async def write(self, write: RegistryWrite) -> int | None:
         """Carry out all of `write`."""
@@ -252,11 +273,7 @@ class EtcdRegistryStore:
         except GARBLED as error:
             self._aside.note("outbox", kv.key, kv.mod_revision, error)
             raise _not_understood() from error
-        return OwedVend(
-            participant_id=ParticipantId(pointer.participant_id),
-            transaction_id=TransactionId(pointer.transaction_id),
-            counter=counter,
-        )
+        return _vend_at(pointer, counter)
 
     def _key(self, ref: Ref) -> bytes:
         # A SAN URI may hold anything, and may be long.
@@ -286,6 +303,14 @@ def _credited_by(vend: Vend, at: Ms) -> bool:
     delivery = vend.delivery
     applied = delivery.state is DeliveryState.APPLIED
     return applied and delivery.closed_at is not None and ms_of(delivery.closed_at) <= at
+
+
+def _vend_at(pointer: store.VendPointer, counter: Counter) -> OwedVend:
+    return OwedVend(
+        participant_id=ParticipantId(pointer.participant_id),
+        transaction_id=TransactionId(pointer.transaction_id),
+        counter=counter,
+    )
 
 
 def _neighbours(meter: Meter, caller_id: ParticipantId) -> set[Ref]:

@@ -32,12 +32,23 @@ def change_record(one: MarketChange) -> pb.MarketChangeRecord:
         originator_id=one.originator_id or "",
         last_issued=one.last_issued,
         highest_applied=one.highest_applied,
-        in_flight=[
-            pb.OwedVendRecord(
-                participant_id=vend.participant_id, transaction_id=vend.transaction_id, utrn_counter=vend.counter
-            )
-            for vend in one.in_flight
-        ],
+        in_flight=[_owed_record(vend) for vend in one.in_flight],
+        uncredited=[_owed_record(vend) for vend in one.uncredited],
+        uncredited_more=one.uncredited_more,
+    )
+
+
+def _owed_record(vend: OwedVend) -> pb.OwedVendRecord:
+    return pb.OwedVendRecord(
+        participant_id=vend.participant_id, transaction_id=vend.transaction_id, utrn_counter=vend.counter
+    )
+
+
+def _owed_of(record: pb.OwedVendRecord) -> OwedVend:
+    return OwedVend(
+        participant_id=ParticipantId(record.participant_id),
+        transaction_id=TransactionId(record.transaction_id),
+        counter=Counter(record.utrn_counter),
     )
 
 
@@ -54,14 +65,9 @@ def change_of(value: bytes) -> MarketChange:
         originator_id=OriginatorId(record.originator_id) if record.originator_id else None,
         last_issued=record.last_issued,
         highest_applied=record.highest_applied,
-        in_flight=tuple(
-            OwedVend(
-                participant_id=ParticipantId(one.participant_id),
-                transaction_id=TransactionId(one.transaction_id),
-                counter=Counter(one.utrn_counter),
-            )
-            for one in record.in_flight
-        ),
+        in_flight=tuple(map(_owed_of, record.in_flight)),
+        uncredited=tuple(map(_owed_of, record.uncredited)),
+        uncredited_more=record.uncredited_more,
     )
 
 

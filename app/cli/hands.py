@@ -144,6 +144,9 @@ def _print_change(change: "pb.MarketChange") -> None:
     console.print(f"{text} {change.highest_applied}, originator {change.originator_id or '-'}", highlight=False)
     rows = [(one.participant_id, one.transaction_id, one.utrn_counter) for one in change.in_flight]
     print_table("Deliveries that were owed", ("sold by", "transaction id", "counter"), rows)
+    rows = [(one.participant_id, one.transaction_id, one.utrn_counter) for one in change.uncredited]
+    more = f" (and {change.uncredited_more} more)" if change.uncredited_more else ""
+    print_table(f"Codes not known to be credited{more}", ("sold by", "transaction id", "counter"), rows)
 
 
 def _save(codes: "Iterable[pb.UnspentCode]", file: Path) -> None:

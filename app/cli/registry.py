@@ -164,7 +164,7 @@ def changes(
     after: Annotated[str, typer.Option(help="Go on where another list has ended.")] = "",
     limit: Most = 0, page: Page = 1000, as_json: JSON = False,
 ) -> None:  # fmt: skip
-    """Changes of hands that were carried out, with what was under way: owed deliveries and unspent codes."""
+    """Changes of hands that were carried out; --json names what was owed, and codes not known to be credited."""
     from utrn.v1 import registry_service_pb2 as pb
 
     from core.domain.market_change import ChangeKind
@@ -173,14 +173,14 @@ def changes(
         kinds = ", ".join(enum_name(kind, ChangeKind) for kind in one.kinds)
         return (
             one.meter_id, instant_text(one.at), instant_text(one.carried_out_at), kinds, one.responsible_supplier_id,
-            one.supplier_id_after or "-", one.last_issued - one.highest_applied, len(one.in_flight),
+            one.supplier_id_after or "-", len(one.uncredited) + one.uncredited_more, len(one.in_flight),
         )  # fmt: skip
 
     listing = Listing(
         service="RegistryService", method="ListMarketChanges",
         request=pb.ListMarketChangesRequest(supplier_id=supplier, since=moment(since), after=after), field="changes",
         title="Changes of hands",
-        columns=("meter", "at", "carried out", "what", "responsible", "supplier after", "unspent codes", "in flight"),
+        columns=("meter", "at", "carried out", "what", "responsible", "supplier after", "uncredited", "in flight"),
         row=row, most=limit, page=page,
     )  # fmt: skip
     print_listing(listing, target, (cert, key, ca), as_json=as_json)

@@ -68,12 +68,18 @@ def _one_id_one_code(book: Book) -> Iterator[Finding]:
             yield Finding(1, f"{transaction_id} has had several codes in the ledger")
 
 
+def _gave_counter_back(book: Book, key: VendKey) -> bool:
+    last = book.last.get(key)
+    return last is not None and last.vend.gave_counter_back
+
+
 def _one_counter_one_content(book: Book) -> Iterator[Finding]:
     holders: dict[CodeKey, set[VendKey]] = defaultdict(set)
     last: dict[tuple[str, str], int] = {}
     for step in book.created:
         vend = step.seen.vend
-        holders[code_key(vend)].add(step.seen.key)
+        if not _gave_counter_back(book, step.seen.key):
+            holders[code_key(vend)].add(step.seen.key)
         sequence = (vend.meter_id, vend.originator_id)
         before = last.get(sequence, 0)
         # Codes made elsewhere come in whatever order their supplier sends them.
@@ -89,16 +95,21 @@ def _one_counter_one_content(book: Book) -> Iterator[Finding]:
 
 
 def _codes_name_their_vends(ledger: Sequence[LedgerEvent], book: Book) -> Iterator[Finding]:
-    """Every vend is committed together with the entry that says whose its counter is; no entry ever says otherwise."""
-    named: dict[CodeKey, tuple[int, VendKey]] = {}
+    """Every vend is committed together with the entry that says whose its counter is; no entry ever says otherwise.
+
+    But for a code made elsewhere that its meter has found to be none: the right one may take its counter.
+    """
+    named: dict[CodeKey, VendKey] = {}
+    first: dict[tuple[CodeKey, VendKey], int] = {}
     for event in ledger:
         if isinstance(event.change, CodeSeen):
             code = CodeKey(event.change.originator_id, event.change.meter_id, event.change.counter)
-            _, before = named.setdefault(code, (event.revision, event.change.vend))
-            if before != event.change.vend:
+            before, named[code] = named.get(code, event.change.vend), event.change.vend
+            first.setdefault((code, event.change.vend), event.revision)
+            if before != event.change.vend and not _gave_counter_back(book, before):
                 yield Finding(2, f"meter {code.meter_id}: counter {code.counter} was given to another vend")
     for step in book.created:
-        if named.get(code_key(step.seen.vend)) != (step.revision, step.seen.key):
+        if first.get((code_key(step.seen.vend), step.seen.key)) != step.revision:
             told = f"meter {step.seen.vend.meter_id}: counter {step.seen.vend.counter}"
             yield Finding(2, f"{told} was committed without saying whose it is")
 

@@ -29,7 +29,7 @@ from core.domain.appointment import Appointment, Terms
 from core.domain.code_value import code_value
 from core.domain.credit import CreditReason, CreditRequest
 from core.domain.errors import BadField
-from core.domain.market_change import MarketChange
+from core.domain.market_change import MarketChange, OwedVend
 from core.domain.meter import (
     Abilities,
     Card,
@@ -328,12 +328,15 @@ def change_message(one: MarketChange) -> pb.MarketChange:
         originator_id=one.originator_id or "",
         last_issued=one.last_issued,
         highest_applied=one.highest_applied,
-        in_flight=[
-            pb.OwedVend(
-                participant_id=vend.participant_id, transaction_id=vend.transaction_id, utrn_counter=vend.counter
-            )
-            for vend in one.in_flight
-        ],
+        in_flight=[_owed_message(vend) for vend in one.in_flight],
+        uncredited=[_owed_message(vend) for vend in one.uncredited],
+        uncredited_more=one.uncredited_more,
+    )
+
+
+def _owed_message(vend: OwedVend) -> pb.OwedVend:
+    return pb.OwedVend(
+        participant_id=vend.participant_id, transaction_id=vend.transaction_id, utrn_counter=vend.counter
     )
 
 

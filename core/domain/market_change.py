@@ -23,7 +23,7 @@ class ChangeKind(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OwedVend:
-    """A vend whose delivery was owed."""
+    """A vend whose delivery was owed, or whose code was not known to be credited."""
 
     participant_id: ParticipantId
     transaction_id: TransactionId
@@ -34,8 +34,9 @@ class OwedVend:
 class MarketChange:
     """One change of one meter at one instant.
 
-    `responsible` is the supplier under whom the codes were sold: theirs are the vends `in_flight`, and the codes from
-    `highest_applied` + 1 to `last_issued`, which are not known to be used.
+    `responsible` is the supplier under whom the codes were sold: theirs are the vends `in_flight`, and those whose code
+    is not known to be credited, in flight or not, below `highest_applied` or above: `uncredited`, lowest counter first,
+    and so many more.
     """
 
     meter_id: MeterId
@@ -48,6 +49,8 @@ class MarketChange:
     last_issued: int
     highest_applied: int
     in_flight: tuple[OwedVend, ...]
+    uncredited: tuple[OwedVend, ...] = ()
+    uncredited_more: int = 0
 
     @property
     def unspent(self) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import IntEnum
 
-from core.domain.delivery import NOT_REQUESTED, Delivery
+from core.domain.delivery import NOT_REQUESTED, Delivery, DeliveryReason, DeliveryState
 from core.domain.errors import TransactionIdReused
 from core.domain.meter import MeterId, MeterKind, OriginatorId, Pan
 from core.domain.money import Pence
@@ -86,6 +86,13 @@ class Vend:
     rule: str = ""
     basis: Basis = ()
     delivery: Delivery = NOT_REQUESTED
+
+    @property
+    def gave_counter_back(self) -> bool:
+        """True if the meter has said of this code made elsewhere that it is none: its counter may be told anew."""
+        refused = self.delivery.state is DeliveryState.REFUSED
+        not_one = refused and self.delivery.reason is DeliveryReason.NOT_AUTHENTIC
+        return not_one and self.sale.operation is Operation.MADE_ELSEWHERE
 
     def with_delivery(self, delivery: Delivery) -> "Vend":
         """Return this vend with its delivery at another state; nothing else of a vend ever changes."""

@@ -195,7 +195,8 @@ class CommitLine:
 
     async def _states(self, jobs: list[_Job]) -> list[CounterState | None]:
         """Return the counter sequence of each job; None where it could not be read, and the job has failed."""
-        states = [self._counters.get(job.draft.sequence) for job in jobs]
+        # What another generator made is held against what is known now: it is not signed again if that has moved.
+        states = [None if job.draft.sale.code else self._counters.get(job.draft.sequence) for job in jobs]
         unread = [job for job, state in zip(jobs, states, strict=True) if state is None]
         if not unread:
             return list(states)
@@ -218,7 +219,9 @@ class CommitLine:
             return False
         try:
             check_balance(job.draft.resolved.told, state, job.draft.sale.amount)
-            if self._counters.check_room(state):
+            if job.draft.sale.code is not None:
+                self._counters.check_made_elsewhere(state, job.draft.sale.code[1])
+            elif self._counters.check_room(state):
                 log.warning(
                     "many codes of a meter are not known to be used",
                     extra={"meter_id": job.draft.resolved.meter_id, "unapplied": state.unapplied + 1},

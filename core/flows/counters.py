@@ -4,10 +4,10 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from core.domain.balance import BalanceTold
-from core.domain.errors import AboveMaxBalance, TooManyUnapplied
+from core.domain.errors import AboveMaxBalance, CounterOutOfRange, TooManyUnapplied
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.money import Pence
-from core.domain.token import COUNTER_MAX
+from core.domain.token import COUNTER_MAX, REBUILT_AT_MOST, Counter
 from core.ports.clock import Clock
 from core.ports.ledger import CounterState
 
@@ -51,6 +51,30 @@ class Counters:
     def forget(self, key: SequenceKey) -> None:
         """Have the sequence read before it is used again."""
         self._seen.pop(key, None)
+
+    @staticmethod
+    def check_made_elsewhere(state: CounterState, counter: Counter) -> None:
+        """Return if the meter can be near the counter that a code made elsewhere is said to have.
+
+        Only ten bits of the counter are in the code: one that is wrong by a multiple of 1024 looks right to everybody
+        but the meter, and would stand for a sequence that has come as far. So it must lie within what the meter
+        rebuilds from the highest counter known to be credited. It may leave a gap: the code takes none of the room that
+        this service's own codes have.
+
+        Raises:
+            CounterOutOfRange: facts counter_min, counter_max.
+
+        Source: GBCS Table 27.
+        """
+        least = max(1, state.highest_applied - REBUILT_AT_MOST)
+        most = min(COUNTER_MAX, state.highest_applied + REBUILT_AT_MOST)
+        if not least <= counter <= most:
+            raise CounterOutOfRange(
+                f"the meter is known to be at counter {state.highest_applied}: it takes codes of {least} to "
+                f"{most}; if the generator is further, hand the counters over and back, and tell where they are",
+                counter_min=least,
+                counter_max=most,
+            )
 
     def check_room(self, state: CounterState) -> bool:
         """Return whether one more code should raise the alarm.

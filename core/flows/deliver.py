@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import NoReturn
 
+from core.domain.delivery import DeliveryState
 from core.domain.errors import LedgerUnavailable
 from core.domain.invariant import InvariantBroken
 from core.domain.message_id import parse_message_id
@@ -25,7 +26,7 @@ from core.flows.confirm import CREDIT_ADDED_LOCALLY
 from core.flows.delivery_attempt import Aside, AttemptDelivery, Done, Later, Mailbox
 from core.flows.idempotency import Answers
 from core.flows.parked import Parked, ParkedAt, parked_by_head_end
-from core.flows.record import Recorder
+from core.flows.record import Hand, Recorder
 from core.ports.headend import Alert, Answer, GivenUp, HeadEnd, HeadEndEvent, StreamRestored
 from core.ports.ledger import StoredVend
 from core.ports.outbox import Added, Listing, Outbox, Owed, Removed
@@ -35,8 +36,8 @@ log = logging.getLogger(__name__)
 
 _READ_AGAIN_AFTER_S = 0.5
 _READ_MAX = 64
-# Of so many deliveries that have ended here lately nothing more need be written down.
-_ENDED_MAX = 10_000
+# Of so many codes applied here lately nothing more need be written down.
+_APPLIED_MAX = 10_000
 # Where no news comes to say that a head end is back (none is configured under that name), look again so often.
 _PARKED_AT_MOST_S = 30.0
 # After something that should never happen, and must not happen again and again at full speed.
@@ -59,6 +60,7 @@ class _Slot:
     mailbox: Mailbox | None = None
     resting: asyncio.TimerHandle | None = None
     aside: bool = False
+    tried: bool = False
 
     @property
     def box(self) -> Mailbox:
@@ -126,7 +128,7 @@ class DeliveryWorker:
         self._work = asyncio.Event()
         self._under_way = 0
         self._ours: set[int] = set()
-        self._ended: OrderedDict[tuple[_Key, int], None] = OrderedDict()
+        self._applied: OrderedDict[tuple[_Key, int], None] = OrderedDict()
 
     @property
     def under_way(self) -> int:
@@ -149,7 +151,7 @@ class DeliveryWorker:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._mirror_outbox())
             tasks.create_task(self._follow_ownership())
-            tasks.create_task(self.recorder.run(self._take_news))
+            tasks.create_task(self.recorder.run(self))
             for name, head_end in self._head_ends.items():
                 tasks.create_task(self._hear_forever(name, head_end))
             await self._dispatch(tasks)
@@ -234,20 +236,19 @@ class DeliveryWorker:
         if _decides(event):
             self._wake(key, counter)
 
-    def _take_news(
-        self, meter_id: MeterId, originator_id: OriginatorId, counter: UtrnCounter, event: Answer | Alert
-    ) -> bool:
-        """Give what a meter said of a code to its delivery; return False if that is not in hand here.
-
-        Not an answer: this may be an old one, from before the code was sent, and an attempt hears and asks for its own.
-        """
+    def hand(self, meter_id: MeterId, originator_id: OriginatorId, counter: UtrnCounter) -> Hand:
+        """Return where the delivery of a code is at this node."""
         key = (meter_id, originator_id)
         lane = self._lanes.get(key)
-        if lane is None or counter not in lane.slots:
-            return (key, counter) in self._ended
-        if isinstance(event, Alert):
-            self._post(key, counter, event)
-        return True
+        slot = None if lane is None else lane.slots.get(counter)
+        if slot is not None:
+            return Hand.TRIED if slot.tried else Hand.WAITS
+        return Hand.APPLIED if (key, counter) in self._applied else Hand.FREE
+
+    def take_news(self, alert: Alert) -> None:
+        """Give an alert that names a code to the code's delivery."""
+        for key, counter in self._addressed(alert):
+            self._post(key, counter, alert)
 
     async def _dispatch(self, tasks: asyncio.TaskGroup) -> NoReturn:
         while True:
@@ -320,7 +321,7 @@ class DeliveryWorker:
 
     async def _deliver(self, lane: _Lane, slot: _Slot, stored: StoredVend, epoch: int) -> None:
         """Make one attempt, and see to what follows from it."""
-        owed = slot.owed
+        owed, slot.tried = slot.owed, True
         try:
             end = await self._attempt(
                 stored,
@@ -339,7 +340,7 @@ class DeliveryWorker:
         match end:
             case Done(done):
                 self._answers.remember(done)
-                self._end(owed)
+                self._end(owed, done.vend.delivery.state)
             case Later(delay_s) | Aside(delay_s):
                 slot.aside = isinstance(end, Aside)
                 self._rest_one(slot, 0.0 if slot.box else delay_s)
@@ -348,10 +349,11 @@ class DeliveryWorker:
             case None:
                 self._rest(owed, _READ_AGAIN_AFTER_S)
 
-    def _end(self, owed: Owed) -> None:
-        self._ended[(_key(owed), owed.counter)] = None
-        if len(self._ended) > _ENDED_MAX:
-            self._ended.popitem(last=False)
+    def _end(self, owed: Owed, state: DeliveryState) -> None:
+        if state is DeliveryState.APPLIED:
+            self._applied[(_key(owed), owed.counter)] = None
+            if len(self._applied) > _APPLIED_MAX:
+                self._applied.popitem(last=False)
         self._remove(_key(owed), owed.counter)
 
     def _freed(self, key: _Key, lane: _Lane, _: asyncio.Task[None]) -> None:

@@ -6,11 +6,13 @@ shard, or between hearing and writing, is read again by the next owner. Every wr
 """
 
 import asyncio
+import contextlib
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from enum import Enum, auto
+from typing import NoReturn, Protocol
 
 from core.domain.delivery import Delivery, DeliveryState
 from core.domain.errors import DeliveryChanged, Deposed, HeadEndUnavailable, LedgerUnavailable, UtrnError
@@ -33,12 +35,36 @@ from core.ports.ownership import Ownership
 
 log = logging.getLogger(__name__)
 
-PassOn = Callable[[MeterId, OriginatorId, UtrnCounter, Answer | Alert], bool]
+
+class Hand(Enum):
+    """Where a code's delivery is at this node: nobody's, owed and not tried here yet, being tried, or applied here."""
+
+    FREE = auto()
+    WAITS = auto()
+    TRIED = auto()
+    APPLIED = auto()
+
+
+class Deliveries(Protocol):
+    """What this node has in hand."""
+
+    def hand(self, meter_id: MeterId, originator_id: OriginatorId, counter: UtrnCounter) -> Hand:
+        """Return where the delivery of a code is."""
+        ...
+
+    def take_news(self, alert: Alert) -> None:
+        """Give an alert that names a code to the code's delivery."""
+        ...
+
 
 _WAITING_MAX = 256
 _AT_ONCE = 32
 _AGAIN_S = 0.5
 _SAVE_EVERY_S = 5.0
+_LOOK_EVERY_S = 0.25
+# Longer than an attempt takes to write what it has heard.
+_HELD_AT_MOST_S = 5.0
+_LOOKED_AT_MAX = 10_000
 _RACES_MAX = 5
 
 
@@ -78,7 +104,7 @@ class Recorder:
         self.spent_here = spent_here
         self._ours: dict[int, int] = {}
         self._gained = {name: asyncio.Event() for name in head_ends}
-        self._pass_on: PassOn = lambda *_: False
+        self._deliveries: Deliveries | None = None
         self.counts: Counter[str] = Counter()
 
     def gained(self, shard: int, epoch: int) -> None:
@@ -91,13 +117,9 @@ class Recorder:
         """Leave the shard's alerts to its next owner."""
         self._ours.pop(shard, None)
 
-    async def run(self, pass_on: PassOn) -> NoReturn:
-        """Record for ever.
-
-        Args:
-            pass_on: Takes what is said of a code whose delivery is in hand: its own attempt writes it down.
-        """
-        self._pass_on = pass_on
+    async def run(self, deliveries: Deliveries | None = None) -> NoReturn:
+        """Record for ever; what is being tried here is left to its own attempt, and looked at after it."""
+        self._deliveries = deliveries
         async with asyncio.TaskGroup() as tasks:
             for name, head_end in self._head_ends.items():
                 tasks.create_task(self._follow(name, head_end))
@@ -143,19 +165,51 @@ class Recorder:
         """Write down what is heard, some at a time, so that they share a commit; then how far that goes."""
         saved_at = self._clock.monotonic()
         while True:
-            some = [await waiting.get()]
-            while not waiting.empty() and len(some) < _AT_ONCE:
-                some.append(waiting.get_nowait())
+            some = await _some(waiting, _LOOK_EVERY_S if reading.held else None)
             self._check_order(reading, some)
+            said = {named: one.sequence for one in reversed(some) if (named := _named(one)) is not None}
             async with asyncio.TaskGroup() as tasks:
-                for one in dict.fromkeys(map(_named, some)):
-                    if one is not None:
-                        tasks.create_task(self._record(one, reading))
+                for named, sequence in (said | self._released(reading)).items():
+                    tasks.create_task(self._record(named, sequence, reading))
             # What was told of a counter before it was issued must not be read again after it was.
             if self._clock.monotonic() - saved_at >= _SAVE_EVERY_S or reading.too_early:
                 reading.too_early = False
                 saved_at = self._clock.monotonic()
-                await self._save(reading, some[-1].sequence)
+                await self._save(reading, min((one for one, _ in reading.held.values()), default=reading.at + 1) - 1)
+
+    def _released(self, reading: "_Reading") -> dict[_Named, int]:
+        """Return what was left to attempts that have ended otherwise than with the credit, or take too long."""
+        now, found = self._clock.monotonic(), dict[_Named, int]()
+        for named, (sequence, since) in list(reading.held.items()):
+            hand = self._hand(named)
+            if hand is Hand.TRIED and now - since < _HELD_AT_MOST_S:
+                continue
+            del reading.held[named]
+            if hand is not Hand.APPLIED:
+                found[named] = sequence
+        return found
+
+    def _hand(self, said: _Named) -> Hand:
+        if self._deliveries is None:
+            return Hand.FREE
+        return self._deliveries.hand(said.meter_id, said.originator_id, said.counter)
+
+    def _left_to_its_attempt(self, said: _Named, sequence: int, reading: "_Reading") -> bool:
+        """Return whether there is nothing to write now: the credit is written, or the code's attempt is at work on it.
+
+        What is left to an attempt is held until it has ended, and what is recorded ends before it: the attempt may end
+        by something else that it heard first.
+        """
+        hand = self._hand(said)
+        if hand is not Hand.TRIED or said in reading.looked_at:
+            return hand is Hand.APPLIED
+        reading.looked_at[said] = None
+        if len(reading.looked_at) > _LOOKED_AT_MAX:
+            reading.looked_at.popitem(last=False)
+        reading.held[said] = (sequence, self._clock.monotonic())
+        if isinstance(said.event, Alert) and self._deliveries is not None:
+            self._deliveries.take_news(said.event)
+        return True
 
     def _check_order(self, reading: "_Reading", some: Sequence[Numbered]) -> None:
         """Begin to count anew where the head end has."""
@@ -182,14 +236,14 @@ class Recorder:
                 if self._ours.get(shard) == epoch and reading.saved[shard] < sequence:
                     tasks.create_task(save(shard, epoch))
 
-    async def _record(self, said: _Named, reading: "_Reading") -> None:
+    async def _record(self, said: _Named, sequence: int, reading: "_Reading") -> None:
         """Write down what a meter said, however long that takes; its shard's next owner hears it again."""
         shard = self._ownership.shard_of(said.meter_id)
         while (epoch := reading.shards.get(shard)) is not None:
             if self._ours.get(shard) != epoch:
                 reading.shards.pop(shard)
                 return
-            if self._pass_on(said.meter_id, said.originator_id, said.counter, said.event):
+            if self._left_to_its_attempt(said, sequence, reading):
                 return
             if self._ownership.epoch(shard) == epoch:
                 try:
@@ -292,6 +346,20 @@ class _Reading:
     saved: dict[int, int] = field(default_factory=dict)
     at: int = 0
     too_early: bool = False
+    # What is left to attempts: the number of the event, and since when. And what was, once: it is not left twice.
+    held: dict[_Named, tuple[int, float]] = field(default_factory=dict)
+    looked_at: OrderedDict[_Named, None] = field(default_factory=OrderedDict)
+
+
+async def _some(waiting: asyncio.Queue[Numbered], timeout_s: float | None) -> list[Numbered]:
+    """Return what waits, at least one unless none comes in time, at most so many as are recorded at once."""
+    some: list[Numbered] = []
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            some.append(await waiting.get())
+    while not waiting.empty() and len(some) < _AT_ONCE:
+        some.append(waiting.get_nowait())
+    return some
 
 
 async def _pour(head_end: HeadEnd, after: int, waiting: asyncio.Queue[Numbered]) -> None:

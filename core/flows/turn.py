@@ -105,6 +105,11 @@ class TurnMeter:
             return ChangeNote(meter=meter, notes=(), unmoved=())
         originator_id, state = sequence
         after = meter.registrations.at(meter.turned_at)
+        uncredited, more = (
+            ((), 0)
+            if originator_id is None
+            else await self.store.codes_uncredited(originator_id, before.record.meter_id)
+        )
         note = MarketChange(
             meter_id=before.record.meter_id,
             at=meter.turned_at,
@@ -116,6 +121,8 @@ class TurnMeter:
             last_issued=state.last_issued,
             highest_applied=state.highest_applied,
             in_flight=tuple(await self.store.owed(before.record.meter_id)),
+            uncredited=tuple(uncredited),
+            uncredited_more=more,
         )
         unmoved = () if originator_id is None else ((originator_id, before.record.meter_id, state),)
         return ChangeNote(meter=meter, notes=(note,), unmoved=unmoved)

@@ -150,6 +150,10 @@ class RegistryStore(Protocol):
         """Return the deliveries owed to a meter now."""
         ...
 
+    async def codes_uncredited(self, originator_id: OriginatorId, meter_id: MeterId) -> tuple[Sequence[OwedVend], int]:
+        """Return the codes of a sequence not known to be credited now, lowest counter first, and how many more."""
+        ...
+
     async def write(self, write: RegistryWrite) -> int | None:
         """Carry out all of `write`; return its revision, or None, with nothing written, if something had moved.
 

@@ -24,7 +24,7 @@ from core.domain.vend import Operation, Vend
 from core.flows import record
 from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
 from core.flows.idempotency import Answers
-from core.flows.record import Recorder
+from core.flows.record import Deliveries, Hand, Recorder
 from core.observe import SetAside
 from core.ports.headend import Alert, Answer, AnswerKind, Numbered
 from core.ports.ledger import Committed, CounterState, Entry, StoredVend
@@ -91,6 +91,7 @@ class Bench:
         self.shard = shard_of(self.meter_id, store.config.shards)
         self.head_end = Telling()
         self.set_aside = SetAside()
+        self.deliveries: Deliveries | None = None
         self.spent_here: Callable[..., tuple[bool, Basis]] = lambda *_: (True, ())
 
     async def issue(self, operation: Operation = Operation.ISSUE) -> StoredVend:
@@ -130,7 +131,7 @@ class Bench:
             spent_here=self.spent_here,
         )  # fmt: skip
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(outbox.run()), tasks.create_task(recorder.run(lambda *_: False))]
+            running = [tasks.create_task(outbox.run()), tasks.create_task(recorder.run(self.deliveries))]
             recorder.gained(self.shard, epoch)
             try:
                 yield recorder
@@ -386,3 +387,56 @@ async def test_what_was_told_of_a_counter_before_it_was_issued_is_not_believed_a
     async with bench.node(await bench.own("node-b")):
         await bench.until(first, A.APPLIED)
     assert (await bench.delivery(second)).state is A.NOT_REQUESTED
+
+
+class OneDelivery:
+    """A node that is trying the code, or has ended it."""
+
+    def __init__(self) -> None:
+        self.where, self.alerts = Hand.TRIED, list[Alert]()
+        self.asked = asyncio.Event()
+
+    def hand(self, *_: object) -> Hand:
+        self.asked.set()
+        return self.where
+
+    def take_news(self, alert: Alert) -> None:
+        self.alerts.append(alert)
+
+
+async def test_what_is_said_while_an_attempt_ends_otherwise_is_recorded_after_it(bench: Bench) -> None:
+    """The meter took a repeat of the message, and the attempt ended by the refusal of the first, a moment before."""
+    epoch, deliveries = await bench.own("node-a"), OneDelivery()
+    stored = await bench.issue(Operation.TOP_UP)
+    stored = await bench.write(stored, stored.vend.delivery.send(NOW, epoch), epoch)
+    bench.deliveries = deliveries
+    async with bench.node(epoch):
+        bench.head_end.say(bench.answer(stored.vend, AnswerKind.APPLIED))
+        await deliveries.asked.wait()
+        assert await bench.outbox.heard([bench.shard], HEAD_END) == [0], "it is held: a crash now must not lose it"
+        closed = stored.vend.delivery.close(A.REFUSED, DeliveryReason.MAX_BALANCE, NOW, epoch)
+        await bench.write(stored, closed, epoch)
+        deliveries.where = Hand.FREE
+        delivery = await bench.until(stored, A.APPLIED)
+        await bench.until_heard()
+    assert delivery.reason is DeliveryReason.CREDITED_AFTER_REFUSAL
+
+
+async def test_what_an_attempt_has_written_is_not_written_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    epoch, deliveries = await bench.own("node-a"), OneDelivery()
+    stored = await bench.issue(Operation.TOP_UP)
+    bench.deliveries = deliveries
+    asked: list[int] = []
+    code = EtcdOutbox.code
+
+    async def counted(self: EtcdOutbox, *which: Any) -> Any:
+        asked.append(which[2])
+        return await code(self, *which)
+
+    monkeypatch.setattr(EtcdOutbox, "code", counted)
+    async with bench.node(epoch):
+        bench.head_end.say(bench.answer(stored.vend, AnswerKind.APPLIED))
+        await deliveries.asked.wait()
+        deliveries.where = Hand.APPLIED
+        await bench.until_heard()
+    assert asked == []

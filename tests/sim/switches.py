@@ -34,7 +34,7 @@ class Switches:
     keypad: bool = True
     late_codes: bool = True
     foreign: bool = True
-    foreign_wrong: bool = False
+    foreign_wrong: bool = True
     known: tuple[str, ...] = ()
 
 

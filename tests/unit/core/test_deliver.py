@@ -17,7 +17,7 @@ from cluster.keys import Keys
 from cluster.ledger import EtcdLedger
 from cluster.outbox import EtcdOutbox
 from cluster.shards import shard_of
-from core.domain.message_id import message_id
+from core.domain.delivery import DeliveryReason, DeliveryState
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.token import COUNTER_CACHE, Counter
 from core.flows import deliver
@@ -27,6 +27,7 @@ from core.flows.deliver import DeliveryWorker
 from core.flows.delivery_attempt import Aside, AttemptDelivery, AttemptEnd, Done, Later
 from core.flows.idempotency import Answers
 from core.flows.parked import Parked
+from core.flows.record import Hand
 from core.observe import StageTimes
 from core.ports.headend import Alert, Answer, AnswerKind, StreamRestored
 from core.ports.ledger import CounterState, Entry, StoredVend
@@ -152,6 +153,7 @@ class Waiting:
     def __init__(self) -> None:
         self.ends: dict[int, AttemptEnd | None] = {}
         self.tried: list[int] = []
+        self.applied: set[int] = set()
         self.under_way = asyncio.Event()
         self.let_go = asyncio.Event()
 
@@ -161,7 +163,11 @@ class Waiting:
         end = self.ends.get(stored.vend.counter, Parked(HEAD_END, NOW))
         if end is None:
             await self.let_go.wait()
-        return end or Done(stored)
+        if end is not None:
+            return end
+        to = DeliveryState.APPLIED if stored.vend.counter in self.applied else DeliveryState.REFUSED
+        closed = stored.vend.delivery.close(to, DeliveryReason.NONE, NOW, 1)
+        return Done(replace(stored, vend=stored.vend.with_delivery(closed)))
 
 
 def _worker_of(attempts: Waiting, owned: list[Owed], ownership: FlickeringOwnership) -> DeliveryWorker:
@@ -267,18 +273,18 @@ async def test_a_shard_that_is_lost_and_gained_again_while_an_attempt_ends_goes_
     assert attempts.tried == [7, 7]
 
 
-async def test_news_of_a_code_goes_to_its_own_delivery_and_is_told_to_whoever_asks() -> None:
+async def test_where_a_delivery_is_and_news_of_it() -> None:
     meter_id, attempts = new_meter_id(), Waiting()
-    owed = _owed_by(meter_id, 7, 8)
-    attempts.ends = {7: Later(3600.0), 8: None}
+    owed = _owed_by(meter_id, 7, 8, 9)
+    attempts.ends = {7: Later(3600.0), 8: None, 9: None}
     worker = _worker_of(attempts, owed, FlickeringOwnership(owed[0].shard, 1, 0))
+    assert worker.hand(meter_id, ORIGINATOR, Counter(7)) is Hand.WAITS
     attempts.let_go.set()
+    attempts.applied = {8}
     await _until_idle(worker, attempts)
-    answer = Answer(message_id=message_id(ORIGINATOR, meter_id, Counter(7)), kind=AnswerKind.APPLIED)
-    assert worker._take_news(meter_id, ORIGINATOR, Counter(7), answer), "it is owed: its attempts hear their answers"
-    assert not worker._lanes[meter_id, ORIGINATOR].slots[7].box, "and this one may be older than they are"
-    event = Alert(meter_id=meter_id, alert_code=CREDIT_ADDED_LOCALLY, originator_id=ORIGINATOR, counter=Counter(7))
-    assert worker._take_news(meter_id, ORIGINATOR, Counter(7), event), "it is owed: its next attempt hears it"
+    hands = [worker.hand(meter_id, ORIGINATOR, Counter(counter)) for counter in (7, 8, 9, 10)]
+    assert hands == [Hand.TRIED, Hand.APPLIED, Hand.FREE, Hand.FREE], "what ended otherwise may yet be credited"
+    worker.take_news(
+        Alert(meter_id=meter_id, alert_code=CREDIT_ADDED_LOCALLY, originator_id=ORIGINATOR, counter=Counter(7))
+    )
     assert bool(worker._lanes[meter_id, ORIGINATOR].slots[7].box)
-    assert worker._take_news(meter_id, ORIGINATOR, Counter(8), event), "it has ended here: nothing is left to write"
-    assert not worker._take_news(meter_id, ORIGINATOR, Counter(9), event), "nobody has it in hand"

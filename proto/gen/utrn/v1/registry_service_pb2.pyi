@@ -2362,6 +2362,8 @@ class MarketChange(_message.Message):
     LAST_ISSUED_FIELD_NUMBER: _builtins.int
     HIGHEST_APPLIED_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    UNCREDITED_FIELD_NUMBER: _builtins.int
+    UNCREDITED_MORE_FIELD_NUMBER: _builtins.int
     meter_id: _builtins.str
     """The meter."""
     responsible_supplier_id: _builtins.str
@@ -2374,6 +2376,8 @@ class MarketChange(_message.Message):
     """Last counter spent."""
     highest_applied: _builtins.int
     """Highest counter known to be credited; codes above it are not known to be used."""
+    uncredited_more: _builtins.int
+    """How many more there were."""
     @_builtins.property
     def at(self) -> _timestamp_pb2.Timestamp:
         """When it takes effect."""
@@ -2390,6 +2394,12 @@ class MarketChange(_message.Message):
     def in_flight(self) -> _containers.RepeatedCompositeFieldContainer[Global___OwedVend]:
         """Deliveries owed."""
 
+    @_builtins.property
+    def uncredited(self) -> _containers.RepeatedCompositeFieldContainer[Global___OwedVend]:
+        """Codes not known to be credited, lowest counter first, in flight or not, below highest_applied or above: at most 1000.
+        After a Change of Supplier the meter takes them no more: who answers for them pays back, or reads the meter's log.
+        """
+
     def __init__(
         self,
         *,
@@ -2403,10 +2413,12 @@ class MarketChange(_message.Message):
         last_issued: _builtins.int = ...,
         highest_applied: _builtins.int = ...,
         in_flight: _abc.Iterable[Global___OwedVend] | None = ...,
+        uncredited: _abc.Iterable[Global___OwedVend] | None = ...,
+        uncredited_more: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "carried_out_at", b"carried_out_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "carried_out_at", b"carried_out_at", "highest_applied", b"highest_applied", "in_flight", b"in_flight", "kinds", b"kinds", "last_issued", b"last_issued", "meter_id", b"meter_id", "originator_id", b"originator_id", "responsible_supplier_id", b"responsible_supplier_id", "supplier_id_after", b"supplier_id_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at", b"at", "carried_out_at", b"carried_out_at", "highest_applied", b"highest_applied", "in_flight", b"in_flight", "kinds", b"kinds", "last_issued", b"last_issued", "meter_id", b"meter_id", "originator_id", b"originator_id", "responsible_supplier_id", b"responsible_supplier_id", "supplier_id_after", b"supplier_id_after", "uncredited", b"uncredited", "uncredited_more", b"uncredited_more"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
