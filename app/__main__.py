@@ -8,6 +8,7 @@ from app.cli import (
     appoint,
     audit,
     callers,
+    cases,
     check_config,
     cluster,
     conformance,
@@ -38,6 +39,8 @@ app.command("serve")(serve.serve)
 app.command("check-config")(check_config.check_config)
 app.command("topup")(callers.topup)
 app.command("issue")(callers.issue)
+callers.vend.command("cases")(cases.cases)
+callers.vend.command("settle")(cases.settle)
 app.add_typer(callers.vend, name="vend")
 app.command("conformance")(conformance.conformance)
 app.command("demo")(demo.demo)

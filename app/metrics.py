@@ -87,6 +87,21 @@ class NodeCollector(Collector):
         for shard, count in sorted(node.delivery.owed_by_shard().items()):
             owed.add_metric([str(shard)], count)
         yield owed
+        yield from self._said()
+
+    def _said(self) -> Iterator[Metric]:
+        recorder = self._node.delivery.recorder
+        yield GaugeMetricFamily(
+            "utrn_open_cases", "Codes that wait for their supplier to read the meter's log.", value=recorder.open_cases
+        )
+        said = CounterMetricFamily(
+            "utrn_said",
+            "What meters said of codes whose delivery was not under way, by what came of it.",
+            labels=["what"],
+        )
+        for what, count in sorted(recorder.counts.items()):
+            said.add_metric([what], count)
+        yield said
 
     def _cluster(self) -> Iterator[Metric]:
         node = self._node

@@ -65,6 +65,7 @@ _LOOK_EVERY_S = 0.25
 # Longer than an attempt takes to write what it has heard.
 _HELD_AT_MOST_S = 5.0
 _LOOKED_AT_MAX = 10_000
+_COUNT_EVERY_S = 30.0
 _RACES_MAX = 5
 
 
@@ -80,7 +81,10 @@ class _Named:
 
 
 class Recorder:
-    """Records what meters say of codes, for the shards this node owns. `counts` says what came of it, for people."""
+    """Records what meters say of codes, for the shards this node owns.
+
+    For people: `counts` says what came of it, `open_cases` how many codes wait for their supplier, of all suppliers.
+    """
 
     def __init__(
         self,
@@ -106,6 +110,7 @@ class Recorder:
         self._gained = {name: asyncio.Event() for name in head_ends}
         self._deliveries: Deliveries | None = None
         self.counts: Counter[str] = Counter()
+        self.open_cases = 0
 
     def gained(self, shard: int, epoch: int) -> None:
         """Read what the shard's meters have said since its last owner left off."""
@@ -123,8 +128,17 @@ class Recorder:
         async with asyncio.TaskGroup() as tasks:
             for name, head_end in self._head_ends.items():
                 tasks.create_task(self._follow(name, head_end))
-            await asyncio.Event().wait()
+            await self._count_cases()
         raise InvariantBroken("the recorder never ends by itself")
+
+    async def _count_cases(self) -> NoReturn:
+        """Count the codes that wait for their supplier, now and then: an alarm hangs on it."""
+        while True:
+            try:
+                self.open_cases = await self._outbox.case_count()
+            except UtrnError as error:
+                log.info("open cases are not counted now", extra={"error": error.message})
+            await asyncio.sleep(_COUNT_EVERY_S)
 
     async def _follow(self, name: str, head_end: HeadEnd) -> NoReturn:
         """Read a head end's alerts, and begin anew where a shard was gained that is behind."""
