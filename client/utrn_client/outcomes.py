@@ -300,7 +300,7 @@ OUTCOMES: Final[Mapping[str, Outcome]] = {
         "the consumer enters the code at the meter; if that says duplicate, the supplier reads its credit log",
     ),
     "COUNTER_OUT_OF_RANGE": Outcome(
-        Says.NOT_SOLD,
+        Says.ASK_OPERATOR,
         "FAILED_PRECONDITION",
         "check the counter; if it is right, hand the counters over and back, and tell where they are (market.md)",
     ),
