@@ -6,17 +6,21 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app import trail as trail_module
+from app.market import _instant
 from app.trail import BadTrail, FileTrail, verified
 from cluster.anchors import Anchor
+from cluster.time import ClusterClock
+from core.domain.cluster_time import Received, TimeKeeper, TimeRule
 from core.domain.errors import LedgerUnavailable
 from core.domain.registry import Kind, Ref
+from core.domain.timeline import ms_of
 from core.ports.trail import Decision
 from tests.fakes.clock import HandClock
 
@@ -214,3 +218,13 @@ def test_seals_say_how_many_could_not_be_kept(tmp_path: Path, monkeypatch: Any) 
     trail.close()
     seal = json.loads(_file(tmp_path).read_bytes().splitlines()[-1])
     assert (seal["lost"], trail.lost) == (3, 3)
+
+
+def test_a_call_noted_while_the_time_is_not_known_is_dated_by_the_wall_clock_and_says_so() -> None:
+    steady = HandClock()
+    keeper = TimeKeeper(TimeRule())
+    clock = ClusterClock(keeper, steady)
+    steady.wall_off = timedelta(hours=1)
+    assert _instant(clock) == (steady.wall(), "wall")
+    keeper.receive(Received(ms_of(steady.now()), 7, steady.monotonic()), moved=True)
+    assert _instant(clock) == (steady.now(), "cluster")

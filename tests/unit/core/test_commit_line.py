@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import cast
 
 import pytest
@@ -10,7 +11,7 @@ from cluster.client import EtcdClient, EtcdUnreachable
 from cluster.config import EtcdConfig
 from cluster.ledger import EtcdLedger
 from core.domain.code_value import code_value
-from core.domain.errors import HsmUnavailable, LedgerUnavailable, Overloaded, ShuttingDown, TooManyUnapplied
+from core.domain.errors import HsmUnavailable, LedgerUnavailable, NotReady, Overloaded, ShuttingDown, TooManyUnapplied
 from core.domain.meter import Meter, Pan
 from core.domain.money import Pence
 from core.domain.transaction_id import TransactionId
@@ -142,3 +143,18 @@ async def test_a_full_line_refuses_and_a_closed_one_too() -> None:
     assert all(answer.done() for answer in waiting)
     with pytest.raises(ShuttingDown):
         made.submit(meter(new_meter_id()))
+
+
+async def test_a_node_that_loses_the_time_fails_the_vend_and_goes_on(
+    line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its monotonic clock has leapt: it does not know the time for a while, and must not end for it."""
+
+    def unknown() -> datetime:
+        raise NotReady("this node does not know the cluster's time yet; ask another")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(line.clock, "now", unknown)
+        with pytest.raises(NotReady):
+            await line.submit(meter(new_meter_id()))
+    assert (await line.submit(meter(new_meter_id()))).stored.vend.counter == 1
