@@ -82,8 +82,7 @@ class DevStack(StackFiles):
             "--client-cert-auth",
             "--peer-cert-file", str(tls.cert), "--peer-key-file", str(tls.key), "--peer-trusted-ca-file", str(tls.ca),
             "--peer-client-cert-auth", "--log-level", "error",
-            # A country's registry is larger than etcd's default quota of 2 GB; 8 GB is the most that etcd recommends.
-            "--quota-backend-bytes", str(8 * 1024**3),
+            "--quota-backend-bytes", str(self.plan.etcd_quota_bytes),
         ]  # fmt: skip
         if not self.plan.etcd_fsync:
             arguments.append("--unsafe-no-fsync")

@@ -143,6 +143,11 @@ class NodeCollector(Collector):
         yield GaugeMetricFamily(
             "utrn_ledger_agreed", "1 if this node's settings are those agreed.", value=node.ledger.watch.agreed
         )
+        space = node.ledger.space
+        yield GaugeMetricFamily("utrn_etcd_db_bytes", "The fullest etcd member's database.", value=space.used_bytes)
+        yield GaugeMetricFamily("utrn_etcd_quota_bytes", "What etcd may hold.", value=space.quota_bytes)
+        yield GaugeMetricFamily("utrn_etcd_nospace", "1 if etcd has raised NOSPACE.", value=space.alarm)
+        yield GaugeMetricFamily("utrn_ledger_full", "1 if nothing is issued for want of space.", value=space.full)
         kept_at = node.ledger.watch.kept_at
         if kept_at:
             age = time.monotonic() - kept_at

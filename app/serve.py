@@ -129,6 +129,7 @@ def _parts(node: Node) -> list[Coroutine[Any, Any, NoReturn]]:
         node.changes.run(),
         node.trail.run(),
         node.ledger.watch.run(),
+        node.ledger.space.run(),
         node.cluster.ownership.run(),
         node.cluster.peers.run(),
         node.cluster.suspicions.run(),

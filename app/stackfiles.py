@@ -47,6 +47,8 @@ class StackPlan:
         delivery: Lines of the node's [delivery] section.
         flow: Lines of the node's [flow] section.
         etcd: Lines of the node's [etcd] section.
+        etcd_quota_bytes: Of each member. A country's registry is larger than etcd's default of 2 GB; 8 GB is the most
+            that etcd recommends.
         etcd_fsync: False only where no durability is at stake and speed is.
         etcd_members: 1 or 3.
         nodes: Names of the nodes that `start_all` starts.
@@ -64,6 +66,7 @@ class StackPlan:
     flow: tuple[str, ...] = ()
     # Elections take half a second here (start_etcd_member): a call that waits longer waits for a leader that is gone.
     etcd: tuple[str, ...] = ("call_timeout_ms = 600",)
+    etcd_quota_bytes: int = 8 * 1024**3
     etcd_fsync: bool = True
     etcd_members: int = 1
     nodes: tuple[str, ...] = ("node-a",)
@@ -210,7 +213,8 @@ class StackFiles:
                     "[api]", f'listen = "{host}:{self.node_ports[node]}"', *_tls_lines(tls, ca="client_ca"),
                     "[hsm]", f'module = "{hsm.module}"', f'token_label = "{hsm.token_label}"',
                     f'pin_file = "{hsm.pin_file}"', f'softhsm_conf = "{hsm.softhsm_conf}"',
-                    "[etcd]", f"endpoints = [{endpoints}]", *_tls_lines(tls), *self.plan.etcd,
+                    "[etcd]", f"endpoints = [{endpoints}]", *_tls_lines(tls),
+                    f"quota_bytes = {self.plan.etcd_quota_bytes}", *self.plan.etcd,
                     "[peers]", *_tls_lines(tls),
                     "[flow]", *self.plan.flow,
                     "[delivery]", *self.plan.delivery,

@@ -29,6 +29,7 @@ from cluster.peers import PeerWatch
 from cluster.registry import EtcdRegistry
 from cluster.registry_store import EtcdRegistryStore
 from cluster.set_aside import SetAsideRecords
+from cluster.space import LedgerSpace
 from cluster.state_file import StateFile
 from cluster.suspicion import Suspicions
 from cluster.time import ClusterClock, LedgerTime
@@ -168,11 +169,11 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         Adapters(
             clock=clock,
             signer=signer,
-            ledger=EtcdLedger(client, config.etcd, clock),
+            ledger=EtcdLedger(client, config.etcd, clock, lambda: base.space.full),
             outbox=outbox,
             ownership=cluster.ownership,
             registry=registry,
-            store=EtcdRegistryStore(client, config.etcd, clock, aside),
+            store=EtcdRegistryStore(client, config.etcd, clock, aside, lambda: base.space.full),
             trail=trail,
             head_ends=head_ends,
             head_end_names=names,
@@ -250,7 +251,7 @@ def _view_of_cluster(
         peers=cluster.peers,
         beat=beat,
         owed=delivery.owed_by_shard,
-        ledger_problems=lambda: base.watch.problems,
+        ledger_problems=lambda: base.problems,
         keeper=time,
     )
 
@@ -284,7 +285,8 @@ def _base(config: Config) -> LedgerParts:
     client = EtcdClient(config.etcd, guard)
     state = StateFile(config.node.trail, config.node.node_id)
     watch = LedgerWatch(client, config.etcd, guard, state, agreed_settings(config))
-    return LedgerParts(client=client, guard=guard, watch=watch, aside=aside)
+    space = LedgerSpace(client, config.etcd.quota_bytes)
+    return LedgerParts(client=client, guard=guard, watch=watch, aside=aside, space=space)
 
 
 def _cluster(config: Config, base: LedgerParts, clock: Clock, standby: _Standby) -> ClusterParts:

@@ -26,6 +26,8 @@ class EtcdConfig:
         fence_share: 0.3 to 0.9. An owner stops starting work when this share of the lease has passed since its last
             acknowledged keepalive was sent.
         batch_max: Changes, 1 to 64, in one group commit.
+        quota_bytes: Bytes, 1 MiB to 1 TiB: etcd's own --quota-backend-bytes, which it does not tell. Issuing stops at
+            90 % of it; the default is etcd's default.
         compare_outbox_s: Seconds, 0 to 86400, between comparisons of this node's copy of the outbox with the ledger; 0
             for none. A delivery that its watch has lost is found after so long.
         compare_members_s: The same, of nodes, shards, drains and what else is small.
@@ -46,6 +48,7 @@ class EtcdConfig:
     keepalive_ms: int = 300
     fence_share: float = 0.6
     batch_max: int = 64
+    quota_bytes: int = 2 * 1024**3
     compare_outbox_s: float = 5.0
     compare_members_s: float = 5.0
     compare_registry_s: float = 600.0
@@ -65,6 +68,7 @@ class EtcdConfig:
             ("keepalive_ms", 50, self.lease_ttl_s * 1000 // 3),
             ("fence_share", 0.3, 0.9),
             ("batch_max", 1, 64),
+            ("quota_bytes", 1024**2, 1024**4),
             ("compare_outbox_s", 0, 86_400),
             ("compare_members_s", 0, 86_400),
             ("compare_registry_s", 0, 86_400),

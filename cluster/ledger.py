@@ -7,7 +7,7 @@ One key decides an id: it holds the vend, or the refusal that closed the id, and
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,7 +30,7 @@ from cluster.records import (
     vend_value,
 )
 from cluster.shards import shard_of
-from core.domain.errors import CounterTaken, LedgerUnavailable
+from core.domain.errors import CounterTaken, LedgerFull, LedgerUnavailable
 from core.domain.invariant import check
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.party import ParticipantId
@@ -71,7 +71,11 @@ class _Child:
 class EtcdLedger:
     """The ledger in etcd."""
 
-    def __init__(self, client: EtcdClient, config: EtcdConfig, clock: Clock) -> None:
+    def __init__(
+        self, client: EtcdClient, config: EtcdConfig, clock: Clock, full: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Take what to write to, and what says that nothing new may be issued because space runs out."""
+        self._full = full
         self._client = client
         self._keys = Keys(config.prefix)
         self._shards = config.shards
@@ -84,11 +88,23 @@ class EtcdLedger:
     async def commit(self, entries: Sequence[Entry]) -> Sequence[CommitOutcome]:
         """Commit each entry for itself, all in one round trip; return one outcome per entry, in order."""
         check(len(entries) <= self._batch_max, "a batch fits etcd's limit on a nested transaction")
+        if self._full():
+            return await self._while_full(entries)
         refused = {index: _taken_here() for index, entry in enumerate(entries) if _below_ours(entry)}
         children = [self._child(entry) for index, entry in enumerate(entries) if index not in refused]
         settled = await commit_each(self._client, self._clock, [child.txn for child in children], until=self._until())
         outcomes = iter([_outcome(child, one) for child, one in zip(children, settled, strict=True)])
         return [refused[index] if index in refused else next(outcomes) for index in range(len(entries))]
+
+    async def _while_full(self, entries: Sequence[Entry]) -> Sequence[CommitOutcome]:
+        """Write nothing; what was decided before is answered all the same."""
+        sales = [entry.vend.sale for entry in entries]
+        reads = [ops.get(self._keys.vend(one.participant_id, one.transaction_id)) for one in sales]
+        try:
+            found = ops.got(await self._client.read(pb.TxnRequest(success=reads)))
+        except EtcdUnreachable as error:
+            return [not_read(error) for _ in entries]
+        return [_decided(kv) for kv in found]
 
     async def find(self, participant_id: ParticipantId, transaction_id: TransactionId) -> Found | None:
         """Return the committed vend or the refusal that closed the id; None if there is neither now. Linearizable."""
@@ -230,6 +246,16 @@ def counter_of(counter: pb.KeyValue | None, applied: pb.KeyValue | None) -> Coun
         balance_at=Ms(record.balance_at),
         sold_since_pence=record.sold_since_pence,
     )
+
+
+def _decided(kv: pb.KeyValue | None) -> CommitOutcome:
+    if kv is None:
+        return LedgerFull("the ledger is nearly full; nothing was written, and nothing new is issued for now")
+    try:
+        there = found_of(kv)
+    except Unreadable as error:
+        return _unreadable(kv.key, error)
+    return Closed(refusal=there) if isinstance(there, ClosedRefusal) else Present(stored=there)
 
 
 def _counter_or_error(counter: pb.KeyValue | None, applied: pb.KeyValue | None) -> CounterState | LedgerUnavailable:

@@ -18,6 +18,7 @@ from cluster.keys import Keys
 from cluster.mirror import MirroredPrefix
 from cluster.records import Unreadable
 from cluster.set_aside import SetAsideRecords
+from cluster.space import LedgerSpace
 from cluster.state_file import LedgerState, StateFile
 
 log = logging.getLogger(__name__)
@@ -37,6 +38,12 @@ class LedgerParts:
     guard: LedgerGuard
     watch: "LedgerWatch"
     aside: SetAsideRecords
+    space: LedgerSpace
+
+    @property
+    def problems(self) -> list[str]:
+        """What an operator should know of the ledger itself, a sentence each."""
+        return [*self.watch.problems, *self.space.problems]
 
 
 class LedgerWatch:

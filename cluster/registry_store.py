@@ -1,7 +1,7 @@
 """EtcdRegistryStore: the registry in etcd, linearizable; every write is one Txn that compares what it is based on."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
@@ -22,7 +22,7 @@ from cluster.set_aside import SetAsideRecords
 from cluster.shards import shard_of
 from cluster.time_fence import TimeFence
 from core.domain.delivery import DeliveryState
-from core.domain.errors import NotReady
+from core.domain.errors import LedgerFull, NotReady
 from core.domain.market_change import OwedVend
 from core.domain.meter import Meter, MeterId, OriginatorId, Pan
 from core.domain.party import ParticipantId
@@ -47,8 +47,14 @@ class EtcdRegistryStore:
     """The registry behind the copies."""
 
     def __init__(
-        self, client: EtcdClient, config: EtcdConfig, clock: Clock, aside: SetAsideRecords | None = None
+        self,
+        client: EtcdClient,
+        config: EtcdConfig,
+        clock: Clock,
+        aside: SetAsideRecords | None = None,
+        full: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._full = full
         self._aside = SetAsideRecords() if aside is None else aside
         self._client = client
         self._keys = Keys(config.prefix)
@@ -166,6 +172,8 @@ class EtcdRegistryStore:
         return revision
 
     async def _write(self, write: RegistryWrite) -> int | None:
+        if self._full() and _only_adds(write):
+            raise LedgerFull("the ledger is nearly full; nothing was written, and nothing new is registered for now")
         await self._fence.reach(write.not_before)
         until = self._clock.monotonic() + self._resolve_s
         settled = await commit_until_known(self._client, self._clock, self._txn(write), until=until)
@@ -293,6 +301,12 @@ class EtcdRegistryStore:
             return await self._client.range(request)
         except EtcdUnreachable as error:
             raise not_read(error) from error
+
+
+def _only_adds(write: RegistryWrite) -> bool:
+    """Return whether a write adds records and changes none: what blocks, ends or replaces something must go on."""
+    added = {ref for ref, revision in write.expect if revision == 0}
+    return bool(write.put) and all(Ref(*name_of(record)) in added for record in write.put)
 
 
 def _not_understood() -> NotReady:

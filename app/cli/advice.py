@@ -33,6 +33,7 @@ ADVICE: Final[Mapping[str, str]] = {
     "HSM_UNAVAILABLE": _SALE_LATER,
     "KEY_MISSING": "repeat at another node: --target; the operator compares utrn hsm list with utrn supplier show",
     "LEDGER_UNAVAILABLE": _LATER,
+    "LEDGER_FULL": "the operator makes room in etcd: docs/runbooks/etcd-space.md; then repeat",
     "OUTCOME_UNKNOWN": "repeat the same command: the ledger will tell",
     "SHUTTING_DOWN": "repeat at another node: --target",
     "NOT_READY": "repeat at another node: --target, or in a moment",

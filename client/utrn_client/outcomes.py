@@ -309,4 +309,9 @@ OUTCOMES: Final[Mapping[str, Outcome]] = {
         "FAILED_PRECONDITION",
         "mend the clocks first",
     ),
+    "LEDGER_FULL": Outcome(
+        Says.ASK_AGAIN,
+        "RESOURCE_EXHAUSTED",
+        "repeat the same id after the delay; take no new money while it lasts",
+    ),
 }

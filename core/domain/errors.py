@@ -391,6 +391,13 @@ class LedgerUnavailable(Busy):
     retry_after_ms = 500
 
 
+class LedgerFull(Busy):
+    """The ledger's store is nearly full: nothing new is issued or registered until an operator has made room."""
+
+    reason = "LEDGER_FULL"
+    retry_after_ms = 5000
+
+
 class ShuttingDown(Busy):
     """The node is leaving service; another node will answer."""
 

@@ -152,6 +152,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_CLOCKS_DISAGREE: _ErrorReason.ValueType  # 54
     """No majority of the nodes' wall clocks agrees, or cluster time is not known here: nothing to set it to."""
+    ERROR_REASON_LEDGER_FULL: _ErrorReason.ValueType  # 80
+    """The ledger's store is nearly full: nothing new is issued or registered until an operator has made room. What protects
+    people goes on: cards are blocked, appointments end, what was sold is delivered. Nothing was done. Details:
+    google.rpc.RetryInfo.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason this service gives for not doing what was asked. Carried in google.rpc.ErrorInfo.reason, without the
@@ -290,4 +295,9 @@ counter_min, counter_max.
 """
 ERROR_REASON_CLOCKS_DISAGREE: ErrorReason.ValueType  # 54
 """No majority of the nodes' wall clocks agrees, or cluster time is not known here: nothing to set it to."""
+ERROR_REASON_LEDGER_FULL: ErrorReason.ValueType  # 80
+"""The ledger's store is nearly full: nothing new is issued or registered until an operator has made room. What protects
+people goes on: cards are blocked, appointments end, what was sold is delivered. Nothing was done. Details:
+google.rpc.RetryInfo.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
