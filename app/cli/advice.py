@@ -69,6 +69,8 @@ ADVICE: Final[Mapping[str, str]] = {
     "DAILY_LIMIT": "wait for tomorrow (UTC), or change the profile: utrn supplier profile",
     "REGISTRY_MOVED": _SALE_LATER,
     "HISTORY_FULL": "tell the operator: this record is changed far too often",
+    "COUNTER_OUT_OF_RANGE": "check the counter with the generator that made the code: utrn meter show",
+    "CODE_TOO_FAR_BEHIND": "the consumer enters the code at the meter: utrn vend show",
     "UNAVAILABLE": "check --target, that the node runs, and that the certificates are of its authority",
     "DEADLINE_EXCEEDED": _LATER,
     "UNIMPLEMENTED": "the node is of another version: ask its operator",

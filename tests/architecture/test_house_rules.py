@@ -10,6 +10,7 @@ import pytest
 from utrn.v1 import errors_pb2, types_pb2
 from utrn_client.outcomes import OUTCOMES, Says
 
+from app.cli.advice import ADVICE
 from core.api.errors import DOMAIN, STATUS, status_of
 from core.domain import errors
 from core.domain.delivery import DeliveryReason, DeliveryState
@@ -101,6 +102,12 @@ def test_every_class_is_what_the_contract_says_of_its_reason(kind: type[errors.U
     again = OUTCOMES[kind.reason].says is Says.ASK_AGAIN
     assert again is issubclass(kind, errors.Busy | errors.Unknown)
     assert issubclass(kind, errors.Refused) is not again
+
+
+def test_every_reason_comes_with_what_to_do() -> None:
+    reasons = {name.removeprefix("ERROR_REASON_") for name in errors_pb2.ErrorReason.keys()} - {"UNSPECIFIED"}  # noqa: SIM118
+    assert reasons <= set(ADVICE)
+    assert set(ADVICE) - reasons == {"UNAVAILABLE", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL"}
 
 
 def test_the_closed_list_of_final_refusals() -> None:
