@@ -285,6 +285,12 @@ def sold(teller: Teller) -> None:
     assert "asked for before" in teller.table(WEST, *which)
     vend = ["vend", "show", code["transaction_id"]]
     assert teller.json(CHAIN, *vend)["channel"] == "CHANNEL_ONLINE"
+    # Nothing is open here; tests/integration/test_open_cases.py settles what is.
+    assert teller.json(WEST, "vend", "cases") == {"vends": [], "next_after": ""}
+    assert "Open cases" in teller.table(WEST, "vend", "cases")
+    settle = ["vend", "settle", code["transaction_id"], "--participant", CHAIN, "--not-credited"]
+    teller.run(*settle, *teller.options(WEST), "--json", code=1)
+    assert teller.refused(WEST, *settle).startswith("RECORD_CHANGED: ")
     assert "appointment web-2026" in teller.table(WEST, *vend, "--participant", CHAIN)
     assert teller.refused(CHAIN, "topup", pan, "20", "--channel", "app").startswith("CHANNEL_NOT_ALLOWED: ")
 
