@@ -290,6 +290,15 @@ def vend_message(vend: Vend, *, advised: bool) -> pb.Vend:
     )
 
 
+def case_message(vend: Vend, *, digits: bool) -> pb.Vend:
+    """Return an open case, with the digits of its code or without."""
+    message = vend_message(vend, advised=False)
+    if not digits:
+        message.code.ClearField("utrn")
+        message.code.ClearField("utrn_printed")
+    return message
+
+
 def _code(digits: str, number: int, room: str) -> tuple[Utrn, Counter]:
     """Return a code made elsewhere and the counter it was made under; raise BadField, named as in `room`, if none."""
     utrn = parse_utrn(digits, field=f"{room}.utrn")

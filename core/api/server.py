@@ -32,6 +32,10 @@ from core.api.registry_servicer import RegistryServicer
 from core.api.top_up_servicer import TopUpServicer
 
 TOP_UP_SERVICE = "utrn.v1.TopUpService"
+# Their decisions are noted where they are made, with the records they are based on; a look-up is not noted.
+_NOTED_INSIDE = frozenset(
+    f"{TOP_UP_SERVICE}.{name}" for name in ("IssueUtrn", "TopUp", "SendTopUp", "CheckEligibility", "GetVend")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,9 +110,8 @@ def _add(
         if method.server_streaming:
             behind[method.name] = guard.stream(ours)
         else:
-            # Sales are noted where they are decided, with the records they are based on.
-            sale = isinstance(servicer, TopUpServicer)
-            behind[method.name] = guard.unary(guard.noted_if_refused(ours) if sale else guard.noted(ours))
+            inside = method.full_name in _NOTED_INSIDE
+            behind[method.name] = guard.unary(guard.noted_if_refused(ours) if inside else guard.noted(ours))
     add(SimpleNamespace(**behind), server)
 
 

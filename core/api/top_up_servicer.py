@@ -109,13 +109,17 @@ class TopUpServicer(rpc.TopUpServiceServicer):
         after, limit = page_after(request.after), page_limit(request.limit)
         vends, more = await self.cases.list_page(principal, supplier_id, after=after, limit=limit)
         return pb.ListOpenCasesResponse(
-            vends=[convert.vend_message(one, advised=False) for one in vends], next_after=more
+            vends=[convert.case_message(one, digits=supplier_id == principal.participant_id) for one in vends],
+            next_after=more,
         )
 
     async def SettleDelivery(self, request: pb.SettleDeliveryRequest, context: Context) -> pb.SettleDeliveryResponse:
         """Settle an open case."""
         principal = self.authenticate(context)
         owner, transaction_id = convert.vend_asked_for(request, principal)
+        if not request.HasField("credited"):
+            # Left out, it would read as "not credited", and money would be given back for a code that may be.
+            raise BadField("credited: what the meter's credit log says must be said", field="credited")
         delivery = await self.cases.settle(principal, owner, transaction_id, credited=request.credited)
         return pb.SettleDeliveryResponse(delivery=convert.delivery_message(delivery, advised=False))
 

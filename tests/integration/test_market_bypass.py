@@ -80,6 +80,8 @@ TABLE: dict[str, tuple[str, ...]] = {
     "TopUpService.SendTopUp":              (N,     MAY,   N,       N,       N,      N),
     "TopUpService.GetVend":                (N,     MAY,   N,       N,       N,      N),
     "TopUpService.CheckEligibility":       (TOLD,  MAY,   TOLD,    TOLD,    TOLD,   TOLD),
+    "TopUpService.ListOpenCases":          (Y,     R,     R,       MAY,     MAY,    MAY),
+    "TopUpService.SettleDelivery":         (Y,     R,     R,       R,       R,      MAY),
     "RegistryService.AddParticipant":      (R,     R,     R,       R,       R,      MAY),
     "RegistryService.SetIdentities":       (R,     R,     R,       R,       R,      MAY),
     "RegistryService.SetStanding":         (R,     R,     R,       R,       R,      MAY),
@@ -122,6 +124,9 @@ TABLE: dict[str, tuple[str, ...]] = {
     "CreditService.ListCredits":           (Y,     R,     R,       MAY,     MAY,    MAY),
     "AdminService.GetClusterStatus":       (P,     P,     P,       P,       P,      MAY),
     "AdminService.SetDrain":               (P,     P,     P,       P,       P,      MAY),
+    "AdminService.ForgetNode":             (P,     P,     P,       P,       P,      MAY),
+    "AdminService.ForgetHeadEnd":          (P,     P,     P,       P,       P,      MAY),
+    "AdminService.AcceptClusterTime":      (P,     P,     P,       P,       P,      MAY),
 }  # fmt: skip
 # Whoever may is answered, where nothing is changed by it.
 READS = re.compile(r".*\.(Get|List|Check|Reconcile).*")
@@ -252,11 +257,18 @@ def _sales_of(target: Attacked) -> dict[str, Message]:
         "TopUpService.SendTopUp": top_up_pb.SendTopUpRequest(transaction_id=vend_id, participant_id=PSP),
         "TopUpService.GetVend": top_up_pb.GetVendRequest(transaction_id=vend_id, participant_id=PSP),
         "TopUpService.CheckEligibility": top_up_pb.CheckEligibilityRequest(pan=target.pan),
+        "TopUpService.ListOpenCases": top_up_pb.ListOpenCasesRequest(supplier_id=NORTH),
+        "TopUpService.SettleDelivery": top_up_pb.SettleDeliveryRequest(
+            transaction_id=vend_id, participant_id=PSP, credited=False
+        ),
         "CreditService.AskCredit": credit_pb.AskCreditRequest(credit=_credit(target, new_id())),
         "CreditService.DecideCredit": credit_pb.DecideCreditRequest(transaction_id=target.credit_id, approve=True),
         "CreditService.ListCredits": credit_pb.ListCreditsRequest(supplier_id=NORTH),
         "AdminService.GetClusterStatus": admin_pb.GetClusterStatusRequest(),
         "AdminService.SetDrain": admin_pb.SetDrainRequest(node_id="node-a", drained=True),
+        "AdminService.ForgetNode": admin_pb.ForgetNodeRequest(node_id="node-gone"),
+        "AdminService.ForgetHeadEnd": admin_pb.ForgetHeadEndRequest(name="sandbox"),
+        "AdminService.AcceptClusterTime": admin_pb.AcceptClusterTimeRequest(seconds=0),
     }
 
 
@@ -469,6 +481,12 @@ def _forged_sales(target: Attacked) -> Iterator[Forged]:
         yield Forged("TopUpService.SendTopUp", "participant_id", who, send, reason)
         get = top_up_pb.GetVendRequest(participant_id=owner, transaction_id=target.vend_id)
         yield Forged("TopUpService.GetVend", "participant_id", who, get, reason)
+    for who, owner, reason in ((SOUTH, PSP, Y), (SOUTH, NORTH, Y), (OPERATOR, NORTH, "VEND_UNKNOWN"), (PSP, PSP, R)):
+        settle = top_up_pb.SettleDeliveryRequest(participant_id=owner, transaction_id=target.vend_id, credited=False)
+        yield Forged("TopUpService.SettleDelivery", "participant_id", who, settle, reason)
+    cases = top_up_pb.ListOpenCasesRequest(supplier_id=NORTH)
+    for who, reason in ((SOUTH, Y), (PSP, R)):
+        yield Forged("TopUpService.ListOpenCases", "supplier_id", who, cases, reason)
     asked = _credit(target, new_id(), asked_by=participant_uri(NORTH), decided_by=participant_uri(NORTH))
     for field in ("credit.asked_by", "credit.decided_by"):
         yield Forged("CreditService.AskCredit", field, SOUTH, credit_pb.AskCreditRequest(credit=asked), N)

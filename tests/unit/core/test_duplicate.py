@@ -5,10 +5,14 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
+from utrn.v1 import top_up_service_pb2 as top_up_pb
 
+from core.api.authenticate import Authenticate
+from core.api.top_up_servicer import TopUpServicer
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
-from core.domain.errors import CodeTooFarBehind, NotYours, RecordChanged, RoleNotAllowed
+from core.domain.errors import BadField, CodeTooFarBehind, NotYours, RecordChanged, RoleNotAllowed
 from core.domain.meter import Custody, OriginatorId, Registration
+from core.domain.party import Participant, ParticipantId, Role
 from core.domain.timeline import Ms, ms_of
 from core.domain.token import COUNTER_CACHE, Counter, duplicate_proves_credit
 from core.domain.vend import Operation
@@ -19,8 +23,9 @@ from core.flows.prove import CustodyOf
 from core.ports.headend import Answer, AnswerKind
 from core.ports.ledger import StoredVend
 from tests.support.market import MemoryRegistry
-from tests.support.market_node import GAINING_ID, as_
+from tests.support.market_node import GAINING_ID, OPERATOR, as_
 from tests.support.owed import OwedDelivery, id_of
+from tests.support.servicers import Servicers, calling
 from tests.support.vends import NOW, ORIGINATOR, PSP, PSP_ID, SUPPLIER, SUPPLIER_ID, always, meter, new_meter_id
 
 CHECK = (DeliveryState.NEEDS_CHECK, DeliveryReason.DUPLICATE_UNPROVEN)
@@ -128,3 +133,29 @@ def test_whose_counters_a_sequence_spends(
     found, basis = CustodyOf(registry=registry)(one.meter_id, originator)
     assert (found, len(basis)) == (ours, 1)
     assert CustodyOf(registry=registry)(new_meter_id(), originator)[0] is False
+
+
+HELPDESK = replace(OPERATOR, participant_id=ParticipantId("helpdesk"), role=Role.HELPDESK)
+
+
+def _servicer(work: OwedDelivery, who: Participant) -> TopUpServicer:
+    known = MemoryRegistry(participants={who.participant_id: who})
+    return replace(Servicers(work.node, roots=b"").top_up, authenticate=Authenticate(known))
+
+
+@pytest.mark.parametrize(("who", "digits"), [(SUPPLIER, True), (HELPDESK, False), (OPERATOR, False)])
+async def test_the_digits_of_an_open_case_are_for_its_supplier_alone(who: Participant, digits: bool) -> None:
+    async with _answered(COUNTER_CACHE, AnswerKind.DUPLICATE) as (work, _):
+        request = top_up_pb.ListOpenCasesRequest(supplier_id=SUPPLIER_ID)
+        (case,) = (await _servicer(work, who).ListOpenCases(request, calling(who))).vends
+        assert case.code.transaction_id == work.stored.vend.sale.transaction_id
+        assert (work.stored.vend.utrn in str(case), bool(case.code.utrn_printed)) == (digits, digits)
+
+
+async def test_a_case_is_not_settled_by_a_field_that_was_left_out() -> None:
+    async with _answered(COUNTER_CACHE, AnswerKind.DUPLICATE) as (work, _):
+        transaction_id = work.stored.vend.sale.transaction_id
+        request = top_up_pb.SettleDeliveryRequest(participant_id=PSP_ID, transaction_id=transaction_id)
+        with pytest.raises(BadField, match="credited"):
+            await _servicer(work, SUPPLIER).SettleDelivery(request, calling(SUPPLIER))
+        assert len((await work.node.cases.list_page(as_(SUPPLIER), SUPPLIER_ID, after="", limit=10))[0]) == 1

@@ -2,6 +2,7 @@
 
 import pytest
 from google.protobuf.message import Message
+from utrn.admin.v1 import admin_service_pb2 as admin_pb
 from utrn.v1 import appointment_service_pb2 as appointment_pb
 from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn.v1 import top_up_service_pb2 as top_up_pb
@@ -30,6 +31,17 @@ _SAYS: list[tuple[Message, str]] = [
     (appointment_pb.AppointRequest(signed_terms=appointment_pb.SignedTerms(terms=b"\xff")), ""),
     (appointment_pb.EndAppointmentRequest(name=_NAME), "supplier-north/psp-corner/web"),
     (registry_pb.AddMeterRequest(), ""),
+    (
+        top_up_pb.SettleDeliveryRequest(participant_id="psp-corner", transaction_id="id", credited=False),
+        "not credited: psp-corner/id",
+    ),
+    (top_up_pb.SettleDeliveryRequest(participant_id="psp-corner", credited=True), "credited: psp-corner/"),
+    (top_up_pb.SettleDeliveryRequest(transaction_id="id"), "not said: /id"),
+    (admin_pb.SetDrainRequest(node_id="node-a", drained=True), "drained: node-a"),
+    (admin_pb.ForgetNodeRequest(node_id="node-a"), "node-a"),
+    (admin_pb.ForgetHeadEndRequest(name="smso"), "head end smso"),
+    (admin_pb.AcceptClusterTimeRequest(seconds=-3), "-3 s"),
+    (admin_pb.AcceptClusterTimeRequest(), "only asked"),
     (registry_pb.GetMeterRequest(meter_id="x" * 50_000), "x" * 100),
 ]
 

@@ -485,7 +485,9 @@ class ListOpenCasesResponse(_message.Message):
     """Where the next page begins; empty at the end."""
     @_builtins.property
     def vends(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Vend]:
-        """The vends, each with its delivery at DELIVERY_STATE_NEEDS_CHECK."""
+        """The vends, each with its delivery at DELIVERY_STATE_NEEDS_CHECK. The digits of a code are only for the supplier
+        itself: whoever else looks has no use for what may still be spent.
+        """
 
     def __init__(
         self,
@@ -515,19 +517,21 @@ class SettleDeliveryRequest(_message.Message):
     transaction_id: _builtins.str
     """The vend's transaction id."""
     credited: _builtins.bool
-    """True: the code is in the meter's credit log. False: it is not, and cannot be credited any more."""
+    """Must be said. True: the code is in the meter's credit log. False: it is not, and cannot be credited any more."""
     def __init__(
         self,
         *,
         participant_id: _builtins.str = ...,
         transaction_id: _builtins.str = ...,
-        credited: _builtins.bool = ...,
+        credited: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_credited", b"_credited", "credited", b"credited"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credited", b"credited", "participant_id", b"participant_id", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_credited", b"_credited", "credited", b"credited", "participant_id", b"participant_id", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__credited: _TypeAlias = _typing.Literal["credited"]  # noqa: Y015
+    _WhichOneofArgType__credited: _TypeAlias = _typing.Literal["_credited", b"_credited"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__credited) -> _WhichOneofReturnType__credited | None: ...
 
 Global___SettleDeliveryRequest: _TypeAlias = SettleDeliveryRequest  # noqa: Y015
 
