@@ -120,5 +120,10 @@ class SetAside:
         """Count one of `head_end`."""
         self.counts[head_end, why] += 1
         count = self.counts[head_end, why]
-        if count & (count - 1) == 0:
+        if told_now(count):
             log.warning("set aside what a head end said", extra={"head_end": head_end, "why": why, "times": count})
+
+
+def told_now(count: int) -> bool:
+    """Return whether the `count`th of what a stranger can cause at will is logged: each power of two is."""
+    return count & (count - 1) == 0

@@ -26,7 +26,7 @@ from core.domain.vend import Vend
 from core.flows.confirm import CREDIT_ALERTS, DUPLICATE_UTRN
 from core.flows.idempotency import Answers, key_of
 from core.flows.prove import SpentHere
-from core.observe import SetAside
+from core.observe import SetAside, told_now
 from core.ports.clock import Clock
 from core.ports.headend import Alert, Answer, AnswerKind, HeadEnd, Numbered
 from core.ports.ledger import StoredVend
@@ -230,7 +230,8 @@ class Recorder:
         for one in some:
             if one.sequence < reading.at:
                 self.counts["began_anew"] += 1
-                log.error("a head end counts its events anew", extra={"head_end": reading.head_end})
+                if told_now(self.counts["began_anew"]):
+                    log.error("a head end counts its events anew", extra={"head_end": reading.head_end})
                 reading.saved = dict.fromkeys(reading.saved, 0)
             reading.at = one.sequence
 
@@ -332,10 +333,12 @@ class Recorder:
         extra = {"meter_id": said.meter_id, "counter": said.counter, "last_issued": code.sequence.last_issued}
         if spent_here:
             self.counts["never_issued"] += 1
-            log.error("a meter names a counter that was never issued", extra=extra)
+            if told_now(self.counts["never_issued"]):
+                log.error("a meter names a counter that was never issued", extra=extra)
         else:
             self.counts["issued_elsewhere"] += 1
-            log.info("a meter names a counter of another generator", extra=extra)
+            if told_now(self.counts["issued_elsewhere"]):
+                log.info("a meter names a counter of another generator", extra=extra)
 
     def _tell(self, before: StoredVend, after: StoredVend) -> None:
         self._answers.doubt(key_of(after.vend.sale))

@@ -168,9 +168,10 @@ class GrpcHeadEnd:
 
     async def said(self, after: int) -> AsyncIterator[Numbered]:
         """Return every event that is kept after number `after`, in order, then each as it comes."""
-        began, at = after, after
+        began, at, rate = after, after, _Rate(self._config.events_per_s_max)
         try:
             async for reply in self._replies(pb.StreamEventsRequest(after_sequence=after)):
+                await rate.slow_down()
                 read = reply.message
                 if read is None:
                     self._set_aside.record(self._config.name, f"event: {reply.why}")

@@ -440,3 +440,25 @@ async def test_what_an_attempt_has_written_is_not_written_again(bench: Bench, mo
         deliveries.where = Hand.APPLIED
         await bench.until_heard()
     assert asked == []
+
+
+async def test_what_a_head_end_can_say_without_end_is_not_logged_without_end(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Counters that were never issued, and events counted anew again and again: counted all, logged now and then."""
+    recorder = Recorder(
+        outbox=bench.outbox, ownership=Owning(bench.store.config.shards), head_ends={}, answers=Answers(recent_max=10),
+        clock=HandClock(), set_aside=bench.set_aside,
+    )  # fmt: skip
+    reading = record._Reading(HEAD_END, {})
+    for sequence in [10, 5] * 500:
+        recorder._check_order(reading, [Numbered(sequence)])
+    for counter in range(1, 501):
+        alert = Alert(
+            meter_id=bench.meter_id, alert_code=CREDIT_ADDED_LOCALLY, originator_id=ORIGINATOR, counter=Counter(counter)
+        )
+        named = record._named(Numbered(counter, alert))
+        assert named is not None
+        await recorder._write(named, bench.shard, 1, reading)
+    assert (recorder.counts["began_anew"], recorder.counts["never_issued"]) == (500, 500)
+    assert len([one for one in caplog.records if one.levelname == "ERROR"]) <= 20

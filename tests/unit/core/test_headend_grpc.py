@@ -66,7 +66,7 @@ class Stranger:
 
 
 @asynccontextmanager
-async def reached(stranger: Stranger) -> AsyncIterator[tuple[GrpcHeadEnd, SetAside]]:
+async def reached(stranger: Stranger, events_per_s_max: int = 5_000) -> AsyncIterator[tuple[GrpcHeadEnd, SetAside]]:
     """Serve `stranger`, and reach it through the gateway."""
 
     def leave(reply: Message | bytes) -> bytes:
@@ -91,7 +91,15 @@ async def reached(stranger: Stranger) -> AsyncIterator[tuple[GrpcHeadEnd, SetAsi
     set_aside = SetAside()
     nothing = Path("none")
     head_end = GrpcHeadEnd(
-        HeadEndConfig(name="odd", target=f"127.0.0.1:{port}", ca=nothing, cert=nothing, key=nothing), set_aside
+        HeadEndConfig(
+            name="odd",
+            target=f"127.0.0.1:{port}",
+            ca=nothing,
+            cert=nothing,
+            key=nothing,
+            events_per_s_max=events_per_s_max,
+        ),
+        set_aside,
     )
     head_end._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
     try:
@@ -232,6 +240,18 @@ async def test_a_flood_of_events_waits_at_the_head_end() -> None:
     async with reached(Stranger(events=[*flood, APPLIED])) as (head_end, _):
         began = asyncio.get_running_loop().time()
         await _first(head_end, Answer)
+        took = asyncio.get_running_loop().time() - began
+    assert took > 1.0
+
+
+async def test_a_flood_of_events_waits_at_the_head_end_for_whoever_records_them() -> None:
+    """At 10 a second the 32nd comes after two turns of the second at least."""
+    flood: list[Message | bytes | grpc.StatusCode] = [pb.StreamEventsResponse(sequence=5)] * 30
+    async with reached(Stranger(events=[*flood, APPLIED]), 10) as (head_end, _), asyncio.timeout(20):
+        began = asyncio.get_running_loop().time()
+        async for numbered in head_end.said(0):
+            if numbered.said is not None:
+                break
         took = asyncio.get_running_loop().time() - began
     assert took > 1.0
 
