@@ -3,6 +3,7 @@
 from etcdpb import rpc_pb2 as pb
 
 _MOD = pb.Compare.MOD
+_TIME_DIGITS = 16
 
 
 def vend_absent(key: bytes) -> list[pb.Compare]:
@@ -78,7 +79,12 @@ def time_unmoved(key: bytes, revision: int, at: int) -> list[pb.Compare]:
 
 def time_value(at: int) -> bytes:
     """Return an instant in milliseconds as it is kept: of one width, so that etcd's compare of bytes is one of time."""
-    return b"%016d" % max(0, at)
+    return b"%0*d" % (_TIME_DIGITS, max(0, at))
+
+
+def time_of(value: bytes) -> int | None:
+    """Return the instant that `time_value` wrote; None if it wrote no such thing."""
+    return int(value) if len(value) == _TIME_DIGITS and value.isdigit() else None
 
 
 def absent(key: bytes) -> list[pb.Compare]:

@@ -242,12 +242,23 @@ class EtcdOutbox:
             raise not_read(error) from error
         vends: list[StoredVend | None] = []
         for at in range(0, len(found), _READ_AT_ONCE):
-            part = await self._got([ops.get(self._pointed_at(kv)) for kv in found[at : at + _READ_AT_ONCE]])
+            pointed = [self._case_of(kv) for kv in found[at : at + _READ_AT_ONCE]]
+            part = await self._got([ops.get(key) for key in pointed if key is not None])
             vends += [None if kv is None else self._readable(kv) for kv in part]
         more = found[-1].key.removeprefix(prefix).decode() if len(found) == limit else ""
         # One that was settled between the two reads is no case any more.
         open_ = [one for one in vends if one is not None and one.vend.delivery.state is DeliveryState.NEEDS_CHECK]
         return open_, more
+
+    def _case_of(self, kv: pb.KeyValue) -> bytes | None:
+        """Return the key of a case's vend; None if the case cannot be understood: the others are listed."""
+        try:
+            key = self._pointed_at(kv)
+        except Unreadable as error:
+            self._aside.note("case", kv.key, kv.mod_revision, error)
+            return None
+        self._aside.clear("case", kv.key)
+        return key
 
     async def case_count(self) -> int:
         """Return how many cases are open, of all suppliers."""
@@ -259,10 +270,19 @@ class EtcdOutbox:
         except EtcdUnreachable as error:
             raise not_read(error) from error
 
-    async def heard(self, shards: Sequence[int], head_end: str) -> Sequence[int]:
+    async def heard(self, shards: Sequence[int], head_end: str) -> Sequence[int | None]:
         """Return up to which event of a head end what it said is written down, for each shard; 0 for none."""
         found = await self._got([ops.get(self._keys.heard(shard, head_end)) for shard in shards])
-        return [0 if kv is None else read(store.HeardRecord(), kv.value).sequence for kv in found]
+        return [0 if kv is None else self._heard_of(kv) for kv in found]
+
+    def _heard_of(self, kv: pb.KeyValue) -> int | None:
+        try:
+            sequence = read(store.HeardRecord(), kv.value).sequence
+        except Unreadable as error:
+            self._aside.note("heard", kv.key, kv.mod_revision, error)
+            return None
+        self._aside.clear("heard", kv.key)
+        return sequence
 
     async def note_heard(self, *, shard: int, epoch: int, head_end: str, sequence: int) -> None:
         """Record that everything up to an event is written down, for one shard."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from etcdpb import rpc_pb2 as pb
 from google.protobuf import timestamp_pb2
+from google.protobuf.message import DecodeError
 from utrn.store.v1 import records_pb2 as store
 
 from cluster import compares, ops
@@ -299,18 +300,26 @@ class EtcdOwnership:
 
     def _join(self) -> pb.TxnRequest:
         """Return what puts this node on the roster if it is not there, and reads what is there if it is."""
-        since = timestamp_pb2.Timestamp()
-        since.FromDatetime(self._clock.now())
         key = self._keys.roster(self.node_id)
-        value = self._roster_value(since)
+        value = self._roster_value(self._now())
         return pb.TxnRequest(compare=compares.absent(key), success=[ops.put(key, value)], failure=[ops.get(key)])
+
+    def _now(self) -> timestamp_pb2.Timestamp:
+        now = timestamp_pb2.Timestamp()
+        now.FromDatetime(self._clock.now())
+        return now
 
     async def _correct_roster(self, joined: pb.TxnResponse) -> None:
         """Write where this node is now, if the roster says otherwise; when it first joined stays."""
         there = None if joined.succeeded else ops.got(joined)[0]
         if there is None:
             return
-        before = store.RosterRecord.FromString(there.value)
+        try:
+            before = store.RosterRecord.FromString(there.value)
+        except DecodeError as error:
+            # This node's own, and only for people: it is written anew.
+            self._aside.note("roster", there.key, there.mod_revision, error)
+            before = store.RosterRecord(since=self._now())
         if (before.address, before.zone) != (self._record.address, self._record.zone):
             unmoved = compares.record_unmoved(there.key, there.mod_revision)
             put = ops.put(there.key, self._roster_value(before.since))

@@ -128,6 +128,7 @@ class LedgerTime:
         self._may_write = may_write
         self._rule = clock.keeper.rule
         self._doubt_revision = 0
+        self._unread = 0
         self._watched_since: float | None = None
         self._watching = asyncio.Event()
         self._mine = False
@@ -201,14 +202,22 @@ class LedgerTime:
         if kv.key == self._keys.time_doubt():
             self._settle_doubt(None if gone else kv)
         elif kv.key == self._keys.time_now() and not gone:
-            last = self.keeper.last
-            if last is None or kv.mod_revision > last.revision:
+            last, instant = self.keeper.last, compares.time_of(kv.value)
+            if instant is None:
+                self._say_unread(kv.mod_revision)
+            elif last is None or kv.mod_revision > last.revision:
                 self._mine = False
-                self.keeper.receive(Received(Ms(int(kv.value)), kv.mod_revision, at), moved=moved)
+                self.keeper.receive(Received(Ms(instant), kv.mod_revision, at), moved=moved)
+
+    def _say_unread(self, revision: int) -> None:
+        """Say once that the ledger's time cannot be understood: this node goes on counting, and writes none."""
+        if revision != self._unread:
+            log.error("the ledger's time cannot be understood; tell the operator", extra={"revision": revision})
+        self._unread = revision
 
     def _settle_doubt(self, kv: pb.KeyValue | None) -> None:
         self._doubt_revision = 0 if kv is None else kv.mod_revision
-        self.keeper.doubt = Doubt.NONE if kv is None else Doubt(kv.value.decode().split(" ")[0])
+        self.keeper.doubt = Doubt.NONE if kv is None else _doubt_of(kv)
 
     async def _carry(self) -> NoReturn:
         while True:
@@ -341,3 +350,12 @@ class LedgerTime:
 
 if TYPE_CHECKING:
     _: type[Clock] = ClusterClock
+
+
+def _doubt_of(kv: pb.KeyValue) -> Doubt:
+    """Return what is in doubt; NONE, by which no clock is believed beyond a slow draw, if it cannot be understood."""
+    told = kv.value.decode(errors="replace").split(" ")[0]
+    known = {one.value: one for one in Doubt}
+    if told not in known:
+        log.error("what is in doubt about the ledger's time cannot be understood", extra={"told": told})
+    return known.get(told, Doubt.NONE)

@@ -48,7 +48,10 @@ class TimeFence:
             reply = await self._client.range(pb.RangeRequest(key=self._keys.time_now()))
         except EtcdUnreachable as error:
             raise LedgerUnavailable("the ledger cannot be reached; nothing was written") from error
-        instant, revision = (Ms(int(reply.kvs[0].value)), reply.kvs[0].mod_revision) if reply.kvs else (NEVER, 0)
+        told = compares.time_of(reply.kvs[0].value) if reply.kvs else NEVER
+        if told is None:
+            raise LedgerUnavailable("the ledger's time cannot be understood; nothing was written; tell the operator")
+        instant, revision = Ms(told), reply.kvs[0].mod_revision if reply.kvs else 0
         self._reached = instant
         # It is advanced every second; after a silence, whoever does so asks the others first.
         self._lately = not isinstance(self._clock, ClusterClock) or self._clock.hear(instant, revision, at)

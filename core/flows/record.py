@@ -60,6 +60,7 @@ class Deliveries(Protocol):
 _WAITING_MAX = 256
 _AT_ONCE = 32
 _AGAIN_S = 0.5
+_ASIDE_AGAIN_S = 30.0
 _SAVE_EVERY_S = 5.0
 _LOOK_EVERY_S = 0.25
 # Longer than an attempt takes to write what it has heard.
@@ -149,8 +150,10 @@ class Recorder:
             reading = _Reading(name, dict(self._ours))
             try:
                 heard = await self._outbox.heard(list(reading.shards), name)
-                reading.saved = dict(zip(reading.shards, heard, strict=True))
-                reading.at = min(heard, default=0)
+                reading.begin(heard)
+                if None in heard:
+                    # Another node, or an operator, may know how far it is recorded: those shards alone wait for that.
+                    asyncio.get_running_loop().call_later(_ASIDE_AGAIN_S, gained.set)
                 await self._read(head_end, reading, gained)
             except* (HeadEndUnavailable, UtrnError) as errors:
                 log.info("what meters say is read again", extra={"head_end": name, "error": repr(errors)})
@@ -366,6 +369,12 @@ class _Reading:
     # What is left to attempts: the number of the event, and since when. And what was, once: it is not left twice.
     held: dict[_Named, tuple[int, float]] = field(default_factory=dict)
     looked_at: OrderedDict[_Named, None] = field(default_factory=OrderedDict)
+
+    def begin(self, heard: Sequence[int | None]) -> None:
+        """Begin where the shards are recorded; leave out those of which that is not known."""
+        self.saved = {shard: one for shard, one in zip(self.shards, heard, strict=True) if one is not None}
+        self.shards = {shard: epoch for shard, epoch in self.shards.items() if shard in self.saved}
+        self.at = min(self.saved.values(), default=0)
 
 
 async def _some(waiting: asyncio.Queue[Numbered], timeout_s: float | None) -> list[Numbered]:

@@ -152,8 +152,10 @@ class Outbox(Protocol):
         """
         ...
 
-    async def heard(self, shards: Sequence[int], head_end: str) -> Sequence[int]:
+    async def heard(self, shards: Sequence[int], head_end: str) -> Sequence[int | None]:
         """Return up to which event of a head end what it said is written down, for each shard; 0 for none.
+
+        None where the record cannot be understood, and is set aside.
 
         Raises:
             LedgerUnavailable: repeat.

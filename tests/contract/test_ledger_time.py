@@ -11,7 +11,7 @@ from cluster import compares, ops
 from cluster.registry_store import EtcdRegistryStore
 from cluster.time_fence import TimeFence
 from core.domain.cluster_time import Doubt, TimeRule
-from core.domain.errors import ClocksDisagree, NotReady
+from core.domain.errors import ClocksDisagree, LedgerUnavailable, NotReady
 from core.domain.timeline import Ms, ms_of
 from core.ports.registry import RegistryWrite
 from tests.fakes.clock import HandClock
@@ -325,3 +325,29 @@ async def test_without_the_bound_all_nodes_stepped_would_take_the_time_along(
         step(nodes, "abc", HOUR)
         await nodes.pass_s(20)
         assert nodes.off_s("a") > 1.0
+
+
+async def test_a_word_of_a_newer_version_about_the_time_ends_no_node(store: Store) -> None:
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        await store.client.txn(pb.TxnRequest(success=[ops.put(nodes.keys.time_doubt(), b"\xffsomething-new by c")]))
+        await nodes.pass_s(5)
+        assert [abs(nodes.off_s(name)) < 0.5 for name in "abc"] == [True] * 3
+        instant, _ = await nodes.ledger()
+        assert instant is not None
+        assert 0 <= nodes.truth() - instant <= 2000, "somebody still carries it"
+
+
+async def test_a_garbled_time_ends_no_node_and_lets_nothing_happen_early(store: Store) -> None:
+    nodes = Machines(store, "a")
+    registry = EtcdRegistryStore(store.client, store.config, nodes.machines["a"])
+    async with nodes.running():
+        await begun(nodes)
+        await store.client.txn(pb.TxnRequest(success=[ops.put(nodes.keys.time_now(), b"zzz")]))
+        for _ in range(8):
+            nodes.machines["a"].advance(0.25)
+            await nodes.times["a"].look()
+        assert abs(nodes.off_s("a")) < 0.5
+        with pytest.raises(LedgerUnavailable):
+            await registry.write(RegistryWrite(expect=[], put=[], not_before=Ms(nodes.truth() + 1000)))

@@ -159,7 +159,7 @@ class Bench:
     async def until_heard(self) -> None:
         """Return when everything that was said is recorded, and how far that goes is too."""
         async with asyncio.timeout(20):
-            while (await self.outbox.heard([self.shard], HEAD_END))[0] < len(self.head_end.kept):  # noqa: ASYNC110
+            while ((await self.outbox.heard([self.shard], HEAD_END))[0] or 0) < len(self.head_end.kept):  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
 
     async def applied(self) -> int:
@@ -332,6 +332,24 @@ async def test_a_deposed_node_records_nothing_and_moves_no_cursor(
     assert await bench.outbox.heard([bench.shard], HEAD_END) == [0]
     async with bench.node(new):
         assert (await bench.until(stored, A.APPLIED)).epoch == new
+
+
+async def test_a_shard_whose_place_is_not_understood_waits_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "_ASIDE_AGAIN_S", 0.05)
+    stored, epoch, other = await bench.issue(), await bench.own("node-a"), (bench.shard + 1) % bench.store.config.shards
+    key = Keys(bench.store.config.prefix).heard(other, HEAD_END)
+    await bench.store.client.txn(pb.TxnRequest(success=[ops.put(key, b"\xff\xfenot a record")]))
+    async with bench.node(epoch) as recorder:
+        recorder.gained(other, epoch)
+        bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, stored.vend.counter))
+        await bench.until(stored, A.APPLIED)
+        await bench.until_heard()
+        assert await bench.outbox.heard([other], HEAD_END) == [None], "nobody has made up how far it is recorded"
+        bench.head_end.read.clear()
+        await bench.store.client.txn(pb.TxnRequest(success=[ops.delete(key)]))
+        async with asyncio.timeout(10):
+            while 0 not in bench.head_end.read:  # noqa: ASYNC110  # it is read from the beginning, as a new one
+                await asyncio.sleep(0.002)
 
 
 async def test_a_head_end_that_counts_anew_is_heard_from_its_beginning(bench: Bench) -> None:

@@ -1,5 +1,7 @@
 """A record of a newer schema, or a garbled one, is set aside by every reader; the rest goes on. Fake and real etcd."""
 
+from dataclasses import replace
+
 import pytest
 from etcdpb import rpc_pb2 as pb
 from utrn.store.v1 import records_pb2 as store_pb
@@ -13,12 +15,13 @@ from cluster.ledger import EtcdLedger
 from cluster.outbox import EtcdOutbox
 from cluster.ownership import EtcdOwnership
 from cluster.reader import all_vends
-from cluster.records import SCHEMA, Unreadable
+from cluster.records import SCHEMA, Unreadable, pointer_value, vend_value
 from cluster.registry import EtcdRegistry
 from cluster.registry_records import name_of, value_of
 from cluster.registry_store import EtcdRegistryStore
 from cluster.set_aside import SetAsideRecords
 from cluster.shards import shard_of
+from core.domain.delivery import DeliveryReason, DeliveryState
 from core.domain.errors import LedgerUnavailable, NotReady
 from core.domain.meter import Meter, MeterId
 from core.domain.party import ParticipantId
@@ -222,6 +225,33 @@ async def test_a_node_lives_with_members_shards_and_drains_it_cannot_understand(
         ownership.members()
         ownership.owners()
         assert aside.counts == {"node": 1, "shard": 2, "drain": 1}
+
+
+async def test_a_node_whose_own_roster_record_is_garbled_says_anew_where_it_is(store: Store) -> None:
+    keys, aside = Keys(store.config.prefix), SetAsideRecords()
+    await put(store, keys.roster("node-a"), GARBLED)
+    ownership = EtcdOwnership(
+        store.client, store.config, SystemClock(), node_id="node-a", address="10.0.0.1:8443", aside=aside
+    )
+    async with running(ownership.run()):
+        assert await until(lambda: len(ownership.epochs()) == store.config.shards)
+        assert await until(lambda: ownership.roster()["node-a"].address == "10.0.0.1:8443")
+        assert ownership.roster()["node-a"].HasField("since")
+
+
+async def test_a_case_that_cannot_be_understood_keeps_no_other_from_its_supplier(store: Store) -> None:
+    keys, aside = Keys(store.config.prefix), SetAsideRecords()
+    outcome = await owed(store, new_meter_id())
+    of = outcome.stored.vend
+    checked = replace(of.delivery, state=DeliveryState.NEEDS_CHECK, reason=DeliveryReason.DUPLICATE_UNPROVEN)
+    await put(store, keys.vend(PSP_ID, of.sale.transaction_id), vend_value(of.with_delivery(checked)))
+    await put(store, keys.case(SUPPLIER_ID, ORIGINATOR, of.meter_id, of.counter), pointer_value(of))
+    await put(store, keys.case(SUPPLIER_ID, ORIGINATOR, new_meter_id(), 1), newer(store_pb.VendPointer()))
+    await put(store, keys.case(SUPPLIER_ID, ORIGINATOR, new_meter_id(), 2), GARBLED)
+    outbox = EtcdOutbox(store.client, store.config, HandClock(), aside)
+    found, more = await outbox.cases(SUPPLIER_ID)
+    assert ([one.vend.meter_id for one in found], more) == ([of.meter_id], "")
+    assert aside.counts == {"case": 2}
 
 
 async def test_what_reads_for_people_says_so(store: Store) -> None:
