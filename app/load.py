@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from typing import Any
 from app.audit import AuditResult, audit_all
 from app.cli.output import console, end_on_sigterm, print_json, print_table
 from app.devstack import DevStack
-from app.drills.world import NODES, etcd_config
+from app.drills.world import NODES, etcd_config, log_texts, lost_leases
 from app.fleet_file import pans_of
 from app.stackfiles import PSP, StackFailed, StackPlan
 from cluster.client import EtcdClient
@@ -31,8 +32,8 @@ _DELIVERY = ("answer_wait_ms = 2000", "explain_wait_ms = 300", "back_off_first_m
              "attempts_max = 1000")  # fmt: skip
 
 
-def load(shape: str, seconds: int, report: Path, *, as_json: bool) -> int:
-    """Run one shape; return 0 if every objective was met, 1 if not."""
+def load(shape: str, seconds: int, report: Path, keep: Path | None, *, as_json: bool) -> int:
+    """Run one shape; return 0 if every objective was met, 1 if not. The logs go to `keep`, if that is given."""
     with tempfile.TemporaryDirectory(prefix="utrn-load-") as scratch:
         plan = StackPlan(meters=400, knobs=_KNOBS, delivery=_DELIVERY, etcd_members=3, nodes=NODES)
         stack = DevStack(Path(scratch), plan)
@@ -48,13 +49,18 @@ def load(shape: str, seconds: int, report: Path, *, as_json: bool) -> int:
                 sold = asyncio.run(_sold_and_stored(stack))
         finally:
             stack.stop_all()
+            if keep is not None:
+                shutil.copytree(stack.folder / "logs", keep, dirs_exist_ok=True)
+        lost = [lost_leases(text) for text in log_texts(stack.folder)]
     figures = figures_of(entries)
     figures |= {
         "throughput.sales": sold["planned"],
         "throughput.served_share": round(sold["answered"] / max(1, sold["planned"]), 4),
         "throughput.sales_per_s": round(sold["planned"] / (seconds or SHAPES[shape].seconds), 1),
-        # Nothing was broken: no shard was to change hands.
-        "cluster.false_takeovers": sum(ended.get(shard) != epoch for shard, epoch in began.items()),
+        # Nothing was broken: no node was to lose its lease, and no shard to change hands, unless a node stood still.
+        "cluster.false_takeovers": sum(one.while_running for one in lost),
+        "cluster.leases_lost": sum(one.all for one in lost),
+        "cluster.shards_moved": sum(ended.get(shard) != epoch for shard, epoch in began.items()),
         "audit.vends": audit.vends,
         "audit.credited_twice": audit.credited_twice,
         "audit.lost": audit.lost + sold["not_in_ledger"],
@@ -164,12 +170,13 @@ def main() -> int:
     parser.add_argument("shape", choices=sorted(SHAPES))
     parser.add_argument("--seconds", type=int, default=0, help="how long; 0: as the shape says")
     parser.add_argument("--report", type=Path, default=None, help="where the HTML report goes")
+    parser.add_argument("--keep", type=Path, default=None, help="where the logs go; nowhere if not said")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     arguments = parser.parse_args()
     end_on_sigterm()
     report = arguments.report or _ROOT / "build" / f"load-{arguments.shape}.html"
     try:
-        return load(arguments.shape, arguments.seconds, report.resolve(), as_json=arguments.json)
+        return load(arguments.shape, arguments.seconds, report.resolve(), arguments.keep, as_json=arguments.json)
     except StackFailed as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         return 1

@@ -30,6 +30,8 @@ _DIAL_AGAIN_S = 0.1
 _DIAL_S = 2.0
 _TICK_S = 0.05
 _TICK_MOST_S = 2 * _TICK_S
+# Two beats and more are missing: peers may have taken over by right.
+_STOOD_STILL_S = 0.4
 _REVOKE_FOR_S = 5.0
 _REVOKE_AGAIN_S = 0.05
 _MINUTE_S = 60.0
@@ -93,6 +95,8 @@ class PeerWatch:
             await asyncio.sleep(_TICK_S)
             last, before = loop.time(), last
             self.tick(last - before)
+            if last - before > _STOOD_STILL_S:
+                log.warning("this node stood still", extra={"seconds": round(last - before, 3)})
 
     def tick(self, passed_s: float) -> None:
         """Count silence for every peer. A late tick counts for two at most: this node's stalls are nobody's silence."""

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.025
 _ANSWER_AGAIN_S = 0.02
+_SAY_AGAIN_S = 0.1
 _EtcdTrouble = (EtcdUnreachable, EtcdUnknown, EtcdRefused, Compacted)
 
 
@@ -111,6 +112,7 @@ class Suspicions:
                     tasks.create_task(self._end(case))
         except _EtcdTrouble as error:
             log.info("a suspicion was not told", extra={"error": str(error)})
+            await asyncio.sleep(_SAY_AGAIN_S)
 
     async def _publish(self, silent: Mapping[str, int]) -> None:
         """Write what this node suspects and delete what it suspects no more; nothing, if all is said already."""
