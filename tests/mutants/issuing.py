@@ -2,7 +2,7 @@
 
 from tests.mutants.mutant import Mutant
 
-_UNKNOWN = "tests/contract/test_unknown_outcomes.py"
+_UNKNOWN = "tests/contract/test_commit_until_known.py"
 _FINAL = "tests/contract/test_final_refusals.py"
 _TABLE = "tests/unit/core/test_decision_table.py"
 
@@ -48,7 +48,7 @@ ISSUING = (
         file="cluster/ledger.py",
         old="compare=compares.vend_absent(key), success=[ops.put(key, refusal_value(refusal))]",
         new="compare=[], success=[ops.put(key, refusal_value(refusal))]",
-        killer=100,
+        killer=f"{_FINAL}::test_a_committed_vend_is_not_closed",
         why="refused for good, and sold all the same",
     ),
     Mutant(
@@ -56,7 +56,7 @@ ISSUING = (
         file="cluster/ledger.py",
         old="        if isinstance(there, ClosedRefusal):\n            return Closed(refusal=there)\n",
         new="        if isinstance(there, ClosedRefusal):\n            return RegistrationMoved()\n",
-        killer=f"{_FINAL}::test_a_refused_repeat_is_not_overtaken_by_a_commit_under_way",
+        killer=f"{_FINAL}::test_what_is_closed_is_refused_for_ever_at_every_node",
         why="a commit that met a closed id is tried again and again, and its caller is never told",
     ),
     Mutant(
@@ -152,12 +152,13 @@ ISSUING = (
         why="a code is sold after the instant at which its seller's appointment ended",
     ),
     Mutant(
-        name="counter-after-an-unknown-commit-is-trusted",
+        name="where-the-counter-moved-to-is-not-kept",
         file="core/flows/commit.py",
-        old="                case UtrnError():\n                    self._counters.forget(job.draft.sequence)\n",
-        new="                case UtrnError():\n",
-        killer="tests/unit/core/test_commit_line.py",
-        why="every later vend of the meter is signed for a counter that is spent",
+        old="                    self._counters.put(job.draft.sequence, outcome.counter)\n"
+        "                    self._sign_again(job)\n",
+        new="                    self._sign_again(job)\n",
+        killer=40,
+        why="a node whose memory of a counter is old signs for it again and again, and answers nobody",
     ),
     Mutant(
         name="one-unapplied-code-more",

@@ -68,19 +68,27 @@ class Tills:
             await self.ask("west", self._foreign_sale())
 
     async def sell_everywhere(self) -> list[str]:
-        """Sell once for every meter, when all is healed; return the meters for which nobody says yes or no in time."""
+        """Sell twice at once at every node for each meter, when all is healed; return where there is no answer in time.
 
-        async def sell(meter_id: MeterId) -> bool:
+        Each is asked for at its node alone: what is stuck there must not be hidden by what the others can do.
+        """
+
+        async def sell(node: str, meter_id: MeterId) -> bool:
             sale = replace(self._sale(), pan=self._sim.town.cards[meter_id][-1], transaction_id=self._new_id(old=False))
             before = len(self._sim.history.calls)
             async with asyncio.timeout(_SOON_S):
-                await self.ask("after", sale, attempts=_ATTEMPTS_MAX)
+                await self.ask("after", sale, attempts=_ATTEMPTS_MAX, at=node)
             mine = [one for one in self._sim.history.calls[before:] if one.transaction_id == sale.transaction_id]
             return any(one.outcome != "unknown" for one in mine)
 
         async with asyncio.TaskGroup() as sales:
-            asked = {one: sales.create_task(_in_time(sell(one))) for one in self._sim.town.meter_ids}
-        return [meter_id for meter_id, task in asked.items() if not task.result()]
+            asked = [
+                (f"{node}, meter {meter_id}", sales.create_task(_in_time(sell(node, meter_id))))
+                for node in self._sim.nodes
+                for meter_id in self._sim.town.meter_ids[:2]
+                for _ in range(2)
+            ]
+        return [where for where, task in asked if not task.result()]
 
     def _next_sale(self) -> Sale:
         if not self._sold or self._chance.random() >= 0.1:
@@ -138,11 +146,18 @@ class Tills:
             code=(code, Counter(told)),
         )
 
-    async def ask(self, caller: str, sale: Sale, *, attempts: int | None = None) -> Issued | None:
-        """Ask for a sale's code at one node after the other until there is a final answer, or patience ends."""
+    async def ask(self, caller: str, sale: Sale, *, attempts: int | None = None, at: str = "") -> Issued | None:
+        """Ask for a sale's code at one node after the other until there is a final answer, or patience ends.
+
+        Args:
+            caller: Who asks.
+            sale: For what.
+            attempts: How often at most; drawn if None.
+            at: The one node to ask; whichever if empty.
+        """
         key, history = (str(sale.participant_id), str(sale.transaction_id)), self._sim.history
         for attempt in range(attempts or self._chance.randint(1, _ATTEMPTS_MAX)):
-            node = self._sim.any_node()
+            node = self._sim.nodes[at] if at else self._sim.any_node()
             call = history.begin(caller, key, content_of(sale), sale.amount, repeat=attempt > 0, at=now_s())
             try:
                 async with asyncio.timeout(ATTEMPT_S):

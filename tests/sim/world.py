@@ -253,7 +253,7 @@ class Simulation:
             await self._until_quiet()
             unanswered = await self.tills.sell_everywhere()
             await self._until_quiet()
-            self.late += [f"a sale for meter {one} has no answer, though nothing is broken" for one in unanswered]
+            self.late += [f"a sale at {one} has no answer, though nothing is broken" for one in unanswered]
             result = self._result()
             for task in self.running.values():
                 task.cancel()
