@@ -183,8 +183,11 @@ def _money(run: Run, book: Book) -> Iterator[Finding]:
         vend = vends.get(code)
         if vend is not None and vend.sale.amount != credit.pence:
             yield Finding(6, f"meter {code.meter_id}: {credit.pence} pence credited for {vend.sale.amount}")
+    digits = {credit.utrn for credit in run.credits}
     for code, vend in vends.items():
-        if vend.delivery.state is DeliveryState.APPLIED and not times[code]:
+        # Of a code made elsewhere only its maker knows the counter; its digits are what the meter took.
+        elsewhere = vend.sale.operation is Operation.MADE_ELSEWHERE and vend.utrn in digits
+        if vend.delivery.state is DeliveryState.APPLIED and not times[code] and not elsewhere:
             told = (
                 f"meter {code.meter_id}: counter {code.counter} is applied in the ledger ({vend.delivery.reason.name})"
             )

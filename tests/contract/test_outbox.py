@@ -192,6 +192,14 @@ async def test_a_deposed_owner_notes_nothing(bench: Bench) -> None:
         )
 
 
+async def test_a_deposed_owner_does_not_say_how_far_it_has_heard(bench: Bench) -> None:
+    shard, epoch = await bench.own(new_meter_id(), "a")
+    await bench.outbox.note_heard(shard=shard, epoch=epoch, head_end="north", sequence=7)
+    with pytest.raises(Deposed):
+        await bench.outbox.note_heard(shard=shard, epoch=epoch - 1, head_end="north", sequence=9)
+    assert list(await bench.outbox.heard([shard], "north")) == [7]
+
+
 async def test_a_confirmation_does_not_disturb_the_next_issue(bench: Bench) -> None:
     meter_id = new_meter_id()
     shard, epoch = await bench.own(meter_id, "a")

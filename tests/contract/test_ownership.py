@@ -76,6 +76,24 @@ async def test_a_revoked_lease_loses_every_shard_and_claims_again(store: Store) 
         await a.leave()
 
 
+async def test_a_shard_is_handed_over_only_by_the_owner_that_has_it(store: Store) -> None:
+    async with node(store, "a") as a:
+        await until(lambda: len(a.epochs()) == SHARDS)
+        epoch, key = a.epochs()[3], Keys(store.config.prefix).shard(3)
+        # As of an epoch that has ended: somebody else has the shard by now.
+        await a._hand_over({3: epoch - 1})
+        (there,) = (await store.client.range(pb.RangeRequest(key=key))).kvs
+        assert there.create_revision == epoch
+        await a._hand_over({3: epoch})
+        async with asyncio.timeout(10):
+            while True:
+                (there,) = (await store.client.range(pb.RangeRequest(key=key))).kvs or (there,)
+                if there.create_revision > epoch:
+                    break
+                await asyncio.sleep(0.01)
+        await a.leave()
+
+
 async def test_a_lease_that_ran_out_by_time_and_is_good_again_owns_again_though_nobody_looked_in_between(
     store: Store,
 ) -> None:

@@ -176,6 +176,19 @@ async def test_the_ledger_is_asked_before_a_lease_is_revoked_on_a_copy_that_may_
         assert not await a.said._stands_in_ledger("c", lease)
 
 
+async def test_no_lease_is_revoked_where_the_ledger_has_the_suspects_answer(store: Store) -> None:
+    clock = HandClock()
+    async with voices(store, clock, "a", "b", "c") as (a, b, c):
+        lease = c.ownership.lease_id
+        a.deaf_to = b.deaf_to = {"c"}
+        await said(store, "c/a", "c/b", "c/c")
+        await answered(store, c)
+        # Its own copy says that the case is due, whatever the ledger has.
+        a.said._due = lambda silent: [("c", lease)]  # type: ignore[method-assign]
+        await rounds(a)
+        assert a.revoked == []
+
+
 async def test_a_newer_lease_of_the_suspect_is_not_meant(store: Store) -> None:
     clock = HandClock()
     async with voices(store, clock, "a", "b", "c") as (a, b, c):

@@ -77,8 +77,8 @@ DELIVERIES = (
     Mutant(
         name="outbox-key-is-never-deleted",
         file="cluster/outbox.py",
-        old="            success.append(ops.delete(outbox))\n",
-        new="            success += [] if outbox else []\n",
+        old="        puts = [ops.delete(keys.outbox(change.shard, vend.meter_id, vend.counter, vend.originator_id))]\n",
+        new="        puts: list[pb.RequestOp] = []\n",
         killer=5,
         why="the outbox grows for ever",
         quick=True,
@@ -97,7 +97,7 @@ DELIVERIES = (
         file="cluster/outbox.py",
         old="            compare += compares.time_reached(keys.time_now(), change.not_before)\n",
         new="            compare += []\n",
-        killer="tests/contract/test_ledger_time.py",
+        killer="tests/contract/test_not_before.py::test_a_delivery_is_not_given_up_before_the_ledgers_time",
         why="a node whose time is ahead gives deliveries up for good",
     ),
     Mutant(
@@ -146,7 +146,7 @@ DELIVERIES = (
         file="core/flows/confirm.py",
         old="    elif (alert.originator_id, alert.counter) != (message.originator_id, message.counter):\n",
         new="    elif alert.originator_id != message.originator_id:\n",
-        killer=60,
+        killer="tests/unit/core/test_confirm.py::test_an_alert_about_another_code_says_nothing",
         why="a delivery ends on what the meter said of another code",
     ),
     Mutant(
@@ -185,8 +185,8 @@ DELIVERIES = (
     Mutant(
         name="lane-stays-taken-after-its-attempt",
         file="core/flows/deliver.py",
-        old="            self._under_way -= 1\n            lane.task = None\n",
-        new="            self._under_way -= 1\n",
+        old="        self._under_way -= 1\n        lane.task = None\n",
+        new="        self._under_way -= 1\n",
         killer=10,
         why="each meter gets one code, and no other until the node is restarted",
         quick=True,
@@ -198,5 +198,56 @@ DELIVERIES = (
         new="        if owed.shard not in self._ours:\n            self._rest(",
         killer="tests/unit/core/test_deliver.py::test_a_delivery_that_met_a_doubtful_lease_is_looked_at_again",
         why="a short doubt about a lease leaves deliveries behind for good",
+    ),
+    Mutant(
+        name="duplicate-always-proves-a-credit",
+        file="core/domain/token.py",
+        old="    return last_issued - counter < COUNTER_CACHE\n",
+        new="    return last_issued - counter < COUNTER_CACHE * COUNTER_CACHE\n",
+        killer=60,
+        why="a code that its meter has forgotten is told to be credited, and never was",
+    ),
+    Mutant(
+        name="counter-that-was-never-issued-is-believed",
+        file="core/flows/record.py",
+        old="            if said.counter > code.sequence.last_issued:\n",
+        new="            if said.counter > code.sequence.last_issued and not said.meter_id:\n",
+        killer="tests/contract/test_recorder.py",
+        why="an alert about a counter nobody has issued switches the meter's window off",
+    ),
+    Mutant(
+        name="applied-is-noted-above-what-was-issued",
+        file="cluster/outbox.py",
+        old="            if not state.highest_applied < counter <= state.last_issued:\n",
+        new="            if not state.highest_applied < counter:\n",
+        killer="tests/contract/test_recorder.py",
+        why="what comes from outside says what was issued",
+    ),
+    Mutant(
+        name="code-keyed-in-does-not-reach-its-vend",
+        file="core/flows/record.py",
+        old="        if not said.duplicate:\n            return delivery.credit(now, epoch), ()\n",
+        new="        if not said.duplicate:\n"
+        "            return (delivery.credit(now, epoch) if delivery.owed else delivery), ()\n",
+        killer=20,
+        why="the seller never learns that a code was used",
+    ),
+    Mutant(
+        name="shard-that-is-gained-is-not-read-again",
+        file="core/flows/record.py",
+        old="        for gained in self._gained.values():\n            gained.set()\n",
+        new="        for gained in self._gained.values():\n"
+        "            if len(self._ours) == 1:\n                gained.set()\n",
+        killer=60,
+        why="what meters said while nobody owned a shard is lost",
+    ),
+    Mutant(
+        name="how-far-was-heard-is-written-by-anybody",
+        file="cluster/outbox.py",
+        old="                compare=compares.epoch_current(self._keys.shard(shard), epoch),\n"
+        "                success=[ops.put(self._keys.heard",
+        new="                success=[ops.put(self._keys.heard",
+        killer="tests/contract/test_outbox.py::test_a_deposed_owner_does_not_say_how_far_it_has_heard",
+        why="a deposed owner says of its successor that it has read what it has not",
     ),
 )

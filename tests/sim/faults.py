@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _Act = Callable[[], Awaitable[None]]
 _PER_S = 1.5
 _TOGETHER = 0.5
+_KINDS_LEAST = 3
 _STEPS_S = (-3600.0, 3600.0, 46_800.0, -172_800.0, 172_800.0)
 
 
@@ -50,13 +51,16 @@ class Nemesis:
             found += [self.clock]
         if on.clock_steps:
             found += [self.clock_step, self.clock_step_all]
+        if on.keypad:
+            found += [self.key_in, self.key_in]
         if on.lies:
             found += [self.lie, self.lie]
         return found
 
     async def run(self) -> None:
-        """Go on for ever."""
+        """Go on for ever, with some of what may happen: what is rare beside all the rest is frequent in some runs."""
         acts = self.acts()
+        acts = self._chance.sample(acts, self._chance.randint(_KINDS_LEAST, len(acts)))
         assert self._sim.tasks is not None
         while True:
             await asyncio.sleep(self._chance.expovariate(_PER_S))
@@ -168,12 +172,18 @@ class Nemesis:
         await asyncio.sleep(self._chance.uniform(0.2, 4.0))
         self._sim.step_wall(0.0, *names)
 
+    async def key_in(self) -> None:
+        """Let a consumer enter a code by hand."""
+        self._sim.tills.key_in()
+        await asyncio.sleep(0.05)
+
     async def lie(self) -> None:
         """Let the head end tell what is not so."""
         supplier = self._chance.choice(SUPPLIERS)
         assert supplier.supplier_key is not None
         meter_id = self._chance.choice(self._sim.town.meter_ids)
-        self._sim.wan.lie(supplier.supplier_key.originator_id, meter_id)
+        originator_id = supplier.supplier_key.originator_id
+        self._sim.wan.lie(originator_id, meter_id, self._sim.last_issued(originator_id, meter_id))
         await asyncio.sleep(0.1)
 
     async def _end_lease(self, lease_id: int) -> None:

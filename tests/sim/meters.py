@@ -13,7 +13,7 @@ from core.domain.delivery import DeliveryReason
 from core.domain.errors import HeadEndStale, HeadEndUnavailable, HsmUnavailable, UtrnError
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.token import COUNTER_MAX, Counter, Utrn, truncated_counter, value_of
-from core.flows.confirm import CREDIT_ADDED_LOCALLY, EXCEEDS_MAX_BALANCE
+from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN, EXCEEDS_MAX_BALANCE
 from core.ports.headend import (
     AddCredit,
     Alert,
@@ -96,10 +96,15 @@ class SimMeters:
         self._chance = chance
         self._sequences: dict[tuple[str, str], _Sequence] = {}
 
+    def counter_of(self, originator_id: str, meter_id: str, code: Utrn) -> int:
+        """Return the counter that the meter takes a code to have."""
+        sequence = self._sequences.setdefault((originator_id, meter_id), _Sequence())
+        return sequence.rebuilt(truncated_counter(code))
+
     def take(self, originator_id: str, meter_id: str, code: Utrn) -> AnswerKind:
         """Handle a code, sent or keyed in."""
         sequence = self._sequences.setdefault((originator_id, meter_id), _Sequence())
-        pence, counter = value_of(code).value, sequence.rebuilt(truncated_counter(code))
+        pence, counter = value_of(code).value, self.counter_of(originator_id, meter_id, code)
         if code != code_of(originator_id, meter_id, counter, pence):
             self.not_authentic += 1
             return AnswerKind.NOT_AUTHENTIC
@@ -172,19 +177,18 @@ class SimWan:
 
     def enter_by_hand(self, originator_id: str, meter_id: str, code: Utrn) -> bool:
         """Key a code in at its meter; return whether it was credited. The meter's alert tells of it, if it is heard."""
-        if self._meters.take(originator_id, meter_id, code) is not AnswerKind.APPLIED:
-            return False
-        credit = self._meters.credits[-1]
-        self._alert(CREDIT_ADDED_LOCALLY, credit.originator_id, credit.meter_id, credit.counter)
-        return True
+        counter = self._meters.counter_of(originator_id, meter_id, code)
+        kind = self._meters.take(originator_id, meter_id, code)
+        if kind is AnswerKind.DUPLICATE:
+            self._alert(DUPLICATE_UTRN, originator_id, meter_id, counter)
+        if kind is AnswerKind.APPLIED:
+            self._alert(CREDIT_ADDED_LOCALLY, originator_id, meter_id, counter)
+        return kind is AnswerKind.APPLIED
 
-    def lie(self, originator_id: str, meter_id: str) -> None:
-        """Tell what is not so: of a counter nobody has issued, or of a message nobody has sent."""
-        counter = self._chance.choice((COUNTER_MAX, 1_000, self._chance.randint(1, 40)))
-        code = CodeKey(originator_id, meter_id, counter)
+    def lie(self, originator_id: str, meter_id: str, last_issued: int) -> None:
+        """Tell what is not so: of a counter that nobody has issued, or of a message that nobody has sent."""
+        counter = self._chance.choice((COUNTER_MAX, last_issued + 1, last_issued + self._chance.randint(2, 1000)))
         never_sent = f"{originator_id}:{meter_id}:{counter << 32}"
-        if never_sent in self._states or any(_code_of(one) == code for one in self._meters.credits):
-            return
         match self._chance.randrange(4):
             case 0:
                 self._alert(CREDIT_ADDED_LOCALLY, originator_id, meter_id, counter)
@@ -196,7 +200,7 @@ class SimWan:
                 self._alert(CREDIT_ADDED_LOCALLY, originator_id, "00db12ffffffffff", counter)
 
     def _alert(self, alert_code: int, originator_id: str, meter_id: str, counter: int) -> None:
-        if alert_code == CREDIT_ADDED_LOCALLY:
+        if alert_code in (CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN):
             self._meters.said.credited.add(CodeKey(originator_id, meter_id, counter))
         self._tell(
             Alert(

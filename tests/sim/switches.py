@@ -26,7 +26,7 @@ class Switches:
     market: bool = True
     stalls: bool = True
     lag: bool = True
-    lost_events: bool = False
+    lost_events: bool = True
     clocks: bool = True
     clock_steps: bool = True
     lies: bool = True

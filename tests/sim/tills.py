@@ -11,7 +11,7 @@ from core.domain.money import Pence
 from core.domain.party import ParticipantId
 from core.domain.token import Counter
 from core.domain.transaction_id import TransactionId, make_transaction_id
-from core.domain.vend import Channel, Operation, Sale
+from core.domain.vend import Channel, Operation, Sale, Vend
 from core.flows.idempotency import Issued
 from tests.sim.clock import now_s
 from tests.sim.meters import code_of
@@ -25,6 +25,9 @@ ATTEMPT_S = 1.5
 _ATTEMPTS_MAX = 30
 # When nothing is broken, a sale has its answer within this time, wherever it was asked for.
 _SOON_S = 10.0
+# More than a meter remembers.
+_NEWER = 105
+_CREDITED_WITHIN_S = 8.0
 _OPERATIONS = (Operation.TOP_UP, Operation.TOP_UP, Operation.ISSUE)
 # Corner sells most; suppliers sell too.
 _SELLERS = (CORNER, CORNER, CORNER, CORNER, HARBOUR, HARBOUR, NORTH, SOUTH)
@@ -43,6 +46,8 @@ class Tills:
         self._chance = sim.chance
         self._sell_s = sell_s
         self._sold: list[Sale] = []
+        # What consumers have on their receipts.
+        self._told: list[Vend] = []
         self._made_elsewhere = 0
         self.ages: dict[str, float] = {}
 
@@ -60,6 +65,41 @@ class Tills:
                 issued = await self.ask(f"till-{number}", sale)
                 if issued is not None and sale.operation is Operation.ISSUE and self._chance.random() < 0.7:
                     later.create_task(self._send_later(sale, self._chance.uniform(0.0, 5.0)))
+
+    async def run_busy(self) -> None:
+        """Sell so much for one meter that a code issued before, and sent last, is behind all that it remembers."""
+        meter_id = self._chance.choice(self._sim.town.meter_ids)
+        pan = self._sim.town.cards[meter_id][-1]
+
+        def sale(operation: Operation) -> Sale:
+            new = self._sale()
+            return replace(new, pan=pan, operation=operation, participant_id=CORNER.participant_id,
+                           transaction_id=self._new_id(old=False))  # fmt: skip
+
+        first = sale(Operation.ISSUE)
+        if await self.ask("busy", first) is None:
+            return
+        before = len(self._sim.meters.credits)
+        async with asyncio.TaskGroup() as sales:
+            for number in range(_NEWER):
+                sales.create_task(self.ask(f"busy-{number}", sale(Operation.TOP_UP)))
+        until = now_s() + _CREDITED_WITHIN_S
+        while now_s() < until and len(self._sim.meters.credits) < before + _NEWER:  # noqa: ASYNC110  # virtual time
+            await asyncio.sleep(0.1)
+        await self.send(first.participant_id, first.transaction_id)
+
+    def key_in(self) -> None:
+        """Enter a code by hand, whatever became of its delivery."""
+        if self._told:
+            vend = self._chance.choice(self._told)
+            self._sim.wan.enter_by_hand(vend.originator_id, vend.meter_id, vend.utrn)
+
+    def key_in_what_is_left(self) -> None:
+        """Enter by hand many of the codes that have not come to an end at their meters, when all is healed."""
+        credited = {credit.utrn for credit in self._sim.meters.credits}
+        for vend in self._told:
+            if vend.utrn not in credited and self._chance.random() < 0.7:
+                self._sim.wan.enter_by_hand(vend.originator_id, vend.meter_id, vend.utrn)
 
     async def run_foreign(self) -> None:
         """Have codes made elsewhere delivered, for the meter whose supplier makes them itself."""
@@ -175,6 +215,7 @@ class Tills:
             else:
                 vend = issued.stored.vend
                 content = f"{vend.utrn} {vend.sale.amount} {vend.issued_at.isoformat()}".encode()
+                self._told.append(vend)
                 history.answered(call, utrn=vend.utrn, content=content, replayed=issued.replayed, at=now_s())
                 return issued
             await asyncio.sleep(self._chance.uniform(0.02, 0.3))

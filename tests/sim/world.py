@@ -7,7 +7,7 @@ HSM, head end, meters, the network between them, callers, and time.
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
@@ -19,9 +19,9 @@ from app.drills.checker import Finding, GiveUp, Run, check_run
 from app.drills.history import History
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
-from cluster.history import LedgerEvent, event_of
+from cluster.history import LedgerEvent, VendKey, VendSeen, event_of
 from cluster.keys import Keys
-from cluster.ledger import EtcdLedger
+from cluster.ledger import EtcdLedger, counter_of
 from cluster.outbox import EtcdOutbox
 from cluster.ownership import EtcdOwnership, Fitness
 from cluster.registry import EtcdRegistry
@@ -29,6 +29,7 @@ from cluster.registry_records import name_of, value_of
 from cluster.registry_store import EtcdRegistryStore
 from cluster.time import ClusterClock, LedgerTime
 from core.domain.cluster_time import Sight, TimeKeeper, TimeRule
+from core.domain.delivery import DeliveryReason
 from core.domain.timeline import Ms
 from core.flows.appoint import Appoint
 from core.flows.authorise import Authorise
@@ -68,7 +69,12 @@ _T = TypeVar("_T")
 NODES = ("node-a", "node-b", "node-c")
 _LOAD_S = 8.0
 _HEAL_S = 120.0
-_CONFIG = EtcdConfig(endpoints=("sim:1",), shards=6, prefix="sim/", resolve_timeout_ms=3000)
+# When nothing is broken, what a meter says is with its vend within this time, and what can be delivered is delivered.
+_RECORDED_WITHIN_S = 10.0
+_DELIVERED_WITHIN_S = 20.0
+# How many runs have a meter that gets more codes than it remembers.
+_BUSY = 0.05
+_CONFIG = EtcdConfig(endpoints=("sim:1",), shards=6, prefix="sim/", resolve_timeout_ms=3000, compare_registry_s=5.0)
 _FLOW = FlowConfig(hot_window_days=1, counter_cache_max=1000, recent_answers_max=50)
 _DELIVERY = DeliveryConfig(
     attempts_max=1000, give_up_after_s=60, send_within_ms=2000, answer_wait_ms=1500, explain_wait_ms=200,
@@ -240,18 +246,24 @@ class Simulation:
             self.tasks = self.wan.tasks = tasks
             for name in NODES:
                 self.start(name)
+            await self._know_the_time()
             nemesis = [tasks.create_task(self.nemesis.run())]
             if self.sabotage.nemesis is not None:
                 nemesis.append(tasks.create_task(_awaited(self.sabotage.nemesis(self))))
             callers = [tasks.create_task(self.tills.run(number)) for number in range(self.chance.randint(2, 6))]
             if self.town.foreign is not None:
                 callers.append(tasks.create_task(self.tills.run_foreign()))
+            if self.switches.late_codes and self.chance.random() < _BUSY:
+                callers.append(tasks.create_task(self.tills.run_busy()))
             await asyncio.wait(callers)
             for one in (*nemesis, *self.nemesis.under_way):
                 one.cancel()
             self._heal()
             await self._until_quiet()
             unanswered = await self.tills.sell_everywhere()
+            if self.switches.keypad:
+                self.tills.key_in_what_is_left()
+                await asyncio.sleep(_RECORDED_WITHIN_S)
             await self._until_quiet()
             self.late += [f"a sale at {one} has no answer, though nothing is broken" for one in unanswered]
             result = self._result()
@@ -260,6 +272,11 @@ class Simulation:
             for node in self.nodes.values():
                 node.head_end.close()
         return result
+
+    async def _know_the_time(self) -> None:
+        """Return when cluster time has begun: where it begins with wrong clocks, nobody can know any better."""
+        while not all(node.time.known for node in self.nodes.values()):  # noqa: ASYNC110  # virtual time
+            await asyncio.sleep(0.05)
 
     async def _until_quiet(self) -> None:
         until = now_s() + _HEAL_S
@@ -298,6 +315,11 @@ class Simulation:
             alive=me.ownership.members(),
             known={name, *me.ownership.roster()},
         )
+
+    def last_issued(self, originator_id: str, meter_id: str) -> int:
+        """Return the last counter of a sequence, as the ledger has it."""
+        kv = self.etcd.keys.get(Keys(_CONFIG.prefix).counter(originator_id, meter_id))
+        return 0 if kv is None else counter_of(kv, None).last_issued
 
     def any_name(self) -> str:
         """Return a node's name."""
@@ -340,6 +362,7 @@ class Simulation:
 
     def _result(self) -> SimResult:
         ledger = list(self.ledger())
+        self.late += list(self._late_deliveries(ledger))
         findings = check_run(
             Run(
                 shards=_CONFIG.shards,
@@ -370,6 +393,19 @@ class Simulation:
             virtual_s=now_s(),
             faults=self.nemesis.told,
         )
+
+    def _late_deliveries(self, ledger: Sequence[LedgerEvent]) -> Iterator[str]:
+        """Return what was delivered in the end, and long after everything was healed."""
+        asked: dict[VendKey, float] = {}
+        for event in ledger:
+            if not isinstance(event.change, VendSeen):
+                continue
+            delivery, key = event.change.vend.delivery, event.change.key
+            if delivery.owed:
+                asked.setdefault(key, event.heard_at)
+            since = max(self.healed_at, asked.get(key, 0.0))
+            if delivery.reason is DeliveryReason.CREDITED and event.heard_at > since + _DELIVERED_WITHIN_S:
+                yield f"{key[1]} was delivered {event.heard_at - since:.0f} s after nothing stood in its way"
 
     def _settled_leases(self) -> bool:
         """Return whether every lease of a dead life has had time to run out."""
