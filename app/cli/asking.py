@@ -67,11 +67,11 @@ def answer_of(
 def told(error: "grpc.aio.AioRpcError", *, advice: str = "") -> str:
     """Return why a node refused, in one line: the reason, its sentence, the facts, and `advice`, or ADVICE's."""
     from google.rpc import error_details_pb2
-    from utrn_client.verdict import details_of, failure_of
+    from utrn_client.verdict import details_of, failure_of, unpacked
 
     failure, bad = failure_of(error), error_details_pb2.BadRequest()
     for detail in details_of(error):
-        detail.Unpack(bad)
+        unpacked(detail, bad)
     sentence = "; ".join(one.description for one in bad.field_violations) or " ".join(failure.message.split())
     do = advice or ADVICE.get(failure.reason, "see docs/errors.md")
     return f"{failure.reason}: {sentence}{facts_text(failure.facts)}; {do}"

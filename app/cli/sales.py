@@ -7,8 +7,8 @@ same command again takes up what is open; it never makes a second id for the sam
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, Protocol
@@ -17,7 +17,7 @@ import typer
 
 from app.cli.asking import check_certificates, check_target, told
 from app.cli.market import Files, request_of
-from app.cli.output import EXIT_NO_ANSWER, EXIT_USAGE, console, errors, fail, print_json, print_table
+from app.cli.output import EXIT_FAILED, EXIT_NO_ANSWER, EXIT_USAGE, console, errors, fail, print_json, print_table
 
 if TYPE_CHECKING:
     import grpc
@@ -124,7 +124,7 @@ class CommandBook:
         try:
             self._file.append(entry, meaning=meaning)
         except BookNotWritten as error:
-            fail(str(error))
+            fail(str(error), code=EXIT_NO_ANSWER)
 
     def _take(self, number: int, entry: dict[str, Any]) -> None:
         begin, end = entry.get("begin"), entry.get("end")
@@ -166,14 +166,39 @@ def carry_out(
     check_certificates(*tls)
     with closing(CommandBook(sales or default_book())) as book:
         transaction_id, repeat = _id_for(asked, book, given=given, new_id=new_id, tls=tls)
-        try:
-            reply = request_of(asked.service, asked.method, request(transaction_id, repeat), target, tls)
-        except grpc.aio.AioRpcError as error:
-            _end_without(asked, error, book, transaction_id, repeat=repeat)
-        tell(reply)
-        # Nothing may be left in a buffer: what is closed here is not told again.
-        console.file.flush()
-        book.end(transaction_id, "done")
+        with _no_refusal_by_accident(transaction_id):
+            try:
+                reply = request_of(asked.service, asked.method, request(transaction_id, repeat), target, tls)
+            except grpc.aio.AioRpcError as error:
+                _end_without(asked, error, book, transaction_id, repeat=repeat)
+            tell(reply)
+            # Nothing may be left in a buffer: what is closed here is not told again.
+            console.file.flush()
+            book.end(transaction_id, "done")
+
+
+@contextmanager
+def _no_refusal_by_accident(transaction_id: str) -> Iterator[None]:
+    """Have whatever ends the command otherwise than by its own word end it as "nobody knows".
+
+    A closed pipe, Ctrl-C and a mistake of this program would end it with 1, as a final refusal does.
+    """
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except BaseException as error:
+        if isinstance(error, SystemExit) and error.code != EXIT_FAILED:
+            raise
+        # The screen may be what is gone.
+        with suppress(OSError, SystemExit):
+            told_of = f"{type(error).__name__}: {error}; {_again(transaction_id)}"
+            errors.print(told_of, style="red", highlight=False, soft_wrap=True)
+        raise typer.Exit(EXIT_NO_ANSWER) from error
+
+
+def _again(transaction_id: str) -> str:
+    return f"{transaction_id} stays open, it may have been done: repeat the same command, which takes it up"
 
 
 def _id_for(asked: Asked, book: CommandBook, *, given: str, new_id: bool, tls: Files) -> tuple[str, bool]:
@@ -210,7 +235,7 @@ def _end_without(
     if verdict is Verdict.NOT_SOLD:
         book.end(transaction_id, failure.reason)
         fail(told(error))
-    again = f"{transaction_id} stays open, it may have been done: repeat the same command, which takes it up"
+    again = _again(transaction_id)
     if verdict is Verdict.ASK_OPERATOR:
         fail(f"{told(error)}; {again}", code=EXIT_NO_ANSWER)
     fail(f"{told(error, advice=again)}; if that does not help, ask the operator", code=EXIT_NO_ANSWER)

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,7 @@ class BookFile:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, _MODE)
         try:
             _lock(self._file, path, wait_s)
+            _close_to_others(self._file)
             # The name of a new file is part of its folder, and must survive as the lines do.
             _sync_folder(path.absolute().parent)
             self._read()
@@ -142,6 +144,13 @@ def _lock(file: int, path: Path, wait_s: float) -> None:
             time.sleep(_LOCK_PAUSE_S)
         else:
             return
+
+
+def _close_to_others(file: int) -> None:
+    """Let nobody but its owner read a file that was there before, made by an older version or by hand."""
+    now = os.fstat(file)
+    if stat.S_ISREG(now.st_mode) and now.st_uid == os.geteuid() and now.st_mode & 0o077:
+        os.fchmod(file, _MODE)
 
 
 def _sync_folder(folder: Path) -> None:

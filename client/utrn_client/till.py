@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 _PAUSE_FIRST_S: Final = 0.03
 _PAUSE_MOST_S: Final = 1.0
+# However long the service asks to wait: what it says is not read by people, and must not hold a till for a day.
+_DELAY_MOST_S: Final = 10.0
+_NO_SUCH_ANSWER: Final = Failure(
+    reason="UNKNOWN", message="an answer that is not to this sale", facts={}, outcome=None, retry_delay_s=None
+)
 
 
 class SaleRefused(Exception):
@@ -166,23 +171,20 @@ class Till:
     async def _until_final(self, sale: Sale, repeat: bool, until: float) -> Answer:  # the contract's word
         attempt_s, pause_s = self._attempt_s, _PAUSE_FIRST_S
         while True:
-            try:
-                reply = await self._call(sale, repeat, min(attempt_s, max(self._attempt_s, until - time.monotonic())))
-            except grpc.aio.AioRpcError as error:
-                failure = failure_of(error)
-                self._on_attempt(sale.transaction_id, failure.reason)
-                verdict = judge_sale(failure, repeat=repeat)
-                if verdict is Verdict.NOT_SOLD:
-                    raise self._close(sale, failure) from error
-                # A repeat may bring the code, or a refusal that is fenced, even to a suspended or departed seller.
-                if (repeat and verdict is Verdict.ASK_OPERATOR) or time.monotonic() >= until:
-                    raise _no_answer(sale, failure) from error
-                repeat = True
-                await asyncio.sleep(max(failure.retry_delay_s or 0.0, pause_s))
-                attempt_s, pause_s = min(2 * attempt_s, self._attempt_most_s), min(2 * pause_s, _PAUSE_MOST_S)
-            else:
+            reply = await self._call(sale, repeat, min(attempt_s, max(self._attempt_s, until - time.monotonic())))
+            if not isinstance(reply, Failure):
                 self._on_attempt(sale.transaction_id, "replayed" if reply.replayed else "issued")
                 return Answer(code=reply.code, replayed=reply.replayed, done=self._end(sale, "issued"))
+            self._on_attempt(sale.transaction_id, reply.reason)
+            verdict = judge_sale(reply, repeat=repeat)
+            if verdict is Verdict.NOT_SOLD:
+                raise self._close(sale, reply)
+            # A repeat may bring the code, or a refusal that is fenced, even to a suspended or departed seller.
+            if (repeat and verdict is Verdict.ASK_OPERATOR) or time.monotonic() >= until:
+                raise _no_answer(sale, reply)
+            repeat = True
+            await asyncio.sleep(max(min(reply.retry_delay_s or 0.0, _DELAY_MOST_S), pause_s))
+            attempt_s, pause_s = min(2 * attempt_s, self._attempt_most_s), min(2 * pause_s, _PAUSE_MOST_S)
 
     def _close(self, sale: Sale, failure: Failure) -> Exception:
         """Return the final refusal of a sale; it is in the book before anybody hears of it, so never asked again."""
@@ -200,7 +202,19 @@ class Till:
 
     async def _call(
         self, sale: Sale, repeat: bool, timeout_s: float
-    ) -> pb.TopUpResponse | pb.IssueUtrnResponse:  # as above
+    ) -> pb.TopUpResponse | pb.IssueUtrnResponse | Failure:  # as above
+        try:
+            reply = await self._request(sale, repeat, timeout_s)
+        except grpc.aio.AioRpcError as error:
+            return failure_of(error)
+        # None: gRPC could not read it. What stands between here and a node may say "OK" to anything.
+        if reply is None or reply.code.transaction_id != sale.transaction_id:
+            return _NO_SUCH_ANSWER
+        return reply
+
+    async def _request(
+        self, sale: Sale, repeat: bool, timeout_s: float
+    ) -> pb.TopUpResponse | pb.IssueUtrnResponse | None:  # as above
         common: dict[str, Any] = {
             "transaction_id": sale.transaction_id,
             "pan": sale.pan,

@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 
 import grpc
 from google.protobuf import duration_pb2
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -70,8 +70,8 @@ def failure_of(error: grpc.RpcError) -> Failure:
     call = cast("grpc.Call", error)
     info, retry, wait_s = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo(), None
     for detail in details_of(error):
-        detail.Unpack(info)
-        if detail.Unpack(retry):
+        unpacked(detail, info)
+        if unpacked(detail, retry):
             delay = duration_pb2.Duration()
             delay.CopyFrom(retry.retry_delay)
             wait_s = delay.ToMilliseconds() / 1000
@@ -84,6 +84,15 @@ def failure_of(error: grpc.RpcError) -> Failure:
         outcome=OUTCOMES.get(info.reason) if ours else None,
         retry_delay_s=wait_s,
     )
+
+
+def unpacked(detail: Any, into: Message) -> bool:
+    """Return whether a detail is of a kind, and has been read into it; one that is garbled says nothing."""
+    try:
+        return bool(detail.Unpack(into))
+    except DecodeError:
+        into.Clear()
+        return False
 
 
 def judge_sale(failure: Failure, *, repeat: bool) -> Verdict:

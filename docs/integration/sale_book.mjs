@@ -2,7 +2,7 @@
 // and the same lock, as utrn_client.book.FileSaleBook; a line that cannot be read costs that line only.
 import { spawn } from 'node:child_process';
 import {
-  closeSync, fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync,
+  closeSync, fchmodSync, fstatSync, fsyncSync, ftruncateSync, openSync, readFileSync, writeSync,
 } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 
@@ -22,6 +22,8 @@ export class SaleBook {
     } catch (error) {
       throw new BookTrouble(`the book ${path} cannot be used: ${error.message}`);
     }
+    // One that was there before, made by an older program or by hand, may be open to others: it has card numbers.
+    if (fstatSync(file).uid === process.geteuid() && fstatSync(file).mode & 0o077) fchmodSync(file, 0o600);
     const holder = await lock(path);
     // The name of a new file is part of its folder, and must survive as the lines do.
     const folder = openSync(dirname(resolve(path)), 'r');

@@ -84,6 +84,9 @@ function retryDelayMs(error) {
   return delay ? Number(delay.seconds) * 1000 + delay.nanos / 1e6 : 0;
 }
 
+// Something between here and the node said "OK": that is no code, and no refusal either.
+const noSuchAnswer = () => Object.assign(new Error(), { code: grpc.status.UNKNOWN, details: 'an answer that is not to this sale' });
+
 // A call's error has a number; one of the system, such as EPIPE, a word.
 const isOfCall = (error) => typeof error.code === 'number';
 const infoOf = (error) => detailOf(error, 'google.rpc.ErrorInfo');
@@ -172,6 +175,7 @@ class Till {
     for (;;) {
       try {
         const reply = await this.#call(deliver ? 'TopUp' : 'IssueUtrn', { transaction_id, ...request, repeat });
+        if (reply.code?.transaction_id !== transaction_id) throw noSuchAnswer();
         say({ transaction_id, code: reply.code.utrn_printed, replayed: reply.replayed, ...about });
         this.book.end(transaction_id, 'issued');
         return 0;
@@ -272,4 +276,8 @@ async function main() {
   }
 }
 
-process.exitCode = await guarded(main);
+// Whatever else goes wrong is no refusal, and Node would end with 1.
+process.exitCode = await guarded(main).catch((error) => {
+  console.error(error);
+  return EXIT_NO_ANSWER;
+});

@@ -2,8 +2,10 @@
 
 import argparse
 import asyncio
+import contextlib
 import json
 import sys
+import traceback
 from pathlib import Path
 
 import grpc
@@ -135,6 +137,10 @@ async def main() -> int:
         failure = failure_of(error)
         say({"no_answer" if failure.may_be_repeated else "refused": f"{failure.reason}: {failure.message}"})
         return EXIT_NO_ANSWER if failure.may_be_repeated else EXIT_REFUSED
+    except Exception:  # noqa: BLE001  # whatever it is, it is no refusal, and Python would end with 1
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        return EXIT_NO_ANSWER
     finally:
         book.close()
 

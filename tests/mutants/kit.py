@@ -44,7 +44,7 @@ KIT = (
     Mutant(
         name="later-attempts-do-not-say-that-they-are",
         file="client/utrn_client/till.py",
-        old="                repeat = True\n",
+        old="            repeat = True\n",
         new="",
         killer=f"{_TILL}::test_in_answer_to_a_repeat_it_is_not_final",
         why="the service takes a repeat for a first attempt, and its refusal can be overtaken",
@@ -119,8 +119,8 @@ KIT = (
     Mutant(
         name="barred-seller-never-asks-as-a-repeat",
         file="client/utrn_client/till.py",
-        old="                if (repeat and verdict is Verdict.ASK_OPERATOR) or time.monotonic() >= until:\n",
-        new="                if verdict is Verdict.ASK_OPERATOR or time.monotonic() >= until:\n",
+        old="            if (repeat and verdict is Verdict.ASK_OPERATOR) or time.monotonic() >= until:\n",
+        new="            if verdict is Verdict.ASK_OPERATOR or time.monotonic() >= until:\n",
         killer=f"{_TILL}::test_a_seller_that_is_barred_asks_once_more_and_learns_what_became_of_its_sale",
         why="a suspended seller never learns what became of its sale",
     ),

@@ -317,3 +317,13 @@ def test_nothing_that_sells_is_repeated_where_the_till_cannot_see_it() -> None:
         for name in method["name"]
     }
     assert repeated == {"GetVend", "CheckEligibility"}
+
+
+def test_a_book_that_others_could_read_is_closed_to_them(file: Path) -> None:
+    """Books of the versions before were made with whatever the umask left open."""
+    sale = _sale(1)
+    file.write_bytes(_written(file, sale))
+    file.chmod(0o644)
+    with closing(FileSaleBook(file)) as book:
+        assert book.open_sales() == [sale]
+        assert file.stat().st_mode & 0o777 == 0o600

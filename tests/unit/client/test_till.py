@@ -64,7 +64,11 @@ class Node:
             await context.abort_with_status(rpc_status.to_status(step.message()))
         if step == "hang":
             await asyncio.sleep(60)
+        if step == "nothing":
+            return pb.TopUpResponse()
         code = types_pb2.IssuedCode(transaction_id=request.transaction_id, utrn_printed="1234 5678")
+        if step == "another's":
+            code.transaction_id = make_transaction_id()
         return pb.TopUpResponse(code=code, replayed=step == "replayed")
 
 
@@ -273,3 +277,28 @@ async def test_taking_up_goes_on_past_a_sale_that_cannot_be_asked_for() -> None:
         results = await Till(channel, book).resume(give_up_after_s=1.0)
     kinds = [type(results[sale.transaction_id]) for sale in sales]
     assert kinds == [NoAnswer, TypeError, Answer]
+
+
+@pytest.mark.parametrize("odd", ["nothing", "another's"])
+async def test_an_ok_without_the_code_of_this_sale_is_no_answer(odd: str) -> None:
+    """As of a proxy that says "OK" to anything: nothing was printed, so nothing is closed."""
+    found, book, node = await _asked(odd, patience_s=20.0)
+    assert isinstance(found, Answer)
+    assert (found.code.transaction_id, node.repeats) == (node.asked[0], [False, True])
+    found, book, node = await _asked(*[odd] * 3, patience_s=0.0)
+    assert isinstance(found, NoAnswer)
+    assert [one.transaction_id for one in book.open_sales()] == node.asked[:1]
+
+
+async def test_details_that_are_garbled_say_nothing_and_end_nothing() -> None:
+    garbled = status_pb2.Status(code=grpc.StatusCode.PERMISSION_DENIED.value[0], message="why")
+    for name in ("ErrorInfo", "RetryInfo"):
+        garbled.details.append(any_pb2.Any(type_url=f"type.googleapis.com/google.rpc.{name}", value=b"\xff\xff"))
+
+    class Garbled(No):
+        def message(self) -> status_pb2.Status:
+            return garbled
+
+    found, _, node = await _asked(Garbled(), patience_s=20.0)
+    assert isinstance(found, Answer)
+    assert node.repeats == [False, True]
