@@ -163,26 +163,33 @@ async def accept(
         schema=SCHEMA, incarnation=uuid.uuid4().hex, sequence=sequence + 1, before=before, made_at=_stamp(at)
     )
     key = keys.ledger()
-    there = (
-        compares.absent(key)
-        if seen.value is None
-        else [pb.Compare(result=pb.Compare.EQUAL, target=pb.Compare.VALUE, key=key, value=seen.value)]
-    )
     puts = [_put(key, record)] + ([_put(keys.agreed(), _agreed(settings, at))] if seen.agreed is None else [])
-    reply = await client.bare_txn(pb.TxnRequest(compare=there, success=puts))
+    reply = await client.bare_txn(pb.TxnRequest(compare=_still(key, seen.value), success=puts))
     if not reply.succeeded:
         raise LedgerUnfit("the ledger's identity was changed meanwhile; look again")
     return record.incarnation
 
 
-async def agree(client: EtcdClient, keys: Keys, settings: Mapping[str, str], at: datetime) -> None:
-    """Make `settings` the agreed ones. The client is to have a guard that is open.
+async def agree(client: EtcdClient, keys: Keys, settings: Mapping[str, str], at: datetime, *, seen: LedgerSeen) -> None:
+    """Make `settings` the agreed ones, in the place of those seen. The client is to have a guard that is open.
 
     Raises:
+        LedgerUnfit: somebody else agreed on others meanwhile: what an operator was shown is not what would be replaced.
         EtcdUnreachable, EtcdRefused: nothing was written.
         EtcdUnknown: look, and repeat.
     """
-    await client.txn(pb.TxnRequest(success=[_put(keys.agreed(), _agreed(settings, at))]))
+    key = keys.agreed()
+    reply = await client.txn(
+        pb.TxnRequest(compare=_still(key, seen.agreed), success=[_put(key, _agreed(settings, at))])
+    )
+    if not reply.succeeded:
+        raise LedgerUnfit("the agreed settings were changed meanwhile; look again")
+
+
+def _still(key: bytes, value: bytes | None) -> list[pb.Compare]:
+    if value is None:
+        return compares.absent(key)
+    return [pb.Compare(result=pb.Compare.EQUAL, target=pb.Compare.VALUE, key=key, value=value)]
 
 
 def _agreed(settings: Mapping[str, str], at: datetime) -> store.AgreedRecord:

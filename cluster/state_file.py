@@ -4,6 +4,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +34,10 @@ class StateFile:
             UnreadableState: people must look.
         """
         try:
-            return LedgerState(**json.loads(self.path.read_text(encoding="utf-8")))
+            return _state(json.loads(self.path.read_text(encoding="utf-8")))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise UnreadableState(f"{self.path}: {error}") from error
 
     def write(self, state: LedgerState) -> None:
@@ -57,3 +58,18 @@ class StateFile:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _state(kept: object) -> LedgerState:
+    """Return what was kept; raise TypeError or ValueError if that is none: nothing is compared with what is no number.
+
+    A negative revision would let a ledger that has gone back pass.
+    """
+    fields: dict[str, Any] = kept if isinstance(kept, dict) else {}
+    state = LedgerState(**fields)
+    numbers = (state.sequence, state.cluster_id, state.revision)
+    if not (isinstance(state.incarnation, str) and state.incarnation):
+        raise ValueError("no incarnation")
+    if not all(type(one) is int and one >= 0 for one in numbers):
+        raise ValueError("what should be a number is none")
+    return state

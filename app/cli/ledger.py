@@ -111,13 +111,15 @@ def agree(config: _Config) -> None:
         agreed = {} if bench.seen.agreed is None else bench.seen.settings
         if agreed and agreed.get("etcd.shards") != bench.settings["etcd.shards"]:
             fail("etcd.shards: the number of shards can never change: outbox and owners are filed under it")
-        changed = [f"{name}: {agreed.get(name, 'nothing')} -> {value}" for name, value in bench.settings.items()
-                   if agreed.get(name) != value]  # fmt: skip
+        # Those that only another version knows too: they are gone by it.
+        changed = [f"{name}: {agreed.get(name, 'nothing')} -> {bench.settings.get(name, 'nothing')}"
+                   for name in sorted(agreed.keys() | bench.settings.keys())
+                   if agreed.get(name) != bench.settings.get(name)]  # fmt: skip
         record = bench.seen.record
         there = bench.keys.ledger(), bench.seen.value or b""
         bench.guard.know(record.incarnation, there, bench.seen.revision, bench.seen.cluster_id)
         if changed:
-            await write(bench.client, bench.keys, bench.settings, SystemClock().now())
+            await write(bench.client, bench.keys, bench.settings, SystemClock().now(), seen=bench.seen)
         return changed
 
     for one in _run(config, work) or ["nothing differs"]:

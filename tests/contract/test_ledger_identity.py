@@ -111,14 +111,19 @@ async def test_a_running_node_stops_writing_when_other_settings_are_agreed(etcd:
     operator = EtcdClient(config)
     async with node(config, tmp_path) as one:
         await one.put(b"before")
-        await agree(operator, Keys(config.prefix), {**SETTINGS, "flow.hot_window_days": "7"}, NOW)
+        keys, other = Keys(config.prefix), {**SETTINGS, "flow.hot_window_days": "7"}
+        seen = await look(operator, keys)
+        await agree(operator, keys, other, NOW, seen=seen)
+        with pytest.raises(LedgerUnfit, match="changed meanwhile"):
+            await agree(operator, keys, SETTINGS, NOW, seen=seen)
+        assert (await look(operator, keys)).settings == other
         assert await until(lambda: not one.watch.agreed)
         assert one.watch.problems == ["flow.hot_window_days: 30 here, 7 agreed in the ledger"]
         with pytest.raises(EtcdRefused, match="hot_window_days"):
             await one.put(b"after")
         with pytest.raises(EtcdUnreachable):
             await one.client.keep_alive(1, timeout_s=1)
-        await agree(operator, Keys(config.prefix), SETTINGS, NOW)
+        await agree(operator, keys, SETTINGS, NOW, seen=await look(operator, keys))
         assert await until(lambda: one.watch.agreed)
         await one.put(b"after")
     await operator.close()
