@@ -168,6 +168,9 @@ class Nemesis:
         await self._skew(list(self._sim.nodes), self._chance.choice((-3600.0, 3600.0, 172_800.0)))
 
     async def _skew(self, names: list[str], seconds: float) -> None:
+        if not any(node.time.known for node in self._sim.nodes.values()):
+            # The first time of all is taken from the wall clocks: there is nothing else to hold them against.
+            return
         self._sim.step_wall(seconds, *names)
         await asyncio.sleep(self._chance.uniform(0.2, 4.0))
         self._sim.step_wall(0.0, *names)

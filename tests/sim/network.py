@@ -1,18 +1,22 @@
 """What lies between a node and etcd in the simulation: delay, loss before and after, silence, freezing, death."""
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import TypeVar
 
 from etcdpb import rpc_pb2 as pb
 
-from cluster.client import Compacted, EtcdUnknown, EtcdUnreachable
+from cluster.client import Compacted, EtcdRefused, EtcdUnknown, EtcdUnreachable
 from tests.fakes.etcd import FakeEtcd
 
 _T = TypeVar("_T")
 _CALL_S = 1.0
 _GRAIN_S = 0.05
+_LATE = 0.5
+_LATE_S = (0.5, 1.2, 3.0, 8.0)
 
 
 class Link:
@@ -27,6 +31,7 @@ class Link:
         # How late watches tell, and which share of what they should tell they lose.
         self.lag_s = 0.0
         self.deaf = 0.0
+        self._late = set[asyncio.Task[None]]()
         self._frozen_until = 0.0
         self._stalled_until = 0.0
 
@@ -69,12 +74,20 @@ class Link:
             raise EtcdUnreachable("no etcd member can be reached")
         await self.pass_through()
         if self.lost():
+            if self._chance.random() < _LATE:
+                # It hangs on its way: etcd carries it out when its sender has long given it up, or died.
+                self._late.add(asyncio.get_running_loop().create_task(self._carry_out_late(act), context=Context()))
             await self._silence()
         reply = await act()
         await self.pass_through()
         if self.lost():
             await self._silence()
         return reply
+
+    async def _carry_out_late(self, act: Callable[[], Awaitable[object]]) -> None:
+        await asyncio.sleep(self._chance.choice(_LATE_S))
+        with contextlib.suppress(EtcdRefused):
+            await act()
 
     async def _silence(self) -> None:
         await asyncio.sleep(_CALL_S)
