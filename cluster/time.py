@@ -129,6 +129,7 @@ class LedgerTime:
         self._rule = clock.keeper.rule
         self._doubt_revision = 0
         self._unread = 0
+        self._unheard_since: float | None = None
         self._watched_since: float | None = None
         self._watching = asyncio.Event()
         self._mine = False
@@ -244,7 +245,22 @@ class LedgerTime:
         if last is None or at - last.at < rule.advance_s + (0.0 if self._mine else rule.stand_in_s):
             return None
         peers = [one for one in sight.times.values() if one is not None]
+        if not peers and self._waits_for_peers(sight, at):
+            return None
         return keeper.advance(at, agreed(sight, rule.agree_ms), peers)
+
+    def _waits_for_peers(self, sight: Sight, at: float) -> bool:
+        """Return whether, after a long silence, a peer that lives is to be heard first.
+
+        If it was this node's monotonic clock that has leapt, all it has heard seems old to it, its peers' beats too.
+        They beat many times a second, and carry the time: one of the two is heard before this has passed.
+        """
+        if not self.keeper.alone(at) or all(one == self._node_id for one in sight.alive):
+            self._unheard_since = None
+            return False
+        if self._unheard_since is None:
+            self._unheard_since = at
+        return at - self._unheard_since < self._rule.silent_s
 
     async def _write(self, plan: Plan, at: float) -> None:
         """Write an instant that was right at monotonic `at`, if the ledger's is where it was heard to be."""

@@ -194,6 +194,10 @@ class TimeKeeper:
         self._told = max(self._told, estimate)
         return self._told
 
+    def alone(self, at: float) -> bool:
+        """Return whether nothing was heard of the ledger for so long that the peers are to be asked."""
+        return self.last is not None and at - self.last.at > self.rule.alone_s
+
     def known(self, at: float) -> bool:
         """Return whether `tell` would tell."""
         estimate = self.estimate(at)
@@ -212,7 +216,7 @@ class TimeKeeper:
         if own is None or last is None:
             return Plan(Act.WAIT)
         elapsed_ms = (at - last.at) * 1000
-        if elapsed_ms > self.rule.alone_s * 1000 and peers:
+        if self.alone(at) and peers:
             own = max(Ms(statistics.median_low([own, *peers])), last.instant)
         if walls is None:
             return Plan(Act.CARRY_ON, own, self.doubt)

@@ -351,3 +351,36 @@ async def test_a_garbled_time_ends_no_node_and_lets_nothing_happen_early(store: 
         assert abs(nodes.off_s("a")) < 0.5
         with pytest.raises(LedgerUnavailable):
             await registry.write(RegistryWrite(expect=[], put=[], not_before=Ms(nodes.truth() + 1000)))
+
+
+async def test_a_clock_that_leapt_and_so_thinks_its_peers_silent_takes_nobody_along(store: Store) -> None:
+    """After the leap all that was heard seems old, the peers' beats too, while the lease is renewed in a moment."""
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        nodes.machines["a"].jump(HOUR)
+        nodes.deaf.add("a")
+        await nodes.times["a"].look()
+        await nodes.pass_s(3)
+        instant, _ = await nodes.ledger()
+        assert instant is not None
+        assert instant <= nodes.truth()
+        assert [abs(nodes.off_s(name)) < 0.5 for name in "abc"] == [True] * 3
+
+
+async def test_where_peers_are_never_heard_the_time_goes_on_after_the_ledger_was_away(store: Store) -> None:
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        nodes.deaf |= set("abc")
+        for machine in nodes.machines.values():
+            machine.lease_good = False
+        await nodes.pass_s(60, step_s=1.0)
+        before, _ = await nodes.ledger()
+        for machine in nodes.machines.values():
+            machine.lease_good = True
+        await nodes.pass_s(10)
+        after, _ = await nodes.ledger()
+        assert before is not None
+        assert after is not None
+        assert 0 <= nodes.truth() - after <= 2000

@@ -51,6 +51,8 @@ class Machines:
         self.times: dict[str, LedgerTime] = {}
         self.clocks: dict[str, ClusterClock] = {}
         self.apart: set[str] = set()
+        # Nodes that hear no beat, and see by etcd alone who lives.
+        self.deaf: set[str] = set()
         self._hearing: dict[str, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -87,7 +89,7 @@ class Machines:
         self._hearing.pop(name).cancel()
 
     def _sight(self, name: str, wall: Ms) -> Sight:
-        near = [one for one in self.times if one != name and not {one, name} & self.apart]
+        near = [one for one in self.times if one != name and name not in self.deaf and not {one, name} & self.apart]
         return Sight(
             walls={name: wall, **{one: self.times[one].wall() for one in near}},
             times={one: self.times[one].estimate() for one in near},
