@@ -20,6 +20,7 @@ from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
 from cluster.config import PeersConfig
 from cluster.guard import LedgerGuard
 from cluster.ownership import Member
+from core.observe import told_now
 from core.ports.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class PeerWatch:
         self._following: dict[tuple[str, str], asyncio.Task[None]] = {}
         self._revoked: deque[float] = deque()
         self.revokes = 0
+        self._not_dialled = 0
         self._silent_s: dict[str, float] = {}
         self.heard: dict[str, Heard] = {}
 
@@ -153,6 +155,12 @@ class PeerWatch:
         except (grpc.aio.AioRpcError, TimeoutError) as error:
             if wait_s != _DIAL_S:
                 log.info("a peer's heartbeat broke", extra={"peer": node_id, "error": _named(error)})
+        except OSError as error:
+            # A certificate that is being replaced, or no descriptor left, which strangers can bring about:
+            # a reason not to hear this peer now, and no reason to end the node.
+            self._not_dialled += 1
+            if told_now(self._not_dialled):
+                log.warning("a peer cannot be dialled", extra={"peer": node_id, "error": str(error)})
 
     async def _take(self, node_id: str, beat: pb.HeartbeatResponse) -> None:
         last = self.heard.get(node_id)

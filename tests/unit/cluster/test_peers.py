@@ -15,7 +15,7 @@ from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 
 
-def _watch(etcd: FakeEtcd, clock: HandClock, **settings: int) -> PeerWatch:
+def _watch(etcd: FakeEtcd, clock: HandClock, **settings: int | Path) -> PeerWatch:
     config = PeersConfig(**settings)  # type: ignore[arg-type]
     return PeerWatch(cast("EtcdClient", etcd), config, clock, node_id="node-a", members=list)
 
@@ -87,3 +87,15 @@ def test_a_node_stands_aside_only_for_a_peer_that_serves_with_all_keys(
 def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         PeersConfig(**settings)  # type: ignore[arg-type]
+
+
+async def test_a_certificate_that_cannot_be_read_now_ends_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is being replaced, or a stranger's connections have taken every descriptor: the next dial may read it."""
+    watch = _watch(FakeEtcd(), HandClock(), ca=tmp_path / "ca", cert=tmp_path / "cert", key=tmp_path / "key")
+    for _ in range(100):
+        await watch._hear_once("node-b", "127.0.0.1:1")
+    assert watch.heard == {}
+    told = [one for one in caplog.records if one.message == "a peer cannot be dialled"]
+    assert 1 <= len(told) <= 7
