@@ -204,10 +204,11 @@ def _again(transaction_id: str) -> str:
 def _id_for(asked: Asked, book: CommandBook, *, given: str, new_id: bool, tls: Files) -> tuple[str, bool]:
     """Return the id to ask under, which is in the book, and whether it may have been asked under before."""
     mine = _open_of(asked, tls)
-    same = [one for one in book.open() if _key(one) == _key(mine)]
+    alike = [one for one in book.open() if _is_same(one, mine)]
+    same = [one for one in alike if one.cluster == mine.cluster]
     if given:
         known = book.find(given)
-        if known is not None and _key(known) != _key(mine):
+        if known is not None and not (_is_same(known, mine) and known.cluster == mine.cluster):
             text = f"--transaction-id {given}: open with other content: one payment, one id; leave it out"
             fail(text, code=EXIT_USAGE)
         if known is None:
@@ -217,6 +218,13 @@ def _id_for(asked: Asked, book: CommandBook, *, given: str, new_id: bool, tls: F
         text = f"transaction_id {same[0].transaction_id}: taken up, open since {same[0].at}; --new-id for a second one"
         errors.print(text, highlight=False, soft_wrap=True)
         return same[0].transaction_id, True
+    if alike and not new_id:
+        # An authority that was renewed, or another cluster: nobody here can tell, and a second id may be a second sale.
+        text = (
+            f"transaction_id {alike[0].transaction_id}: the same is open since {alike[0].at}, asked with another "
+            "--ca: give that one to take it up, or --new-id if this is another payment; nothing was asked"
+        )
+        fail(text, code=EXIT_USAGE)
     made = new_transaction_id()
     book.begin(_with_id(mine, made))
     text = f"transaction_id {made}: if no answer comes, the same command takes it up"
@@ -307,8 +315,10 @@ def _with_id(one: Open, transaction_id: str) -> Open:
     return replace(one, transaction_id=transaction_id)
 
 
-def _key(one: Open) -> tuple[object, ...]:
-    return one.command, one.caller, one.cluster, dict(one.content)
+def _is_same(one: Open, other: Open) -> bool:
+    """Return whether two ask for the same; a caller is known by any of its names, to which a new one may come."""
+    callers = one.caller == other.caller or not {*one.caller.split(", ")}.isdisjoint(other.caller.split(", "))
+    return callers and one.command == other.command and dict(one.content) == dict(other.content)
 
 
 def _caller(cert: Path) -> str:

@@ -15,7 +15,7 @@ from utrn_client.ids import FileSaleBook, Sale, make_transaction_id
 from utrn_client.verdict import judge_sale
 
 from app.cli import sales
-from app.cli.output import EXIT_NO_ANSWER
+from app.cli.output import EXIT_NO_ANSWER, EXIT_USAGE
 
 ROOT = Path(__file__).parents[3]
 NO_FILE = Path("none")
@@ -43,13 +43,13 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "book"
 
 
-def _sell(book: Path, tell: Callable[[Any], None] = lambda _: None) -> int:
+def _sell(book: Path, tell: Callable[[Any], None] = lambda _: None, *, new_id: bool = False) -> int:
     """Sell as `utrn topup` does; return its exit code."""
     asked = sales.Asked(command="topup", service="TopUpService", method="TopUp", content={}, judge=judge_sale)
     try:
         sales.carry_out(
             asked, lambda transaction_id, repeat: pb.TopUpRequest(transaction_id=transaction_id, repeat=repeat), tell,
-            given="", new_id=False, sales=book, target="", tls=(NO_FILE, NO_FILE, NO_FILE),
+            given="", new_id=new_id, sales=book, target="", tls=(NO_FILE, NO_FILE, NO_FILE),
         )  # fmt: skip
     except typer.Exit as end:
         return end.exit_code
@@ -79,6 +79,24 @@ def test_a_sale_whose_end_cannot_be_written_is_no_refusal(book: Path, monkeypatc
         monkeypatch.setattr(BookFile, "append", _raises(BookNotWritten("the disk is full")))
 
     assert _sell(book, full) == EXIT_NO_ANSWER
+
+
+def test_the_same_under_a_renewed_authority_is_not_sold_a_second_time_unasked(
+    book: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def ask(_service: str, _method: str, request: pb.TopUpRequest, *_: object) -> None:
+        asked.append(request.transaction_id)
+        raise RuntimeError("no answer")
+
+    monkeypatch.setattr(sales, "request_of", ask)
+    assert (_sell(book), _open(book)) == (EXIT_NO_ANSWER, 1)
+    monkeypatch.setattr(sales, "_caller", lambda _: "spiffe://psp-new, spiffe://psp")
+    assert (_sell(book), _open(book), len(set(asked))) == (EXIT_NO_ANSWER, 1, 1)
+    monkeypatch.setattr(sales, "_cluster", lambda _: "another")
+    assert (_sell(book), _open(book), len(asked)) == (EXIT_USAGE, 1, 2)
+    assert (_sell(book, new_id=True), _open(book), len(set(asked))) == (EXIT_NO_ANSWER, 2, 2)
 
 
 def test_sigterm_ends_a_command_with_its_own_code(book: Path) -> None:
