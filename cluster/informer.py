@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 _RETRY_AFTER_S = 0.1
 # How long a watch may be behind without having lost anything.
 _GRACE_S = 2.0
+# Longer than a watch may be behind: it is cut after a few seconds without a sign of life.
+_GONE_KEPT_S = 60.0
+_NOT_GONE = (0, 0.0)
 # About two milliseconds of work, at most, before others have their turn.
 _AT_ONCE = 2_000
 _PAGE_PAUSE_S = 0.05
@@ -98,8 +101,8 @@ class Informer:
         self._compare_s = compare_s
         self._told = told
         self._parts: Sequence[bytes] = ()
-        # Since when a key is gone: what was read or heard of it before must not bring it back.
-        self._gone: dict[bytes, int] = {}
+        # Since which revision a key is gone, and when that was heard: what is older must not bring it back.
+        self._gone: dict[bytes, tuple[int, float]] = {}
         self._comparing = False
         self._listings = 0
         self._healed = 0
@@ -155,11 +158,11 @@ class Informer:
         """Take in one change; return False if what is known is as new."""
         part = self._part(kv.key)
         there = self._replica.revision_of(part, name_of(kv.key, part))
-        if kv.mod_revision <= max(there, self._gone.get(kv.key, 0)):
+        if kv.mod_revision <= max(there, self._gone.get(kv.key, _NOT_GONE)[0]):
             return False
         if gone:
             if self._told or self._comparing:
-                self._gone[kv.key] = kv.mod_revision
+                self._gone[kv.key] = (kv.mod_revision, asyncio.get_running_loop().time())
             self._replica.remove(kv.key, kv.mod_revision)
         else:
             self._replica.put(kv)
@@ -182,7 +185,6 @@ class Informer:
             Compacted, EtcdUnreachable: it could not be compared to the end.
         """
         listing, self._comparing = self._listings, True
-        before = set(self._gone)
         try:
             suspects = [key for part in self._parts for key in await self._differing(part)]
             healed = 0
@@ -193,8 +195,10 @@ class Informer:
         finally:
             self._comparing = False
         self._compared_at = asyncio.get_running_loop().time()
-        for key in before:
-            self._gone.pop(key, None)
+        # A watch may still be behind what was told or healed, and bring what was there before it.
+        old = self._compared_at - _GONE_KEPT_S
+        for key in [key for key, (_, heard_at) in self._gone.items() if heard_at < old]:
+            del self._gone[key]
         return healed
 
     async def _differing(self, part: bytes) -> list[bytes]:

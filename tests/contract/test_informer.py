@@ -134,6 +134,19 @@ async def test_the_registry_s_copy_is_healed(store: Store) -> None:
         assert registry.state.healed == 3
 
 
+class SlowClient(LosingClient):
+    """Its watches tell nothing before a gate is open."""
+
+    def __init__(self, client: EtcdClient, gate: asyncio.Event) -> None:
+        super().__init__(client, lambda _: False)
+        self._gate = gate
+
+    async def watch(self, prefix: bytes, after_revision: int) -> AsyncIterator[pb.WatchResponse]:
+        async for reply in super().watch(prefix, after_revision):
+            await self._gate.wait()
+            yield reply
+
+
 async def _put(store: Store, record: object) -> None:
     keys = Keys(store.config.prefix)
     put = ops.put(keys.record(*name_of(record)), value_of(record))  # type: ignore[arg-type]
@@ -155,16 +168,25 @@ async def test_a_small_prefix_is_healed_and_its_own_newer_write_is_not_undone(st
         assert mirror.state.healed == 1
 
 
+async def test_a_watch_that_is_behind_a_comparison_brings_nothing_back_that_is_gone(store: Store) -> None:
+    prefix, gate = f"{store.config.prefix}back/".encode(), asyncio.Event()
+    client, told = SlowClient(store.client, gate), list[set[str]]()
+    mirror = MirroredPrefix(cast("EtcdClient", client), prefix, lambda: told.append(set(mirror.keys)))
+    async with running(mirror.run()):
+        assert await until(lambda: mirror.ready)
+        await store.client.txn(pb.TxnRequest(success=[ops.put(prefix + b"a", b"1")]))
+        reply = await store.client.txn(pb.TxnRequest(success=[ops.delete(prefix + b"a")]))
+        mirror.apply(pb.KeyValue(key=prefix + b"a", mod_revision=reply.header.revision), gone=True)
+        assert await mirror._informer.compare() == 0
+        gate.set()
+        await store.client.txn(pb.TxnRequest(success=[ops.put(prefix + b"b", b"2")]))
+        assert await until(lambda: "b" in mirror.keys)
+        assert not any("a" in keys for keys in told), "what this node has deleted itself is never there again"
+
+
 async def test_a_watch_that_is_only_behind_counts_as_healed_nothing(store: Store) -> None:
     prefix, gate = f"{store.config.prefix}behind/".encode(), asyncio.Event()
-
-    class Slow(LosingClient):
-        async def watch(self, prefix: bytes, after_revision: int) -> AsyncIterator[pb.WatchResponse]:
-            async for reply in super().watch(prefix, after_revision):
-                await gate.wait()
-                yield reply
-
-    client = Slow(store.client, lambda _: False)
+    client = SlowClient(store.client, gate)
     mirror = MirroredPrefix(cast("EtcdClient", client), prefix, lambda: None)
     async with running(mirror.run()):
         assert await until(lambda: mirror.ready)

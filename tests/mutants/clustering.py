@@ -64,8 +64,8 @@ CLUSTERING = (
     Mutant(
         name="older-news-overwrites-newer",
         file="cluster/informer.py",
-        old="        if kv.mod_revision <= max(there, self._gone.get(kv.key, 0)):\n            return False\n",
-        new="        if kv.mod_revision <= self._gone.get(kv.key, 0):\n            return False\n",
+        old="        if kv.mod_revision <= max(there, self._gone.get(kv.key, _NOT_GONE)[0]):\n",
+        new="        if kv.mod_revision <= self._gone.get(kv.key, _NOT_GONE)[0]:\n",
         killer="tests/contract/test_informer.py",
         why="a copy goes back to what was true before",
     ),
