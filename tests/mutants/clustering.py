@@ -38,12 +38,12 @@ CLUSTERING = (
         why="a node renews for ever what etcd has ended, and never owns anything again",
     ),
     Mutant(
-        name="good-again-tells-nobody",
+        name="shard-that-is-lost-is-not-told",
         file="cluster/ownership.py",
-        old="            self._moved.set()\n            if self._announced",
-        new="            if self._announced",
+        old="                    del told[shard]\n                    yield Lost(shard)\n",
+        new="                    del told[shard]\n",
         killer=_OWNERS,
-        why="after a pause a node owns its shards and delivers nothing",
+        why="a node goes on with what it has lost, until the ledger refuses each write",
     ),
     Mutant(
         name="compacted-watch-is-not-begun-anew",

@@ -204,7 +204,7 @@ DELIVERIES = (
         file="core/domain/token.py",
         old="    return last_issued - counter < COUNTER_CACHE\n",
         new="    return last_issued - counter < COUNTER_CACHE * COUNTER_CACHE\n",
-        killer=60,
+        killer="tests/unit/core/test_duplicate.py",
         why="a code that its meter has forgotten is told to be credited, and never was",
     ),
     Mutant(

@@ -187,7 +187,8 @@ class SimWan:
 
     def lie(self, originator_id: str, meter_id: str, last_issued: int) -> None:
         """Tell what is not so: of a counter that nobody has issued, or of a message that nobody has sent."""
-        counter = self._chance.choice((COUNTER_MAX, last_issued + 1, last_issued + self._chance.randint(2, 1000)))
+        # So far ahead that it is never issued: of the next one, heard late, nobody could tell a lie from the truth.
+        counter = self._chance.choice((COUNTER_MAX, last_issued + self._chance.randint(500, 5000)))
         never_sent = f"{originator_id}:{meter_id}:{counter << 32}"
         match self._chance.randrange(4):
             case 0:

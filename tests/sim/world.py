@@ -73,7 +73,7 @@ _HEAL_S = 120.0
 _RECORDED_WITHIN_S = 10.0
 _DELIVERED_WITHIN_S = 20.0
 # How many runs have a meter that gets more codes than it remembers.
-_BUSY = 0.05
+_BUSY = 0.08
 _CONFIG = EtcdConfig(endpoints=("sim:1",), shards=6, prefix="sim/", resolve_timeout_ms=3000, compare_registry_s=5.0)
 _FLOW = FlowConfig(hot_window_days=1, counter_cache_max=1000, recent_answers_max=50)
 _DELIVERY = DeliveryConfig(
