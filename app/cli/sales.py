@@ -164,21 +164,20 @@ def carry_out(
 
     check_target(target)
     check_certificates(*tls)
-    with closing(CommandBook(sales or default_book())) as book:
+    with _no_refusal_by_accident(), closing(CommandBook(sales or default_book())) as book:
         transaction_id, repeat = _id_for(asked, book, given=given, new_id=new_id, tls=tls)
-        with _no_refusal_by_accident(transaction_id):
-            try:
-                reply = request_of(asked.service, asked.method, request(transaction_id, repeat), target, tls)
-            except grpc.aio.AioRpcError as error:
-                _end_without(asked, error, book, transaction_id, repeat=repeat)
-            tell(reply)
-            # Nothing may be left in a buffer: what is closed here is not told again.
-            console.file.flush()
-            book.end(transaction_id, "done")
+        try:
+            reply = request_of(asked.service, asked.method, request(transaction_id, repeat), target, tls)
+        except grpc.aio.AioRpcError as error:
+            _end_without(asked, error, book, transaction_id, repeat=repeat)
+        tell(reply)
+        # Nothing may be left in a buffer: what is closed here is not told again.
+        console.file.flush()
+        book.end(transaction_id, "done")
 
 
 @contextmanager
-def _no_refusal_by_accident(transaction_id: str) -> Iterator[None]:
+def _no_refusal_by_accident() -> Iterator[None]:
     """Have whatever ends the command otherwise than by its own word end it as "nobody knows".
 
     A closed pipe, Ctrl-C and a mistake of this program would end it with 1, as a final refusal does.
@@ -192,13 +191,13 @@ def _no_refusal_by_accident(transaction_id: str) -> Iterator[None]:
             raise
         # The screen may be what is gone.
         with suppress(OSError, SystemExit):
-            told_of = f"{type(error).__name__}: {error}; {_again(transaction_id)}"
+            told_of = f"{type(error).__name__}: {error}; {_again('what was asked for')}"
             errors.print(told_of, style="red", highlight=False, soft_wrap=True)
         raise typer.Exit(EXIT_NO_ANSWER) from error
 
 
-def _again(transaction_id: str) -> str:
-    return f"{transaction_id} stays open, it may have been done: repeat the same command, which takes it up"
+def _again(what: str) -> str:
+    return f"{what} stays open, it may have been done: repeat the same command, which takes it up"
 
 
 def _id_for(asked: Asked, book: CommandBook, *, given: str, new_id: bool, tls: Files) -> tuple[str, bool]:

@@ -81,6 +81,17 @@ def test_a_sale_whose_end_cannot_be_written_is_no_refusal(book: Path, monkeypatc
     assert _sell(book, full) == EXIT_NO_ANSWER
 
 
+@pytest.mark.parametrize("part", ["_caller", "new_transaction_id", "CommandBook"])
+def test_a_command_that_breaks_before_it_asks_does_not_end_as_refused(
+    book: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """What is open in the book may be this very sale, asked for before."""
+    with monkeypatch.context() as broken:
+        broken.setattr(sales, part, _raises(RuntimeError("no home directory")))
+        assert _sell(book) == EXIT_NO_ANSWER
+    assert (_sell(book), _open(book)) == (0, 0)
+
+
 def test_the_same_under_a_renewed_authority_is_not_sold_a_second_time_unasked(
     book: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
