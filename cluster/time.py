@@ -7,7 +7,7 @@ the others' instant before its own idea of the time can count.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, NoReturn
@@ -242,20 +242,20 @@ class LedgerTime:
         if not keeper.established:
             watched_s = at - (self._watched_since or at)
             return start(rule, sight, keeper.estimate(at), me=self._node_id, watched_s=watched_s)
-        if last is None or at - last.at < rule.advance_s + (0.0 if self._mine else rule.stand_in_s):
-            return None
         peers = [one for one in sight.times.values() if one is not None]
-        if not peers and self._waits_for_peers(sight, at):
+        if self._waits_for_peers(sight, peers, at):
+            return None
+        if last is None or at - last.at < rule.advance_s + (0.0 if self._mine else rule.stand_in_s):
             return None
         return keeper.advance(at, agreed(sight, rule.agree_ms), peers)
 
-    def _waits_for_peers(self, sight: Sight, at: float) -> bool:
+    def _waits_for_peers(self, sight: Sight, peers: Sequence[Ms], at: float) -> bool:
         """Return whether, after a long silence, a peer that lives is to be heard first.
 
         If it was this node's monotonic clock that has leapt, all it has heard seems old to it, its peers' beats too.
         They beat many times a second, and carry the time: one of the two is heard before this has passed.
         """
-        if not self.keeper.alone(at) or all(one == self._node_id for one in sight.alive):
+        if peers or not self.keeper.alone(at) or all(one == self._node_id for one in sight.alive):
             self._unheard_since = None
             return False
         if self._unheard_since is None:

@@ -358,14 +358,17 @@ async def test_a_clock_that_leapt_and_so_thinks_its_peers_silent_takes_nobody_al
     nodes = Machines(store)
     async with nodes.running():
         await begun(nodes)
-        nodes.machines["a"].jump(HOUR)
-        nodes.deaf.add("a")
-        await nodes.times["a"].look()
-        await nodes.pass_s(3)
-        instant, _ = await nodes.ledger()
-        assert instant is not None
-        assert instant <= nodes.truth()
-        assert [abs(nodes.off_s(name)) < 0.5 for name in "abc"] == [True] * 3
+        for _ in range(2):
+            # The second time as well: how long it has waited is counted anew.
+            nodes.machines["a"].jump(HOUR)
+            nodes.deaf.add("a")
+            await nodes.times["a"].look()
+            nodes.deaf.discard("a")
+            await nodes.pass_s(3)
+            instant, _ = await nodes.ledger()
+            assert instant is not None
+            assert instant <= nodes.truth()
+            assert [abs(nodes.off_s(name)) < 0.5 for name in "abc"] == [True] * 3
 
 
 async def test_where_peers_are_never_heard_the_time_goes_on_after_the_ledger_was_away(store: Store) -> None:
