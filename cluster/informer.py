@@ -104,6 +104,7 @@ class Informer:
         # Since which revision a key is gone, and when that was heard: what is older must not bring it back.
         self._gone: dict[bytes, tuple[int, float]] = {}
         self._comparing = False
+        self._listing = False
         self._listings = 0
         self._healed = 0
         self._revision = 0
@@ -143,11 +144,13 @@ class Informer:
     async def _list(self) -> int:
         revision = 0
         self._listings += 1
+        self._listing = True
         self._replica.begin()
         async for page, revision in self._client.pages(self._prefix):  # noqa: B007  # the last one is what is returned
             for kv in page:
                 self.take(kv, gone=False)
         self._replica.listed(revision)
+        self._listing = False
         self._parts = self._replica.parts()
         self._revision = max(self._revision, revision)
         self._compared_at = asyncio.get_running_loop().time()
@@ -184,6 +187,9 @@ class Informer:
         Raises:
             Compacted, EtcdUnreachable: it could not be compared to the end.
         """
+        if self._listing:
+            # It is being read anew as it is: what is not read yet would all look missed.
+            return 0
         listing, self._comparing = self._listings, True
         try:
             suspects = [key for part in self._parts for key in await self._differing(part)]

@@ -1,7 +1,7 @@
 """What a watch has lost is found by comparison and healed, over the fake and a real etcd; without it, never."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import cast
@@ -10,7 +10,7 @@ import pytest
 from etcdpb import rpc_pb2 as pb
 
 from cluster import informer, ops
-from cluster.client import EtcdClient
+from cluster.client import Compacted, EtcdClient
 from cluster.keys import Keys
 from cluster.ledger import EtcdLedger
 from cluster.mirror import MirroredPrefix
@@ -182,6 +182,41 @@ async def test_a_watch_that_is_behind_a_comparison_brings_nothing_back_that_is_g
         await store.client.txn(pb.TxnRequest(success=[ops.put(prefix + b"b", b"2")]))
         assert await until(lambda: "b" in mirror.keys)
         assert not any("a" in keys for keys in told), "what this node has deleted itself is never there again"
+
+
+async def test_what_a_new_listing_has_not_read_yet_is_not_called_missed(store: Store) -> None:
+    prefix, gate, cut = f"{store.config.prefix}anew/".encode(), asyncio.Event(), asyncio.Event()
+
+    class Anew(LosingClient):
+        listings = 0
+
+        async def pages(
+            self, prefix: bytes, *, page: int = 25_000, keys_only: bool = False
+        ) -> AsyncIterator[tuple[Sequence[pb.KeyValue], int]]:
+            self.listings += not keys_only
+            if self.listings == 2 and not keys_only:
+                await gate.wait()
+            async for one in store.client.pages(prefix, page=page, keys_only=keys_only):
+                yield one
+
+        async def watch(self, prefix: bytes, after_revision: int) -> AsyncIterator[pb.WatchResponse]:
+            if self.listings == 1:
+                await cut.wait()
+                raise Compacted
+            async for reply in super().watch(prefix, after_revision):
+                yield reply
+
+    client = Anew(store.client, lambda _: False)
+    await store.client.txn(pb.TxnRequest(success=[ops.put(prefix + b"a", b"1")]))
+    mirror = MirroredPrefix(cast("EtcdClient", client), prefix, lambda: None)
+    async with running(mirror.run()):
+        assert await until(lambda: mirror.ready)
+        cut.set()
+        assert await until(lambda: client.listings == 2)
+        assert await mirror._informer.compare() == 0
+        gate.set()
+        assert await until(lambda: mirror._informer._listings == 2 and not mirror._informer._listing)
+        assert (set(mirror.keys), mirror.state.healed) == ({"a"}, 0)
 
 
 async def test_a_watch_that_is_only_behind_counts_as_healed_nothing(store: Store) -> None:
