@@ -24,6 +24,8 @@ class AuditResult:
 
     `lost`: applied by the ledger, not credited by the meter. `credited_twice`: credits beyond the first of one code.
     `findings`: a sentence for each broken promise; empty if all is well. `uncredited`: codes no meter has credited.
+    Every vend is counted once among `applied`, `refused`, `enter_by_hand`, `open_cases`, `owed` and `not_requested`: of
+    the last nobody has asked for the second step.
     """
 
     vends: int = 0
@@ -40,6 +42,8 @@ class AuditResult:
     not_credited_pence: int = 0
     refused: dict[str, int] = field(default_factory=dict)
     enter_by_hand: int = 0
+    not_requested: int = 0
+    open_cases: int = 0
     findings: list[str] = field(default_factory=list)
     uncredited: set[CodeKey] = field(default_factory=set)
 
@@ -126,6 +130,10 @@ def _count_vend(result: AuditResult, vend: Vend) -> None:
         result.refused = dict(Counter(result.refused) + Counter({reason: 1}))
     elif state is DeliveryState.ENTER_BY_HAND:
         result.enter_by_hand += 1
+    elif state is DeliveryState.NOT_REQUESTED:
+        result.not_requested += 1
+    elif state is DeliveryState.NEEDS_CHECK:
+        result.open_cases += 1
     elif vend.delivery.owed:
         result.owed += 1
 

@@ -270,6 +270,8 @@ class _Demo:
             "credited_by_keypad": audit.credited_by_keypad,
             "refused": audit.refused,
             "enter_by_hand": audit.enter_by_hand,
+            "not_requested": audit.not_requested,
+            "open_cases": audit.open_cases,
             "owed": audit.owed,
             "duplicates_refused_by_meters": meters.get("duplicate", 0),
             "taken_pence": sum(one.plan.amount_pence for one in self._sold if one.utrn),

@@ -252,6 +252,7 @@ def _view_of_cluster(
         beat=beat,
         owed=delivery.owed_by_shard,
         ledger_problems=lambda: base.problems,
+        ledger_full=lambda: base.space.full,
         keeper=time,
     )
 

@@ -28,6 +28,7 @@ _KEEP_EVERY_S = 1.0
 # How long a raft term may be behind one that was heard of: elections take no longer.
 _TERM_PATIENCE_S = 5.0
 _SAY_AGAIN_S = 30.0
+_PAGE = "docs/runbooks/ledger-identity.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,8 +94,9 @@ class LedgerWatch:
     def problems(self) -> list[str]:
         """What an operator should know of the ledger's identity and the agreed settings."""
         if self._guard.lost:
-            return [f"{self._guard.lost}: nothing is issued or delivered; docs/runbooks/ledger-identity.md"]
-        return [*self._differing, *([] if self._proven else ["this node has not looked at its ledger yet"])]
+            return [f"{self._guard.lost}: nothing is issued or delivered; {_PAGE}"]
+        differing = [f"{one}: {_PAGE}" for one in self._differing]
+        return [*differing, *([] if self._proven else ["this node has not looked at its ledger yet: ask again"])]
 
     async def run(self) -> NoReturn:  # type: ignore[misc]  # a task group whose tasks never end
         """Prove, then watch, for ever.
@@ -121,7 +123,7 @@ class LedgerWatch:
             why = unfit(self._keys, seen, known)
             differing = [] if why else differences(self._settings, seen.settings)
             if why or differing:
-                raise LedgerUnfit(why or "; ".join(differing))
+                raise LedgerUnfit(why or f"{'; '.join(differing)}; see {_PAGE}")
             self._take(seen, known)
         except Unreadable as error:
             raise LedgerUnfit(f"config/ledger or config/agreed cannot be understood: {error}") from error

@@ -48,6 +48,7 @@ class EtcdCluster:
     owed: Callable[[], Mapping[int, int]]
     keeper: LedgerTime
     ledger_problems: Callable[[], Sequence[str]] = tuple
+    ledger_full: Callable[[], bool] = lambda: False
 
     async def status(self) -> ClusterStatus:
         """Return what is now; without etcd, what was last known, and that etcd does not answer."""
@@ -81,6 +82,7 @@ class EtcdCluster:
             reading=not self.ownership.seen,
             time=self.time(),
             ledger_problems=tuple(self.ledger_problems()),
+            ledger_full=self.ledger_full(),
         )
 
     def time(self) -> TimeStatus:

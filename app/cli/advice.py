@@ -41,7 +41,7 @@ ADVICE: Final[Mapping[str, str]] = {
     "NODE_UNKNOWN": "see which nodes there are: utrn cluster status",
     "LAST_NODE": "bring another node into service first",
     "CLOCKS_DISAGREE": "docs/runbooks/clock.md",
-    "NODE_ALIVE": "stop the node first: docs/runbooks/node-lost.md",
+    "NODE_ALIVE": "do that first: docs/runbooks/node-lost.md, head-end.md",
     "PARTICIPANT_UNKNOWN": "check the name: utrn supplier list",
     "SUPPLIER_INACTIVE": "take no money; the supplier asks an operator: utrn supplier resume",
     "METER_IN_CREDIT_MODE": "take no money; the supplier can change it: utrn meter set --mode prepayment",

@@ -143,7 +143,7 @@ def _sell(command: str, method: str, sale: _Sale, how: _How) -> None:
     kind = pb.TopUpRequest if method == "TopUp" else pb.IssueUtrnRequest
     pence, channel = pence_of(sale.amount), _channel(sale.channel)
     content: dict[str, str | int] = {"pan": sale.pan, "amount_pence": pence, "channel": channel}
-    asked = Asked(command=command, service="TopUpService", method=method, content=content, judge=judge_sale)
+    asked = Asked(command=command, service="TopUpService", method=method, content=content, judge=judge_sale, paid=True)
 
     def request(one: str, repeat: bool) -> "pb.TopUpRequest | pb.IssueUtrnRequest":  # as the book calls it
         return kind(transaction_id=one, pan=sale.pan, amount_pence=pence, channel=channel, repeat=repeat)

@@ -14,12 +14,14 @@ EXIT_MISSING = 3
 EXIT_NO_SERVICE = 4
 
 # What can keep a node from serving (core/api/health.py), and where it is explained.
-_PAGES = {
-    "hsm": "hsm",
-    "ledger": "partition",
-    "time": "clock",
-    "ledger-identity": "ledger-identity",
-    "agreed": "ledger-identity",
+_EXPLAINED = {
+    "hsm": "docs/runbooks/hsm.md",
+    "keys": "docs/runbooks/hsm.md",
+    "ledger": "docs/runbooks/partition.md",
+    "time": "docs/runbooks/clock.md",
+    "ledger-identity": "docs/runbooks/ledger-identity.md",
+    "agreed": "docs/runbooks/ledger-identity.md",
+    "registry": "it is still being read: wait",
 }
 
 
@@ -57,7 +59,7 @@ def _service(found: "pb.GetClusterStatusResponse") -> Iterator[Problem]:
             no_service=True,
         )
     for sentence in found.ledger_problems:
-        yield Problem(f"{found.asked_node_id}: {sentence}")
+        yield Problem(f"{found.asked_node_id}: {sentence}", no_service=found.ledger_full)
     if found.reading:
         yield Problem(f"{found.asked_node_id} has not read yet who should be there: ask again, or another node")
 
@@ -82,11 +84,9 @@ def _nodes(found: "pb.GetClusterStatusResponse") -> Iterator[Problem]:
 
 def _why(node: "pb.Node") -> str:
     named = [
-        f"{name} (docs/runbooks/{_PAGES[name]}.md)" if name in _PAGES else name
-        for name in node.failing
-        if name != "drained"
+        f"{name} ({_EXPLAINED[name]})" if name in _EXPLAINED else name for name in node.failing if name != "drained"
     ]
-    return ", ".join(named) or "it does not say why"
+    return ", ".join(named) or "it does not say why: look at its log"
 
 
 def _shards(found: "pb.GetClusterStatusResponse") -> Iterator[Problem]:
@@ -103,22 +103,28 @@ def _members(found: "pb.GetClusterStatusResponse") -> Iterator[Problem]:
             yield Problem(f"etcd member {one.endpoint} answers, and knows no leader: docs/runbooks/etcd-quorum.md")
         for error in one.errors:
             if one.healthy:
-                yield Problem(f"etcd member {one.endpoint} says: {error}: docs/runbooks/etcd-member.md")
+                yield Problem(f"etcd member {one.endpoint} says: {error}: docs/runbooks/{_page_of(error)}.md")
     if found.revision and not any(one.leader for one in found.etcd_members):
         yield Problem("no etcd member that is configured here leads: docs/runbooks/etcd-member.md")
 
 
+def _page_of(error: str) -> str:
+    return "etcd-space" if "NOSPACE" in error or "space" in error else "etcd-member"
+
+
 def _head_ends(found: "pb.GetClusterStatusResponse") -> Iterator[Problem]:
+    page = "docs/runbooks/head-end.md"
     for one in found.head_ends:
         if not one.configured_at:
-            yield Problem(f"no node is configured with head end {one.name}: docs/runbooks/head-end.md")
+            yield Problem(f"no node is configured with head end {one.name}: {page}")
         elif one.missing_at:
-            yield Problem(f"head end {one.name} is not configured at {', '.join(one.missing_at)}")
+            yield Problem(f"head end {one.name} is not configured at {', '.join(one.missing_at)}: {page}")
         if unreached := unreached_by(one):
-            yield Problem(f"head end {one.name} is not reached by {', '.join(unreached)}: docs/runbooks/head-end.md")
+            yield Problem(f"head end {one.name} is not reached by {', '.join(unreached)}: {page}")
         if one.parked:
             minutes = one.oldest_parked_ms / 60_000
-            yield Problem(f"{one.parked} deliveries wait for head end {one.name}, the oldest for {minutes:.0f} min")
+            wait = "1 delivery waits" if one.parked == 1 else f"{one.parked} deliveries wait"
+            yield Problem(f"{wait} for head end {one.name}, the oldest for {minutes:.0f} min: {page}")
 
 
 def unreached_by(one: "pb.HeadEnd") -> list[str]:

@@ -51,6 +51,9 @@ def accept_time(
     if as_json:
         print_json({"done": reply.done, "seconds": reply.seconds, "changes_due": reply.changes_due})
         return
+    if not reply.seconds and not reply.done:
+        console.print("cluster time and the wall clocks agree: there is nothing to set", highlight=False)
+        return
     how = "forward at once" if reply.seconds >= 0 else "back, by running at half its speed"
     word = "is set" if reply.done else "would be set"
     due = "1000 or more" if reply.changes_due >= 1000 else str(reply.changes_due)
@@ -84,7 +87,7 @@ def time_problems(found: "pb.GetClusterStatusResponse") -> list[str]:
     now, page = found.time, "docs/runbooks/clock.md"
     problems = []
     if now.clocks_agree and abs(now.clocks_off_ms) > _OFF_MS:
-        problems.append(f"the wall clocks are {_off(now.clocks_off_ms / 1000)} cluster time: {page}")
+        problems.append(f"the wall clocks are {_off(now.clocks_off_ms / 1000)}: {page}")
     if now.doubt:
         problems.append(f"cluster time may be wrong ({now.doubt}): {page}")
     for node in found.nodes:
@@ -94,4 +97,4 @@ def time_problems(found: "pb.GetClusterStatusResponse") -> list[str]:
 
 
 def _off(seconds: float) -> str:
-    return f"{abs(seconds):.1f} s {'ahead' if seconds >= 0 else 'behind'}"
+    return f"{abs(seconds):.1f} s {'ahead of' if seconds >= 0 else 'behind'} cluster time"

@@ -53,6 +53,8 @@ def _show(result: "DemoResult") -> None:
             ("credited at meters", f"{figures['credited']} ({figures['credited_by_keypad']} by keypad)"),
             ("refused by meters", reasons(figures["refused"])),
             ("to be entered by hand", f"{figures['enter_by_hand']}, and entered"),
+            ("never asked to be sent", f"{figures['not_requested']}, in two steps"),
+            ("open cases", figures["open_cases"]),
             ("still owed", figures["owed"]),
             ("duplicates refused by meters", figures["duplicates_refused_by_meters"]),
             (

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -71,7 +71,7 @@ def show(config: _Config, as_json: _Json = False) -> None:
     """Show the ledger's identity, the agreed settings, and what this node knew of it. Exit code 1 if they differ."""
     from cluster.identity import differences, unfit
 
-    async def work(bench: _Bench) -> tuple[dict[str, object], list[str]]:
+    async def work(bench: _Bench) -> tuple[dict[str, Any], list[str]]:
         why = unfit(bench.keys, bench.seen, bench.known)
         settings = {} if bench.seen.agreed is None else dict(bench.seen.settings)
         problems = [why] if why else differences(bench.settings, settings)
@@ -91,10 +91,11 @@ def show(config: _Config, as_json: _Json = False) -> None:
     if as_json:
         print_json({**found, "problems": problems})
     else:
-        for name, value in found.items():
+        agreed = found.pop("agreed")
+        for name, value in {**found, **{f"agreed {name}": value for name, value in sorted(agreed.items())}}.items():
             console.print(f"{name}: {value}", highlight=False, soft_wrap=True)
     if problems:
-        fail("\n".join(problems))
+        fail("\n".join([*problems, "see docs/runbooks/ledger-identity.md"]))
 
 
 @app.command("agree")
@@ -122,8 +123,11 @@ def agree(config: _Config) -> None:
             await write(bench.client, bench.keys, bench.settings, SystemClock().now(), seen=bench.seen)
         return changed
 
-    for one in _run(config, work) or ["nothing differs"]:
+    changed = _run(config, work)
+    for one in changed or ["nothing differs"]:
         console.print(one, highlight=False, soft_wrap=True)
+    if changed:
+        console.print("agreed: restart every node, with this configuration; one that differs serves nothing until then")
 
 
 @app.command("accept")

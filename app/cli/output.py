@@ -15,6 +15,7 @@ EXIT_USAGE = 2
 # Nobody knows yet whether it was done; the same command asks again.
 EXIT_NO_ANSWER = 75
 EXIT_TERMINATED = 143
+_PIPE_COLUMNS = 10_000
 
 # What is printed are names and ids of others: nothing in them is mark-up.
 console = Console(markup=False, emoji=False)
@@ -34,7 +35,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    # In a pipe a row is one line, however long.
+    wide = Console(file=console.file, markup=False, emoji=False, width=_PIPE_COLUMNS)
+    wide.print(table)
 
 
 def fail(message: str, *, code: int = EXIT_FAILED) -> NoReturn:

@@ -17,7 +17,7 @@ import typer
 
 from app.cli.asking import check_certificates, check_target, told
 from app.cli.market import Files, request_of
-from app.cli.output import EXIT_FAILED, EXIT_NO_ANSWER, EXIT_USAGE, console, errors, fail, print_json, print_table
+from app.cli.output import EXIT_FAILED, EXIT_NO_ANSWER, EXIT_USAGE, console, errors, fail, print_json
 
 if TYPE_CHECKING:
     import grpc
@@ -55,6 +55,7 @@ class Asked:
         method: Of the service.
         content: What makes it the same payment; no code in it.
         judge: What a failure says of it: a sale's rule, or that of a request without a payment.
+        paid: A consumer paid for it: a final refusal means that the money may go back.
     """
 
     command: str
@@ -62,6 +63,7 @@ class Asked:
     method: str
     content: Mapping[str, str | int]
     judge: "Judge"
+    paid: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +243,8 @@ def _end_without(
     verdict = asked.judge(failure, repeat=repeat)
     if verdict is Verdict.NOT_SOLD:
         book.end(transaction_id, failure.reason)
-        fail(told(error))
+        money = ": not sold, the money may go back" if asked.paid else ""
+        fail(f"{told(error)}; {transaction_id} is closed as refused{money}")
     again = _again(transaction_id)
     if verdict is Verdict.ASK_OPERATOR:
         fail(f"{told(error)}; {again}", code=EXIT_NO_ANSWER)
@@ -277,8 +280,13 @@ def list_open(
     if as_json:
         print_json({"open": [{**{name: getattr(one, name) for name in Open.__slots__}} for one in found]})
         return
-    rows = [(one.transaction_id, one.command, _what(one), one.caller, one.at) for one in found]
-    print_table("Open", ("transaction id", "command", "what", "caller", "since"), rows)
+    for one in found:
+        console.print(f"{one.transaction_id}  {one.command}, open since {one.at}", highlight=False, soft_wrap=True)
+        console.print(f"  {_what(one)}; as {one.caller}", highlight=False, soft_wrap=True)
+    if found:
+        console.print("The same command, or --transaction-id, takes one up; no money back before.", soft_wrap=True)
+    else:
+        console.print("Nothing is open.")
 
 
 @app.command("close")
@@ -305,7 +313,17 @@ def _open_of(asked: Asked, tls: Files) -> Open:
 
 
 def _what(one: Open) -> str:
-    return ", ".join(f"{name} {value}" for name, value in one.content.items())
+    from utrn.v1 import types_pb2
+    from utrn_client.amounts import pounds_text
+
+    def said(name: str, value: str | int) -> str:
+        if name == "amount_pence" and isinstance(value, int):
+            return f"{pounds_text(value)} pounds"
+        if name == "channel" and value in types_pb2.Channel.values():
+            return types_pb2.Channel.Name(types_pb2.Channel.ValueType(value)).removeprefix("CHANNEL_").lower()
+        return f"{name} {value}"
+
+    return ", ".join(said(name, value) for name, value in one.content.items())
 
 
 def _with_id(one: Open, transaction_id: str) -> Open:

@@ -46,6 +46,7 @@ class AdminServicer(rpc.AdminServiceServicer):
             head_ends=[pb.HeadEnd(**asdict(one)) for one in status.head_ends],
             reading=status.reading,
             ledger_problems=status.ledger_problems,
+            ledger_full=status.ledger_full,
             time=pb.ClusterTime(**asdict(status.time)),
         )
 

@@ -42,7 +42,7 @@ class ForgetHeadEnd:
         """
         there = {one.name: one for one in (await self.cluster.status()).head_ends}
         if name not in there:
-            raise HeadEndUnknown("no head end of this name; see `utrn cluster status`", head_end=name)
+            raise HeadEndUnknown("no head end of this name: it is forgotten already, or mistyped", head_end=name)
         if there[name].configured_at:
             node_id = there[name].configured_at[0]
             raise NodeAlive("take it out of every node's configuration first", node_id=node_id)

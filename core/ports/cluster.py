@@ -95,7 +95,8 @@ class ClusterStatus:
     """The whole cluster as the node `asked` sees it at `revision` of the ledger.
 
     `reading`: that node has not read yet who is there and who should be. `ledger_problems`: what it has to say of the
-    ledger itself, a sentence each: its identity, settings that are not as agreed, its space.
+    ledger itself, a sentence each: its identity, settings that are not as agreed, its space. `ledger_full`: nothing new
+    is issued there because space runs out.
     """
 
     asked: str
@@ -107,6 +108,7 @@ class ClusterStatus:
     head_ends: tuple[HeadEndStatus, ...] = ()
     reading: bool = False
     ledger_problems: tuple[str, ...] = ()
+    ledger_full: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -252,7 +252,8 @@ async function guarded(act) {
     }
     if (!isOfCall(error)) throw error;
     // Of the question before the sale: there is no sale yet.
-    say({ [mayBeRepeated(error) ? 'no_answer' : 'refused']: `${reasonOf(error)}: ${error.details}` });
+    const text = `${reasonOf(error)}: ${error.details}. No sale was begun: take no money`;
+    say({ [mayBeRepeated(error) ? 'no_answer' : 'refused']: text });
     return mayBeRepeated(error) ? EXIT_NO_ANSWER : EXIT_REFUSED;
   }
 }

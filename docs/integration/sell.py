@@ -135,7 +135,8 @@ async def main() -> int:
     except grpc.aio.AioRpcError as error:
         # Of the question before the sale: there is no sale yet.
         failure = failure_of(error)
-        say({"no_answer" if failure.may_be_repeated else "refused": f"{failure.reason}: {failure.message}"})
+        text = f"{failure.reason}: {failure.message}. No sale was begun: take no money"
+        say({"no_answer" if failure.may_be_repeated else "refused": text})
         return EXIT_NO_ANSWER if failure.may_be_repeated else EXIT_REFUSED
     except Exception:  # noqa: BLE001  # whatever it is, it is no refusal, and Python would end with 1
         with contextlib.suppress(OSError):

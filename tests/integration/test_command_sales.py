@@ -175,6 +175,8 @@ async def test_a_refusal_is_final_to_a_first_attempt_or_fenced(
             code, _, errors = await desk.gives(who, *typed)
             ends.append((code, len(desk.open())))
             assert ("stays open" in errors) is (code == 75)
+            paid = typed[0] in ("topup", "issue")
+            assert ("not sold, the money may go back" in errors) is (paid and code == 1)
     assert ends == [(1, 0), (75, 1), (75, 1), (1, 0)]
     ids = [one for one, _ in node.asked]
     assert ids[1:] == [ids[1]] * 3 != [ids[0]] * 3

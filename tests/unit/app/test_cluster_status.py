@@ -1,6 +1,8 @@
 """What `utrn cluster status` makes of what a node says: who is missing and why, the exit code, and lines that fit."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from utrn.admin.v1 import admin_service_pb2 as pb
 from app.cli.cluster_lines import lines_of, ranges
 from app.cli.cluster_problems import EXIT_MISSING, EXIT_NO_SERVICE, exit_code_of, problems_of
 
+ROOT = Path(__file__).parents[3]
 NAMES = ("node-a", "node-b", "node-c")
 Change = Callable[[pb.GetClusterStatusResponse], Any]
 
@@ -105,6 +108,25 @@ def shard_free(found: pb.GetClusterStatusResponse) -> None:
     found.shards[7].owner = ""
 
 
+def full(found: pb.GetClusterStatusResponse) -> None:
+    found.ledger_full = True
+    found.ledger_problems.append("etcd holds 95 of 100 MB: nothing is issued: docs/runbooks/etcd-space.md")
+
+
+def filling(found: pb.GetClusterStatusResponse) -> None:
+    found.ledger_problems.append("etcd holds 75 of 100 MB: issuing stops at 90%: docs/runbooks/etcd-space.md")
+
+
+def keys(found: pb.GetClusterStatusResponse) -> None:
+    found.nodes[1].serving = False
+    found.nodes[1].failing.extend(["keys", "ledger", "time"])
+
+
+def clocks_off(found: pb.GetClusterStatusResponse) -> None:
+    found.time.CopyFrom(pb.ClusterTime(known=True, now_ms=1, clocks_agree=True, clocks_off_ms=-7_200_000, doubt="gap"))
+    found.nodes[1].clock_off_ms = 3_600_000
+
+
 def reading(found: pb.GetClusterStatusResponse) -> None:
     found.reading = True
 
@@ -131,6 +153,22 @@ CASES: tuple[tuple[Change, int, tuple[str, ...]], ...] = (
     (deliveries_wait, EXIT_MISSING, ("12 deliveries wait for head end smso, the oldest for 5 min",)),
     (key_missing, EXIT_MISSING, ("node-a lacks supplier-north/0102: docs/runbooks/hsm.md",)),
     (shard_free, EXIT_MISSING, ("shards without an owner: 7",)),
+    (full, EXIT_NO_SERVICE, ("node-a: etcd holds 95 of 100 MB: nothing is issued",)),
+    (filling, EXIT_MISSING, ("node-a: etcd holds 75 of 100 MB",)),
+    (
+        keys,
+        EXIT_MISSING,
+        ("node-b does not serve: keys (docs/runbooks/hsm.md), ledger (docs/runbooks/partition.md), time (",),
+    ),
+    (
+        clocks_off,
+        EXIT_MISSING,
+        (
+            "the wall clocks are 7200.0 s behind cluster time: docs/runbooks/clock.md",
+            "cluster time may be wrong (gap): docs/runbooks/clock.md",
+            "node-b: its wall clock is 3600.0 s ahead of cluster time: docs/runbooks/clock.md",
+        ),
+    ),
     (reading, EXIT_MISSING, ("node-a has not read yet who should be there",)),
 )
 
@@ -150,6 +188,21 @@ def test_what_is_missing_is_named_and_the_exit_code_says_how_bad_it_is(
     for sentence in sentences:
         assert [one for one in told if one.startswith(sentence)], (sentence, told)
     assert [one.no_service for one in problems] == sorted((one.no_service for one in problems), reverse=True)
+
+
+@pytest.mark.parametrize("change", [case[0] for case in CASES])
+def test_every_sentence_names_the_page_or_what_to_do(change: Change) -> None:
+    for problem in problems_of(changed(change)):
+        pages = re.findall(r"docs/runbooks/[a-z-]+\.md", problem.text)
+        assert [page for page in pages if not (ROOT / page).is_file()] == []
+        assert pages or "`utrn " in problem.text or "ask again" in problem.text or "its log" in problem.text, (
+            problem.text
+        )
+
+
+def test_that_etcd_has_no_space_is_on_the_page_about_space() -> None:
+    (problem,) = problems_of(changed(alarm))
+    assert problem.text.endswith("docs/runbooks/etcd-space.md")
 
 
 @pytest.mark.parametrize("change", [lambda _: None, *(case[0] for case in CASES)])

@@ -77,7 +77,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 22
     """The node is leaving service. Details: google.rpc.RetryInfo."""
     ERROR_REASON_NOT_READY: _ErrorReason.ValueType  # 23
-    """The node has not finished reading the registry, or its clock is in doubt. Details: google.rpc.RetryInfo."""
+    """The node has not finished reading the registry, or does not know cluster time. Details: google.rpc.RetryInfo."""
     ERROR_REASON_OPERATOR_ONLY: _ErrorReason.ValueType  # 24
     """Only an operator may do this."""
     ERROR_REASON_NODE_UNKNOWN: _ErrorReason.ValueType  # 25
@@ -220,7 +220,7 @@ ERROR_REASON_OUTCOME_UNKNOWN: ErrorReason.ValueType  # 21
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 22
 """The node is leaving service. Details: google.rpc.RetryInfo."""
 ERROR_REASON_NOT_READY: ErrorReason.ValueType  # 23
-"""The node has not finished reading the registry, or its clock is in doubt. Details: google.rpc.RetryInfo."""
+"""The node has not finished reading the registry, or does not know cluster time. Details: google.rpc.RetryInfo."""
 ERROR_REASON_OPERATOR_ONLY: ErrorReason.ValueType  # 24
 """Only an operator may do this."""
 ERROR_REASON_NODE_UNKNOWN: ErrorReason.ValueType  # 25

@@ -102,8 +102,8 @@ class TopUpServiceServicer:
         (CALLER_SUSPENDED, NOT_APPOINTED), NOT_FOUND (PAN_UNKNOWN, METER_UNKNOWN), ALREADY_EXISTS
         (TRANSACTION_ID_REUSED), FAILED_PRECONDITION (every objection of CheckEligibility, such as PAN_BLOCKED;
         TRANSACTION_ID_TOO_OLD, TRANSACTION_ID_FROM_FUTURE, TOO_MANY_UNAPPLIED, NOT_SUPPORTED_BY_METER), RESOURCE_EXHAUSTED
-        (OVERLOADED), DEADLINE_EXCEEDED (DEADLINE_TOO_SHORT), UNAVAILABLE (HSM_UNAVAILABLE, KEY_MISSING, LEDGER_UNAVAILABLE,
-        OUTCOME_UNKNOWN, SHUTTING_DOWN, NOT_READY).
+        (OVERLOADED, LEDGER_FULL), DEADLINE_EXCEEDED (DEADLINE_TOO_SHORT), UNAVAILABLE (HSM_UNAVAILABLE, KEY_MISSING,
+        LEDGER_UNAVAILABLE, OUTCOME_UNKNOWN, SHUTTING_DOWN, NOT_READY, REGISTRY_MOVED).
         Money is given back on a final refusal alone: one with final = "fenced" in its ErrorInfo, or one whose reason says
         NOT_SOLD (errors.proto) in answer to the first attempt. Never final by themselves: UNKNOWN_CALLER, CALLER_SUSPENDED,
         TRANSACTION_ID_REUSED, INTERNAL, UNKNOWN. A suspended or departed seller repeats with repeat = true: the answer is
@@ -121,7 +121,8 @@ class TopUpServiceServicer:
         Bounds: see each field.
         Idempotency: asking again for the same transaction_id never sends a second credit; replayed = true says that the
         delivery had been asked for before. The meter is sent the same code under the same message id on every attempt.
-        Errors: as IssueUtrn, and NOT_FOUND (VEND_UNKNOWN), ALREADY_EXISTS (COUNTER_TAKEN). With made_elsewhere a refusal is
+        Errors: as IssueUtrn, and NOT_FOUND (VEND_UNKNOWN), ALREADY_EXISTS (COUNTER_TAKEN), FAILED_PRECONDITION
+        (CODE_TOO_FAR_BEHIND; with made_elsewhere COUNTER_HERE, COUNTER_OUT_OF_RANGE). With made_elsewhere a refusal is
         final as of IssueUtrn. Without it a refusal says nothing about the money, which was taken for the code itself.
         After a time-out, a lost connection or UNAVAILABLE: repeat the same request with repeat = true, at any node.
         """
@@ -188,8 +189,8 @@ class TopUpServiceServicer:
         Bounds: see each field. Callers: the supplier under whom the code was sold; operators.
         Idempotency: settling again the same way changes nothing.
         Errors: INVALID_ARGUMENT (BAD_FIELD), UNAUTHENTICATED (UNKNOWN_CALLER), PERMISSION_DENIED (CALLER_SUSPENDED,
-        ROLE_NOT_ALLOWED, NOT_YOURS), NOT_FOUND (VEND_UNKNOWN), FAILED_PRECONDITION (RECORD_CHANGED: it is no open case, or
-        was settled the other way), UNAVAILABLE (LEDGER_UNAVAILABLE, OUTCOME_UNKNOWN, NOT_READY).
+        ROLE_NOT_ALLOWED, NOT_YOURS), NOT_FOUND (VEND_UNKNOWN), ABORTED (RECORD_CHANGED: it is no open case, or was settled the
+        other way), UNAVAILABLE (LEDGER_UNAVAILABLE, OUTCOME_UNKNOWN, NOT_READY).
         After a time-out: repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

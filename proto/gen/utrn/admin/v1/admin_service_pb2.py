@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!utrn/admin/v1/admin_service.proto\x12\rutrn.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"<\n\x18\x41\x63\x63\x65ptClusterTimeRequest\x12\x14\n\x07seconds\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\n\n\x08_seconds\"O\n\x19\x41\x63\x63\x65ptClusterTimeResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x08\x12\x0f\n\x07seconds\x18\x02 \x01(\x03\x12\x13\n\x0b\x63hanges_due\x18\x03 \x01(\x05\"\x19\n\x17GetClusterStatusRequest\"\xbd\x02\n\x18GetClusterStatusResponse\x12\x15\n\rasked_node_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\"\n\x05nodes\x18\x03 \x03(\x0b\x32\x13.utrn.admin.v1.Node\x12$\n\x06shards\x18\x04 \x03(\x0b\x32\x14.utrn.admin.v1.Shard\x12/\n\x0c\x65tcd_members\x18\x05 \x03(\x0b\x32\x19.utrn.admin.v1.EtcdMember\x12\x0f\n\x07reading\x18\x07 \x01(\x08\x12)\n\thead_ends\x18\x14 \x03(\x0b\x32\x16.utrn.admin.v1.HeadEnd\x12\x17\n\x0fledger_problems\x18\x19 \x03(\t\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.utrn.admin.v1.ClusterTime\"{\n\x0b\x43lusterTime\x12\r\n\x05known\x18\x01 \x01(\x08\x12\x0e\n\x06now_ms\x18\x02 \x01(\x03\x12\x11\n\tledger_ms\x18\x03 \x01(\x03\x12\r\n\x05\x64oubt\x18\x04 \x01(\t\x12\x14\n\x0c\x63locks_agree\x18\x05 \x01(\x08\x12\x15\n\rclocks_off_ms\x18\x06 \x01(\x03\"\xb6\x03\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04zone\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\r\n\x05\x61live\x18\x05 \x01(\x08\x12\x0f\n\x07serving\x18\x06 \x01(\x08\x12\x11\n\thsm_ready\x18\x07 \x01(\x08\x12\x14\n\x0cmirror_ready\x18\x08 \x01(\x08\x12\x0f\n\x07\x64rained\x18\t \x01(\x08\x12\x15\n\rlease_left_ms\x18\n \x01(\x03\x12\x14\n\x0clease_ttl_ms\x18\x0b \x01(\x03\x12\x13\n\x0b\x62\x65\x61t_age_ms\x18\x0c \x01(\x03\x12\x12\n\nmirror_lag\x18\r \x01(\x03\x12\x0e\n\x06shards\x18\x0e \x01(\x05\x12\x18\n\x10issues_in_flight\x18\x0f \x01(\x03\x12\x1c\n\x14\x64\x65liveries_in_flight\x18\x10 \x01(\x03\x12)\n\x05since\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05heard\x18\x12 \x01(\x08\x12\x0f\n\x07\x66\x61iling\x18\x13 \x03(\t\x12\x14\n\x0cmissing_keys\x18\x14 \x03(\t\x12\x14\n\x0c\x63lock_off_ms\x18\x16 \x01(\x03\"B\n\x05Shard\x12\r\n\x05shard\x18\x01 \x01(\x05\x12\r\n\x05owner\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0c\n\x04owed\x18\x04 \x01(\x03\"\x80\x01\n\x07HeadEnd\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rconfigured_at\x18\x02 \x03(\t\x12\x12\n\nmissing_at\x18\x03 \x03(\t\x12\x12\n\nreached_by\x18\x04 \x03(\t\x12\x0e\n\x06parked\x18\x05 \x01(\x03\x12\x18\n\x10oldest_parked_ms\x18\x06 \x01(\x03\"\xaa\x01\n\nEtcdMember\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0f\n\x07healthy\x18\x02 \x01(\x08\x12\x0e\n\x06leader\x18\x03 \x01(\x08\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x10\n\x08\x64\x62_bytes\x18\x05 \x01(\x03\x12\x11\n\traft_term\x18\x06 \x01(\x03\x12\x12\n\nraft_index\x18\x07 \x01(\x03\x12\x0f\n\x07\x61nswers\x18\x08 \x01(\x08\x12\x0e\n\x06\x65rrors\x18\t \x03(\t\"3\n\x0fSetDrainRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64rained\x18\x02 \x01(\x08\"Z\n\x10SetDrainResponse\x12\x0f\n\x07\x64rained\x18\x01 \x01(\x08\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02\x62y\x18\x03 \x01(\t\"$\n\x11\x46orgetNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\x14\n\x12\x46orgetNodeResponse\"$\n\x14\x46orgetHeadEndRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15\x46orgetHeadEndResponse2\xd7\x03\n\x0c\x41\x64minService\x12\x63\n\x10GetClusterStatus\x12&.utrn.admin.v1.GetClusterStatusRequest\x1a\'.utrn.admin.v1.GetClusterStatusResponse\x12K\n\x08SetDrain\x12\x1e.utrn.admin.v1.SetDrainRequest\x1a\x1f.utrn.admin.v1.SetDrainResponse\x12Q\n\nForgetNode\x12 .utrn.admin.v1.ForgetNodeRequest\x1a!.utrn.admin.v1.ForgetNodeResponse\x12Z\n\rForgetHeadEnd\x12#.utrn.admin.v1.ForgetHeadEndRequest\x1a$.utrn.admin.v1.ForgetHeadEndResponse\x12\x66\n\x11\x41\x63\x63\x65ptClusterTime\x12\'.utrn.admin.v1.AcceptClusterTimeRequest\x1a(.utrn.admin.v1.AcceptClusterTimeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!utrn/admin/v1/admin_service.proto\x12\rutrn.admin.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"<\n\x18\x41\x63\x63\x65ptClusterTimeRequest\x12\x14\n\x07seconds\x18\x01 \x01(\x03H\x00\x88\x01\x01\x42\n\n\x08_seconds\"O\n\x19\x41\x63\x63\x65ptClusterTimeResponse\x12\x0c\n\x04\x64one\x18\x01 \x01(\x08\x12\x0f\n\x07seconds\x18\x02 \x01(\x03\x12\x13\n\x0b\x63hanges_due\x18\x03 \x01(\x05\"\x19\n\x17GetClusterStatusRequest\"\xd2\x02\n\x18GetClusterStatusResponse\x12\x15\n\rasked_node_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x03\x12\"\n\x05nodes\x18\x03 \x03(\x0b\x32\x13.utrn.admin.v1.Node\x12$\n\x06shards\x18\x04 \x03(\x0b\x32\x14.utrn.admin.v1.Shard\x12/\n\x0c\x65tcd_members\x18\x05 \x03(\x0b\x32\x19.utrn.admin.v1.EtcdMember\x12\x0f\n\x07reading\x18\x07 \x01(\x08\x12)\n\thead_ends\x18\x14 \x03(\x0b\x32\x16.utrn.admin.v1.HeadEnd\x12\x17\n\x0fledger_problems\x18\x19 \x03(\t\x12\x13\n\x0bledger_full\x18\x1a \x01(\x08\x12(\n\x04time\x18\x06 \x01(\x0b\x32\x1a.utrn.admin.v1.ClusterTime\"{\n\x0b\x43lusterTime\x12\r\n\x05known\x18\x01 \x01(\x08\x12\x0e\n\x06now_ms\x18\x02 \x01(\x03\x12\x11\n\tledger_ms\x18\x03 \x01(\x03\x12\r\n\x05\x64oubt\x18\x04 \x01(\t\x12\x14\n\x0c\x63locks_agree\x18\x05 \x01(\x08\x12\x15\n\rclocks_off_ms\x18\x06 \x01(\x03\"\xb6\x03\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x0c\n\x04zone\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\r\n\x05\x61live\x18\x05 \x01(\x08\x12\x0f\n\x07serving\x18\x06 \x01(\x08\x12\x11\n\thsm_ready\x18\x07 \x01(\x08\x12\x14\n\x0cmirror_ready\x18\x08 \x01(\x08\x12\x0f\n\x07\x64rained\x18\t \x01(\x08\x12\x15\n\rlease_left_ms\x18\n \x01(\x03\x12\x14\n\x0clease_ttl_ms\x18\x0b \x01(\x03\x12\x13\n\x0b\x62\x65\x61t_age_ms\x18\x0c \x01(\x03\x12\x12\n\nmirror_lag\x18\r \x01(\x03\x12\x0e\n\x06shards\x18\x0e \x01(\x05\x12\x18\n\x10issues_in_flight\x18\x0f \x01(\x03\x12\x1c\n\x14\x64\x65liveries_in_flight\x18\x10 \x01(\x03\x12)\n\x05since\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05heard\x18\x12 \x01(\x08\x12\x0f\n\x07\x66\x61iling\x18\x13 \x03(\t\x12\x14\n\x0cmissing_keys\x18\x14 \x03(\t\x12\x14\n\x0c\x63lock_off_ms\x18\x16 \x01(\x03\"B\n\x05Shard\x12\r\n\x05shard\x18\x01 \x01(\x05\x12\r\n\x05owner\x18\x02 \x01(\t\x12\r\n\x05\x65poch\x18\x03 \x01(\x03\x12\x0c\n\x04owed\x18\x04 \x01(\x03\"\x80\x01\n\x07HeadEnd\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x15\n\rconfigured_at\x18\x02 \x03(\t\x12\x12\n\nmissing_at\x18\x03 \x03(\t\x12\x12\n\nreached_by\x18\x04 \x03(\t\x12\x0e\n\x06parked\x18\x05 \x01(\x03\x12\x18\n\x10oldest_parked_ms\x18\x06 \x01(\x03\"\xaa\x01\n\nEtcdMember\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\x0f\n\x07healthy\x18\x02 \x01(\x08\x12\x0e\n\x06leader\x18\x03 \x01(\x08\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x10\n\x08\x64\x62_bytes\x18\x05 \x01(\x03\x12\x11\n\traft_term\x18\x06 \x01(\x03\x12\x12\n\nraft_index\x18\x07 \x01(\x03\x12\x0f\n\x07\x61nswers\x18\x08 \x01(\x08\x12\x0e\n\x06\x65rrors\x18\t \x03(\t\"3\n\x0fSetDrainRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64rained\x18\x02 \x01(\x08\"Z\n\x10SetDrainResponse\x12\x0f\n\x07\x64rained\x18\x01 \x01(\x08\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02\x62y\x18\x03 \x01(\t\"$\n\x11\x46orgetNodeRequest\x12\x0f\n\x07node_id\x18\x01 \x01(\t\"\x14\n\x12\x46orgetNodeResponse\"$\n\x14\x46orgetHeadEndRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15\x46orgetHeadEndResponse2\xd7\x03\n\x0c\x41\x64minService\x12\x63\n\x10GetClusterStatus\x12&.utrn.admin.v1.GetClusterStatusRequest\x1a\'.utrn.admin.v1.GetClusterStatusResponse\x12K\n\x08SetDrain\x12\x1e.utrn.admin.v1.SetDrainRequest\x1a\x1f.utrn.admin.v1.SetDrainResponse\x12Q\n\nForgetNode\x12 .utrn.admin.v1.ForgetNodeRequest\x1a!.utrn.admin.v1.ForgetNodeResponse\x12Z\n\rForgetHeadEnd\x12#.utrn.admin.v1.ForgetHeadEndRequest\x1a$.utrn.admin.v1.ForgetHeadEndResponse\x12\x66\n\x11\x41\x63\x63\x65ptClusterTime\x12\'.utrn.admin.v1.AcceptClusterTimeRequest\x1a(.utrn.admin.v1.AcceptClusterTimeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,29 +39,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCLUSTERSTATUSREQUEST']._serialized_start=228
   _globals['_GETCLUSTERSTATUSREQUEST']._serialized_end=253
   _globals['_GETCLUSTERSTATUSRESPONSE']._serialized_start=256
-  _globals['_GETCLUSTERSTATUSRESPONSE']._serialized_end=573
-  _globals['_CLUSTERTIME']._serialized_start=575
-  _globals['_CLUSTERTIME']._serialized_end=698
-  _globals['_NODE']._serialized_start=701
-  _globals['_NODE']._serialized_end=1139
-  _globals['_SHARD']._serialized_start=1141
-  _globals['_SHARD']._serialized_end=1207
-  _globals['_HEADEND']._serialized_start=1210
-  _globals['_HEADEND']._serialized_end=1338
-  _globals['_ETCDMEMBER']._serialized_start=1341
-  _globals['_ETCDMEMBER']._serialized_end=1511
-  _globals['_SETDRAINREQUEST']._serialized_start=1513
-  _globals['_SETDRAINREQUEST']._serialized_end=1564
-  _globals['_SETDRAINRESPONSE']._serialized_start=1566
-  _globals['_SETDRAINRESPONSE']._serialized_end=1656
-  _globals['_FORGETNODEREQUEST']._serialized_start=1658
-  _globals['_FORGETNODEREQUEST']._serialized_end=1694
-  _globals['_FORGETNODERESPONSE']._serialized_start=1696
-  _globals['_FORGETNODERESPONSE']._serialized_end=1716
-  _globals['_FORGETHEADENDREQUEST']._serialized_start=1718
-  _globals['_FORGETHEADENDREQUEST']._serialized_end=1754
-  _globals['_FORGETHEADENDRESPONSE']._serialized_start=1756
-  _globals['_FORGETHEADENDRESPONSE']._serialized_end=1779
-  _globals['_ADMINSERVICE']._serialized_start=1782
-  _globals['_ADMINSERVICE']._serialized_end=2253
+  _globals['_GETCLUSTERSTATUSRESPONSE']._serialized_end=594
+  _globals['_CLUSTERTIME']._serialized_start=596
+  _globals['_CLUSTERTIME']._serialized_end=719
+  _globals['_NODE']._serialized_start=722
+  _globals['_NODE']._serialized_end=1160
+  _globals['_SHARD']._serialized_start=1162
+  _globals['_SHARD']._serialized_end=1228
+  _globals['_HEADEND']._serialized_start=1231
+  _globals['_HEADEND']._serialized_end=1359
+  _globals['_ETCDMEMBER']._serialized_start=1362
+  _globals['_ETCDMEMBER']._serialized_end=1532
+  _globals['_SETDRAINREQUEST']._serialized_start=1534
+  _globals['_SETDRAINREQUEST']._serialized_end=1585
+  _globals['_SETDRAINRESPONSE']._serialized_start=1587
+  _globals['_SETDRAINRESPONSE']._serialized_end=1677
+  _globals['_FORGETNODEREQUEST']._serialized_start=1679
+  _globals['_FORGETNODEREQUEST']._serialized_end=1715
+  _globals['_FORGETNODERESPONSE']._serialized_start=1717
+  _globals['_FORGETNODERESPONSE']._serialized_end=1737
+  _globals['_FORGETHEADENDREQUEST']._serialized_start=1739
+  _globals['_FORGETHEADENDREQUEST']._serialized_end=1775
+  _globals['_FORGETHEADENDRESPONSE']._serialized_start=1777
+  _globals['_FORGETHEADENDRESPONSE']._serialized_end=1800
+  _globals['_ADMINSERVICE']._serialized_start=1803
+  _globals['_ADMINSERVICE']._serialized_end=2274
 # @@protoc_insertion_point(module_scope)

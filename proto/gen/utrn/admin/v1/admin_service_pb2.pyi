@@ -108,6 +108,7 @@ class GetClusterStatusResponse(_message.Message):
     READING_FIELD_NUMBER: _builtins.int
     HEAD_ENDS_FIELD_NUMBER: _builtins.int
     LEDGER_PROBLEMS_FIELD_NUMBER: _builtins.int
+    LEDGER_FULL_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     asked_node_id: _builtins.str
     """The node that answers."""
@@ -115,6 +116,8 @@ class GetClusterStatusResponse(_message.Message):
     """Revision of the ledger when it was asked."""
     reading: _builtins.bool
     """True while the asked node has not read who is there and who should be: nodes may be missing above."""
+    ledger_full: _builtins.bool
+    """True while the asked node issues nothing new because the ledger's space runs out, though it serves repeats."""
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Node]:
         """Every node that is alive by its lease, and those on the roster or drained that are not."""
@@ -152,11 +155,12 @@ class GetClusterStatusResponse(_message.Message):
         reading: _builtins.bool = ...,
         head_ends: _abc.Iterable[Global___HeadEnd] | None = ...,
         ledger_problems: _abc.Iterable[_builtins.str] | None = ...,
+        ledger_full: _builtins.bool = ...,
         time: Global___ClusterTime | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_node_id", b"asked_node_id", "etcd_members", b"etcd_members", "head_ends", b"head_ends", "ledger_problems", b"ledger_problems", "nodes", b"nodes", "reading", b"reading", "revision", b"revision", "shards", b"shards", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asked_node_id", b"asked_node_id", "etcd_members", b"etcd_members", "head_ends", b"head_ends", "ledger_full", b"ledger_full", "ledger_problems", b"ledger_problems", "nodes", b"nodes", "reading", b"reading", "revision", b"revision", "shards", b"shards", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -452,9 +456,7 @@ Global___EtcdMember: _TypeAlias = EtcdMember  # noqa: Y015
 
 @_typing.final
 class SetDrainRequest(_message.Message):
-    """A head end.
-    Asks for a drain.
-    """
+    """Asks for a drain."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
