@@ -34,7 +34,8 @@ class LedgerGuard:
         self._term = 0
         self._cluster_id = 0
         self._incarnation = ""
-        self._peers_revision = 0
+        self._peer_revisions: dict[str, int] = {}
+        self._agreed_revision = 0
         self._fence: pb.Compare | None = None
         self._held = ""
         self._lost = ""
@@ -70,7 +71,7 @@ class LedgerGuard:
 
     def floor(self) -> Floor:
         """Return what the reply to a call sent now may not lie below."""
-        return Floor(max(self._revision, self._peers_revision), self._term)
+        return Floor(max(self._revision, self._agreed_revision), self._term)
 
     def know(self, incarnation: str, record: tuple[bytes, bytes], revision: int, cluster_id: int) -> None:
         """Take what is known of the ledger: its incarnation, the record's key and value, the revision, the cluster."""
@@ -103,10 +104,16 @@ class LedgerGuard:
         self._cluster_id = header.cluster_id
         self._revision = max(self._revision, header.revision)
 
-    def hear_of(self, incarnation: str, revision: int) -> None:
-        """Take in how far a peer says the ledger is. It is not kept over a restart: a peer is only believed so far."""
+    def hear_of(self, node_id: str, incarnation: str, revision: int) -> None:
+        """Take in how far the peer `node_id` says the ledger is. It is not kept over a restart.
+
+        One peer alone is not believed: a node that is broken, or whose certificate is in the wrong hands, could close
+        every other one for good by naming a revision that the ledger never had. What two peers say counts.
+        """
         if incarnation and incarnation == self._incarnation:
-            self._peers_revision = max(self._peers_revision, revision)
+            self._peer_revisions[node_id] = max(self._peer_revisions.get(node_id, 0), revision)
+            said = sorted(self._peer_revisions.values(), reverse=True)
+            self._agreed_revision = said[1] if len(said) > 1 else 0
 
     def judge(self, header: pb.ResponseHeader, floor: Floor, *, proposed: bool) -> bool:
         """Return whether a linearizable reply may be believed; one that went through raft and lies below is proof."""

@@ -167,7 +167,7 @@ class PeerWatch:
         if self._hears_nobody():
             # This node was cut off, and is so no more: from now on it can tell who else is silent.
             self._silent_s.clear()
-        self._guard.hear_of(beat.incarnation, beat.ledger_revision)
+        self._guard.hear_of(node_id, beat.incarnation, beat.ledger_revision)
         self.heard[node_id] = Heard(beat, self._clock.monotonic())
         self._silent_s[node_id] = 0.0
         if last is not None and beat.lease_id != last.beat.lease_id and not last.beat.leaving:

@@ -78,13 +78,26 @@ def test_a_term_that_is_behind_proves_nothing_at_once() -> None:
     assert guard.doubt.is_set()
 
 
-def test_a_peer_is_believed_of_its_own_ledger_and_not_kept() -> None:
+def test_two_peers_are_believed_of_their_own_ledger_and_not_kept() -> None:
     guard = knowing(100)
-    guard.hear_of("another", 10_000)
+    for peer in ("node-b", "node-c"):
+        guard.hear_of(peer, "another", 10_000)
     assert guard.floor().revision == 100
-    guard.hear_of("abc", 200)
+    guard.hear_of("node-b", "abc", 200)
+    guard.hear_of("node-c", "abc", 250)
     assert guard.floor().revision == 200
     assert guard.revision == 100, "what this node keeps over a restart is what etcd told it"
+
+
+def test_one_peer_that_names_a_revision_the_ledger_never_had_closes_nobody() -> None:
+    guard = knowing(100)
+    for revision in (120, 2**62):
+        guard.hear_of("node-b", "abc", revision)
+    assert guard.floor().revision == 100
+    guard.hear_of("node-c", "abc", 130)
+    assert guard.floor().revision == 130
+    assert guard.judge(header(131), guard.floor(), proposed=True)
+    assert not guard.lost
 
 
 @pytest.mark.parametrize("why", ["flow.hot_window_days: 7 here, 30 agreed in the ledger"])
