@@ -29,7 +29,7 @@ from app.stackfiles import OPERATOR, PSP, StackPlan
 from tests.integration.test_command_line import as_json, utrn
 from tests.support.calls import failure_of
 from tests.support.guide import PROGRAMS, environment, make_guide
-from tests.support.selling import drained, pans
+from tests.support.selling import drained, pans, planned, sell_all
 from tests.support.stack import MakeStack
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
@@ -307,7 +307,7 @@ async def test_grpc_js_with_the_same_policy_sells_on_while_a_node_is_killed(
     assert (audit.vends, audit.findings) == (60, [])
 
 
-async def test_a_node_too_old_for_a_record_says_so_and_stops(make_stack: MakeStack) -> None:
+async def test_a_node_too_old_for_a_record_sets_it_aside_says_so_and_sells_on(make_stack: MakeStack) -> None:
     from etcdpb import rpc_pb2 as etcd
     from utrn.store.v1 import records_pb2 as store
 
@@ -329,8 +329,14 @@ async def test_a_node_too_old_for_a_record_says_so_and_stops(make_stack: MakeSta
     key = Keys(config.prefix).record(Kind.PARTICIPANT, "psp-new")
     await client.txn(etcd.TxnRequest(success=[ops.put(key, record.SerializeToString())]))
     await client.close()
-    assert await asyncio.to_thread(stack.wait_ended, "node-a", 20) == 78
+    url = stack.metrics_url("node-a")
+    async with asyncio.timeout(30):
+        while 'utrn_records_set_aside{kind="participant"} 1.0' not in await asyncio.to_thread(httpget, url):  # noqa: ASYNC110  # another process
+            await asyncio.sleep(0.05)
     assert "ParticipantRecord has schema 9" in stack.log_file("node-a").read_text()
+    sold = await sell_all(stack, [planned(pan) for pan in pans(stack)])
+    assert [one.refused for one in sold] == [None, None], "one record of a newer version stops nothing else"
+    assert stack.exit_code("node-a") is None
 
 
 def test_sales_are_made_in_the_book_before_they_are_asked(tmp_path: Path) -> None:
