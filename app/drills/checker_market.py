@@ -170,8 +170,17 @@ class _Sale:
         return None if period is None else period.value
 
 
+def _begun_ahead_s(run: Run, revision: int) -> float:
+    """Return how far ahead of the truth cluster time began, when there was no node to ask, before `revision`."""
+    return max((one.ahead_s for one in run.times_off if one.revision < revision and not one.known_to), default=0.0)
+
+
 def _nothing_before_its_time(run: Run, book: Book) -> Iterator[Finding]:
-    """No change of a meter is carried out before its instant has truly come."""
+    """No change of a meter is carried out before its instant has truly come, by a time that somebody could know."""
+    for off in run.times_off:
+        if off.known_to:
+            known_to = ", ".join(off.known_to)
+            yield Finding(14, f"revision {off.revision}: time is set {off.ahead_s:.0f} s ahead; known to {known_to}")
     if run.began is None:
         return
     began = ms_of(run.began)
@@ -181,7 +190,7 @@ def _nothing_before_its_time(run: Run, book: Book) -> Iterator[Finding]:
         for revision, record in writes:
             if not isinstance(record, Meter):
                 continue
-            early_s = (record.turned_at - began) / 1000 - heard[revision]
+            early_s = (record.turned_at - began) / 1000 - heard[revision] - _begun_ahead_s(run, revision)
             if record.turned_at > turned_at and early_s * 1000 > SLACK_MS:
                 yield Finding(14, f"revision {revision}: a change of {ref.id} was carried out {early_s:.0f} s early")
             turned_at = record.turned_at

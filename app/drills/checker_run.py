@@ -77,6 +77,22 @@ class Taken:
     code: CodeKey
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeOff:
+    """A write by which cluster time began off the truth, or came further ahead of it than it was.
+
+    Attributes:
+        revision: Of the write.
+        ahead_s: Seconds by which cluster time is ahead since; below 0 if it is behind.
+        known_to: Nodes that had known cluster time before and could be asked. If there are none, the wall clocks are
+            all that there is to begin by, and whoever sets them all wrong sets cluster time wrong.
+    """
+
+    revision: int
+    ahead_s: float
+    known_to: Sequence[str] = ()
+
+
 @dataclass(slots=True, kw_only=True)
 class Run:
     """All that is known of one run.
@@ -96,6 +112,7 @@ class Run:
         window_s: How old an id may be; None if the run is too short for that to matter.
         id_age_s: Age of an id when its call began, for ids that were made earlier than that; by transaction id.
         began: The true instant at which the ledger's `heard_at` is 0; None if nobody knows it.
+        times_off: Every write that brought cluster time off the truth, in order.
         settled: Whether the run has had its time to end: nothing may be owed any more then.
         free_shards: Shards without an owner then.
         leases: Leases that should be gone then: of nodes that live no more.
@@ -116,6 +133,7 @@ class Run:
     window_s: float | None = None
     id_age_s: dict[str, float] = field(default_factory=dict)
     began: datetime | None = None
+    times_off: Sequence[TimeOff] = ()
     settled: bool = True
     free_shards: int = 0
     leases: int = 0

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from app.drills.checker import Finding, GiveUp, Run, check_run
+from app.drills.checker_run import TimeOff
 from app.drills.history import History
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
@@ -28,9 +29,10 @@ from cluster.registry import EtcdRegistry
 from cluster.registry_records import name_of, value_of
 from cluster.registry_store import EtcdRegistryStore
 from cluster.time import ClusterClock, LedgerTime
-from core.domain.cluster_time import Sight, TimeKeeper, TimeRule
+from core.domain.cluster_time import Doubt, Sight, TimeKeeper, TimeRule
 from core.domain.delivery import DeliveryReason
-from core.domain.timeline import Ms
+from core.domain.errors import UtrnError
+from core.domain.timeline import Ms, ms_of
 from core.flows.appoint import Appoint
 from core.flows.authorise import Authorise
 from core.flows.commit import CommitLine
@@ -81,6 +83,8 @@ _DELIVERY = DeliveryConfig(
     back_off_first_ms=100, back_off_most_ms=1000,
 )  # fmt: skip
 _TIME = TimeRule(quiet_s=0.2)
+# What the draw of the wall clocks may come to.
+_OFF_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +201,12 @@ class SimNode:
         """Do what a caller asks for on this node's machine; who goes away cancels it, as gRPC does."""
         return await asyncio.get_running_loop().create_task(work, context=self.context.copy())
 
+    @property
+    def knows_time(self) -> bool:
+        """Whether this node knows cluster time without a doubt, and whoever does not can ask it."""
+        keeper = self.time.keeper
+        return keeper.established and keeper.doubt is not Doubt.GAP and not self.link.silent
+
     def stall(self, seconds: float) -> None:
         """Let this node's machine stand still, so that its peers hear nothing of it either."""
         loop = asyncio.get_running_loop()
@@ -218,7 +228,8 @@ class Simulation:
         self.loss = self.chance.choice((0.0, 0.01, 0.03, 0.08))
         self.etcd = FakeEtcd()
         self.times: dict[int, float] = {}
-        self.etcd.published = lambda revision: self.times.__setitem__(revision, now_s())
+        self.etcd.published = self._note
+        self.times_off: list[TimeOff] = []
         self.meters = SimMeters(self.chance, refuse=self.chance.choice((0.0, 0.03)) if switches.refusals else 0.0)
         self.wan = SimWan(self.chance, self.meters, loss=self.chance.choice((0.0, 0.05, 0.15)))
         self.town = self._settle()
@@ -259,6 +270,7 @@ class Simulation:
             for one in (*nemesis, *self.nemesis.under_way):
                 one.cancel()
             self._heal()
+            await self._judge_time()
             await self._until_quiet()
             unanswered = await self.tills.sell_everywhere()
             if self.switches.keypad:
@@ -329,6 +341,33 @@ class Simulation:
         """Return a node, alive or dead."""
         return self.nodes[self.any_name()]
 
+    def _note(self, revision: int) -> None:
+        """Note when something was written, and whether it brought cluster time ahead of the truth."""
+        self.times[revision] = now_s()
+        kv = self.etcd.keys.get(Keys(_CONFIG.prefix).time_now())
+        if kv is None or kv.mod_revision != revision:
+            return
+        ahead_s = (int(kv.value) - ms_of(NOW)) / 1000 - now_s()
+        further = ahead_s > max((0.0, *(one.ahead_s for one in self.times_off))) + _OFF_S
+        if further or (kv.version == 1 and ahead_s < -_OFF_S):
+            known_to = [one.name for one in self.nodes.values() if one.knows_time]
+            self.times_off.append(TimeOff(revision=revision, ahead_s=ahead_s, known_to=known_to))
+
+    async def _judge_time(self) -> None:
+        """Do as the runbook says: have cluster time set to the wall clocks, which are right by now, if it is off."""
+        until = now_s() + _HEAL_S
+        while now_s() < until:
+            await asyncio.sleep(1.0)
+            for node in self.nodes.values():
+                state = node.time.state()
+                if not state.known or state.off_ms is None:
+                    continue
+                if abs(state.off_ms) <= _TIME.off_ms or state.doubt is Doubt.AHEAD:
+                    return
+                with suppress(UtrnError):
+                    await node.serve(node.time.accept("operator"))
+                break
+
     def _heal(self) -> None:
         self.healed_at = now_s()
         self.wan.loss, self.loss, self.meters.refuse = 0.0, 0.0, 0.0
@@ -368,6 +407,7 @@ class Simulation:
                 shards=_CONFIG.shards,
                 give_up=GiveUp(attempts_max=_DELIVERY.attempts_max, after_s=_DELIVERY.give_up_after_s),
                 began=NOW,
+                times_off=self.times_off,
                 said=self.meters.said,
                 taken=self.wan.taken,
                 send_within_s=_DELIVERY.send_within_ms / 1000,

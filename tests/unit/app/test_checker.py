@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from app.drills.checker import Run, check_run
 from app.drills.checker_calls import final, linearizable
+from app.drills.checker_run import TimeOff
 from app.drills.history import FENCED, IF_FIRST, Call, History, read_history
 from cluster.history import (
     CodeSeen,
@@ -163,6 +164,11 @@ def test_each_broken_promise_is_found_under_its_number() -> None:
     assert 6 in _fired(replace(run, credits=[credit(stored), credit(stored)]))
     assert 6 in _fired(replace(run, credits=[])), "applied in the ledger, and never at the meter"
     assert 7 in _fired(replace(run, window_s=10.0, id_age_s={stored.sale.transaction_id: 11.0}))
+    # Time began late, and no node could know: by it the id was younger.
+    for ahead_s, fired in ((-2.0, False), (-0.5, True), (2.0, True)):
+        off = [TimeOff(revision=1, ahead_s=ahead_s)]
+        old = replace(run, window_s=10.0, id_age_s={stored.sale.transaction_id: 11.0}, times_off=off)
+        assert (7 in _fired(old)) is fired
     assert 8 in _fired(replace(run, not_authentic=1))
     assert 9 in _fired(replace(run, free_shards=1))
     assert 10 in _fired(replace(run, overloaded_without_delay=1))

@@ -8,6 +8,7 @@ from typing import TypeVar
 import pytest
 
 from app.drills.checker import Run, Taken, check_run
+from app.drills.checker_run import TimeOff
 from cluster.history import LedgerEvent, RecordGone, RecordSeen, VendSeen
 from core.domain.appointment import Appointments, AppointmentState
 from core.domain.meter import Card, Custody, Meter, PanStatus, PanUse, PaymentMode, Registration
@@ -198,3 +199,27 @@ def test_no_change_of_a_meter_is_carried_out_before_its_time() -> None:
     ahead = replace(run, began=run.began - timedelta(seconds=1))
     assert check_run(ahead) == []
     assert stored.sale.participant_id == PSP_ID
+
+
+@pytest.mark.parametrize(
+    ("off", "fired"),
+    [
+        # Nobody could know better, before the change.
+        (TimeOff(revision=98, ahead_s=3600.0), False),
+        (TimeOff(revision=98, ahead_s=3000.0), True),
+        # The change came first.
+        (TimeOff(revision=99, ahead_s=3600.0), True),
+        (TimeOff(revision=98, ahead_s=3600.0, known_to=("node-a",)), True),
+    ],
+)
+def test_time_that_begins_by_wrong_clocks_excuses_only_what_nobody_could_know(off: TimeOff, *, fired: bool) -> None:
+    stored, run = good()
+    due = Ms(AT + 3_600_000)
+    after = _registered(meter(stored.meter_id), Registration(supplier_id=SOUTH), since=due, turned_at=due)
+    later = LedgerEvent(99, RecordSeen(ref_of(after), after), 20.0)
+    assert (14 in _fired(replace(run, ledger=[*run.ledger, later], times_off=[off]))) is fired
+
+
+def test_a_step_of_time_that_a_node_knew_better_is_a_fault_by_itself() -> None:
+    _, run = good()
+    assert 14 in _fired(replace(run, times_off=[TimeOff(revision=3, ahead_s=3600.0, known_to=("node-a",))]))
