@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 
@@ -185,7 +186,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     turn = TurnMeter(store=ports.store, clock=clock)
     vending = _vending(config, ports, answers, line, turn)
     market = _market(config, ports, registry, turn, vending)
-    delivery = _delivery(config, ports, answers, times, set_aside)
+    delivery = _delivery(config, ports, answers, times, set_aside, time.utc_ahead)
     keys = KeyWatch(keys=registry.supplier_keys, finder=signer, clock=clock)
     health = _health(registry, signer, keys, cluster, time, base)
     states = HeadEndStates(names, ports.head_ends, delivery, clock)
@@ -381,7 +382,12 @@ def _recorder(ports: Adapters, answers: Answers, set_aside: SetAside) -> Recorde
 
 
 def _delivery(
-    config: Config, ports: Adapters, answers: Answers, times: StageTimes, set_aside: SetAside
+    config: Config,
+    ports: Adapters,
+    answers: Answers,
+    times: StageTimes,
+    set_aside: SetAside,
+    utc_ahead: Callable[[], timedelta],
 ) -> DeliveryWorker:
     lapse = Lapse(registry=ports.registry)
     recorder = _recorder(ports, answers, set_aside)
@@ -396,6 +402,7 @@ def _delivery(
         reached_by=lapse.reached_by,
         set_aside=set_aside,
         spent_here=recorder.spent_here,
+        utc_ahead=utc_ahead,
     )
     return DeliveryWorker(
         outbox=ports.outbox,

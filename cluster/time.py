@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NoReturn
 
 from etcdpb import rpc_pb2 as pb
@@ -19,7 +19,7 @@ from cluster.client import Compacted, EtcdClient, EtcdRefused, EtcdUnknown, Etcd
 from cluster.commit import Known, commit_until_known, not_done
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
-from core.domain.cluster_time import Act, Doubt, Plan, Received, Sight, TimeKeeper, agreed, start
+from core.domain.cluster_time import Act, Doubt, Plan, Received, Sight, TimeKeeper, agreed, start, utc_ahead_ms
 from core.domain.errors import ClocksDisagree, LedgerUnavailable, NotReady
 from core.domain.timeline import Ms, instant_of, ms_of
 from core.ports.clock import Clock
@@ -163,6 +163,13 @@ class LedgerTime:
             wall=wall,
         )
 
+    def utc_ahead(self) -> timedelta:
+        """Return how far UTC may be ahead of cluster time: for instants that others compare with their wall clocks."""
+        state = self.state()
+        if state.wall_off_ms is None:
+            return timedelta()
+        return timedelta(milliseconds=utc_ahead_ms(self._rule, state.wall_off_ms, state.off_ms, state.doubt))
+
     async def run(self) -> NoReturn:
         """Hear the ledger's time, and advance it, for ever."""
         async with asyncio.TaskGroup() as tasks:
@@ -241,7 +248,7 @@ class LedgerTime:
         keeper, rule, last = self.keeper, self._rule, self.keeper.last
         if not keeper.established:
             watched_s = at - (self._watched_since or at)
-            return start(rule, sight, keeper.estimate(at), me=self._node_id, watched_s=watched_s)
+            return start(rule, sight, keeper.estimate(at), me=self._node_id, watched_s=watched_s, doubt=keeper.doubt)
         peers = [one for one in sight.times.values() if one is not None]
         if self._waits_for_peers(sight, peers, at):
             return None

@@ -117,7 +117,26 @@ def agreed(sight: Sight, agree_ms: int) -> Ms | None:
     return statistics.median_low(best) if 2 * len(best) > len(sight.known) else None
 
 
-def start(rule: TimeRule, sight: Sight, ledger: Ms | None, *, me: str, watched_s: float) -> Plan:
+def utc_ahead_ms(rule: TimeRule, wall_off_ms: int, agreed_off_ms: int | None, doubt: Doubt) -> int:
+    """Return how far UTC may be ahead of cluster time, in ms, 0 or more.
+
+    An instant that somebody outside compares with a wall clock is moved out by so much: cluster time that is a little
+    late must not make it past before it is sent. What is alarmed about is not believed here either, so that a clock
+    that is wrong by hours moves no bound; in a gap cluster time is known to be late, and any clock tells more than it.
+
+    Args:
+        rule: How time is carried.
+        wall_off_ms: How far this node's wall clock is ahead of cluster time.
+        agreed_off_ms: How far the agreed wall clocks are; None if no majority agrees: then this node's own counts.
+        doubt: What is in doubt about cluster time.
+    """
+    off = wall_off_ms if agreed_off_ms is None else agreed_off_ms
+    return off if 0 < off <= (rule.step_max_ms if doubt is Doubt.GAP else rule.off_ms) else 0
+
+
+def start(
+    rule: TimeRule, sight: Sight, ledger: Ms | None, *, me: str, watched_s: float, doubt: Doubt = Doubt.NONE
+) -> Plan:
     """Return what a node does that has not seen the ledger's instant move since it started.
 
     Args:
@@ -126,6 +145,7 @@ def start(rule: TimeRule, sight: Sight, ledger: Ms | None, *, me: str, watched_s
         ledger: The ledger's instant, carried on since this node read it; None if the ledger has none yet.
         me: This node.
         watched_s: Seconds that it has watched the ledger.
+        doubt: What the ledger says is in doubt; stays so if the time is taken from those who carry it.
     """
     sure = all(sight.times.get(one, 0) is None for one in sight.alive if one != me)
     if watched_s < (rule.quiet_s if sure else rule.silent_s):
@@ -133,14 +153,15 @@ def start(rule: TimeRule, sight: Sight, ledger: Ms | None, *, me: str, watched_s
     carried = [time for time in sight.times.values() if time is not None]
     if carried:
         # Somebody carries it who does not reach the ledger.
-        return Plan(Act.SET, max(Ms(statistics.median_low(carried)), ledger or Ms(0)))
+        return Plan(Act.SET, max(Ms(statistics.median_low(carried)), ledger or Ms(0)), doubt)
     walls = agreed(sight, rule.agree_ms)
     if ledger is None:
         return Plan(Act.WAIT) if walls is None else Plan(Act.SET, walls)
-    if walls is not None and abs(walls - ledger) <= rule.off_ms:
-        return Plan(Act.CARRY_ON, ledger)
     if walls is not None and ledger < walls <= ledger + rule.step_max_ms:
+        # By seconds too: drawn along, it would be late for minutes for those who look at their own clocks.
         return Plan(Act.SET, walls)
+    if walls is not None and 0 <= ledger - walls <= rule.off_ms:
+        return Plan(Act.CARRY_ON, ledger)
     return Plan(Act.WAIT) if watched_s < rule.silent_s else Plan(Act.CARRY_ON, ledger, Doubt.GAP)
 
 
@@ -221,12 +242,12 @@ class TimeKeeper:
         if walls is None:
             return Plan(Act.CARRY_ON, own, self.doubt)
         off, rule = walls - own, self.rule
+        if self.doubt is Doubt.GAP and 0 < off <= rule.step_max_ms:
+            return Plan(Act.SET, walls)
         if abs(off) <= rule.off_ms or (off < 0 and self.doubt is Doubt.AHEAD):
             # After a silence too it is drawn no further at once: what was told must not be far ahead of what is right.
             draw_ms = min(elapsed_ms, 2000 * rule.advance_s)
             drawn = min(max(off, -rule.back_share * draw_ms), rule.forward_share * draw_ms)
             doubt = Doubt.NONE if abs(off) <= rule.off_ms else self.doubt
             return Plan(Act.CARRY_ON, Ms(own + int(drawn)), doubt)
-        if self.doubt is Doubt.GAP and 0 < off <= rule.step_max_ms:
-            return Plan(Act.SET, walls)
         return Plan(Act.CARRY_ON, own, self.doubt)

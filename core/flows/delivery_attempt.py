@@ -147,6 +147,7 @@ class AttemptDelivery:
     `lapsed` says why a code may not be sent any more, although it may have been when it was sold, None if it may; and
     by which records. `reached_by` names the head end that reaches a vend's meter now. `set_aside` counts what is not
     believed of it. `spent_here` says whether this service alone spends a sequence's counters, and by which records.
+    `utc_ahead` is how far the head ends' clocks, which are right, may be ahead of cluster time.
     """
 
     outbox: Outbox
@@ -155,6 +156,7 @@ class AttemptDelivery:
     times: StageTimes
     random: Random
     config: DeliveryConfig
+    utc_ahead: Callable[[], timedelta]
     lapsed: Callable[[Vend], tuple[DeliveryReason | None, Basis]] = lambda _: (None, ())
     reached_by: Callable[[Vend], str] = lambda vend: vend.head_end
     set_aside: SetAside = field(default_factory=SetAside)
@@ -317,7 +319,8 @@ class _Attempt:
             raise _NotSent("the meter has changed hands meanwhile")
 
     def _not_after(self, now: datetime | None = None) -> datetime:
-        return (now or self._by.clock.now()) + timedelta(milliseconds=self._config.send_within_ms)
+        within = timedelta(milliseconds=self._config.send_within_ms)
+        return (now or self._by.clock.now()) + self._by.utc_ahead() + within
 
     async def _listen(self) -> Verdict:
         """Return what is known when something decides, or when waiting longer is no use."""

@@ -110,6 +110,25 @@ async def test_a_node_booted_an_hour_ahead_takes_the_time_from_those_who_carry_i
         assert abs(nodes.off_s("c")) < 0.5
 
 
+@pytest.mark.parametrize("reaches_ledger", [True, False])
+@pytest.mark.parametrize("seconds", STEPS)
+async def test_a_majority_that_starts_anew_with_stepped_clocks_goes_by_the_one_node_that_knows(
+    store: Store, seconds: float, *, reaches_ledger: bool
+) -> None:
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        nodes.machines["a"].lease_good = reaches_ledger
+        nodes.stop("b")
+        nodes.stop("c")
+        step(nodes, "abc", seconds)
+        await nodes.pass_s(2)
+        await nodes.start("b")
+        await nodes.start("c")
+        await nodes.pass_s(10)
+        assert [abs(nodes.off_s(name)) < 0.5 for name in "abc"] == [True] * 3
+
+
 @pytest.mark.parametrize("seconds", STEPS)
 async def test_after_hours_without_anybody_a_majority_sets_it_forward(store: Store, seconds: float) -> None:
     nodes = Machines(store)
@@ -149,6 +168,47 @@ async def test_a_lone_node_of_three_goes_on_from_the_ledger_until_a_majority_clo
         await nodes.pass_s(5)
         assert [abs(nodes.off_s(name)) < 1.0 for name in "abc"] == [True] * 3
         assert await nodes.doubt() == ""
+
+
+async def test_nodes_down_for_seconds_that_come_back_one_by_one_are_on_time_at_once(store: Store) -> None:
+    """The first goes on from the ledger; as soon as a majority is there, so is the right time, and no later."""
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+    for machine in nodes.machines.values():
+        machine.advance(20.0)
+    async with nodes.running("a"):
+        await nodes.pass_s(6)
+        assert nodes.off_s("a") < -18
+        assert await nodes.doubt() == "gap a"
+        # Whoever compares with a right clock meanwhile is told an instant that has not passed.
+        assert abs(nodes.off_s("a") + nodes.times["a"].utc_ahead().total_seconds()) < 0.5
+        await nodes.start("b")
+        await nodes.pass_s(3)
+        assert [abs(nodes.off_s(name)) < 0.5 for name in "ab"] == [True] * 2
+        assert await nodes.doubt() == ""
+
+
+async def test_nodes_down_for_seconds_that_come_back_together_are_on_time_at_once(store: Store) -> None:
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+    for machine in nodes.machines.values():
+        machine.advance(20.0)
+    async with nodes.running():
+        await nodes.pass_s(3)
+        assert [abs(nodes.off_s(name)) < 0.5 for name in "abc"] == [True] * 3
+
+
+@pytest.mark.parametrize(("names", "seconds", "ahead_s"), [("abc", 50.0, 50.0), ("a", 50.0, 0.0), ("abc", HOUR, 0.0)])
+async def test_what_others_compare_with_their_clocks_is_moved_out_by_what_a_majority_says(
+    store: Store, names: str, seconds: float, ahead_s: float
+) -> None:
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        step(nodes, names, seconds)
+        assert abs(nodes.times["a"].utc_ahead().total_seconds() - ahead_s) < 0.5
 
 
 async def test_a_single_node_is_its_own_majority(store: Store) -> None:

@@ -78,6 +78,14 @@ CLUSTERING = (
         why="a step of the wall clocks carries out changes that are due in hours, for good",
     ),
     Mutant(
+        name="gap-of-seconds-is-not-closed",
+        file="core/domain/cluster_time.py",
+        old="        if self.doubt is Doubt.GAP and 0 < off <= rule.step_max_ms:\n",
+        new="        if self.doubt is Doubt.GAP and rule.off_ms < off <= rule.step_max_ms:\n",
+        killer="tests/contract/test_ledger_time.py",
+        why="cluster time is late for minutes after all nodes were down for seconds",
+    ),
+    Mutant(
         name="own-wall-clock-is-the-time",
         file="cluster/time.py",
         old="        return instant_of(told)\n",

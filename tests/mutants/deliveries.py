@@ -134,6 +134,14 @@ DELIVERIES = (
         why="a message that was held up is carried out after the meter has changed hands",
     ),
     Mutant(
+        name="instant-for-head-ends-by-late-cluster-time",
+        file="core/flows/delivery_attempt.py",
+        old=" + self._by.utc_ahead() + within\n",
+        new=" + within\n",
+        killer=f"{_ATTEMPT}::test_cluster_time_that_is_a_little_late_makes_no_send_stale",
+        why="after a short outage of all nodes head ends refuse every code as too late, for minutes",
+    ),
+    Mutant(
         name="message-carries-no-epoch",
         file="core/flows/delivery_attempt.py",
         old="        owner_epoch=owner_epoch,\n",

@@ -177,6 +177,7 @@ class SimNode:
         attempt = AttemptDelivery(
             outbox=outbox, head_ends={HEAD_END: self.head_end}, clock=clock, times=times, random=sim.chance,
             config=_DELIVERY, lapsed=lapse, reached_by=lapse.reached_by, spent_here=spent_here,
+            utc_ahead=self.time.utc_ahead,
         )  # fmt: skip
         recorder = Recorder(
             outbox=outbox, ownership=self.ownership, head_ends={HEAD_END: self.head_end}, answers=answers,

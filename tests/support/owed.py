@@ -2,9 +2,10 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import cast
 
 from etcdpb import rpc_pb2 as pb
@@ -16,6 +17,7 @@ from cluster.keys import Keys
 from cluster.outbox import EtcdOutbox
 from cluster.shards import shard_of
 from core.domain.delivery import Delivery
+from core.domain.errors import HeadEndStale
 from core.domain.message_id import message_id
 from core.domain.vend import Vend
 from core.flows.config import DeliveryConfig
@@ -59,6 +61,7 @@ class AskedHeadEnd:
     available: bool = True
     sent: list[AddCredit] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    utc: Callable[[], datetime] | None = None
 
     async def capabilities(self) -> Capabilities:
         return Capabilities(
@@ -67,6 +70,8 @@ class AskedHeadEnd:
         )  # fmt: skip
 
     async def send(self, message: AddCredit) -> None:
+        if self.utc is not None and self.utc() > message.not_after:
+            raise HeadEndStale("too late by this head end's clock")
         self.sent.append(message)
 
     async def status(self, message_id: str) -> Answer | GivenUp | MessageState:
@@ -90,6 +95,7 @@ class OwedDelivery:
         self.head_end, self.mailbox = AskedHeadEnd(), Mailbox()
         self.set_aside = SetAside()
         self.ours = True
+        self.utc_ahead = timedelta()
         self.node = MarketNode(Store(cast("EtcdClient", FakeEtcd()), CONFIG), HandClock())
         self.outbox = EtcdOutbox(self.node.store.client, CONFIG, self.node.clock)
 
@@ -122,7 +128,7 @@ class OwedDelivery:
         attempt = AttemptDelivery(
             outbox=self.outbox, head_ends={HEAD_END: self.head_end}, clock=self.node.clock, times=StageTimes(),
             random=random.Random(1), config=self.config, lapsed=lapse, reached_by=lapse.reached_by,
-            set_aside=self.set_aside,
+            set_aside=self.set_aside, utc_ahead=lambda: self.utc_ahead,
         )  # fmt: skip
         end = await attempt(
             self.stored, shard=self.shard, epoch=self.epoch, ours=lambda: self.ours, mailbox=self.mailbox

@@ -6,7 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.domain.cluster_time import Act, Doubt, Plan, Received, Sight, TimeKeeper, TimeRule, agreed, start
+from core.domain.cluster_time import (
+    Act,
+    Doubt,
+    Plan,
+    Received,
+    Sight,
+    TimeKeeper,
+    TimeRule,
+    agreed,
+    start,
+    utc_ahead_ms,
+)
 from core.domain.timeline import Ms
 
 RULE = TimeRule()
@@ -126,6 +137,9 @@ def test_a_gap_is_closed_by_a_majority_and_only_forward() -> None:
     one.doubt = Doubt.GAP
     assert one.advance(101.0, None).doubt is Doubt.GAP
     assert one.advance(101.0, Ms(T + 8 * HOUR)) == Plan(Act.SET, Ms(T + 8 * HOUR))
+    # At once, however short it was.
+    assert one.advance(101.0, Ms(T + 19_000)) == Plan(Act.SET, Ms(T + 19_000))
+    assert one.advance(101.0, Ms(T - 19_000)) == Plan(Act.CARRY_ON, Ms(T + 500))
     assert one.advance(101.0, Ms(T - HOUR)) == Plan(Act.CARRY_ON, Ms(T + 1000), Doubt.GAP)
     assert one.advance(101.0, Ms(T + 1000)) == Plan(Act.CARRY_ON, Ms(T + 1000))
     assert one.advance(101.0, Ms(T + RULE.step_max_ms + 2000)) == Plan(Act.CARRY_ON, Ms(T + 1000), Doubt.GAP)
@@ -147,6 +161,31 @@ def test_after_a_long_silence_one_jumped_monotonic_clock_of_several_is_outvoted(
     assert keeper().advance(100.0 + 600, None).instant == T + 600_000
 
 
+@pytest.mark.parametrize(
+    ("wall_off_ms", "agreed_off_ms", "doubt", "wanted"),
+    [
+        (0, 0, Doubt.NONE, 0),
+        # A little late by whoever can tell, up to what is alarmed about.
+        (18_000, 18_000, Doubt.NONE, 18_000),
+        (60_000, None, Doubt.NONE, 60_000),
+        (-18_000, -18_000, Doubt.NONE, 0),
+        # This node's clock is off, and a majority says so; or it alone says what nobody would believe.
+        (HOUR, 40, Doubt.NONE, 40),
+        (HOUR, -40, Doubt.NONE, 0),
+        (HOUR, None, Doubt.NONE, 0),
+        (HOUR, HOUR, Doubt.NONE, 0),
+        (HOUR, None, Doubt.AHEAD, 0),
+        # All were down for hours, and the first is up alone: it is late, and delivers.
+        (8 * HOUR, None, Doubt.GAP, 8 * HOUR),
+        (RULE.step_max_ms + 1, None, Doubt.GAP, 0),
+    ],
+)
+def test_an_instant_for_others_is_moved_out_by_what_cluster_time_may_be_late(
+    wall_off_ms: int, agreed_off_ms: int | None, doubt: Doubt, wanted: int
+) -> None:
+    assert utc_ahead_ms(RULE, wall_off_ms, agreed_off_ms, doubt) == wanted
+
+
 # A node that has just started.
 
 
@@ -164,8 +203,11 @@ def test_after_a_long_silence_one_jumped_monotonic_clock_of_several_is_outvoted(
         (sight(HOUR, None, None, alive="a"), 0, 4.9, Plan(Act.WAIT)),
         (sight(HOUR, None, None, alive="a"), 0, 5.0, Plan(Act.CARRY_ON, T, Doubt.GAP)),
         (sight(HOUR, 0, None, alive="ab"), 0, 5.0, Plan(Act.CARRY_ON, T, Doubt.GAP)),
-        # It was a moment only.
-        (sight(30_000, 30_000, 30_000), 0, 1.0, Plan(Act.CARRY_ON, T)),
+        # It was a moment only: seconds matter as well to those who compare with their own clocks.
+        (sight(30_000, 30_000, 30_000), 0, 1.0, Plan(Act.SET, Ms(T + 30_000))),
+        (sight(2, 3, 4), 0, 1.0, Plan(Act.SET, Ms(T + 3))),
+        (sight(-30_000, -30_000, -30_000), 0, 1.0, Plan(Act.CARRY_ON, T)),
+        (sight(30_000, None, None, alive="a"), 0, 5.0, Plan(Act.CARRY_ON, T, Doubt.GAP)),
         # Clocks that were reset, or have never been set: nobody knows how long it was.
         (sight(-HOUR, -HOUR, -HOUR), 0, 5.0, Plan(Act.CARRY_ON, T, Doubt.GAP)),
         (sight(31 * 24 * HOUR, 31 * 24 * HOUR, 31 * 24 * HOUR), 0, 5.0, Plan(Act.CARRY_ON, T, Doubt.GAP)),
@@ -183,6 +225,11 @@ def test_what_a_node_does_that_does_not_see_the_time_move(
 ) -> None:
     now = None if ledger is None else Ms(T + ledger)
     assert start(RULE, seen, now, me="a", watched_s=watched_s) == wanted
+
+
+def test_a_gap_stays_open_for_a_node_that_takes_the_time_from_those_who_carry_it() -> None:
+    seen = sight(HOUR, HOUR, HOUR, times=(700, None))
+    assert start(RULE, seen, T, me="a", watched_s=5.0, doubt=Doubt.GAP) == Plan(Act.SET, Ms(T + 700), Doubt.GAP)
 
 
 _OFFS = st.integers(min_value=-3 * 24 * HOUR, max_value=3 * 24 * HOUR)

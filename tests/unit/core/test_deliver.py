@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import timedelta
 from typing import cast
 
 import pytest
@@ -81,7 +82,7 @@ async def test_a_delivery_that_met_a_doubtful_lease_is_looked_at_again(
         answers=Answers(recent_max=10),
         attempt=AttemptDelivery(
             outbox=outbox, head_ends={HEAD_END: head_end}, clock=clock, times=StageTimes(), random=chance,
-            config=DeliveryConfig(),
+            config=DeliveryConfig(), utc_ahead=timedelta,
         ),
         recorder=deaf_recorder(outbox, FlickeringOwnership(shard, epoch, 0)),
         config=DeliveryConfig(),
@@ -139,8 +140,9 @@ def _idle_worker() -> DeliveryWorker:
     client, clock = cast("EtcdClient", FakeEtcd()), SystemClock()
     outbox = EtcdOutbox(client, CONFIG, clock)
     attempt = AttemptDelivery(
-        outbox=outbox, head_ends={}, clock=clock, times=StageTimes(), random=random.Random(1), config=DeliveryConfig()
-    )
+        outbox=outbox, head_ends={}, clock=clock, times=StageTimes(), random=random.Random(1), config=DeliveryConfig(),
+        utc_ahead=timedelta,
+    )  # fmt: skip
     return DeliveryWorker(
         outbox=outbox, ownership=FlickeringOwnership(0, 1, 0), head_ends={}, answers=Answers(recent_max=10),
         attempt=attempt, config=DeliveryConfig(), recorder=deaf_recorder(outbox, FlickeringOwnership(0, 1, 0)),

@@ -49,6 +49,19 @@ async def test_a_code_goes_out_with_its_owners_epoch_and_an_instant_after_which_
     assert sent.not_after == began + timedelta(milliseconds=work.config.send_within_ms)
 
 
+@pytest.mark.parametrize(
+    ("late_s", "known_s", "sent"), [(9.0, 0.0, 1), (18.0, 18.0, 1), (59.0, 59.0, 1), (18.0, 0.0, 0)]
+)
+async def test_cluster_time_that_is_a_little_late_makes_no_send_stale(late_s: float, known_s: float, sent: int) -> None:
+    """A head end judges by its own clock, which is right. The last case is the control."""
+    work = OwedDelivery()
+    work.utc_ahead = timedelta(seconds=known_s)
+    work.head_end.utc = lambda: work.node.clock.now() + timedelta(seconds=late_s)
+    async with work.owed(attempts=0):
+        await work.attempt()
+    assert len(work.head_end.sent) == sent
+
+
 @pytest.mark.parametrize(("stood_still_s", "sent"), [(0.999, 1), (1.0, 0), (60.0, 0)])
 async def test_a_node_that_stood_still_between_write_and_send_does_not_send(stood_still_s: float, sent: int) -> None:
     work = OwedDelivery(DeliveryConfig(answer_wait_ms=50, send_within_ms=1000))
