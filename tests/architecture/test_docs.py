@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     page
     for page in ROOT.rglob("*.md")
-    if page.name != "CHANGELOG.md" and not {"node_modules", ".venv", "build", "run"} & set(page.parts)
+    if page.name != "CHANGELOG.md" and not {"node_modules", ".venv", "build", "run"} & set(page.relative_to(ROOT).parts)
 )
 ALERTS = yaml.safe_load((ROOT / "deploy" / "observe" / "alerts.yaml").read_text())["groups"][0]["rules"]
 # A command as it is typed: in backquotes, or a line of its own; it goes on in the next line after a backslash.
