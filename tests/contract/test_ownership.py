@@ -76,6 +76,24 @@ async def test_a_revoked_lease_loses_every_shard_and_claims_again(store: Store) 
         await a.leave()
 
 
+async def test_what_is_lost_is_told_before_it_is_gained_anew(store: Store) -> None:
+    async with node(store, "a") as a:
+        told: dict[int, list[int | None]] = {}
+        async with asyncio.timeout(10):
+            async for change in a.changes():
+                told.setdefault(change.shard, []).append(change.epoch if isinstance(change, Gained) else None)
+                if sum(map(len, told.values())) == SHARDS:
+                    await store.client.revoke_lease(a.lease_id)
+                if sum(map(len, told.values())) == 3 * SHARDS:
+                    break
+        for first, lost, second in told.values():
+            assert lost is None
+            assert first is not None
+            assert second is not None
+            assert second > first
+        await a.leave()
+
+
 async def test_a_shard_is_handed_over_only_by_the_owner_that_has_it(store: Store) -> None:
     async with node(store, "a") as a:
         await until(lambda: len(a.epochs()) == SHARDS)

@@ -148,7 +148,7 @@ ISSUING = (
         file="core/flows/commit.py",
         old="            if ms_of(vend.issued_at) >= job.draft.resolved.until:\n",
         new="            if False:\n",
-        killer=400,
+        killer=200,
         why="a code is sold after the instant at which its seller's appointment ended",
     ),
     Mutant(
