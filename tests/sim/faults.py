@@ -32,8 +32,8 @@ class Nemesis:
         """Return what may happen; what is there twice is twice as likely."""
         on, market = self._sim.switches, self._market
         found: list[_Act] = [
-            self.crash, self.crash, self.freeze, self.cut, self.etcd_away, self.slow, self.revoke, self.compact,
-            self.head_end_away, self.hsm_away,
+            self.crash, self.crash, self.freeze, self.cut, self.cut_through_a_compaction, self.etcd_away, self.slow,
+            self.revoke, self.compact, self.head_end_away, self.hsm_away,
         ]  # fmt: skip
         if on.market:
             found += [
@@ -46,7 +46,7 @@ class Nemesis:
         if on.lag:
             found += [self.lag]
         if on.lost_events:
-            found += [self.lose_events]
+            found += [self.lose_events, self.lose_events]
         if on.clocks:
             found += [self.clock]
         if on.clock_steps:
@@ -101,6 +101,15 @@ class Nemesis:
         await asyncio.sleep(self._chance.uniform(0.2, 6.0))
         node.link.cut = False
 
+    async def cut_through_a_compaction(self) -> None:
+        """Cut a node off until what it has not heard is compacted away: it must read everything anew."""
+        node = self._sim.any_node()
+        node.link.cut = True
+        await asyncio.sleep(self._chance.uniform(0.5, 3.0))
+        await self.compact()
+        await asyncio.sleep(self._chance.uniform(0.1, 1.0))
+        node.link.cut = False
+
     async def lag(self) -> None:
         """Let a node hear late of what others write."""
         node = self._sim.any_node()
@@ -112,7 +121,7 @@ class Nemesis:
         """Let a node's watches lose what they should have told."""
         node = self._sim.any_node()
         node.link.deaf = self._chance.choice((0.1, 0.5, 1.0))
-        await asyncio.sleep(self._chance.uniform(0.1, 1.0))
+        await asyncio.sleep(self._chance.uniform(0.2, 3.0))
         node.link.deaf = 0.0
 
     async def etcd_away(self) -> None:
