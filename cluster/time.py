@@ -185,9 +185,10 @@ class LedgerTime:
         prefix = self._keys.time()
         while True:
             try:
-                at = self._steady.monotonic()
                 found, revision = await self._client.list_prefix(prefix)
-                self._take_all(found, at)
+                # As of now, not of when it was asked for: it may have been written while the question was on its way, and
+                # late is the safe side.
+                self._take_all(found, self._steady.monotonic())
                 async for reply in self._client.watch(prefix, revision):
                     at = self._steady.monotonic()
                     for event in reply.events:

@@ -2,15 +2,18 @@
 
 import asyncio
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from etcdpb import rpc_pb2 as pb
 
 from cluster import compares, ops
+from cluster.client import EtcdClient
+from cluster.keys import Keys
 from cluster.registry_store import EtcdRegistryStore
+from cluster.time import ClusterClock, LedgerTime
 from cluster.time_fence import TimeFence
-from core.domain.cluster_time import Doubt, TimeRule
+from core.domain.cluster_time import Doubt, TimeKeeper, TimeRule
 from core.domain.errors import ClocksDisagree, LedgerUnavailable, NotReady
 from core.domain.timeline import Ms, ms_of
 from core.ports.registry import RegistryWrite
@@ -447,3 +450,34 @@ async def test_where_peers_are_never_heard_the_time_goes_on_after_the_ledger_was
         assert before is not None
         assert after is not None
         assert 0 <= nodes.truth() - after <= 2000
+
+
+class SlowToAsk:
+    """A way to the ledger on which the first question takes long; the ledger's time goes on meanwhile."""
+
+    def __init__(self, store: Store, clock: HandClock, *, after: int) -> None:
+        self._store = store
+        self._clock = clock
+        self._after = after
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store.client, name)
+
+    async def list_prefix(self, prefix: bytes) -> tuple[list[pb.KeyValue], int]:
+        self._clock.advance(5.0)
+        key = Keys(self._store.config.prefix).time_now()
+        await self._store.client.txn(pb.TxnRequest(success=[ops.put(key, compares.time_value(self._after))]))
+        return await self._store.client.list_prefix(prefix)
+
+
+async def test_a_question_that_was_long_on_its_way_does_not_set_the_time_ahead(store: Store) -> None:
+    clock, right = HandClock(), 1_795_000_005_000
+    keeper = TimeKeeper(TimeRule())
+    time = LedgerTime(
+        cast("EtcdClient", SlowToAsk(store, clock, after=right)), store.config, ClusterClock(keeper, clock),
+        node_id="a", sight=lambda *_: None, may_write=lambda: False,
+    )  # fmt: skip
+    following = asyncio.get_running_loop().create_task(time.follow())
+    await time.watching()
+    assert keeper.estimate(clock.monotonic()) == right
+    following.cancel()
