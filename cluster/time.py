@@ -186,8 +186,8 @@ class LedgerTime:
         while True:
             try:
                 found, revision = await self._client.list_prefix(prefix)
-                # As of now, not of when it was asked for: it may have been written while the question was on its way, and
-                # late is the safe side.
+                # As of now, not of when it was asked for: it may have been written while the question was on its way,
+                # and late is the safe side.
                 self._take_all(found, self._steady.monotonic())
                 async for reply in self._client.watch(prefix, revision):
                     at = self._steady.monotonic()
