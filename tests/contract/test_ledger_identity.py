@@ -118,7 +118,9 @@ async def test_a_running_node_stops_writing_when_other_settings_are_agreed(etcd:
             await agree(operator, keys, SETTINGS, NOW, seen=seen)
         assert (await look(operator, keys)).settings == other
         assert await until(lambda: not one.watch.agreed)
-        assert one.watch.problems == ["flow.hot_window_days: 30 here, 7 agreed in the ledger"]
+        assert one.watch.problems == [
+            "flow.hot_window_days: 30 here, 7 agreed in the ledger: docs/runbooks/ledger-identity.md"
+        ]
         with pytest.raises(EtcdRefused, match="hot_window_days"):
             await one.put(b"after")
         with pytest.raises(EtcdUnreachable):

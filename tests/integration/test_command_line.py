@@ -173,8 +173,9 @@ def test_a_stack_that_stays_says_how_to_top_up_and_ends_when_told(tmp_path: Path
         said = [running.stdout.readline()]
         while said[-1] and "ends it" not in said[-1]:
             said.append(running.stdout.readline())
-        (shown,) = [line for line in said if line.startswith(".venv/bin/utrn topup")]
-        assert re.search(r"\d{4} \d{4} \d{4} \d{4} \d{4}", utrn(*shown.split()[1:]))
+        shown = [line for line in said if line.startswith(".venv/bin/utrn topup")]
+        assert len(shown) == 1, said
+        assert re.search(r"\d{4} \d{4} \d{4} \d{4} \d{4}", utrn(*shown[0].split()[1:]))
         subprocess.run([*up[:3], "--stop", folder], cwd=ROOT, check=True, capture_output=True)
         assert running.wait(60) == 0
 

@@ -152,7 +152,7 @@ async def test_a_head_end_that_no_node_is_configured_with_is_seen_and_its_meters
     sold = new_id()
     async with caller(stack) as stub, asyncio.timeout(20):
         await stub.TopUp(top_up(transaction_id=sold, pan=pan))
-        await _status(stack, "1 deliveries wait for head end smso-old")
+        await _status(stack, "1 delivery waits for head end smso-old")
         assert _metric(stack, 'utrn_head_end_missing{head_end="smso-old"}') == 1
         assert "head ends that there are" in stack.log_file("node-a").read_text()
     certs = stack.certs(OPERATOR)
