@@ -30,7 +30,7 @@ ISSUING = (
         file="core/flows/refuse.py",
         old="            found = await self.ledger.find(participant_id, transaction_id)\n",
         new="            found = None\n",
-        killer=60,
+        killer=150,
         why="a sale that was committed is refused when its till asks for it anew",
         quick=True,
     ),
@@ -216,7 +216,7 @@ ISSUING = (
         file="core/domain/eligibility.py",
         old="        if meter.due(self._now) is not None:\n            self.turn = meter_id\n",
         new="        if meter.due(self._now) is not None and False:\n            self.turn = meter_id\n",
-        killer=100,
+        killer=150,
         why="codes of both sides lie on both sides of a Change of Supplier",
     ),
     Mutant(
