@@ -43,7 +43,6 @@ class TimeFence:
         raise LedgerUnavailable("others keep setting the ledger's time; nothing was written")
 
     async def _read(self) -> tuple[Ms, int]:
-        at = self._clock.monotonic()
         try:
             reply = await self._client.range(pb.RangeRequest(key=self._keys.time_now()))
         except EtcdUnreachable as error:
@@ -51,6 +50,8 @@ class TimeFence:
         told = compares.time_of(reply.kvs[0].value) if reply.kvs else NEVER
         if told is None:
             raise LedgerUnavailable("the ledger's time cannot be understood; nothing was written; tell the operator")
+        # As of now, not of when it was asked for: it may have been written while the question was on its way.
+        at = self._clock.monotonic()
         instant, revision = Ms(told), reply.kvs[0].mod_revision if reply.kvs else 0
         self._reached = instant
         # It is advanced every second; after a silence, whoever does so asks the others first.

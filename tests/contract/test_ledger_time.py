@@ -463,11 +463,18 @@ class SlowToAsk:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store.client, name)
 
-    async def list_prefix(self, prefix: bytes) -> tuple[list[pb.KeyValue], int]:
+    async def _on_its_way(self) -> None:
         self._clock.advance(5.0)
         key = Keys(self._store.config.prefix).time_now()
         await self._store.client.txn(pb.TxnRequest(success=[ops.put(key, compares.time_value(self._after))]))
+
+    async def list_prefix(self, prefix: bytes) -> tuple[list[pb.KeyValue], int]:
+        await self._on_its_way()
         return await self._store.client.list_prefix(prefix)
+
+    async def range(self, request: pb.RangeRequest) -> pb.RangeResponse:
+        await self._on_its_way()
+        return await self._store.client.range(request)
 
 
 async def test_a_question_that_was_long_on_its_way_does_not_set_the_time_ahead(store: Store) -> None:
@@ -481,3 +488,12 @@ async def test_a_question_that_was_long_on_its_way_does_not_set_the_time_ahead(s
     await time.watching()
     assert keeper.estimate(clock.monotonic()) == right
     following.cancel()
+
+
+async def test_a_write_that_asks_for_the_time_does_not_set_it_ahead_either(store: Store) -> None:
+    clock, right = HandClock(), 1_795_000_005_000
+    keeper = TimeKeeper(TimeRule())
+    client = cast("EtcdClient", SlowToAsk(store, clock, after=right))
+    fence = TimeFence(client, Keys(store.config.prefix), ClusterClock(keeper, clock))
+    await fence.reach(Ms(right))
+    assert keeper.estimate(clock.monotonic()) == right
