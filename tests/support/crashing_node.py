@@ -1,7 +1,8 @@
 """A node that dies at a chosen step of a vend, once: `python -m tests.support.crashing_node STEP MARKER ... serve`.
 
 STEP is one of `STEPS`; MARKER a file that says that it has died before. `--without COMPARE` takes a compare of
-cluster/compares.py away. Only the composition is touched: the service itself has no code for this.
+cluster/compares.py away, `--without self_fence` what has an owner stop by itself once its lease is in doubt. Only the
+composition is touched: the service itself has no code for this.
 """
 
 import argparse
@@ -19,10 +20,13 @@ from app.serve import serve
 from app.wiring import Adapters, build
 from cluster import compares
 from cluster.client import EtcdClient
+from cluster.lease import Lease
+from core.flows.deliver import DeliveryWorker
 from core.ports.headend import AddCredit, Answer, HeadEnd, HeadEndEvent
 from core.ports.ledger import CommitOutcome, Entry, Ledger
 
 STEPS = ("signed", "txn-sent", "committed", "head-end-took", "meter-applied")
+_SELF_FENCE = "self_fence"
 # Vends that pass before the one that dies, so that it dies among others.
 _PASS = 3
 
@@ -100,20 +104,29 @@ def _die_after_sending(death: Death) -> None:
     EtcdClient.txn = txn  # type: ignore[method-assign]
 
 
+def _go_on_when_deposed() -> None:
+    """Have an owner neither doubt its lease by its own clock nor break off work when it has lost a shard."""
+    Lease.good = property(lambda self: self.lease_id != 0)  # type: ignore[assignment]
+    DeliveryWorker._stop = lambda self, key: None  # type: ignore[method-assign]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("step", choices=("none", *STEPS))
     parser.add_argument("marker", type=Path)
     parser.add_argument(
         "--without",
-        choices=("vend_absent", "counter_unmoved", "code_absent", "epoch_current"),
+        choices=("vend_absent", "counter_unmoved", "code_absent", "epoch_current", _SELF_FENCE),
         action="append",
         default=[],
     )
     parser.add_argument("--config", type=Path, required=True)
     arguments = parser.parse_args()
     for without in arguments.without:
-        setattr(compares, without, lambda *_: [])
+        if without == _SELF_FENCE:
+            _go_on_when_deposed()
+        else:
+            setattr(compares, without, lambda *_: [])
     death = Death(arguments.step, arguments.marker)
     _die_after_sending(death)
 
