@@ -47,6 +47,7 @@ def problems(stack: DevStack) -> list[str]:
 
 
 async def until_said(stack: DevStack, text: str) -> None:
+    """Wait until node-a says `text` itself: its own measure is up to a second behind what a member says."""
     async with asyncio.timeout(30):
         while not any(text in one for one in await asyncio.to_thread(problems, stack)):  # noqa: ASYNC110  # a command
             await asyncio.sleep(0.2)
@@ -64,7 +65,7 @@ async def test_a_full_ledger_sells_nothing_blocks_cards_delivers_and_says_what_t
         )
         await stub.IssueUtrn(two_step)
         await asyncio.to_thread(fill, stack)
-        await until_said(stack, "NOSPACE")
+        await until_said(stack, "node-a: etcd has raised NOSPACE")
         failure = await refused(stub.TopUp(top_up(transaction_id=new_id(), pan=first)))
         assert (failure.code, failure.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "LEDGER_FULL")
         assert failure.retry_ms
