@@ -1,5 +1,5 @@
 # The only commands to know. `make demo` and `make test` install what they need first.
-.PHONY: setup demo test check unit it sim mutants mutants-check drill-check drills load bench million proto proto-check proto-release up down clean
+.PHONY: setup demo test check unit it attack sim mutants mutants-check drill-check drills load bench million proto proto-check proto-release up down clean
 
 RUN ?= run
 SHAPE ?= steady
@@ -27,7 +27,10 @@ unit: setup
 	$(PYTEST) tests/unit tests/architecture -n 2
 
 it: setup ## real etcd, real SoftHSM, real processes, kills
-	$(PYTEST) tests/contract tests/integration tests/drills/test_crash_at_every_step.py -n 2
+	$(PYTEST) tests/contract tests/integration tests/attack tests/drills/test_crash_at_every_step.py -n 2
+
+attack: setup ## strangers, the long attacks too, and an honest till beside them whose figures are asserted: an idle machine
+	UTRN_WHOLE_ATTACK=1 $(PYTEST) tests/attack -rP
 
 sim: setup ## a thousand seeds of a simulated cluster, and the controls that must turn red; or make sim FROM=500000 COUNT=10000
 ifdef FROM
