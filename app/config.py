@@ -15,6 +15,7 @@ from core.domain.errors import BadField
 from core.domain.party import parse_participant_id
 from core.flows.config import DeliveryConfig, FlowConfig
 from core.gateways.config import HeadEndConfig
+from core.net.address import parse_address
 from hsm.config import HsmConfig
 
 _ENVIRONMENT_PREFIX = "UTRN_"
@@ -31,7 +32,8 @@ class NodeConfig:
     Attributes:
         node_id: Its name in the cluster, 1 to 64 of a-z, 0-9 and "-"; never two alike.
         zone: Where it stands; nodes of one zone may fail together.
-        advertise: host:port where callers and peers reach it; empty for what api.listen says.
+        advertise: host:port where callers and peers reach it; empty for what api.listen says, which must then be one
+            address: at 0.0.0.0 every node would hear itself in its peers' place.
         trail: Folder for the trail of decisions: who asked for what, and what was decided by which rule.
         metrics: host:port of the Prometheus page; empty for none. Plain HTTP: listen where only the collector comes.
         log_level: DEBUG, INFO, WARNING or ERROR.
@@ -53,8 +55,15 @@ class NodeConfig:
         if self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ValueError("log_level: must be DEBUG, INFO, WARNING or ERROR")
         for key in ("advertise", "metrics"):
-            if getattr(self, key) and not getattr(self, key).rpartition(":")[2].isdecimal():
-                raise ValueError(f"{key}: must be host:port")
+            if getattr(self, key):
+                parse_address(getattr(self, key), field=key)
+        if self.advertise and not _reachable(self.advertise):
+            raise ValueError("advertise: must be one address and port of this node, not every address, nor port 0")
+
+
+def _reachable(text: str) -> bool:
+    address = parse_address(text)
+    return not address.wildcard and address.port != 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +84,11 @@ class Config:
         names = [one.name for one in self.head_ends]
         if len(names) != len(set(names)):
             raise ValueError("head_ends: two have the same name")
+        if not self.node.advertise and parse_address(self.api.listen).wildcard:
+            raise ValueError(
+                f"node.advertise: needed, because api.listen is {self.api.listen}: the host:port at which callers and "
+                "peers reach this node"
+            )
         if self.flow.batch_max > self.etcd.batch_max:
             raise ValueError("flow.batch_max: must not be above etcd.batch_max")
 

@@ -157,14 +157,15 @@ class DevStack(StackFiles):
         """Return when the node answers SERVING; a large registry takes longer to read."""
         import grpc
         from grpc_health.v1 import health_pb2, health_pb2_grpc
+        from utrn_client.channel import options
 
         certs = self.certs(PSP)
         credentials = grpc.ssl_channel_credentials(
             certs.ca.read_bytes(), certs.key.read_bytes(), certs.cert.read_bytes()
         )
-        options = (("grpc.ssl_target_name_override", "localhost"), ("grpc.max_reconnect_backoff_ms", 100))
+        chosen = {**dict(options("localhost", by_health=False)), "grpc.max_reconnect_backoff_ms": 100}
         until = time.monotonic() + wait_s
-        with grpc.secure_channel(self.node_target(node), credentials, options=options) as channel:
+        with grpc.secure_channel(self.node_target(node), credentials, options=tuple(chosen.items())) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             while time.monotonic() < until:
                 self._check_alive(node)

@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from app.wiring import Node
 from core.api.errors import Guard
+from core.net.address import parse_address
 from core.observe import Stage
 
 
@@ -23,10 +24,10 @@ def serve_metrics(node: Node, guard: Guard) -> Iterator[None]:
     if not node.config.node.metrics:
         yield
         return
-    host, _, port = node.config.node.metrics.rpartition(":")
+    at = parse_address(node.config.node.metrics, field="node.metrics")
     registry = CollectorRegistry()
     registry.register(NodeCollector(node, guard))
-    server, thread = start_http_server(int(port), addr=host, registry=registry)
+    server, thread = start_http_server(at.port, addr=at.host, registry=registry)
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ from app.clock import SystemClock
 from app.free_ports import free_ports
 from app.namespaces import Namespaces
 from app.pki import CertPaths, DevCa, participant_uri
+from core.net.address import parse_address
 from hsm.config import HsmConfig, find_softhsm
 from hsm.provision import KeyEntry
 
@@ -107,11 +108,11 @@ class StackFiles:
 
     def listen_host(self, node: str) -> str:
         """Address on which a node listens."""
-        return self.node_target(node).rpartition(":")[0]
+        return parse_address(self.node_target(node)).host
 
     def metrics_url(self, node: str) -> str:
         """Address of a node's Prometheus page."""
-        return f"http://{self.node_target(node).rpartition(':')[0]}:{self.metrics_ports[node]}/metrics"
+        return f"http://{self.listen_host(node)}:{self.metrics_ports[node]}/metrics"
 
     @property
     def etcd_names(self) -> list[str]:

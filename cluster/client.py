@@ -16,6 +16,7 @@ from etcdpb import rpc_pb2_grpc as rpc
 
 from cluster.config import EtcdConfig
 from cluster.guard import LedgerGuard
+from core.net.channels import Remote, channel_options
 
 log = logging.getLogger(__name__)
 
@@ -424,19 +425,14 @@ class EtcdClient:
 
     def _open(self, endpoint: str) -> grpc.aio.Channel:
         config = self._config
-        options: tuple[tuple[str, Any], ...] = (
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            # Also how long one attempt to connect may take: a handshake takes a moment over a WAN, or on a busy host.
-            ("grpc.min_reconnect_backoff_ms", 500),
-            ("grpc.max_reconnect_backoff_ms", 1000),
+        named = "" if config.ca is None else config.server_name
+        options = (
+            *channel_options(Remote.ETCD, server_name=named),
             ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-            # A connection of its own: etcd's keepalives must not share the fate of another client's.
-            ("grpc.use_local_subchannel_pool", 1),
         )
         if config.ca is None or config.cert is None or config.key is None:
             return grpc.aio.insecure_channel(endpoint, options=options)
         credentials = grpc.ssl_channel_credentials(
             config.ca.read_bytes(), config.key.read_bytes(), config.cert.read_bytes()
         )
-        named = (*options, ("grpc.ssl_target_name_override", config.server_name))
-        return grpc.aio.secure_channel(endpoint, credentials, options=named)
+        return grpc.aio.secure_channel(endpoint, credentials, options=options)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.net.address import parse_address
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EtcdConfig:
@@ -55,8 +57,10 @@ class EtcdConfig:
 
     def __post_init__(self) -> None:
         """Refuse values out of range and sets that do not fit together."""
-        if not self.endpoints or not all(":" in endpoint for endpoint in self.endpoints):
+        if not self.endpoints:
             raise ValueError("endpoints: one host:port or more are needed")
+        for endpoint in self.endpoints:
+            parse_address(endpoint, field="endpoints")
         if len({self.ca is None, self.cert is None, self.key is None}) != 1:
             raise ValueError("ca, cert, key: all three or none")
         for key, least, most in (

@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import grpc
 from utrn.peer.v1 import peer_service_pb2 as pb
@@ -20,6 +20,8 @@ from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
 from cluster.config import PeersConfig
 from cluster.guard import LedgerGuard
 from cluster.ownership import Member
+from core.net.address import parse_address
+from core.net.channels import Remote, channel_options
 from core.observe import told_now
 from core.ports.clock import Clock
 
@@ -193,15 +195,16 @@ class PeerWatch:
 
     async def _refused(self, address: str) -> bool:
         """Return whether nobody listens at `address`; a time-out is no answer to that."""
-        host, _, port = address.rpartition(":")
         try:
+            there = parse_address(address)
             async with asyncio.timeout(self._config.dial_timeout_ms / 1000):
-                _, writer = await asyncio.open_connection(host, int(port))
+                _, writer = await asyncio.open_connection(there.host, there.port)
                 writer.close()
                 await writer.wait_closed()
         except ConnectionRefusedError:
             return True
-        except (OSError, TimeoutError):
+        except (OSError, TimeoutError, ValueError):
+            # A record that names no address is no sign of death either.
             return False
         return False
 
@@ -249,12 +252,7 @@ class PeerWatch:
         credentials = grpc.ssl_channel_credentials(
             config.ca.read_bytes(), config.key.read_bytes(), config.cert.read_bytes()
         )
-        options: tuple[tuple[str, Any], ...] = (
-            ("grpc.ssl_target_name_override", config.server_name),
-            ("grpc.enable_retries", 0),
-            # A connection of its own: its breaking is the news.
-            ("grpc.use_local_subchannel_pool", 1),
-        )
+        options = channel_options(Remote.PEER, server_name=config.server_name)
         return grpc.aio.secure_channel(address, credentials, options=options)
 
 

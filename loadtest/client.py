@@ -36,15 +36,16 @@ class Target:
     ca: Path
     server_name: str = "localhost"
 
-    def channel(self) -> grpc.Channel:
-        """Return a channel over all nodes.
-
-        Raises:
-            OSError: a certificate file cannot be read.
-        """
-        credentials = grpc.ssl_channel_credentials(self.ca.read_bytes(), self.key.read_bytes(), self.cert.read_bytes())
-        options = [
+    def options(self) -> list[tuple[str, str | int]]:
+        """Return the channel options that go with the policy."""
+        return [
             ("grpc.service_config", json.dumps(json.loads(SERVICE_CONFIG.read_text(encoding="utf-8")))),
+            # A connection whose packets vanish is given up, and no proxy of the environment is used.
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 5_000),
+            ("grpc.keepalive_permit_without_calls", 1),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.enable_http_proxy", 0),
             ("grpc.initial_reconnect_backoff_ms", 100),
             # Also how long one attempt to connect may take: a handshake takes a moment over a WAN, or on a busy host.
             ("grpc.min_reconnect_backoff_ms", 1000),
@@ -52,7 +53,15 @@ class Target:
             ("grpc.ssl_target_name_override", self.server_name),
             ("grpc.default_authority", self.server_name),
         ]
-        return grpc.secure_channel("ipv4:" + ",".join(self.nodes), credentials, options=options)
+
+    def channel(self) -> grpc.Channel:
+        """Return a channel over all nodes.
+
+        Raises:
+            OSError: a certificate file cannot be read.
+        """
+        credentials = grpc.ssl_channel_credentials(self.ca.read_bytes(), self.key.read_bytes(), self.cert.read_bytes())
+        return grpc.secure_channel("ipv4:" + ",".join(self.nodes), credentials, options=self.options())
 
 
 class Caller:

@@ -19,6 +19,26 @@ from sandbox.head_end import HeadEnd
 from sandbox.knobs import Chance
 from sandbox.meter import Rules
 
+# A connection whose packets vanish is given up, from both ends, and no proxy of the environment is used.
+CHANNEL_OPTIONS: tuple[tuple[str, str | int], ...] = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.enable_http_proxy", 0),
+)
+SERVER_OPTIONS: tuple[tuple[str, str | int], ...] = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.so_reuseport", 0),
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
@@ -36,12 +56,8 @@ class Tls:
     def channel(self, target: str) -> grpc.aio.Channel:
         """Return a channel to `target`."""
         credentials = grpc.ssl_channel_credentials(self.ca.read_bytes(), self.key.read_bytes(), self.cert.read_bytes())
-        options = (
-            ("grpc.ssl_target_name_override", "localhost"),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 500),
-        )
-        return grpc.aio.secure_channel(target, credentials, options=options)
+        named = (("grpc.ssl_target_name_override", "localhost"), *CHANNEL_OPTIONS)
+        return grpc.aio.secure_channel(target, credentials, options=named)
 
 
 def run_fleet(folder: Path, listen: str, tls: Tls, rules: Rules) -> None:
@@ -49,7 +65,7 @@ def run_fleet(folder: Path, listen: str, tls: Tls, rules: Rules) -> None:
 
     async def run() -> None:
         fleet = Fleet(folder / "fleet.sqlite", rules)
-        server = grpc.aio.server()
+        server = grpc.aio.server(options=SERVER_OPTIONS)
         rpc.add_FleetServiceServicer_to_server(fleet, server)
         await _serve(server, listen, tls, fleet.run)
         fleet.close()
@@ -64,7 +80,7 @@ def run_head_end(folder: Path, listen: str, fleet: str, tls: Tls, knobs: pb.Knob
     async def run() -> None:
         channel = tls.channel(fleet)
         head_end = HeadEnd(folder / "head-end.sqlite", channel, Chance(knobs, seed))
-        server = grpc.aio.server()
+        server = grpc.aio.server(options=SERVER_OPTIONS)
         _add_head_end(server, head_end)
         rpc.add_HeadEndControlServiceServicer_to_server(head_end, server)
         await _serve(server, listen, tls, head_end.run)

@@ -2,20 +2,18 @@
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.cli.advice import ADVICE
 from app.cli.output import EXIT_FAILED, EXIT_USAGE, fail
+from core.net.address import parse_address
 
 if TYPE_CHECKING:
     import grpc
 
 _T = TypeVar("_T")
-_NODE = re.compile(r"\S+:[0-9]{1,5}", re.ASCII)
-_ADDRESS = re.compile(r"[0-9.]+:[0-9]{1,5}", re.ASCII)
 _CONNECT_S = 3.0
 # Facts that the sentence of a refusal says already.
 _SAID = frozenset({"field", "kind", "because", "final"})
@@ -115,8 +113,13 @@ def check_certificates(cert: Path, key: Path, ca: Path) -> None:
 def check_target(target: str) -> list[str]:
     """Return the nodes of a target; end with what is wrong with it."""
     nodes = target.split(",")
-    if not all(_NODE.fullmatch(node) for node in nodes):
-        fail(f"--target {target}: host:port is needed, as 127.0.0.1:8443; a comma between several", code=EXIT_USAGE)
-    if len(nodes) > 1 and not all(_ADDRESS.fullmatch(node) for node in nodes):
+    try:
+        addresses = [parse_address(node) for node in nodes]
+    except ValueError:
+        fail(
+            f"--target {target}: host:port is needed, as 127.0.0.1:8443 or [::1]:8443; a comma between several",
+            code=EXIT_USAGE,
+        )
+    if len(nodes) > 1 and not all(address.numeric for address in addresses):
         fail(f"--target {target}: several nodes are named by their addresses, as 10.0.0.1:8443", code=EXIT_USAGE)
     return nodes

@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.net.address import parse_address
+from core.net.channels import ServerLimits
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiConfig:
@@ -16,6 +19,13 @@ class ApiConfig:
         message_bytes_max: Bytes, 1024 to 4194304, of one request. An honest one has under 1 KiB; the room above it is
             there so that an oversized field gets an answer that names it.
         streams_max: Calls, 1 to 100000, under way at once on one connection.
+        handshake_s: Seconds, 1 to 120, that a connection may take for TLS.
+        connection_idle_s: Seconds, 10 to 86400, without a call under way after which a connection is ended in good
+            order: gRPC opens the next one by itself.
+        connection_age_s: Seconds, 10 to 86400, after which every connection is ended in good order, so that callers
+            come back to all nodes, and with the certificate that they have now.
+        connection_age_grace_s: Seconds, 5 to 3600, that calls under way on it may then still take.
+        ping_min_s: Seconds, 0.1 to 300, between a caller's pings. Who pings more often is thrown out.
         drain_s: Seconds, 0 to 300, that calls under way may take after SIGTERM.
         reflection: Answer grpc.reflection (describes the public contract, reveals nothing else).
     """
@@ -26,16 +36,37 @@ class ApiConfig:
     client_ca: Path
     message_bytes_max: int = 2_097_152
     streams_max: int = 1000
+    handshake_s: float = 10.0
+    connection_idle_s: float = 300.0
+    connection_age_s: float = 3600.0
+    connection_age_grace_s: float = 300.0
+    ping_min_s: float = 5.0
     drain_s: float = 10.0
     reflection: bool = True
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
-        if ":" not in self.listen:
-            raise ValueError("listen: must be host:port")
-        if not 1024 <= self.message_bytes_max <= 4_194_304:
-            raise ValueError("message_bytes_max: must be 1024 to 4194304")
-        if not 1 <= self.streams_max <= 100_000:
-            raise ValueError("streams_max: must be 1 to 100000")
-        if not 0 <= self.drain_s <= 300:
-            raise ValueError("drain_s: must be 0 to 300")
+        parse_address(self.listen, field="listen")
+        for key, least, most in (
+            ("message_bytes_max", 1024, 4_194_304),
+            ("streams_max", 1, 100_000),
+            ("handshake_s", 1, 120),
+            ("connection_idle_s", 10, 86_400),
+            ("connection_age_s", 10, 86_400),
+            ("connection_age_grace_s", 5, 3_600),
+            ("ping_min_s", 0.1, 300),
+            ("drain_s", 0, 300),
+        ):
+            if not least <= getattr(self, key) <= most:
+                raise ValueError(f"{key}: must be {least} to {most}")
+
+    @property
+    def connections(self) -> ServerLimits:
+        """What is granted to a connection, as gRPC is told it."""
+        return ServerLimits(
+            handshake_s=self.handshake_s,
+            idle_s=self.connection_idle_s,
+            age_s=self.connection_age_s,
+            age_grace_s=self.connection_age_grace_s,
+            ping_min_s=self.ping_min_s,
+        )

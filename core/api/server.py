@@ -30,6 +30,7 @@ from core.api.health import Health
 from core.api.peer_servicer import PeerServicer
 from core.api.registry_servicer import RegistryServicer
 from core.api.top_up_servicer import TopUpServicer
+from core.net.channels import server_options
 
 TOP_UP_SERVICE = "utrn.v1.TopUpService"
 # Their decisions are noted where they are made, with the records they are based on; a look-up is not noted.
@@ -66,11 +67,7 @@ def build_server(config: ApiConfig, services: Services, guard: Guard) -> tuple[g
         options=(
             ("grpc.max_receive_message_length", config.message_bytes_max),
             ("grpc.max_concurrent_streams", config.streams_max),
-            # Two nodes on one port would each get half of the calls and none of the blame.
-            ("grpc.so_reuseport", 0),
-            # A caller or peer whose packets vanish holds its connection open for ever: ask it now and then.
-            ("grpc.keepalive_time_ms", 10_000),
-            ("grpc.keepalive_timeout_ms", 5_000),
+            *server_options(config.connections),
         )
     )
     for add, descriptor, servicer in (

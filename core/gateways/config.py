@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.net.address import parse_address
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadEndConfig:
@@ -34,8 +36,7 @@ class HeadEndConfig:
         """Refuse values out of range."""
         if not self.name:
             raise ValueError("name: must not be empty")
-        if ":" not in self.target:
-            raise ValueError("target: must be host:port")
+        parse_address(self.target, field="target")
         if not 50 <= self.call_timeout_ms <= 60_000:
             raise ValueError("call_timeout_ms: must be 50 to 60000")
         if not 500 <= self.silence_max_ms <= 600_000:

@@ -17,6 +17,7 @@ from core.domain.errors import HeadEndRefused, HeadEndStale, HeadEndUnavailable
 from core.domain.meter import MeterKind
 from core.gateways.config import HeadEndConfig
 from core.gateways.headend_replies import OutOfBounds, Reply, capabilities_of, event_of, reader, status_of
+from core.net.channels import Remote, channel_options
 from core.observe import SetAside
 from core.ports.headend import (
     AddCredit,
@@ -260,12 +261,7 @@ class GrpcHeadEnd:
             credentials = grpc.ssl_channel_credentials(
                 config.ca.read_bytes(), config.key.read_bytes(), config.cert.read_bytes()
             )
-            options: list[tuple[str, str | int]] = [
-                ("grpc.initial_reconnect_backoff_ms", 100),
-                ("grpc.max_reconnect_backoff_ms", 1000),
-            ]
-            if config.server_name:
-                options.append(("grpc.ssl_target_name_override", config.server_name))
+            options = channel_options(Remote.HEAD_END, server_name=config.server_name)
             self._channel = grpc.aio.secure_channel(config.target, credentials, options=options)
         return _Methods.on(self._channel)
 

@@ -115,12 +115,20 @@ function openClient() {
     readFileSync(given.ca), readFileSync(given.key), readFileSync(given.cert),
   );
   const name = given['server-name'];
-  const target = given.target.includes(',') ? `ipv4:${given.target}` : given.target;
+  // Several nodes are named by their addresses, all of one kind.
+  const kind = given.target.startsWith('[') ? 'ipv6' : 'ipv4';
+  const target = given.target.includes(',') ? `${kind}:${given.target}` : given.target;
   return new TopUpService(target, credentials, {
     // Round robin; only calls that read are repeated inside gRPC. grpc-js does not know the health check in it.
     'grpc.service_config': readFileSync(`${proto}/service_config.json`, 'utf8'),
     // No policy from DNS: a repeat that this program does not see would look like a first attempt.
     'grpc.service_config_disable_resolution': 1,
+    // A connection whose packets vanish looks alive: it is pinged, and given up when it does not answer.
+    'grpc.keepalive_time_ms': 10000,
+    'grpc.keepalive_timeout_ms': 5000,
+    'grpc.keepalive_permit_without_calls': 1,
+    // https_proxy in the environment of a till must not carry its sales anywhere.
+    'grpc.enable_http_proxy': 0,
     'grpc.initial_reconnect_backoff_ms': 100,
     'grpc.max_reconnect_backoff_ms': 1000,
     ...(name && { 'grpc.ssl_target_name_override': name, 'grpc.default_authority': name }),

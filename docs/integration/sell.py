@@ -107,7 +107,7 @@ def parse() -> argparse.Namespace:
 async def trade(given: argparse.Namespace, book: FileSaleBook) -> int:
     """Take up what is open, sell; return the exit code: the new sale's, where there is one."""
     nodes = given.target.split(",")
-    host = given.server_name or nodes[0].rpartition(":")[0]
+    host = given.server_name or nodes[0].rpartition(":")[0].strip("[]")
     tls = Tls(cert=Path(given.cert), key=Path(given.key), ca=Path(given.ca), server_name=host)
     for damage in book.damaged:
         sys.stderr.write(f"{book.path}, line {damage.line} is set aside: {damage.why}; look whether it was a sale\n")

@@ -116,7 +116,7 @@ async def main() -> None:
     """Read the arguments and do it."""
     given = parse()
     nodes = given.target.split(",")
-    host = given.server_name or nodes[0].rpartition(":")[0]
+    host = given.server_name or nodes[0].rpartition(":")[0].strip("[]")
     tls = Tls(cert=Path(given.cert), key=Path(given.key), ca=Path(given.ca), server_name=host)
     async with open_channel(nodes, tls) as channel:
         await given.act(channel, given)

@@ -42,6 +42,15 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
         ("shards = 32", "keepalive_ms = 900", "keepalive_ms"),
         ('endpoints = ["127.0.0.1:2379"]', "endpoints = []", "endpoints"),
         ('listen = "127.0.0.1:7443" ', 'listen = "nowhere" ', "listen"),
+        ('listen = "127.0.0.1:7443" ', 'listen = "::1:7443" ', "brackets"),
+        ('listen = "127.0.0.1:7443" ', 'listen = "0.0.0.0:7443" ', "node.advertise"),
+        ('listen = "127.0.0.1:7443" ', 'listen = "[::]:7443" ', "node.advertise"),
+        ('advertise = "" ', 'advertise = "0.0.0.0:7443" ', "advertise"),
+        ('advertise = "" ', 'advertise = "[::]:7443" ', "advertise"),
+        ('advertise = "" ', 'advertise = "node-a.internal:0" ', "advertise"),
+        ('metrics = "127.0.0.1:9464" ', 'metrics = "::1:9464" ', "metrics"),
+        ('target = "127.0.0.1:7500"', 'target = "7500"', "target"),
+        ("connection_age_s = 3600 ", "connection_age_s = 1 ", "connection_age_s"),
         ('node_id = "node-a"', 'node_id = "Node A"', "node_id"),
         ("workers = 2", "workers = 99", "workers"),
         ("attempts_max = 12", "back_off_first_ms = 5000\nback_off_most_ms = 1", "back_off_most_ms"),
@@ -53,6 +62,13 @@ def test_a_mistake_is_named_by_its_key(tmp_path: Path, old: str, new: str, names
     with pytest.raises(BadConfig) as refused:
         load(tmp_path, DEV.replace(old, new, 1))
     assert names in str(refused.value)
+
+
+def test_ipv6_addresses_are_taken_everywhere(tmp_path: Path) -> None:
+    text = DEV.replace("127.0.0.1:", "[::1]:").replace('advertise = ""', 'advertise = "[fd00::1]:7443"')
+    config = load(tmp_path, text)
+    assert config.node.metrics == "[::1]:9464"  # type: ignore[attr-defined]
+    load(tmp_path, text.replace('listen = "[::1]:7443"', 'listen = "[::]:7443"'))
 
 
 def test_missing_files_and_readable_secrets_are_problems(tmp_path: Path) -> None:
