@@ -128,9 +128,14 @@ class NodeCollector(Collector):
         gone = ownership.roster().keys() - ownership.members().keys()
         yield GaugeMetricFamily("utrn_nodes_missing", "Nodes on the roster without a lease.", value=len(gone))
         yield GaugeMetricFamily("utrn_peers_heard", "Peers whose heart is heard.", value=len(peers.heard_of_late()))
+        yield GaugeMetricFamily(
+            "utrn_peers_unheard", "Nodes with a lease whose heart is not heard now.", value=len(peers.unheard())
+        )
         yield GaugeMetricFamily("utrn_peers_suspected", "Peers not heard for too long.", value=len(peers.silent()))
         yield CounterMetricFamily("utrn_peer_revokes", "Leases of peers that this node revoked.", value=peers.revokes)
         yield from self._time()
+        unowned = node.config.etcd.shards - len(ownership.owners())
+        yield GaugeMetricFamily("utrn_shards_unowned", "Shards without an owner, by this node's copy.", value=unowned)
         epochs = GaugeMetricFamily("utrn_epoch", "Epoch of each shard this node owns.", labels=["shard"])
         for shard, epoch in sorted(node.cluster.ownership.epochs().items()):
             epochs.add_metric([str(shard)], epoch)

@@ -115,6 +115,10 @@ class LedgerGuard:
             said = sorted(self._peer_revisions.values(), reverse=True)
             self._agreed_revision = said[1] if len(said) > 1 else 0
 
+    def may_be_ours(self, incarnation: str) -> bool:
+        """Return whether a peer of that incarnation may be of this cluster; a node says none before it has looked."""
+        return not incarnation or not self._incarnation or incarnation == self._incarnation
+
     def judge(self, header: pb.ResponseHeader, floor: Floor, *, proposed: bool) -> bool:
         """Return whether a linearizable reply may be believed; one that went through raft and lies below is proof."""
         self.see(header)

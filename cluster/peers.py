@@ -3,6 +3,9 @@
 Death is a stream that breaks while a new connection is refused, or a new process that answers at the old address. Then
 nobody need wait for the lease. Silence alone is a suspicion (cluster/suspicion.py): a majority must share it. A wrong
 guess costs a hand-over, never money: the epoch compared in every delivery write sees to that.
+
+A beat counts only from the node that was dialled, of this node's ledger: whatever else answers at a peer's address,
+this node itself, a third one or one of another cluster, is no sign that the peer lives.
 """
 
 import asyncio
@@ -38,6 +41,8 @@ _STOOD_STILL_S = 0.4
 _REVOKE_FOR_S = 5.0
 _REVOKE_AGAIN_S = 0.05
 _MINUTE_S = 60.0
+# Whoever answers in a peer's place will do so again: no need to shake hands with it ten times a second.
+_MISTAKEN_AGAIN_S = 1.0
 _FRESH_S = 2.0
 
 
@@ -72,6 +77,7 @@ class PeerWatch:
         self._revoked: deque[float] = deque()
         self.revokes = 0
         self._not_dialled = 0
+        self._mistaken = 0
         self._silent_s: dict[str, float] = {}
         self.heard: dict[str, Heard] = {}
 
@@ -141,7 +147,7 @@ class PeerWatch:
             await asyncio.sleep(_DIAL_AGAIN_S)
 
     async def _hear_once(self, node_id: str, address: str) -> None:
-        """Hear one node over one connection, until that breaks or brings nothing for too long."""
+        """Hear one node over one connection, until that breaks, brings nothing for too long, or is another's."""
         wait_s = _DIAL_S
         try:
             async with self._channel(address) as channel:
@@ -151,6 +157,9 @@ class PeerWatch:
                     async with asyncio.timeout(wait_s):
                         beat = await call.read()
                     if not isinstance(beat, pb.HeartbeatResponse):
+                        return
+                    if not self._is_of(node_id, beat):
+                        await self._tell_mistaken(node_id, address, beat)
                         return
                     await self._take(node_id, beat)
                     wait_s = self._config.redial_ms / 1000
@@ -163,6 +172,17 @@ class PeerWatch:
             self._not_dialled += 1
             if told_now(self._not_dialled):
                 log.warning("a peer cannot be dialled", extra={"peer": node_id, "error": str(error)})
+
+    def _is_of(self, node_id: str, beat: pb.HeartbeatResponse) -> bool:
+        """Return whether a beat is of the node that was dialled, in this node's cluster."""
+        return beat.node_id == node_id and self._guard.may_be_ours(beat.incarnation)
+
+    async def _tell_mistaken(self, node_id: str, address: str, beat: pb.HeartbeatResponse) -> None:
+        self._mistaken += 1
+        if told_now(self._mistaken):
+            said = {"peer": node_id, "address": address, "answers": beat.node_id, "ledger": beat.incarnation}
+            log.error("another node answers at a peer's address: look at its node.advertise", extra=said)
+        await asyncio.sleep(_MISTAKEN_AGAIN_S)
 
     async def _take(self, node_id: str, beat: pb.HeartbeatResponse) -> None:
         last = self.heard.get(node_id)
@@ -180,6 +200,13 @@ class PeerWatch:
         """Return the last beat of every peer whose last beat is not old, by id: what is, not what was."""
         late = self._clock.monotonic() - _FRESH_S
         return {node_id: heard for node_id, heard in self.heard.items() if heard.at > late}
+
+    def unheard(self) -> list[str]:
+        """Return the ids of the members whose heart is not heard now; none where peers are not followed."""
+        if self._config.ca is None:
+            return []
+        heard = self.heard_of_late()
+        return sorted({one.node_id for one in self._members()} - heard.keys() - {self._node_id})
 
     def reach_ledger(self) -> bool:
         """Return whether any peer heard of late says that etcd acknowledges its lease."""

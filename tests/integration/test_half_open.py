@@ -1,7 +1,7 @@
 """Hearing a peer over a connection whose packets vanish: it is noticed, and the peer is heard again once they pass."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from utrn.peer.v1 import peer_service_pb2_grpc as rpc
 from app.clock import SystemClock
 from app.pki import CertPaths, DevCa
 from cluster.config import PeersConfig
+from cluster.guard import LedgerGuard
 from cluster.ownership import Member
 from cluster.peers import PeerWatch
 from tests.contract.test_ownership import until
@@ -23,11 +24,14 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
 
 
 class Heart(rpc.PeerServiceServicer):
-    """A peer that beats."""
+    """A node that beats."""
+
+    def __init__(self, node_id: str, incarnation: str = "") -> None:
+        self._beat = pb.HeartbeatResponse(node_id=node_id, lease_id=7, incarnation=incarnation)
 
     async def Heartbeat(self, request: Any, context: Any) -> AsyncIterator[pb.HeartbeatResponse]:  # noqa: N802
         while True:
-            yield pb.HeartbeatResponse(node_id="node-b", lease_id=7)
+            yield self._beat
             await asyncio.sleep(0.05)
 
 
@@ -87,9 +91,9 @@ async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
 
 
 @asynccontextmanager
-async def peer(tls: CertPaths) -> AsyncIterator[int]:
+async def peer(tls: CertPaths, node_id: str = "node-b", incarnation: str = "") -> AsyncIterator[int]:
     server = grpc.aio.server()
-    rpc.add_PeerServiceServicer_to_server(Heart(), server)
+    rpc.add_PeerServiceServicer_to_server(Heart(node_id, incarnation), server)
     credentials = grpc.ssl_server_credentials(
         [(tls.key.read_bytes(), tls.cert.read_bytes())], tls.ca.read_bytes(), require_client_auth=True
     )
@@ -101,28 +105,99 @@ async def peer(tls: CertPaths) -> AsyncIterator[int]:
         await server.stop(grace=None)
 
 
-async def test_a_half_open_stream_is_silence_and_is_dialled_again_until_it_is_heard(tmp_path: Path) -> None:
-    tls = DevCa.load_or_create(tmp_path, now=SystemClock().now()).issue("node-b", server=True)
+def _member(node_id: str, port: int, lease_id: int) -> Member:
+    return Member(
+        node_id=node_id, address=f"127.0.0.1:{port}", zone="", version="", hsm_ready=True, mirror_ready=True,
+        lease_id=lease_id,
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def watching(tls: CertPaths, *members: Member, guard: LedgerGuard | None = None) -> AsyncIterator[PeerWatch]:
+    """Node A's watch on its peers, running."""
     config = PeersConfig(ca=tls.ca, cert=tls.cert, key=tls.key, redial_ms=300)
-    async with peer(tls) as port, Cable().laid(port) as cable:
-        member = Member(
-            node_id="node-b", address=f"127.0.0.1:{cable.port}", zone="", version="", hsm_ready=True,
-            mirror_ready=True, lease_id=7,
-        )  # fmt: skip
-        other = Member(
-            node_id="node-c", address=f"127.0.0.1:{port}", zone="", version="", hsm_ready=True, mirror_ready=True,
-            lease_id=8,
-        )  # fmt: skip
-        etcd: Any = FakeEtcd()
-        watch = PeerWatch(etcd, config, SystemClock(), node_id="node-a", members=lambda: [member, other])
-        running = asyncio.get_running_loop().create_task(watch.run())
+    etcd: Any = FakeEtcd()
+    watch = PeerWatch(etcd, config, SystemClock(), node_id="node-a", members=lambda: members, guard=guard)
+    running = asyncio.get_running_loop().create_task(watch.run())
+    try:
+        yield watch
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+
+
+def _certificate(folder: Path) -> CertPaths:
+    return DevCa.load_or_create(folder, now=SystemClock().now()).issue("node-b", server=True)
+
+
+async def test_a_half_open_stream_is_silence_and_is_dialled_again_until_it_is_heard(tmp_path: Path) -> None:
+    tls = _certificate(tmp_path)
+    async with (
+        peer(tls) as port,
+        peer(tls, "node-c") as other,
+        Cable().laid(port) as cable,
+        watching(tls, _member("node-b", cable.port, 7), _member("node-c", other, 7)) as watch,
+    ):
         await until(lambda: watch.heard.keys() == {"node-b", "node-c"})
-        assert watch.silent() == {}
+        assert (watch.silent(), watch.unheard()) == ({}, [])
         cable.cut()
         await until(lambda: watch.silent() == {"node-b": 7})
         await until(lambda: cable.connections >= 3)
-        await until(lambda: watch.heard_of_late().keys() == {"node-c"})
+        # What is, not what was: the figure of the alert follows, and follows back.
+        await until(lambda: (list(watch.heard_of_late()), watch.unheard()) == (["node-c"], ["node-b"]))
         cable.heal()
         await until(lambda: watch.heard_of_late().keys() == {"node-b", "node-c"})
-        await until(lambda: watch.silent() == {})
-        running.cancel()
+        await until(lambda: (watch.silent(), watch.unheard()) == ({}, []))
+
+
+async def _heard_in_its_peers_place(tls: CertPaths, beats_as: str, incarnation: str, told: Callable[[], bool]) -> bool:
+    """Let something answer at node B's address, hear node C, and return whether node B was heard as well."""
+    guard = LedgerGuard()
+    guard.know("ours", (b"key", b"value"), 1, 1)
+    async with (
+        peer(tls, beats_as, incarnation) as port,
+        peer(tls, "node-c", "ours") as other,
+        watching(tls, _member("node-b", port, 7), _member("node-c", other, 7), guard=guard) as watch,
+    ):
+        await until(lambda: "node-c" in watch.heard and told())
+        return "node-b" in watch.heard
+
+
+IMPOSTORS = [("node-a", "ours"), ("node-c", "ours"), ("node-b", "another cluster's"), ("", "ours")]
+
+
+@pytest.mark.parametrize(("beats_as", "incarnation"), IMPOSTORS)
+async def test_a_beat_counts_only_from_the_node_that_it_names(
+    tmp_path: Path, beats_as: str, incarnation: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A node announced as 0.0.0.0 is dialled by each node at itself: it must not hear its own heart as its peers'."""
+    told = lambda: "another node answers at a peer's address" in caplog.text  # noqa: E731
+    assert not await _heard_in_its_peers_place(_certificate(tmp_path), beats_as, incarnation, told)
+
+
+@pytest.mark.parametrize(("beats_as", "incarnation"), IMPOSTORS)
+async def test_without_the_name_in_the_beat_a_node_hears_whatever_answers(
+    tmp_path: Path, beats_as: str, incarnation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PeerWatch, "_is_of", lambda *_: True)
+    heard: list[str] = []
+    take = PeerWatch._take
+
+    async def noted(self: PeerWatch, node_id: str, beat: pb.HeartbeatResponse) -> None:
+        await take(self, node_id, beat)
+        heard.append(node_id)
+
+    monkeypatch.setattr(PeerWatch, "_take", noted)
+    tls = _certificate(tmp_path)
+    assert await _heard_in_its_peers_place(tls, beats_as, incarnation, lambda: "node-b" in heard)
+
+
+@pytest.mark.parametrize("incarnation", ["", "ours"])
+async def test_a_peer_that_has_not_looked_at_its_ledger_yet_is_heard(tmp_path: Path, incarnation: str) -> None:
+    tls, guard = _certificate(tmp_path), LedgerGuard()
+    guard.know("ours", (b"key", b"value"), 1, 1)
+    async with (
+        peer(tls, "node-b", incarnation) as port,
+        watching(tls, _member("node-b", port, 7), guard=guard) as watch,
+    ):
+        await until(lambda: watch.heard.keys() == {"node-b"})
