@@ -9,13 +9,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from app.wiring import Node
-from core.api.errors import Guard
+from core.api.interceptor import Interceptor
 from core.net.address import parse_address
 from core.observe import Stage
 
 
 @contextmanager
-def serve_metrics(node: Node, guard: Guard) -> Iterator[None]:
+def serve_metrics(node: Node, interceptor: Interceptor) -> Iterator[None]:
     """Serve the page for as long as the context lasts, if the configuration names an address.
 
     Raises:
@@ -26,7 +26,7 @@ def serve_metrics(node: Node, guard: Guard) -> Iterator[None]:
         return
     at = parse_address(node.config.node.metrics, field="node.metrics")
     registry = CollectorRegistry()
-    registry.register(NodeCollector(node, guard))
+    registry.register(NodeCollector(node, interceptor))
     server, thread = start_http_server(at.port, addr=at.host, registry=registry)
     try:
         yield
@@ -39,9 +39,9 @@ def serve_metrics(node: Node, guard: Guard) -> Iterator[None]:
 class NodeCollector(Collector):
     """Reads the figures of a node."""
 
-    def __init__(self, node: Node, guard: Guard) -> None:
+    def __init__(self, node: Node, interceptor: Interceptor) -> None:
         self._node = node
-        self._guard = guard
+        self._interceptor = interceptor
 
     def collect(self) -> Iterator[Metric]:
         """Return every figure as it is now."""
@@ -69,7 +69,7 @@ class NodeCollector(Collector):
         family = CounterMetricFamily(
             "utrn_calls", "Calls answered, by reason; OK if not refused.", labels=["method", "reason"]
         )
-        for (method, reason), count in sorted(self._guard.answered.items()):
+        for (method, reason), count in sorted(self._interceptor.answered.items()):
             family.add_metric([method, reason], count)
         return family
 

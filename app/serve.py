@@ -15,7 +15,7 @@ from app.wiring import Node
 from cluster.identity import LedgerUnfit
 from cluster.records import NewerSchema
 from cluster.state_file import UnreadableState
-from core.api.errors import Guard
+from core.api.interceptor import Interceptor
 from core.api.server import build_server
 from core.domain.invariant import InvariantBroken
 from core.observe import StageTimes
@@ -102,10 +102,10 @@ async def _serve(node: Node) -> None:
 
 
 async def _run(node: Node, stop: _Stop) -> None:
-    guard = Guard(stop.broken, node.note)
-    server, port = build_server(node.config.api, node.services, guard)
+    interceptor = Interceptor(node.services.top_up.authenticate, stop.broken, node.note)
+    server, port = build_server(node.config.api, node.services, interceptor)
     try:
-        with serve_metrics(node, guard):
+        with serve_metrics(node, interceptor):
             async with asyncio.TaskGroup() as tasks:
                 # Listening comes before the lease: a peer that finds nobody listening takes a lease away.
                 await server.start()
@@ -113,7 +113,7 @@ async def _run(node: Node, stop: _Stop) -> None:
                 log.info("listening", extra={"node_id": node.config.node.node_id, "port": port})
                 await stop.wait()
                 log.info("leaving")
-                await _leave(node, server, guard)
+                await _leave(node, server, interceptor)
                 for task in running:
                     task.cancel()
     finally:
@@ -145,9 +145,9 @@ def _parts(node: Node) -> list[Coroutine[Any, Any, NoReturn]]:
     ]
 
 
-async def _leave(node: Node, server: grpc.aio.Server, guard: Guard) -> None:
+async def _leave(node: Node, server: grpc.aio.Server, interceptor: Interceptor) -> None:
     """Send callers elsewhere, give the shards to others, finish what was admitted."""
-    await node.services.health.leave()
+    node.services.health.leave()
     # Deliveries break off where they are: their state is in the ledger, and the next owner goes on from there.
     await node.cluster.ownership.leave()
     node.services.peer.leave()
@@ -157,7 +157,7 @@ async def _leave(node: Node, server: grpc.aio.Server, guard: Guard) -> None:
         await node.line.drain()
         # Calls that are on their way are told SHUTTING_DOWN: grpc would cancel what it has not yet handed to us.
         await asyncio.sleep(_LAST_CALLS_S)
-        while guard.calls:  # noqa: ASYNC110  # the last moments of a process; an event would be set on every call
+        while interceptor.calls:  # noqa: ASYNC110  # the last moments of a process; an event would be set on every call
             await asyncio.sleep(_LOOK_AGAIN_S)
     await server.stop(grace=_STREAMS_END_S)
 

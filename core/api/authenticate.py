@@ -1,4 +1,4 @@
-"""Step 2: the peer's TLS certificate -> a Principal."""
+"""Step 1: the peer's TLS certificate -> a Principal."""
 
 from dataclasses import dataclass
 

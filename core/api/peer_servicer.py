@@ -8,12 +8,9 @@ from typing import Final
 from utrn.peer.v1 import peer_service_pb2 as pb
 from utrn.peer.v1 import peer_service_pb2_grpc as rpc
 
-from core.api.authenticate import uris_of
 from core.api.errors import Context
-from core.domain.errors import UnknownCaller
 
 PEER_SERVICE: Final = "utrn.peer.v1.PeerService"
-NODE_URI: Final = "spiffe://utrn/node/"
 
 
 class PeerServicer(rpc.PeerServiceServicer):
@@ -27,8 +24,6 @@ class PeerServicer(rpc.PeerServiceServicer):
 
     async def Heartbeat(self, request: pb.HeartbeatRequest, context: Context) -> AsyncIterator[pb.HeartbeatResponse]:
         """Beat until the node leaves."""
-        if not any(uri.startswith(NODE_URI) for uri in uris_of(context)):
-            raise UnknownCaller(f"only nodes may listen: their certificate has a SAN URI that begins with {NODE_URI}")
         while not self._leaving.is_set():
             yield self._beat()
             try:

@@ -1,4 +1,4 @@
-"""Step 1: TopUpService: proto in, flow, proto out. The methods' names are the contract's."""
+"""Step 2: TopUpService: proto in, flow, proto out. The methods' names are the contract's."""
 # ruff: noqa: N802
 
 from dataclasses import dataclass

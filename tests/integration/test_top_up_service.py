@@ -113,10 +113,11 @@ async def test_a_caller_that_goes_away_finds_its_code_later(module_stack: DevSta
 
 _BAD: list[tuple[str, dict[str, Any]]] = [
     ("transaction_id", {"transaction_id": ""}),
-    ("transaction_id", {"transaction_id": "x" * 1_000_000}),
+    ("transaction_id", {"transaction_id": "x" * 5_000}),
+    ("request", {"transaction_id": "x" * 1_000_000}),
     ("transaction_id", {"transaction_id": "3f2504e0-4f89-41d3-9a0c-0305e82c3301"}),
     ("pan", {"pan": ""}),
-    ("pan", {"pan": "1" * 1_000_000}),
+    ("pan", {"pan": "1" * 5_000}),
     ("pan", {"pan": "9826" + "0" * 14 + "8"}),
     ("pan", {"pan": "9826 0000 0000 0000 000"}),
     ("amount_pence", {"amount_pence": 0}),
@@ -130,7 +131,7 @@ _BAD: list[tuple[str, dict[str, Any]]] = [
     ("channel", {"channel": types_pb2.CHANNEL_NOT_PAID}),
     ("reference.outlet_id", {"reference": {"outlet_id": "x" * 41}}),
     ("reference.terminal_id", {"reference": {"terminal_id": "line\nbreak"}}),
-    ("reference.receipt_id", {"reference": {"receipt_id": "x" * 1_000_000}}),
+    ("reference.receipt_id", {"reference": {"receipt_id": "x" * 5_000}}),
     ("reference.receipt_id", {"reference": {"receipt_id": "£"}}),
 ]
 

@@ -1,0 +1,155 @@
+"""ACCESS: who may call each method of a node at all, and with how many bytes. What is whose, the flows look at.
+
+A method without a row is served to nobody.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from core.domain.errors import OperatorOnly, UnknownCaller
+from core.domain.party import Principal, Role
+from core.flows.roles import KEEPERS, OPERATORS, PSPS, READERS, SUPPLIERS, require
+
+NODE_URI: Final = "spiffe://utrn/node/"
+
+
+class Noted(Enum):
+    """Which decisions about a call its trail gets from the interceptor."""
+
+    EVERY = auto()
+    # The method notes its own, with the records they are based on; what is refused before it comes to one is left.
+    REFUSALS = auto()
+    # A look at health, at descriptors, a beat: no decision about anybody's money or data.
+    NONE = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Who may call a method, and how.
+
+    Attributes:
+        roles: Participants of these may; none, if only nodes may.
+        bytes_max: Of one request, as it comes.
+        noted: What is noted of it.
+        nodes: Other nodes of the cluster may.
+        barred: Who is suspended, or has left, may too: it learns what became of its sales. The method does the rest.
+        starting: Answered also before the registry, which knows participants, has been read.
+        sells: A request may be a sale; its refusal says what it proves about that.
+        operators_only: The refusal of others says so.
+    """
+
+    roles: frozenset[Role]
+    bytes_max: int = 16_384
+    noted: Noted = Noted.EVERY
+    nodes: bool = False
+    barred: bool = False
+    starting: bool = False
+    sells: bool = False
+    operators_only: bool = False
+
+    def check_role(self, principal: Principal) -> None:
+        """Return if the caller's role is one of those that may.
+
+        Raises:
+            RoleNotAllowed, OperatorOnly: another one may.
+            UnknownCaller: only nodes may.
+        """
+        if not self.roles:
+            raise UnknownCaller(f"only nodes may ask this: their certificate has a SAN URI that begins with {NODE_URI}")
+        if self.operators_only and principal.role not in self.roles:
+            raise OperatorOnly("only a participant with the role operator may do this")
+        require(principal, self.roles)
+
+
+_EVERYBODY: Final = frozenset(Role)
+# Whoever sold may always learn what became of it.
+_SALE: Final = Access(roles=_EVERYBODY, bytes_max=8192, noted=Noted.REFUSALS, barred=True, sells=True)
+_KEEP: Final = Access(roles=KEEPERS)
+_READ: Final = Access(roles=READERS, bytes_max=4096)
+_OPERATE: Final = Access(roles=OPERATORS, bytes_max=32_768)
+_ADMINISTER: Final = Access(roles=OPERATORS, bytes_max=4096, operators_only=True)
+_HEALTH: Final = Access(
+    roles=_EVERYBODY, bytes_max=1024, noted=Noted.NONE, nodes=True, barred=True, starting=True
+)  # fmt: skip
+
+_TOP_UP: Final = {
+    "IssueUtrn": _SALE,
+    "TopUp": _SALE,
+    "SendTopUp": _SALE,
+    "GetVend": Access(roles=_EVERYBODY, bytes_max=4096, noted=Noted.REFUSALS, barred=True),
+    "CheckEligibility": Access(roles=_EVERYBODY, bytes_max=4096, noted=Noted.REFUSALS),
+    "ListOpenCases": _READ,
+    "SettleDelivery": _KEEP,
+}
+_REGISTRY: Final = {
+    "AddParticipant": _OPERATE,
+    "SetIdentities": _OPERATE,
+    "SetStanding": _OPERATE,
+    "SetProfile": Access(roles=KEEPERS, bytes_max=32_768),
+    "CancelProfile": _KEEP,
+    "GetParticipant": Access(roles=_EVERYBODY, bytes_max=4096),
+    "ListParticipants": Access(roles=READERS - SUPPLIERS, bytes_max=4096),
+    "SetModel": _OPERATE,
+    "ListModels": _READ,
+    "AddMeter": _KEEP,
+    "ChangeMeter": _KEEP,
+    "ChangeSupplier": _OPERATE,
+    "ChangeTenant": _KEEP,
+    "ExchangeMeter": _KEEP,
+    "EndMeter": _KEEP,
+    "CancelChange": _KEEP,
+    # With the codes that are not spent.
+    "HandOverMeter": Access(roles=KEEPERS, bytes_max=32_768),
+    "RecordBalance": _KEEP,
+    "GetMeter": _READ,
+    "ListMeters": _READ,
+    "ListSellers": _READ,
+    "ListMarketChanges": _READ,
+    "GivePan": _KEEP,
+    "ReplacePan": _KEEP,
+    "SetPanBlocked": _KEEP,
+    "RepointPan": _KEEP,
+    "CancelPan": _KEEP,
+    "GetPan": _READ,
+    "ListPans": _READ,
+    # A thousand claims.
+    "ReconcilePans": Access(roles=READERS, bytes_max=131_072, noted=Noted.REFUSALS),
+    # A thousand lines, appointments with their evidence among them.
+    "LoadRecords": Access(roles=KEEPERS, bytes_max=2_097_152, noted=Noted.REFUSALS),
+}
+_APPOINTMENTS: Final = {
+    "Appoint": Access(roles=SUPPLIERS),
+    "AcceptAppointment": Access(roles=PSPS),
+    "SuspendAppointment": _KEEP,
+    "EndAppointment": Access(roles=KEEPERS | PSPS),
+    "GetAppointments": Access(roles=READERS | PSPS, bytes_max=4096),
+    "ListAppointments": Access(roles=READERS | PSPS, bytes_max=4096),
+}
+_CREDIT: Final = {
+    "AskCredit": Access(roles=SUPPLIERS),
+    "DecideCredit": Access(roles=SUPPLIERS, sells=True),
+    "ListCredits": _READ,
+}
+_ADMIN: Final = dict.fromkeys(
+    ("GetClusterStatus", "SetDrain", "ForgetNode", "ForgetHeadEnd", "AcceptClusterTime"), _ADMINISTER
+)
+_SERVICES: Final[Mapping[str, Mapping[str, Access]]] = {
+    "utrn.v1.TopUpService": _TOP_UP,
+    "utrn.v1.RegistryService": _REGISTRY,
+    "utrn.v1.AppointmentService": _APPOINTMENTS,
+    "utrn.v1.CreditService": _CREDIT,
+    "utrn.admin.v1.AdminService": _ADMIN,
+    "utrn.peer.v1.PeerService": {
+        "Heartbeat": Access(roles=frozenset(), bytes_max=1024, noted=Noted.NONE, nodes=True),
+    },
+    "grpc.health.v1.Health": {"Check": _HEALTH, "Watch": _HEALTH, "List": _HEALTH},
+    "grpc.reflection.v1alpha.ServerReflection": {
+        "ServerReflectionInfo": Access(roles=_EVERYBODY, bytes_max=4096, noted=Noted.NONE),
+    },
+}
+# By the path of a call, as "/utrn.v1.TopUpService/TopUp".
+ACCESS: Final[Mapping[str, Access]] = {
+    f"/{service}/{method}": access for service, rows in _SERVICES.items() for method, access in rows.items()
+}
