@@ -48,6 +48,7 @@ class NodeCollector(Collector):
         yield self._stages()
         yield self._calls()
         yield from self._queues()
+        yield from self._hsm()
         yield from self._cluster()
         yield from self._copies()
         yield from self._head_ends()
@@ -104,10 +105,35 @@ class NodeCollector(Collector):
             said.add_metric([what], count)
         yield said
 
+    def _hsm(self) -> Iterator[Metric]:
+        """Return what the HSM workers are worth: one that is missing, or has grown, is seen before the last one is."""
+        signer = self._node.signer
+        yield GaugeMetricFamily("utrn_hsm_ready", "1 if the HSM can sign.", value=signer.ready)
+        yield CounterMetricFamily(
+            "utrn_hsm_worker_failed_starts", "HSM workers that could not be started.", value=signer.failed_starts
+        )
+        yield CounterMetricFamily(
+            "utrn_hsm_worker_renewals", "HSM workers replaced for what they had signed or grown.", value=signer.renewals
+        )
+        gauges = {
+            name: GaugeMetricFamily(name, text, labels=["worker"])
+            for name, text in (
+                ("utrn_hsm_worker_ready", "1 while an HSM worker is logged in."),
+                ("utrn_hsm_worker_age_seconds", "Since an HSM worker logged in."),
+                ("utrn_hsm_worker_resident_bytes", "Memory an HSM worker holds."),
+                ("utrn_hsm_worker_signatures", "Signatures made since it logged in."),
+            )
+        }
+        for place, one in enumerate(signer.figures()):
+            gauges["utrn_hsm_worker_ready"].add_metric([str(place)], one.ready)
+            gauges["utrn_hsm_worker_age_seconds"].add_metric([str(place)], one.age_s)
+            gauges["utrn_hsm_worker_resident_bytes"].add_metric([str(place)], one.resident_bytes)
+            gauges["utrn_hsm_worker_signatures"].add_metric([str(place)], one.signatures)
+        yield from gauges.values()
+
     def _cluster(self) -> Iterator[Metric]:
         node = self._node
         yield GaugeMetricFamily("utrn_serving", "1 if this node would issue now.", value=node.services.health.serving)
-        yield GaugeMetricFamily("utrn_hsm_ready", "1 if the HSM can sign.", value=node.signer.ready)
         missing = GaugeMetricFamily(
             "utrn_key_missing", "1 for each registered key that the HSM lacks.", labels=["supplier", "key_id"]
         )

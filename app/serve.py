@@ -1,6 +1,7 @@
 """Runs one node: the root TaskGroup, the order of starting and of leaving, and the signals."""
 
 import asyncio
+import faulthandler
 import logging
 import signal
 from collections.abc import Callable, Coroutine
@@ -24,37 +25,61 @@ log = logging.getLogger(__name__)
 
 EXIT_CLEAN = 0
 EXIT_INVARIANT_BROKEN = 70
+EXIT_PART_ENDED = 71
 EXIT_REFUSED = 78
 _REPORT_EVERY_S = 30.0
 _CALLERS_LEAVE_S = 0.3
 _LAST_CALLS_S = 0.2
 _LOOK_AGAIN_S = 0.01
 _STREAMS_END_S = 0.1
+# What the end of a node may take beyond the calls it finishes: sockets, leases, workers, threads.
+_END_S = 10.0
 
 
 def serve(build: Callable[[], Node]) -> int:
     """Run the node that `build` returns until SIGTERM or SIGINT; return the exit code.
 
+    A node that has begun to end does end: what hangs beyond `api.drain_s` and ten seconds is broken off with exit code
+    1 and every thread's stack on standard error. Workers end with this process.
+
     Returns:
-        0 after a clean leave; 70 if a promise of this program did not hold; 78 if the node does not fit the ledger.
+        0 after a clean leave; 70 if a promise of this program did not hold; 71 if a part of the node ended that should
+        run as long as it; 78 if the node does not fit the ledger.
 
     Raises:
         OSError: a port is taken or a file cannot be read.
         HsmRefused: the HSM refuses the PIN or the token is not there.
     """
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        try:
-            runner.run(_serve(build()))
-        except* InvariantBroken as broken:
-            log.critical("a promise of this program does not hold", exc_info=broken)
-            code = EXIT_INVARIANT_BROKEN
-        except* (LedgerUnfit, UnreadableState, NewerSchema) as group:
-            for error in _leaves(group):
-                log.critical("this node does not fit the ledger", extra={"error": str(error)})
-            code = EXIT_REFUSED
-        else:
-            code = EXIT_CLEAN
+    runner, code = asyncio.Runner(loop_factory=uvloop.new_event_loop), EXIT_CLEAN
+    try:
+        runner.run(_serve(build()))
+    except (BaseExceptionGroup, InvariantBroken) as ended:
+        code = _code_of(ended)
+    finally:
+        _close_loop(runner)
     return code
+
+
+def _close_loop(runner: asyncio.Runner) -> None:
+    """Close the event loop; what the machine lacks for that must not hide why the node ends."""
+    try:
+        runner.close()
+    except (OSError, RuntimeError) as error:
+        log.warning("the event loop cannot be closed", extra={"error": str(error)})
+
+
+def _code_of(ended: BaseException) -> int:
+    """Return the exit code for what has ended the node, and log why."""
+    errors = _leaves(ended) if isinstance(ended, BaseExceptionGroup) else [ended]
+    if any(isinstance(error, InvariantBroken) for error in errors):
+        log.critical("a promise of this program does not hold", exc_info=ended)
+        return EXIT_INVARIANT_BROKEN
+    if all(isinstance(error, LedgerUnfit | UnreadableState | NewerSchema) for error in errors):
+        for error in errors:
+            log.critical("this node does not fit the ledger", extra={"error": str(error)})
+        return EXIT_REFUSED
+    log.critical("this node ends, for a part of it has ended; start it again", exc_info=ended)
+    return EXIT_PART_ENDED
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
@@ -97,7 +122,8 @@ async def _serve(node: Node) -> None:
         await node.signer.start()
         await _run(node, stop)
     finally:
-        # Whatever ends the node ends its workers: nothing else would, they leave signals to it.
+        _must_end(_END_S)
+        # They leave signals to this node.
         await node.signer.close()
 
 
@@ -109,16 +135,37 @@ async def _run(node: Node, stop: _Stop) -> None:
             async with asyncio.TaskGroup() as tasks:
                 # Listening comes before the lease: a peer that finds nobody listening takes a lease away.
                 await server.start()
-                running = [tasks.create_task(part) for part in _parts(node)]
+                running = [tasks.create_task(_for_life(part)) for part in _parts(node)]
                 log.info("listening", extra={"node_id": node.config.node.node_id, "port": port})
                 await stop.wait()
+                _must_end(node.config.api.drain_s + _END_S)
                 log.info("leaving")
                 await _leave(node, server, interceptor)
                 for task in running:
                     task.cancel()
     finally:
+        _must_end(_END_S)
         await server.stop(grace=None)
         await _close(node)
+
+
+def _must_end(seconds: float) -> None:
+    """Have the process end by then, whatever hangs: nobody starts a node again that neither serves nor ends."""
+    faulthandler.dump_traceback_later(seconds, exit=True)
+
+
+async def _for_life(part: Coroutine[Any, Any, NoReturn]) -> None:
+    """Run a part of the node; what ends it ends the node, though others may be slow to notice."""
+    try:
+        await part
+    except asyncio.CancelledError:
+        raise
+    except BaseException as error:
+        log.critical(
+            "a part of this node has ended", extra={"part": getattr(part, "__qualname__", ""), "error": repr(error)}
+        )
+        _must_end(_END_S)
+        raise
 
 
 def _parts(node: Node) -> list[Coroutine[Any, Any, NoReturn]]:

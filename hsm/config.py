@@ -26,6 +26,9 @@ class HsmConfig:
         probe_ms: Milliseconds, 50 to 600000, after which an idle worker is asked for a sign of life.
         restart_first_ms: Milliseconds, 10 to 60000, before a worker that failed is started again; doubled each time.
         restart_most_ms: Milliseconds, the cap of the above.
+        renew_after: Signatures, 10 to 1000000000, after which a worker is replaced by a new one: vendors' libraries
+            keep memory for ever (SoftHSM some 300 bytes for each secret that made room for another).
+        renew_above_mib: MiB, 64 to 65536, of resident memory above which it is replaced, at most every ten minutes.
     """
 
     module: Path
@@ -38,6 +41,8 @@ class HsmConfig:
     probe_ms: int = 500
     restart_first_ms: int = 100
     restart_most_ms: int = 5_000
+    renew_after: int = 200_000
+    renew_above_mib: int = 512
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -50,6 +55,8 @@ class HsmConfig:
             ("probe_ms", 50, 600_000),
             ("restart_first_ms", 10, 60_000),
             ("restart_most_ms", self.restart_first_ms, 600_000),
+            ("renew_after", 10, 1_000_000_000),
+            ("renew_above_mib", 64, 65_536),
         ):
             if not least <= getattr(self, key) <= most:
                 raise ValueError(f"{key}: must be {least} to {most}")

@@ -7,6 +7,13 @@ class HsmRefused(Exception):
     """The HSM will not let us in as configured; trying again could lock the token. An operator must act."""
 
 
+class HsmUnfit(HsmRefused):
+    """A file that the configuration names cannot be used: the library, or the PIN file.
+
+    A node does not start with that; one that runs tries again, for the file may be under replacement.
+    """
+
+
 # Trying these again would count against the PIN, or change nothing until somebody changes the configuration.
 _REFUSALS = (
     ckr.PinIncorrect,

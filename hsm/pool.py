@@ -1,171 +1,90 @@
-"""WorkerPool: starts workers, gives them batches, and starts them again when they fail."""
+"""WorkerPool: starts workers, gives them batches, starts them again when they fail, renews those that have grown."""
 
 import asyncio
 import logging
-import multiprocessing
 import time
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
+from dataclasses import dataclass
 from typing import NoReturn
 
 from core.domain.errors import HsmUnavailable
 from core.domain.invariant import InvariantBroken
-from hsm import worker
 from hsm.config import HsmConfig
-from hsm.errors import HsmRefused
+from hsm.errors import HsmRefused, HsmUnfit
 from hsm.worker import Signed, Work
+from hsm.worker_process import WorkerProcess
 
 log = logging.getLogger(__name__)
 
-_START_WAIT_S = 20.0
-_END_WAIT_S = 2.0
+_MIB = 1 << 20
+# A bound below what a worker needs in any case must not have it renewed without end.
+_RENEW_GROWN_EVERY_S = 600.0
+_LOOK_AGAIN_S = 0.001
 
 
-class _Worker:
-    """The parent's end of one worker: at most one batch under way."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerFigures:
+    """One worker as it is now: logged in or not, seconds since its log-in, signatures since, resident bytes."""
 
-    def __init__(self, config: HsmConfig) -> None:
-        self._config = config
-        self._process: SpawnProcess | None = None
-        self._pipe: Connection | None = None
-        self._reply: asyncio.Future[tuple[object, ...]] | None = None
-        self.idle = False
-        self.busy = False
-        self.used_at = 0.0
-
-    async def start(self) -> None:
-        """Start the process and wait until it has logged in.
-
-        Raises:
-            HsmRefused: the HSM will not let us in; do not try again.
-            HsmUnavailable: try again.
-        """
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        self._process = context.Process(target=worker.main, args=(theirs, self._config), daemon=True, name="utrn-hsm")
-        self._process.start()
-        theirs.close()
-        self._pipe = ours
-        asyncio.get_running_loop().add_reader(ours.fileno(), self._on_readable)
-        message = await self._next_reply(_START_WAIT_S)
-        if message[0] == "refused":
-            raise HsmRefused(str(message[1]))
-        if message[0] != "ready":
-            raise HsmUnavailable(f"the HSM cannot be used: {message[1]}")
-        self.idle = True
-        self.used_at = time.monotonic()
-
-    async def sign(self, batch: list[Work], timeout_s: float) -> list[Signed]:
-        """Return one answer per request, in order.
-
-        Raises:
-            HsmUnavailable: the worker failed and must be started again.
-        """
-        if self._pipe is None:
-            raise HsmUnavailable("the HSM worker has ended")
-        self.idle, self.busy = False, True
-        self.used_at = time.monotonic()
-        try:
-            self._pipe.send(batch)
-            message = await self._next_reply(timeout_s)
-        except OSError as error:
-            raise HsmUnavailable("the HSM worker has ended") from error
-        finally:
-            self.busy = False
-        if message[0] != "signed" or not isinstance(message[1], list):
-            raise HsmUnavailable(f"the HSM failed: {message[1]}")
-        self.idle = True
-        return message[1]
-
-    async def has_key(self, key_id: str, public_point: bytes, timeout_s: float) -> bool:
-        """Return whether the key is in the HSM, and is the one it should be.
-
-        Raises:
-            HsmUnavailable: the worker failed and must be started again.
-        """
-        if self._pipe is None:
-            raise HsmUnavailable("the HSM worker has ended")
-        self.idle, self.busy = False, True
-        try:
-            self._pipe.send((key_id, public_point))
-            message = await self._next_reply(timeout_s)
-        except OSError as error:
-            raise HsmUnavailable("the HSM worker has ended") from error
-        finally:
-            self.busy = False
-        if message[0] != "has":
-            raise HsmUnavailable(f"the HSM failed: {message[1]}")
-        self.idle = True
-        return bool(message[1])
-
-    async def stop(self) -> None:
-        """End the process; whatever it was doing is forgotten with all its handles."""
-        self.idle = False
-        if self._pipe is not None:
-            asyncio.get_running_loop().remove_reader(self._pipe.fileno())
-            self._pipe.close()
-            self._pipe = None
-        if self._process is not None:
-            self._process.kill()
-            await asyncio.to_thread(self._process.join, _END_WAIT_S)
-            self._process = None
-
-    async def _next_reply(self, timeout_s: float) -> tuple[object, ...]:
-        self._reply = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._reply
-        except TimeoutError:
-            return ("down", f"no answer within {timeout_s:.1f} s")
-        finally:
-            self._reply = None
-
-    def _on_readable(self) -> None:
-        if self._pipe is None:
-            return
-        try:
-            message = self._pipe.recv()
-        except (EOFError, OSError):
-            asyncio.get_running_loop().remove_reader(self._pipe.fileno())
-            self.idle = False
-            message = ("down", "the worker process ended")
-        if self._reply is not None and not self._reply.done():
-            self._reply.set_result(message)
+    ready: bool
+    age_s: float
+    signatures: int
+    resident_bytes: int
 
 
 class WorkerPool:
-    """A few workers over one HSM token."""
+    """A few workers over one HSM token.
+
+    Attributes:
+        failed_starts: How often a worker could not be started, since the pool was made.
+        renewals: How often a worker was replaced by a new one because of what it had signed or how it had grown.
+    """
 
     def __init__(self, config: HsmConfig) -> None:
         self._config = config
-        self._workers = [_Worker(config) for _ in range(config.workers)]
+        self._workers = [WorkerProcess(config) for _ in range(config.workers)]
+        # Those that come, and those that go, beside the ones that are asked.
+        self._others: set[WorkerProcess] = set()
         self._refused: HsmRefused | None = None
         # Held while a worker is asked for something that no sale waits for.
         self._asking = asyncio.Lock()
+        # Held while a worker is renewed: one after the other, so that the others' secrets stay at hand.
+        self._renewing = asyncio.Lock()
+        self.failed_starts = 0
+        self.renewals = 0
 
     @property
     def ready(self) -> bool:
         """True while at least one worker is logged in."""
-        return any(one.idle or one.busy for one in self._workers)
+        return any(one.ready for one in self._workers)
+
+    def figures(self) -> list[WorkerFigures]:
+        """Return how each worker is now."""
+        return [
+            WorkerFigures(
+                ready=one.ready, age_s=one.age_s, signatures=one.signatures, resident_bytes=one.resident_bytes()
+            )
+            for one in self._workers
+        ]
 
     async def start(self) -> None:
         """Start every worker once; those that could not start are tried again by `run`.
 
         Raises:
-            HsmRefused: the HSM will not let us in as configured.
+            HsmRefused: the HSM will not let us in as configured, or a file of the configuration cannot be used.
         """
         # One after the other: a wrong PIN is tried once, not once per worker.
         for one in self._workers:
-            await self._try(one)
-            if self._refused is not None:
-                raise self._refused
+            try:
+                await one.start()
+            except HsmUnavailable as error:
+                self._note_failed_start(error.message)
 
     async def run(self) -> NoReturn:
-        """Start failed workers again, for ever, with back-off."""
+        """Start failed workers again, for ever, with back-off; renew those that are due."""
         async with asyncio.TaskGroup() as tasks:
-            for one in self._workers:
-                tasks.create_task(self._keep(one))
+            for place in range(len(self._workers)):
+                tasks.create_task(self._keep(place))
         raise InvariantBroken("keeping workers never ends by itself")
 
     async def sign(self, batch: Sequence[Work]) -> list[Signed]:
@@ -182,8 +101,16 @@ class WorkerPool:
         parts = [list(batch[at : at + share]) for at in range(0, len(batch), share)]
         if len(parts) == 1:
             return await self._sign(idle[0], parts[0])
-        async with asyncio.TaskGroup() as tasks:
-            signing = [tasks.create_task(self._sign(one, part)) for one, part in zip(idle, parts, strict=False)]
+        taken = idle[: len(parts)]
+        for one in taken:
+            one.take()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                signing = [tasks.create_task(self._sign(one, part)) for one, part in zip(taken, parts, strict=True)]
+        except BaseException:
+            for one in taken:
+                one.busy = False
+            raise
         return [signed for task in signing for signed in task.result()]
 
     async def has_key(self, key_id: str, public_point: bytes) -> bool | None:
@@ -199,11 +126,15 @@ class WorkerPool:
                 return None
 
     async def close(self) -> None:
-        """End every worker."""
-        for one in self._workers:
-            await one.stop()
+        """End every worker, within a few seconds, whatever state each is in."""
+        every = [*self._workers, *self._others]
+        for one in every:
+            one.kill()
+        async with asyncio.TaskGroup() as tasks:
+            for one in every:
+                tasks.create_task(one.stop())
 
-    async def _sign(self, one: _Worker, part: list[Work]) -> list[Signed]:
+    async def _sign(self, one: WorkerProcess, part: list[Work]) -> list[Signed]:
         try:
             return await one.sign(part, self._config.sign_deadline_ms / 1000)
         except HsmUnavailable as error:
@@ -211,30 +142,72 @@ class WorkerPool:
             log.warning("an HSM worker failed", extra={"error": error.message})
             return [error for _ in part]
 
-    async def _keep(self, one: _Worker) -> NoReturn:
+    async def _keep(self, place: int) -> NoReturn:
         pause_ms = self._config.restart_first_ms
         while True:
             await asyncio.sleep(pause_ms / 1000)
-            if one.idle or one.busy:
-                pause_ms = self._config.restart_first_ms
+            one = self._workers[place]
+            if not one.ready:
+                well = self._refused is not None or await self._restart(one)
+            elif one.idle and self._due(one):
+                well = await self._renew(place)
+            else:
+                well = True
                 # An HSM that fails while nobody asks must not be found out by a sale.
                 if one.idle and time.monotonic() - one.used_at > self._config.probe_ms / 1000:
                     await self._probe(one)
-            elif self._refused is None:
-                await one.stop()
-                await self._try(one)
-                pause_ms = min(2 * pause_ms, self._config.restart_most_ms)
+            pause_ms = self._config.restart_first_ms if well else min(2 * pause_ms, self._config.restart_most_ms)
 
-    async def _probe(self, one: _Worker) -> None:
+    async def _probe(self, one: WorkerProcess) -> None:
         async with self._asking:
             if one.idle:
                 await self._sign(one, [])
 
-    async def _try(self, one: _Worker) -> None:
+    async def _restart(self, one: WorkerProcess) -> bool:
+        await one.stop()
+        return await self._start(one)
+
+    async def _renew(self, place: int) -> bool:
+        """Put a new worker where an old one is, which goes on signing until the new one has logged in."""
+        async with self._renewing:
+            coming = WorkerProcess(self._config)
+            self._others.add(coming)
+            started = await self._start(coming)
+            old = self._workers[place]
+            while started and old.busy:  # noqa: ASYNC110  # a batch is bounded by sign_deadline_ms
+                await asyncio.sleep(_LOOK_AGAIN_S)
+            going = coming
+            if started:
+                self._workers[place], going = coming, old
+                self._others = self._others - {coming} | {old}
+                self.renewals += 1
+                log.info("an HSM worker is renewed", extra={"signatures": old.signatures, "rss": old.resident_bytes()})
+            await going.stop()
+            self._others.discard(going)
+            return started
+
+    def _due(self, one: WorkerProcess) -> bool:
+        """Return whether a worker has signed, or has grown, as much as it may."""
+        if one.signatures >= self._config.renew_after:
+            return True
+        return one.age_s > _RENEW_GROWN_EVERY_S and one.resident_bytes() > self._config.renew_above_mib * _MIB
+
+    async def _start(self, one: WorkerProcess) -> bool:
+        """Return whether a worker has started; a failure is noted, and the node goes on with the workers it has."""
         try:
             await one.start()
+        except HsmUnfit as error:
+            self._note_failed_start(str(error))
         except HsmRefused as refused:
             log.critical("the HSM refuses this node", extra={"error": str(refused)})
             self._refused = refused
+            self.failed_starts += 1
         except HsmUnavailable as error:
-            log.warning("an HSM worker did not start", extra={"error": error.message})
+            self._note_failed_start(error.message)
+        else:
+            return True
+        return False
+
+    def _note_failed_start(self, why: str) -> None:
+        self.failed_starts += 1
+        log.warning("an HSM worker did not start", extra={"error": why})

@@ -8,7 +8,7 @@ from core.domain.party import SupplierKey
 from core.domain.token import Utrn
 from core.ports.signer import KeyFinder, SignRequest, TokenSigner
 from hsm.config import HsmConfig
-from hsm.pool import WorkerPool
+from hsm.pool import WorkerFigures, WorkerPool
 from hsm.worker import Work
 
 
@@ -23,6 +23,20 @@ class HsmSigner:
     def ready(self) -> bool:
         """True while the HSM can sign. Whose keys it has is another question."""
         return self._pool.ready
+
+    @property
+    def failed_starts(self) -> int:
+        """How often a worker could not be started."""
+        return self._pool.failed_starts
+
+    @property
+    def renewals(self) -> int:
+        """How often a worker was replaced because of what it had signed or how it had grown."""
+        return self._pool.renewals
+
+    def figures(self) -> list[WorkerFigures]:
+        """Return how each worker is now."""
+        return self._pool.figures()
 
     async def start(self) -> None:
         """Start the workers. To be called before gRPC is used in this process.

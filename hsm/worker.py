@@ -1,9 +1,13 @@
-"""One worker: a process of its own with one session and one thread; the child's main().
+"""One worker: a process of its own with one session and one thread; `python -m hsm.worker`, started by WorkerProcess.
 
 PKCS#11 lives here and nowhere else: the binding initialises the library without locking, so threads would crash it.
 """
 
+import ctypes
+import errno
+import os
 import signal
+import sys
 from functools import partial
 from multiprocessing.connection import Connection
 
@@ -24,22 +28,44 @@ Signed = Utrn | UtrnError
 KeyQuestion = tuple[str, bytes]
 
 
-def main(pipe: Connection, config: HsmConfig) -> None:
-    """Log in, say so, then answer batches until the parent is gone or the HSM fails.
+_PR_SET_PDEATHSIG = 1
+# The machine lacks something for a moment; no file of the configuration is wrong.
+_PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR}
 
-    Messages to the parent: ("ready",), ("refused", text), ("down", text), ("signed", [code or error per request]),
-    ("has", whether a key is there and is the one it should be).
-    After "refused" and "down" the process ends, and every handle with it.
+
+def main(pipe: Connection, parent: int) -> None:
+    """Read the configuration, log in, say so, then answer batches until the parent is gone or the HSM fails.
+
+    Messages from the parent: an HsmConfig, once; then batches (a list of Work) and key questions.
+    Messages to the parent: ("ready",), ("refused", text), ("unfit", text), ("down", text),
+    ("signed", [code or error per request]), ("has", whether a key is there and is the one it should be).
+    After "refused", "unfit" and "down" the process ends, and every handle with it.
+
+    Args:
+        pipe: To the parent.
+        parent: Its process id.
     """
     # A signal to the whole process group must not take the keys away from a parent that is still draining.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if not _dies_with(parent):
+        return
     try:
+        config: HsmConfig = pipe.recv()
         session = _open(pipe, config)
         if session is not None:
             _answer(pipe, session)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def _dies_with(parent: int) -> bool:
+    """Have the kernel end this process when its parent ends, even in the middle of a call into the HSM's library.
+
+    The pipe alone would be noticed only between two batches. False if the parent has ended already.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    return os.getppid() == parent
 
 
 def _open(pipe: Connection, config: HsmConfig) -> HsmSession | None:
@@ -50,7 +76,8 @@ def _open(pipe: Connection, config: HsmConfig) -> HsmSession | None:
         pipe.send(("down", type(error).__name__) if refused is None else ("refused", str(refused)))
         return None
     except (OSError, RuntimeError, UnicodeDecodeError) as error:
-        pipe.send(("refused", f"hsm: {error}"))
+        passes = isinstance(error, OSError) and error.errno in _PASSING
+        pipe.send(("down" if passes else "unfit", f"hsm: {error}"))
         return None
     pipe.send(("ready",))
     return session
@@ -89,3 +116,7 @@ def _sign(session: HsmSession, work: Work) -> Signed:
         return error
     except ValueError as error:
         return HsmUnavailable(f"the HSM worker was asked for an impossible code: {error}")
+
+
+if __name__ == "__main__":
+    main(Connection(int(sys.argv[1])), int(sys.argv[2]))

@@ -376,7 +376,7 @@ def _workers(pid: int) -> list[int]:
     """Return the HSM workers of a node."""
     found: list[int] = []
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+        if "hsm.worker" in Path(f"/proc/{child}/cmdline").read_text():
             found.append(int(child))
     return found
 

@@ -1,11 +1,9 @@
 """What every TokenSigner keeps: the fake in software, the real one over SoftHSM; and what the key test holds."""
 
 import asyncio
-import json
 import os
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,70 +12,26 @@ import pkcs11
 import pytest
 
 from app.clock import SystemClock
-from app.conformance import scratch_token
-from core.domain.code_value import CodeValue, ValueClass
 from core.domain.errors import HsmUnavailable, KeyMissing, NotSupportedByMeter
-from core.domain.meter import MeterId
-from core.domain.party import SupplierKey
-from core.domain.token import Counter
-from core.ports.signer import SignRequest, TokenSigner
+from core.ports.signer import TokenSigner
 from hsm import session as hsm_session
-from hsm.config import HsmConfig
 from hsm.errors import HsmRefused
 from hsm.provision import store_scalar
 from hsm.signer import HsmSigner
 from sandbox.codes import mac_is_right, read_token, shared_secret
 from tests.fakes.signer import FakeSigner
-from tests.support.hsm_keys import destroy_key
+from tests.support.hsm_keys import (
+    CONTENT,
+    REQUESTS,
+    SCALARS,
+    children,
+    destroy_key,
+    make_token,
+    running,
+    until_ready,
+)
 
-CONTENT: dict[str, Any] = json.loads((Path(__file__).parents[1] / "vectors" / "gbcs.json").read_text())
-SCALARS = {eui: int(key["prepayment_private_scalar_hex"], 16) for eui, key in CONTENT["originators"].items()}
 FIRST, SECOND = SCALARS
-
-
-def request_of(vector: dict[str, Any]) -> SignRequest:
-    originator = CONTENT["originators"][vector["originator_id"]]
-    return SignRequest(
-        scheme="gbcs",
-        key=SupplierKey(
-            originator_id=vector["originator_id"],
-            key_id=vector["originator_id"],
-            public_point=bytes.fromhex(originator["prepayment_public_point_hex"]),
-        ),
-        meter_id=MeterId(vector["device_id"]),
-        meter_point=bytes.fromhex(CONTENT["devices"][vector["device_id"]]["public_point_hex"]),
-        counter=Counter(vector["utrn_counter"]),
-        value=CodeValue(ValueClass[vector["unit"].upper()], vector["value"]),
-    )
-
-
-REQUESTS = [request_of(vector) for vector in CONTENT["vectors"]]
-
-
-def make_token(folder: Path, scalars: dict[str, int] = SCALARS, **changes: Any) -> HsmConfig:
-    folder.mkdir()
-    config = scratch_token(folder)
-    for key_id, scalar in scalars.items():
-        store_scalar(config, scalar, key_id=key_id, label=key_id, now=SystemClock().now())
-    return replace(config, restart_first_ms=20, restart_most_ms=200, **changes)
-
-
-@asynccontextmanager
-async def running(config: HsmConfig) -> AsyncIterator[HsmSigner]:
-    signer = HsmSigner(config)
-    await signer.start()
-    keeping = asyncio.get_running_loop().create_task(signer.run())
-    try:
-        yield signer
-    finally:
-        keeping.cancel()
-        await signer.close()
-
-
-async def until_ready(signer: HsmSigner, ready: bool = True) -> None:
-    async with asyncio.timeout(20):
-        while signer.ready is not ready:  # noqa: ASYNC110  # a port without an event for this
-            await asyncio.sleep(0.01)
 
 
 @pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.real)])
@@ -146,8 +100,7 @@ async def test_a_code_verifies_at_its_own_meter_under_its_own_key_only(signer: T
 async def test_a_killed_worker_is_replaced_and_no_wrong_code_comes_out(tmp_path: Path) -> None:
     async with running(make_token(tmp_path / "token", workers=1)) as signer:
         await signer.sign(REQUESTS[:1])
-        (child,) = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()[-1:]
-        os.kill(int(child), signal.SIGKILL)
+        os.kill(children()[-1], signal.SIGKILL)
         for answer, vector in zip(await signer.sign(REQUESTS), CONTENT["vectors"], strict=True):
             assert isinstance(answer, HsmUnavailable) or answer == vector["utrn"]
         await until_ready(signer)
@@ -229,7 +182,7 @@ async def test_a_key_that_was_there_and_is_gone_is_this_nodes_trouble_and_not_th
         tokens.rename(tmp_path / "away")
         (tmp_path / "shuffled" / "tokens").rename(tokens)
         config.pin_file.write_text(shuffled.pin_file.read_text())
-        _kill_newest_child()
+        os.kill(children()[-1], signal.SIGKILL)
         answers = [await signer.sign(REQUESTS[:1])]
         async with asyncio.timeout(20):
             while not any(isinstance(one, KeyMissing) for one in answers[-1]):
@@ -263,8 +216,3 @@ async def test_looking_for_keys_refuses_no_sale(tmp_path: Path) -> None:
             signing = [tasks.create_task(signer.sign([one])) for one in REQUESTS[:1]]
         assert [one.result() for one in signing] == [[CONTENT["vectors"][0]["utrn"]]]
         assert all(one.result() is not None for one in looking)
-
-
-def _kill_newest_child() -> None:
-    child = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()[-1]
-    os.kill(int(child), signal.SIGKILL)

@@ -154,5 +154,5 @@ def _children(pid: int) -> list[int]:
 def _kill(pid: int) -> None:
     import os
 
-    if "utrn" in Path(f"/proc/{pid}/cmdline").read_text() or "spawn" in Path(f"/proc/{pid}/cmdline").read_text():
+    if "hsm.worker" in Path(f"/proc/{pid}/cmdline").read_text():
         os.kill(pid, signal.SIGKILL)
