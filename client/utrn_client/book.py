@@ -1,25 +1,31 @@
 """The book of sales: where a till keeps what it has asked for, until the receipt is out."""
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from utrn_client.book_file import BookFile, Damage
 
-_INT64_MAX: Final = 2**63 - 1
+# The largest whole number that every language's JSON holds exactly.
+_WHOLE_MAX: Final = 2**53 - 1
 _INT32_MAX: Final = 2**31 - 1
 _TEXT_MAX: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sale:
-    """One payment that is to become a code. `channel` is utrn.v1.Channel by number; `deliver`: also send it."""
+    """One payment that is to become a code. `channel` is utrn.v1.Channel by number; `deliver`: also send it.
+
+    `more`: fields that a later version of this program wrote for it, as JSON has them; carried along, and not judged.
+    """
 
     transaction_id: str
     pan: str
     amount_pence: int
     channel: int
     deliver: bool = True
+    more: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,12 +148,12 @@ class FileSaleBook:
 
     @property
     def damaged(self) -> list[Damage]:
-        """Return the lines that were set aside; a person looks at them, each may have been an open sale."""
-        return self._file.damaged
+        """Return the lines that were set aside, in order; a person looks at them, each may have been an open sale."""
+        return sorted(self._file.damaged, key=lambda one: one.line)
 
     def begin(self, sale: Sale) -> bool:
         """Store a sale; return when it would survive a crash. True if the book had never heard of its id."""
-        entry = asdict(sale)
+        entry = _entry_of(sale)
         _sale_of(entry)
         if not self._kept.is_open(sale.transaction_id):
             self._file.append(
@@ -208,20 +214,27 @@ class FileSaleBook:
         transaction_id = _text(entry, "end")
         sale = self._begun.get(transaction_id)
         if entry.get("told") is False and sale is not None:
-            self._kept.refuse(sale, _text(entry, "outcome"), str(entry.get("message", ""))[:_TEXT_MAX])
+            message = entry.get("message")
+            self._kept.refuse(sale, _text(entry, "outcome"), message[:_TEXT_MAX] if isinstance(message, str) else "")
         else:
             self._kept.end(transaction_id, "")
 
 
+def _entry_of(sale: Sale) -> dict[str, Any]:
+    """Return what a line holds of a sale."""
+    known = asdict(sale)
+    return {**known.pop("more"), **known}
+
+
 def _sale_of(entry: Any) -> Sale:
-    """Return the sale of a line; fields that a newer version added are left out.
+    """Return the sale of a line; fields that a newer version added are carried along in `more`.
 
     Raises:
         ValueError: a field is missing or of a wrong type; the message names it.
     """
     if not isinstance(entry, dict):
         raise ValueError("no sale")  # noqa: TRY004  # what was read is wrong, not what was passed
-    known = {one.name for one in fields(Sale)}
+    known = {one.name for one in fields(Sale)} - {"more"}
     sale = {name: value for name, value in entry.items() if name in known}
     deliver = sale.get("deliver", True)
     if not isinstance(deliver, bool):
@@ -229,9 +242,10 @@ def _sale_of(entry: Any) -> Sale:
     return Sale(
         transaction_id=_text(sale, "transaction_id"),
         pan=_text(sale, "pan"),
-        amount_pence=_whole(sale, "amount_pence", 1, _INT64_MAX),
+        amount_pence=_whole(sale, "amount_pence", 1, _WHOLE_MAX),
         channel=_whole(sale, "channel", 0, _INT32_MAX),
         deliver=deliver,
+        more={name: value for name, value in entry.items() if name not in known},
     )
 
 
@@ -244,6 +258,8 @@ def _text(entry: dict[str, Any], name: str) -> str:
 
 def _whole(entry: dict[str, Any], name: str, least: int, most: int) -> int:
     value = entry.get(name)
+    # As every other language reads it: 5.0 is 5.
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise ValueError(f"{name}: a whole number from {least} to {most} is needed")
     return value

@@ -3,9 +3,11 @@
 A line that cannot be read costs that line only. Linux and other POSIX systems.
 """
 
+import codecs
 import errno
 import fcntl
 import json
+import math
 import os
 import stat
 import time
@@ -15,6 +17,7 @@ from typing import Any, Final
 
 _MODE: Final = 0o600
 _LOCK_PAUSE_S: Final = 0.05
+_DIGITS_MAX: Final = 300
 
 
 class BookInUse(Exception):
@@ -72,7 +75,7 @@ class BookFile:
         Raises:
             BookNotWritten: it is not in the file, and will not be.
         """
-        line = json.dumps(entry).encode() + b"\n"
+        line = json.dumps(entry, allow_nan=False).encode() + b"\n"
         before = os.fstat(self._file).st_size
         try:
             _write(self._file, b"\n" + line if self._torn else line)
@@ -111,8 +114,12 @@ class BookFile:
                 self.set_aside(number, "nothing but NUL bytes")
 
     def _parse(self, number: int, bare: bytes) -> None:
+        # An editor puts a byte-order mark before what it saves; two such files that were joined have one in the middle.
+        bare = bare.removeprefix(codecs.BOM_UTF8)
+        if not bare:
+            return
         try:
-            entry = json.loads(bare.decode("utf-8"))
+            entry = json.loads(bare.decode("utf-8"), parse_int=_whole, parse_float=_finite, parse_constant=_no_number)
         except UnicodeDecodeError:
             self.set_aside(number, "no text in UTF-8")
         except (ValueError, RecursionError):
@@ -129,6 +136,21 @@ class BookFile:
             os.ftruncate(self._file, size)
         except OSError:
             self._torn = True
+
+
+def _whole(text: str) -> int | float:
+    return int(text) if len(text) <= _DIGITS_MAX else _finite(text)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError("a number that no other language can hold")
+    return number
+
+
+def _no_number(text: str) -> float:
+    """Refuse NaN and Infinity, which are no JSON, though Python writes them."""
+    raise ValueError(text)
 
 
 def _lock(file: int, path: Path, wait_s: float) -> None:

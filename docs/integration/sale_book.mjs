@@ -6,6 +6,10 @@ import {
 } from 'node:fs';
 import { dirname, resolve } from 'node:path';
 
+const FIELDS = ['transaction_id', 'pan', 'amount_pence', 'channel', 'deliver'];
+const TEXT_MAX = 200;
+const INT32_MAX = 2 ** 31 - 1;
+
 export class BookTrouble extends Error {}
 
 export class SaleBook {
@@ -78,8 +82,10 @@ export class SaleBook {
     // A file system may leave NULs where it had no time to write what was never said to be on disk.
     const bare = stripped(raw);
     try {
-      if (bare.length) this.#enter(JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bare)));
-      else if (raw.includes(0)) throw new TypeError('nothing but NUL bytes');
+      if (!bare.length && raw.includes(0)) throw new TypeError('nothing but NUL bytes');
+      // The decoder takes away a byte-order mark, which an editor puts before what it saves.
+      const line = new TextDecoder('utf-8', { fatal: true }).decode(bare);
+      if (line) this.#enter(JSON.parse(line, finite));
     } catch (error) {
       this.damaged.push({ line, why: error.message });
     }
@@ -95,16 +101,17 @@ export class SaleBook {
   #enterBegin(sale) {
     const id = sale.transaction_id;
     const first = this.#begun.get(id) ?? sale;
-    if (JSON.stringify(first) !== JSON.stringify(sale)) {
+    if (FIELDS.some((name) => first[name] !== sale[name])) {
       throw new TypeError(`begins ${id} again, with other content: the first one counts`);
     }
-    this.#begun.set(id, sale);
-    this.#open.set(id, sale);
+    this.#begun.set(id, first);
+    this.#open.set(id, this.#open.get(id) ?? sale);
   }
 
-  #enterEnd(id, { outcome, message, told }) {
-    if (told === false && this.#begun.has(id)) {
-      this.#untold.set(id, { transaction_id: id, reason: String(outcome), message: String(message) });
+  #enterEnd(id, entry) {
+    if (entry.told === false && this.#begun.has(id)) {
+      const message = typeof entry.message === 'string' ? entry.message.slice(0, TEXT_MAX) : '';
+      this.#untold.set(id, { transaction_id: id, reason: text(entry, 'outcome'), message });
     } else {
       this.#untold.delete(id);
     }
@@ -152,13 +159,15 @@ function lock(path) {
 
 function saleOf(entry) {
   if (typeof entry !== 'object' || entry === null || Array.isArray(entry)) throw new TypeError('no sale');
-  const { deliver = true } = entry;
+  // What a later version wrote beside these is carried along, and not judged.
+  const { deliver = true, ...more } = entry;
   if (typeof deliver !== 'boolean') throw new TypeError('deliver: true or false is needed');
   return {
+    ...more,
     transaction_id: text(entry, 'transaction_id'),
     pan: text(entry, 'pan'),
-    amount_pence: whole(entry, 'amount_pence', 1),
-    channel: whole(entry, 'channel', 0),
+    amount_pence: whole(entry, 'amount_pence', 1, Number.MAX_SAFE_INTEGER),
+    channel: whole(entry, 'channel', 0, INT32_MAX),
     deliver,
   };
 }
@@ -169,10 +178,16 @@ function text(entry, name) {
   throw new TypeError(`${name}: a text is needed, 1 to 200 printable characters`);
 }
 
-function whole(entry, name, least) {
+function whole(entry, name, least, most) {
   const value = entry[name];
-  if (Number.isSafeInteger(value) && value >= least) return value;
-  throw new TypeError(`${name}: a whole number from ${least} is needed`);
+  if (Number.isSafeInteger(value) && value >= least && value <= most) return value;
+  throw new TypeError(`${name}: a whole number from ${least} to ${most} is needed`);
+}
+
+// For JSON.parse, which reads a number that is too large as Infinity.
+function finite(_, value) {
+  if (typeof value === 'number' && !Number.isFinite(value)) throw new TypeError('a number that cannot be held');
+  return value;
 }
 
 function splitLines(data) {

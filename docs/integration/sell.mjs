@@ -10,12 +10,12 @@ import { parseArgs } from 'node:util';
 import grpc from '@grpc/grpc-js';
 import loader from '@grpc/proto-loader';
 import protobuf from 'protobufjs';
+import { parsePence } from './amounts.mjs';
 import { BookTrouble, SaleBook } from './sale_book.mjs';
 
 const proto = fileURLToPath(new URL('../../proto', import.meta.url));
 const STDOUT = 1;
 const CHANNEL_ONLINE = 3;
-const PENCE_MAX = 819_100;
 const ATTEMPT_MS = 2000;
 const GIVE_UP_MS = 60_000;
 const PAUSE_MS = 100;
@@ -49,14 +49,6 @@ function makeTransactionId() {
   bytes[6] = 0x70 | (bytes[6] & 0x0f);
   bytes[8] = 0x80 | (bytes[8] & 0x3f);
   return bytes.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
-}
-
-// Whole pence; never by way of a number with decimals, of which a part would be sold.
-function parsePence(text) {
-  const pence = /^[1-9][0-9]{0,14}$/.test(String(text)) ? Number(text) : 0;
-  if (pence >= 1 && pence <= PENCE_MAX) return pence;
-  const what = text === undefined ? 'an amount is needed after the PAN' : `${JSON.stringify(text)} is no amount`;
-  throw new RangeError(`${what}: whole pence from 1 to ${PENCE_MAX} are needed, as 1099 for 10.99 pounds`);
 }
 
 // What a refusal says beside its text: google.rpc.Status with ErrorInfo and RetryInfo, in a trailer.
@@ -178,11 +170,11 @@ class Till {
 
   // Asks for the code of a sale in the book until there is a final answer. The sale ends when its receipt is out.
   async #ask(sale, repeat, about) {
-    const { transaction_id, deliver, ...request } = sale;
+    const { transaction_id, pan, amount_pence, channel, deliver } = sale;
     const until = Date.now() + GIVE_UP_MS;
     for (;;) {
       try {
-        const reply = await this.#call(deliver ? 'TopUp' : 'IssueUtrn', { transaction_id, ...request, repeat });
+        const reply = await this.#call(deliver ? 'TopUp' : 'IssueUtrn', { transaction_id, pan, amount_pence, channel, repeat });
         if (reply.code?.transaction_id !== transaction_id) throw noSuchAnswer();
         say({ transaction_id, code: reply.code.utrn_printed, replayed: reply.replayed, ...about });
         this.book.end(transaction_id, 'issued');
@@ -240,10 +232,23 @@ class Till {
 async function sellMany(till) {
   let worst = 0;
   for await (const line of createInterface({ input: process.stdin })) {
-    const { pan, pence } = JSON.parse(line);
-    worst = Math.max(worst, await guarded(() => till.sell(String(pan), parsePence(pence))));
+    worst = Math.max(worst, await guarded(() => {
+      const { pan, pence } = saleAsked(line);
+      return till.sell(pan, parsePence(pence));
+    }));
   }
   return worst;
+}
+
+function saleAsked(line) {
+  let asked;
+  try {
+    asked = JSON.parse(line);
+  } catch {
+    asked = undefined;
+  }
+  if (typeof asked?.pan === 'string' && typeof asked.pence === 'string') return asked;
+  throw new RangeError(`${JSON.stringify(line)}: {"pan": "...", "pence": "1099"} is needed`);
 }
 
 async function guarded(act) {

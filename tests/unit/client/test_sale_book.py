@@ -94,7 +94,7 @@ def _broken_lines(good: Sale) -> Iterator[tuple[bytes, str]]:
     }  # fmt: skip
     wrong: list[tuple[dict[str, Any], str]] = [
         ({**begin, "amount_pence": "5"}, "amount_pence"),
-        ({**begin, "amount_pence": 5.0}, "amount_pence"),
+        ({**begin, "amount_pence": 5.5}, "amount_pence"),
         ({**begin, "amount_pence": True}, "amount_pence"),
         ({**begin, "amount_pence": 10**40}, "amount_pence"),
         ({**begin, "channel": None}, "channel"),
