@@ -1,64 +1,155 @@
-"""The `utrn` command: what it can do, and nothing more; each group of commands has its file in app/cli."""
+"""The `utrn` command: what it can do, and nothing more; each group of commands has its file in app/cli.
+
+Only the file of the command that was asked for is imported: a command starts as fast as what it needs.
+"""
 
 import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from app.cli import (
-    appoint,
-    audit,
-    callers,
-    cases,
-    check_config,
-    cluster,
-    conformance,
-    credit,
-    demo,
-    drill,
-    hsm,
-    ledger,
-    meters,
-    pans,
-    parties,
-    pki,
-    registry,
-    sales,
-    sandbox,
-    serve,
-)
+from app.cli.invocation import PROFILE
 from app.cli.output import EXIT_USAGE, errors
+
+
+class _Place(NamedTuple):
+    """Where a command or a group of them is, and its line in the list of all."""
+
+    module: str
+    name: str
+    help: str
+
+
+_PLACES: Final = {
+    "serve": _Place("serve", "serve", "Run one node until SIGTERM; logs are JSON lines on standard error."),
+    "check-config": _Place(
+        "check_config", "check_config", "Check a node's configuration: every key, every rule, and the files it names."
+    ),
+    "topup": _Place(
+        "callers", "topup",
+        "Issue a code and have it sent to the meter, in one step; what is open already is taken up.",
+    ),
+    "issue": _Place(
+        "callers", "issue", "Issue a code and send nothing: step one of two; what is open already is taken up."
+    ),
+    "conformance": _Place(
+        "conformance", "conformance", "Compute every vector of FILE through the HSM path, and compare."
+    ),
+    "demo": _Place(
+        "demo", "demo",
+        "Start three etcd, three nodes and the sandbox; sell over a bad network; kill a node; audit to the penny.",
+    ),
+    "cluster": _Place("cluster", "app", "Nodes, shards, etcd members; with an operator's certificate."),
+    "drill": _Place("drill", "app", "Failover drills: real processes, steady load, one fault, the audit."),
+    "hsm": _Place("hsm", "app", "The HSM token and the suppliers' keys."),
+    "ledger": _Place("ledger", "app", "The ledger itself; on a node's machine, with its configuration."),
+    "pki": _Place("pki", "app", "Certificates for development."),
+    "registry": _Place("registry", "app", "Registry files, the capability matrix, and who could sell when."),
+    "supplier": _Place("parties", "supplier", "Suppliers: on board, suspended, offboarded; their profiles."),
+    "psp": _Place("parties", "psp", "PSPs and other participants: on board, suspended, offboarded."),
+    "appoint": _Place("appoint", "app", "Appointments of PSPs by suppliers."),
+    "meter": _Place("meters", "meter", "Meters: registered, changed, handed from one to another."),
+    "pan": _Place("pans", "pan", "PANs: given, replaced, blocked, pointed elsewhere."),
+    "vend": _Place("callers", "vend", "One vend."),
+    "audit": _Place("audit", "app", "The trail of decisions: who asked for what, and which rule decided."),
+    "credit": _Place("credit", "app", "Credit without payment: two people of a supplier."),
+    "sales": _Place("sales", "app", "What commands have asked for and have no final answer to."),
+    "sandbox": _Place("sandbox", "app", "A head end and a fleet of meters, emulated."),
+}  # fmt: skip
+
+
+class _OnDemand(Mapping[str, Any]):
+    """Every command by its name, made when it is asked for."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        """Return a command."""
+        if name not in self._made:
+            self._made[name] = _make(name, _PLACES[name])
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the names."""
+        return iter(_PLACES)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(_PLACES)
+
+
+def _make(name: str, place: _Place) -> Any:
+    from app.cli.command import Commands
+
+    found = getattr(import_module(f"app.cli.{place.module}"), place.name)
+    if isinstance(found, Commands):
+        group = typer.main.get_command(found)
+        group.name = name
+        return group
+    one = Commands(help=place.help)
+    one.command(name)(found)
+    return typer.main.get_command(one)
+
+
+class _Utrn(TyperGroup):
+    """All commands; the list of them imports none."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _OnDemand()  # type: ignore[assignment]  # nothing is added to it
+        self._listing = False
+
+    def list_commands(self, ctx: Any) -> list[str]:  # typer has its own copy of click's types
+        """Return the names."""
+        return list(_PLACES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command; in the list of all, only its name and its line."""
+        if self._listing:
+            return TyperCommand(name=cmd_name, help=_PLACES[cmd_name].help)
+        return super().get_command(ctx, cmd_name)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        self._listing = True
+        try:
+            super().format_help(ctx, formatter)
+        finally:
+            self._listing = False
+
 
 app = typer.Typer(
     name="utrn",
-    help="UTRN core: turns paid energy top-ups into credited prepayment meters, once each.",
+    cls=_Utrn,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_show_locals=False,
 )
-app.command("serve")(serve.serve)
-app.command("check-config")(check_config.check_config)
-app.command("topup")(callers.topup)
-app.command("issue")(callers.issue)
-callers.vend.command("cases")(cases.cases)
-callers.vend.command("settle")(cases.settle)
-app.add_typer(callers.vend, name="vend")
-app.command("conformance")(conformance.conformance)
-app.command("demo")(demo.demo)
-app.add_typer(cluster.app, name="cluster")
-app.add_typer(drill.app, name="drill")
-app.add_typer(hsm.app, name="hsm")
-app.add_typer(ledger.app, name="ledger")
-app.add_typer(pki.app, name="pki")
-app.add_typer(registry.app, name="registry")
-app.add_typer(parties.supplier, name="supplier")
-app.add_typer(parties.psp, name="psp")
-app.add_typer(appoint.app, name="appoint")
-app.add_typer(meters.meter, name="meter")
-app.add_typer(pans.pan, name="pan")
-app.add_typer(audit.app, name="audit")
-app.add_typer(credit.app, name="credit")
-app.add_typer(sales.app, name="sales")
-app.add_typer(sandbox.app, name="sandbox")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib import metadata
+
+        typer.echo(f"utrn {metadata.version('utrn')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _utrn(
+    profile: Annotated[
+        str, typer.Option(help="Table of ~/.config/utrn/config.toml that says whom to ask, and as whom.")
+    ] = "",
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """UTRN core: turns paid energy top-ups into credited prepayment meters, once each."""
+    PROFILE.set(profile)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ settings.load_profile("utrn")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Commands keep their book in a folder of this run, not in that of whoever runs the tests."""
+    """Commands keep their book and look for profiles in a folder of this run, not in that of whoever runs the tests."""
     folder = tempfile.mkdtemp(prefix="utrn-state-")
-    os.environ["XDG_STATE_HOME"] = folder
+    os.environ["XDG_STATE_HOME"] = os.environ["XDG_CONFIG_HOME"] = folder
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))

@@ -71,7 +71,7 @@ ADVICE: Final[Mapping[str, str]] = {
     "HISTORY_FULL": "tell the operator: this record is changed far too often",
     "COUNTER_OUT_OF_RANGE": "check the counter with the generator that made the code: utrn meter show",
     "CODE_TOO_FAR_BEHIND": "the consumer enters the code at the meter: utrn vend show",
-    "UNAVAILABLE": "check --target, that the node runs, and that the certificates are of its authority",
+    "UNAVAILABLE": "check --target, that the node runs, that --ca is its authority, and --server-name: a name it has",
     "DEADLINE_EXCEEDED": _LATER,
     "UNIMPLEMENTED": "the node is of another version: ask its operator",
     "INTERNAL": "tell the operator",

@@ -8,13 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.asking import check_certificates
+from app.cli.command import Commands
 from app.cli.listing import Listing, print_listing
 from app.cli.market import (
-    CA,
-    CERT,
-    JSON,
-    KEY,
-    TARGET,
     Instant,
     appointments,
     choice,
@@ -24,12 +20,13 @@ from app.cli.market import (
     moment,
     pence_option,
 )
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
 from app.cli.output import EXIT_FAILED, EXIT_USAGE, console, fail, print_json, print_table
 
 if TYPE_CHECKING:
     from utrn.v1 import appointment_service_pb2 as pb
 
-app = typer.Typer(no_args_is_help=True, help="Appointments of PSPs by suppliers.")
+app = Commands(help="Appointments of PSPs by suppliers.")
 
 _Supplier = Annotated[str, typer.Argument(help="Who appoints.")]
 _Psp = Annotated[str, typer.Argument(help="Who is appointed.")]
@@ -124,7 +121,7 @@ def suspend(
     _done(changed=appointments("SuspendAppointment", request, target, (cert, key, ca)).changed, as_json=as_json)
 
 
-@app.command("end")
+@app.command("end", for_good="ends appointment {appointment_id} of {psp} by {supplier} for good")
 def end(
     supplier: _Supplier, psp: _Psp, appointment_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA,
     as_json: JSON = False,

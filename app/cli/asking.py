@@ -2,19 +2,22 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.cli.advice import ADVICE
+from app.cli.invocation import invocation
 from app.cli.output import EXIT_FAILED, EXIT_USAGE, fail
 from core.net.address import parse_address
 
 if TYPE_CHECKING:
     import grpc
+    from utrn_client.channel import Tls
 
 _T = TypeVar("_T")
 _CONNECT_S = 3.0
+_NO_ADVICE = "see docs/errors.md"
 # Facts that the sentence of a refusal says already.
 _SAID = frozenset({"field", "kind", "because", "final"})
 
@@ -34,7 +37,7 @@ def ask_nodes(
     try:
         return answer_of(ask, target, tls)
     except grpc.aio.AioRpcError as error:
-        fail(told(error), code=EXIT_FAILED)
+        fail(told(error), code=EXIT_FAILED, refusal=refusal_json(error))
 
 
 def answer_of(
@@ -45,34 +48,84 @@ def answer_of(
     Raises:
         grpc.aio.AioRpcError: there is no answer, or a refusal.
     """
-    from utrn_client.channel import Tls, open_channel
+    from utrn_client.channel import Tls
 
     cert, key, ca = tls
-    nodes = check_target(target)
+    nodes, name = check_target(target), invocation().server_name
     check_certificates(cert, key, ca)
+    names = [Tls(cert=cert, key=key, ca=ca, server_name=name or parse_address(node).host) for node in nodes]
 
     async def run() -> _T:
-        # Not by health: a drained node, and one without its HSM, must be able to say so.
-        async with open_channel(nodes, Tls(cert=cert, key=key, ca=ca), by_health=False) as channel:
-            # A first attempt may be too short for a busy machine. Nobody there: the call says why.
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(channel.channel_ready(), _CONNECT_S)
-            return await ask(channel)
+        async with contextlib.AsyncExitStack() as opened:
+            return await ask(await _first_there(opened, nodes, names))
 
     return asyncio.run(run())
 
 
+async def _first_there(
+    opened: contextlib.AsyncExitStack, nodes: Sequence[str], names: "Sequence[Tls]"
+) -> "grpc.aio.Channel":
+    """Return a channel to the first node that is there and is who it should be; to the first of all if none is.
+
+    Each node is known by a name of its own, so each has its channel. Not by health: a drained node, and one without
+    its HSM, must be able to say so.
+    """
+    from utrn_client.channel import open_channel
+
+    channels = [
+        await opened.enter_async_context(open_channel([node], tls, by_health=False))
+        for node, tls in zip(nodes, names, strict=True)
+    ]
+    async with asyncio.TaskGroup() as tasks:
+        waits = {tasks.create_task(one.channel_ready()): one for one in channels}
+        # A first attempt may be too short for a busy machine. Nobody there: the call says why.
+        done, rest = await asyncio.wait(waits, timeout=_CONNECT_S, return_when=asyncio.FIRST_COMPLETED)
+        for wait in rest:
+            wait.cancel()
+    return next((waits[one] for one in done), channels[0])
+
+
 def told(error: "grpc.aio.AioRpcError", *, advice: str = "") -> str:
     """Return why a node refused, in one line: the reason, its sentence, the facts, and `advice`, or ADVICE's."""
-    from google.rpc import error_details_pb2
-    from utrn_client.verdict import details_of, failure_of, unpacked
+    from utrn_client.verdict import failure_of
 
-    failure, bad = failure_of(error), error_details_pb2.BadRequest()
+    failure = failure_of(error)
+    sentence = "; ".join(one["description"] for one in _violations(error)) or " ".join(failure.message.split())
+    do = advice or ADVICE.get(failure.reason, _NO_ADVICE)
+    return f"{failure.reason}: {sentence}{facts_text(failure.facts)}; {do}"
+
+
+def refusal_json(error: "grpc.aio.AioRpcError", *, advice: str = "", final: bool | None = None) -> dict[str, Any]:
+    """Return why a node refused, with keys that are always the same: what `--json` prints.
+
+    Args:
+        error: The refusal.
+        advice: What to do, if not ADVICE's.
+        final: Whether it is final, where the command knows; else only if the node has closed the id.
+    """
+    from utrn_client.verdict import failure_of
+
+    failure = failure_of(error)
+    return {
+        "reason": failure.reason,
+        "status": error.code().name,
+        "message": failure.message,
+        "final": failure.fenced if final is None else final,
+        "retry_ms": None if failure.retry_delay_s is None else round(failure.retry_delay_s * 1000),
+        "facts": dict(sorted(failure.facts.items())),
+        "field_violations": _violations(error),
+        "advice": advice or ADVICE.get(failure.reason, _NO_ADVICE),
+    }
+
+
+def _violations(error: "grpc.aio.AioRpcError") -> list[dict[str, str]]:
+    from google.rpc import error_details_pb2
+    from utrn_client.verdict import details_of, unpacked
+
+    bad = error_details_pb2.BadRequest()
     for detail in details_of(error):
         unpacked(detail, bad)
-    sentence = "; ".join(one.description for one in bad.field_violations) or " ".join(failure.message.split())
-    do = advice or ADVICE.get(failure.reason, "see docs/errors.md")
-    return f"{failure.reason}: {sentence}{facts_text(failure.facts)}; {do}"
+    return [{"field": one.field, "description": one.description} for one in bad.field_violations]
 
 
 def facts_text(facts: Mapping[str, str]) -> str:
@@ -114,12 +167,11 @@ def check_target(target: str) -> list[str]:
     """Return the nodes of a target; end with what is wrong with it."""
     nodes = target.split(",")
     try:
-        addresses = [parse_address(node) for node in nodes]
+        for node in nodes:
+            parse_address(node)
     except ValueError:
         fail(
             f"--target {target}: host:port is needed, as 127.0.0.1:8443 or [::1]:8443; a comma between several",
             code=EXIT_USAGE,
         )
-    if len(nodes) > 1 and not all(address.numeric for address in addresses):
-        fail(f"--target {target}: several nodes are named by their addresses, as 10.0.0.1:8443", code=EXIT_USAGE)
     return nodes

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli.command import Commands
 from app.cli.output import console, fail, print_json, print_table
 
 if TYPE_CHECKING:
     from cluster.anchors import Anchor
 
-app = typer.Typer(no_args_is_help=True, help="The trail of decisions: who asked for what, and which rule decided.")
+app = Commands(help="The trail of decisions: who asked for what, and which rule decided.")
 
 _Files = Annotated[list[Path], typer.Argument(help="Trail files.")]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]

@@ -5,12 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from app.cli.cases import cases, settle, settles
+from app.cli.command import Commands
 from app.cli.market import (
-    CA,
-    CERT,
-    JSON,
-    KEY,
-    TARGET,
     Files,
     choice,
     enum_name,
@@ -19,6 +16,7 @@ from app.cli.market import (
     pence_of,
     top_up,
 )
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
 from app.cli.output import console, print_json, print_table
 from app.cli.sales import GIVEN_ID, NEW_ID, SALES, Asked, carry_out, digest
 
@@ -26,7 +24,7 @@ if TYPE_CHECKING:
     from utrn.v1 import top_up_service_pb2 as top_up_pb
     from utrn.v1 import types_pb2
 
-vend = typer.Typer(no_args_is_help=True, help="One vend.")
+vend = Commands(help="One vend.")
 
 _Pan = Annotated[str, typer.Argument(help="The PAN the consumer quotes.")]
 _Amount = Annotated[str, typer.Argument(help="Pounds, such as 10 or 12.34.")]
@@ -202,3 +200,7 @@ def _flat(value: dict[str, Any], prefix: str = "") -> list[tuple[str, object]]:
     for name, one in value.items():
         rows += _flat(one, f"{prefix}{name}.") if isinstance(one, dict) else [(prefix + name, one)]
     return rows
+
+
+vend.command("cases")(cases)
+vend.command("settle", for_good=settles)(settle)

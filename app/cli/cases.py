@@ -1,11 +1,20 @@
 """`utrn vend cases` and `utrn vend settle`: codes of which nobody knows whether their meter credited them."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
 from app.cli.listing import Listing, print_listing
-from app.cli.market import CA, CERT, JSON, KEY, TARGET, Most, Page, enum_name, instant_text, message_json, top_up
+from app.cli.market import (
+    Most,
+    Page,
+    enum_name,
+    instant_text,
+    message_json,
+    top_up,
+)
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
 from app.cli.output import console, print_json
 
 
@@ -34,6 +43,11 @@ def cases(
         most=limit, page=page,
     )  # fmt: skip
     print_listing(listing, target, (cert, key, ca), as_json=as_json)
+
+
+def settles(values: Mapping[str, Any]) -> str:
+    """Return what `settle` does for good."""
+    return f"settles {values['transaction_id']} as {'credited' if values['credited'] else 'not credited'}"
 
 
 def settle(

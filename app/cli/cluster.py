@@ -8,13 +8,10 @@ import typer
 from app.cli.asking import ask_nodes
 from app.cli.cluster_lines import lines_of
 from app.cli.cluster_problems import exit_code_of, problems_of
-from app.cli.cluster_time import accept_time, get_status, time_line
+from app.cli.cluster_time import accept_time, get_status, sets_time, time_line
 from app.cli.cluster_time import time as show_time
-from app.cli.operator_options import Ca as _Ca
-from app.cli.operator_options import Cert as _Cert
-from app.cli.operator_options import Json as _Json
-from app.cli.operator_options import Key as _Key
-from app.cli.operator_options import Target as _Target
+from app.cli.command import Commands
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
 from app.cli.output import console, print_json
 
 if TYPE_CHECKING:
@@ -23,9 +20,9 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-app = typer.Typer(no_args_is_help=True, help="Nodes, shards, etcd members; with an operator's certificate.")
+app = Commands(help="Nodes, shards, etcd members; with an operator's certificate.")
 app.command("time")(show_time)
-app.command("accept-time")(accept_time)
+app.command("accept-time", for_good=sets_time)(accept_time)
 
 _LOOK_AGAIN_S = 0.5
 
@@ -38,9 +35,9 @@ issued; 4 nothing is issued.
 
 @app.command("status", help=_STATUS_HELP)
 def status(
-    target: _Target, cert: _Cert, key: _Key, ca: _Ca,
+    target: TARGET, cert: CERT, key: KEY, ca: CA,
     wait: Annotated[float, typer.Option(min=0, max=3600, help="Seconds to wait until all is well.")] = 0.0,
-    as_json: _Json = False,
+    as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Show the state of the cluster; the exit code says whether all is well."""
     from google.protobuf.json_format import MessageToDict
@@ -72,7 +69,7 @@ def status(
 
 @app.command("watch")
 def watch(
-    target: _Target, cert: _Cert, key: _Key, ca: _Ca,
+    target: TARGET, cert: CERT, key: KEY, ca: CA,
     every: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between looks.")] = 1.0,
     times: Annotated[int, typer.Option(help="How often; 0 until Ctrl-C.")] = 0,
 ) -> None:  # fmt: skip
@@ -94,9 +91,9 @@ def watch(
 @app.command("drain")
 def drain(
     node: Annotated[str, typer.Argument(help="The node.")],
-    target: _Target, cert: _Cert, key: _Key, ca: _Ca,
+    target: TARGET, cert: CERT, key: KEY, ca: CA,
     undo: Annotated[bool, typer.Option("--undo", help="Bring it back into service.")] = False,
-    as_json: _Json = False,
+    as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Send a node's callers elsewhere and give its shards to others, until --undo."""
 
@@ -116,11 +113,11 @@ def drain(
         console.print(f"{node} is back in service.", highlight=False)
 
 
-@app.command("forget")
+@app.command("forget", for_good="takes node {node} off the roster")
 def forget(
     node: Annotated[str, typer.Argument(help="A node that will not come back.")],
-    target: _Target, cert: _Cert, key: _Key, ca: _Ca,
-    as_json: _Json = False,
+    target: TARGET, cert: CERT, key: KEY, ca: CA,
+    as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Take a node that is gone for good off the roster; refused while it is alive."""
 
@@ -137,11 +134,11 @@ def forget(
         console.print(f"{node} is off the roster: it is expected no more.", highlight=False)
 
 
-@app.command("forget-head-end")
+@app.command("forget-head-end", for_good="takes head end {name} away")
 def forget_head_end(
     name: Annotated[str, typer.Argument(help="A head end that no node is configured with any more.")],
-    target: _Target, cert: _Cert, key: _Key, ca: _Ca,
-    as_json: _Json = False,
+    target: TARGET, cert: CERT, key: KEY, ca: CA,
+    as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Take a head end's name away: no meter is registered under it any more, and nothing sold to be sent by it."""
 

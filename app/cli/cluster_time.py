@@ -1,12 +1,13 @@
 """`utrn cluster time` and `accept-time`: what the cluster goes by, and setting it where no node may do so by itself."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from app.cli.asking import ask_nodes
-from app.cli.operator_options import Ca, Cert, Json, Key, Target
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
 from app.cli.output import console, print_json
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _OFF_MS = 60_000
 
 
-def time(target: Target, cert: Cert, key: Key, ca: Ca, as_json: Json = False) -> None:
+def time(target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
     """Show cluster time, and how far the nodes' wall clocks are from it."""
     found = ask_nodes(get_status, target, (cert, key, ca))
     now, off = found.time, {node.node_id: node.clock_off_ms / 1000 for node in found.nodes if node.alive}
@@ -34,9 +35,9 @@ def time(target: Target, cert: Cert, key: Key, ca: Ca, as_json: Json = False) ->
 
 
 def accept_time(
-    target: Target, cert: Cert, key: Key, ca: Ca,
+    target: TARGET, cert: CERT, key: KEY, ca: CA,
     seconds: Annotated[int | None, typer.Option(help="How far ahead the wall clocks are; absent: only ask.")] = None,
-    as_json: Json = False,
+    as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Set cluster time to the wall clocks that agree; without --seconds, say what that would do."""
 
@@ -60,6 +61,11 @@ def accept_time(
     console.print(f"cluster time {word} {abs(reply.seconds)} s {how}; changes due by it: {due}", highlight=False)
     if not reply.done:
         console.print(f"nothing was done; add --seconds {reply.seconds} to do it", highlight=False)
+
+
+def sets_time(values: Mapping[str, Any]) -> str:
+    """Return what `accept_time` does for good; nothing without --seconds."""
+    return "" if values["seconds"] is None else f"sets cluster time by {values['seconds']} s"
 
 
 async def get_status(channel: "grpc.aio.Channel") -> "pb.GetClusterStatusResponse":

@@ -1,16 +1,13 @@
 """`utrn credit`: credit without payment, asked for by one person and decided by another."""
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli.command import Commands
 from app.cli.listing import Listing, print_listing
 from app.cli.market import (
-    CA,
-    CERT,
-    JSON,
-    KEY,
-    TARGET,
     choice,
     credit_of,
     enum_name,
@@ -18,15 +15,21 @@ from app.cli.market import (
     message_json,
     pence_of,
 )
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
 from app.cli.output import console, print_json
 from app.cli.sales import GIVEN_ID, NEW_ID, SALES, Asked, carry_out
 
 if TYPE_CHECKING:
     from utrn.v1 import credit_service_pb2 as pb
 
-app = typer.Typer(no_args_is_help=True, help="Credit without payment: two people of a supplier.")
+app = Commands(help="Credit without payment: two people of a supplier.")
 
 _Id = Annotated[str, typer.Argument(help="The request's transaction id.")]
+
+
+def _decision(values: Mapping[str, Any]) -> str:
+    word = "approves the request, and issues the code of" if values["approve"] else "rejects the request of"
+    return f"{word} {values['transaction_id']}"
 
 
 @app.command("ask")
@@ -67,10 +70,11 @@ def ask_credit(
     )
 
 
-@app.command("decide")
+@app.command("decide", for_good=_decision)
 def decide(
     transaction_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA,
-    approve: Annotated[bool, typer.Option("--approve/--reject")] = True, as_json: JSON = False,
+    approve: Annotated[bool, typer.Option("--approve/--reject", help="Which of the two; one must be said.")],
+    as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Approve a request and issue its code, or reject it."""
     from utrn.v1 import credit_service_pb2 as pb

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli.command import Commands
 from app.cli.output import EXIT_FAILED, EXIT_USAGE, console, end_on_sigterm, errors, fail, print_json, print_table
 
 if TYPE_CHECKING:
     from app.drills.catalogue import Drill
     from app.drills.run import DrillPlan, DrillResult
 
-app = typer.Typer(no_args_is_help=True, help="Failover drills: real processes, steady load, one fault, the audit.")
+app = Commands(help="Failover drills: real processes, steady load, one fault, the audit.")
 
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object a run.")]
 

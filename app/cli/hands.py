@@ -8,11 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.market import (
-    CA,
-    CERT,
-    JSON,
-    KEY,
-    TARGET,
     Instant,
     choice,
     instant_text,
@@ -23,6 +18,7 @@ from app.cli.market import (
     registry,
 )
 from app.cli.meter_settings import COHORT, FIRMWARE, HEAD_END, MAX_BALANCE, MAX_CREDIT, METER, MODE, ZONE, settings_of
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
 from app.cli.output import EXIT_USAGE, console, fail, print_json, print_table
 
 if TYPE_CHECKING:

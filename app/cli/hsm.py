@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from app.cli.command import Commands
 from app.cli.output import console, fail, print_json, print_table
 
 if TYPE_CHECKING:
     from hsm.config import HsmConfig
     from hsm.provision import KeyEntry
 
-app = typer.Typer(no_args_is_help=True, help="The HSM token and the suppliers' keys.")
+app = Commands(help="The HSM token and the suppliers' keys.")
 
 _Token = Annotated[str, typer.Option("--token", help="Label of the token.")]
 _PinFile = Annotated[Path, typer.Option("--pin-file", help="File with the user PIN.")]

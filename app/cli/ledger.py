@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
+from app.cli.command import Commands
 from app.cli.output import EXIT_USAGE, console, fail, print_json
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from cluster.keys import Keys
     from cluster.state_file import LedgerState
 
-app = typer.Typer(no_args_is_help=True, help="The ledger itself; on a node's machine, with its configuration.")
+app = Commands(help="The ledger itself; on a node's machine, with its configuration.")
 
 _Config = Annotated[Path, typer.Option("--config", "-c", help="A node's TOML file.")]
 _Json = Annotated[bool, typer.Option("--json", help="One JSON object.")]
@@ -98,7 +99,7 @@ def show(config: _Config, as_json: _Json = False) -> None:
         fail("\n".join([*problems, "see docs/runbooks/ledger-identity.md"]))
 
 
-@app.command("agree")
+@app.command("agree", for_good="makes the settings of {config} those that every node must have")
 def agree(config: _Config) -> None:
     """Make this configuration's settings the agreed ones. Nodes that differ stop serving until they have them."""
     from app.clock import SystemClock

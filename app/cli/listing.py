@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from app.cli.market import TIMEOUT_S, Files, ask, message_json, stub_of
+from app.cli.market import (
+    TIMEOUT_S,
+    Files,
+    ask,
+    message_json,
+    stub_of,
+)
 from app.cli.output import console, errors, print_table
 
 if TYPE_CHECKING:

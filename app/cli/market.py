@@ -16,11 +16,6 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from utrn.v1 import registry_service_pb2 as pb
 
-TARGET = Annotated[str, typer.Option("--target", help="host:port of nodes, comma between them.")]
-CERT = Annotated[Path, typer.Option("--cert", help="PEM file of the caller's certificate.")]
-KEY = Annotated[Path, typer.Option("--key", help="PEM file of its private key.")]
-CA = Annotated[Path, typer.Option("--ca", help="PEM file of the node's authority.")]
-JSON = Annotated[bool, typer.Option("--json", help="One JSON object, with the names of the contract.")]
 Instant = Annotated[str, typer.Option(help="As 2026-11-24T12:00:00Z; left out for now, or at once.")]
 Page = Annotated[int, typer.Option(min=1, max=1000, help="How many are asked for in one call.")]
 Most = Annotated[int, typer.Option("--limit", min=0, help="How many are shown; 0 for all.")]

@@ -4,7 +4,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.market import choice, pence_option, point_of
+from app.cli.market import (
+    choice,
+    pence_option,
+    point_of,
+)
 
 if TYPE_CHECKING:
     from utrn.v1 import registry_service_pb2 as pb

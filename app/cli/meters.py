@@ -4,14 +4,10 @@ from typing import Annotated, Any
 
 import typer
 
+from app.cli.command import Commands
 from app.cli.hands import cancel, change_supplier, change_tenant, hand_over
 from app.cli.listing import Listing, print_listing
 from app.cli.market import (
-    CA,
-    CERT,
-    JSON,
-    KEY,
-    TARGET,
     Instant,
     Most,
     Page,
@@ -41,9 +37,10 @@ from app.cli.meter_settings import (
     meter_of,
     settings_of,
 )
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
 from app.cli.output import EXIT_USAGE, console, fail, print_json, print_table
 
-meter = typer.Typer(no_args_is_help=True, help="Meters: registered, changed, handed from one to another.")
+meter = Commands(help="Meters: registered, changed, handed from one to another.")
 
 _Supplier = Annotated[str, typer.Option(help="Whose it is.")]
 _Scheme = Annotated[str, typer.Option(help="Token scheme.")]
@@ -97,7 +94,7 @@ def change(
     print_written(registry("ChangeMeter", request, target, (cert, key, ca)).written, as_json=as_json)
 
 
-@meter.command("exchange")
+@meter.command("exchange", for_good="exchanges meter {meter_id} for {new}")
 def exchange(
     meter_id: METER,
     new: Annotated[str, typer.Option(help="EUI-64 of the new meter.")],
@@ -127,7 +124,7 @@ def exchange(
     print_written(registry("ExchangeMeter", request, target, (cert, key, ca)).written, as_json=as_json)
 
 
-@meter.command("end")
+@meter.command("end", for_good="takes meter {meter_id} out of service")
 def end(meter_id: METER, target: TARGET, cert: CERT, key: KEY, ca: CA, at: Instant = "", as_json: JSON = False) -> None:
     """Take a meter out of service."""
     from utrn.v1 import registry_service_pb2 as pb
@@ -220,7 +217,7 @@ def list_all(
     print_listing(listing, target, (cert, key, ca), as_json=as_json)
 
 
-meter.command("change-supplier")(change_supplier)
-meter.command("change-tenant")(change_tenant)
+meter.command("change-supplier", for_good="moves meter {meter_id} from {losing} to {gaining}")(change_supplier)
+meter.command("change-tenant", for_good="ends tenancy {tenancy} of meter {meter_id} with its PANs")(change_tenant)
 meter.command("cancel")(cancel)
-meter.command("hand-over")(hand_over)
+meter.command("hand-over", for_good="hands the counters of meter {meter_id} from {from_} to {to}")(hand_over)

@@ -8,7 +8,8 @@ from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
+
+from app.cli.invocation import invocation
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -29,6 +30,8 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print a table."""
+    from rich.table import Table
+
     table = Table(title=title, title_justify="left")
     for column in columns:
         # On a narrow screen a long id goes on in the next line: nothing is cut off.
@@ -43,10 +46,31 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     wide.print(table)
 
 
-def fail(message: str, *, code: int = EXIT_FAILED) -> NoReturn:
-    """Print why nothing was done, on standard error, and end."""
+def fail(message: str, *, code: int = EXIT_FAILED, refusal: Mapping[str, Any] | None = None) -> NoReturn:
+    """Print why nothing was done, on standard error, and as one JSON object on standard output if that was asked for.
+
+    Args:
+        message: The sentence.
+        code: With which the command ends.
+        refusal: What is known of it where a node refused; see app.cli.asking.refusal_json.
+    """
     errors.print(message, style="red", markup=False, highlight=False, soft_wrap=True)
+    if invocation().as_json:
+        print_problem(message, code=code, refusal=refusal)
     raise typer.Exit(code)
+
+
+def print_problem(message: str, *, code: int, refusal: Mapping[str, Any] | None = None) -> None:
+    """Print why a command ends as a JSON object whose keys are always the same.
+
+    `reason` is a node's (docs/errors.md), else USAGE or FAILED; `status` is gRPC's, "" if no node was asked; `final`
+    says that under this id nothing is ever sold; `retry_ms` when to ask again, null if nothing was said.
+    """
+    known = refusal or {
+        "reason": "USAGE" if code == EXIT_USAGE else "FAILED", "status": "", "message": message, "final": False,
+        "retry_ms": None, "facts": {}, "field_violations": [], "advice": "",
+    }  # fmt: skip
+    print_json({"error": {**known, "text": message, "exit_code": code}})
 
 
 def end_on_sigterm() -> None:

@@ -10,12 +10,8 @@ import typer
 
 from app.cli.advice import ADVICE
 from app.cli.asking import facts_text
+from app.cli.command import Commands
 from app.cli.market import (
-    CA,
-    CERT,
-    JSON,
-    KEY,
-    TARGET,
     Files,
     Instant,
     choice,
@@ -28,6 +24,7 @@ from app.cli.market import (
     registry,
     top_up,
 )
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
 from app.cli.output import EXIT_FAILED, console, print_json, print_table
 from app.cli.reconcile import reconcile
 
@@ -35,7 +32,7 @@ if TYPE_CHECKING:
     from utrn.v1 import registry_service_pb2 as pb
     from utrn.v1 import top_up_service_pb2 as top_up_pb
 
-pan = typer.Typer(no_args_is_help=True, help="PANs: given, replaced, blocked, pointed elsewhere.")
+pan = Commands(help="PANs: given, replaced, blocked, pointed elsewhere.")
 
 _Pan = Annotated[str, typer.Argument(help="The number.")]
 _Form = Annotated[str, typer.Option(help="plastic, virtual or app.")]
@@ -53,7 +50,7 @@ def give(
     print_written(registry("GivePan", request, target, (cert, key, ca)).written, as_json=as_json)
 
 
-@pan.command("replace")
+@pan.command("replace", for_good="ends PAN {lost}, and gives {new} in its place")
 def replace(
     lost: _Pan, new: _Pan, target: TARGET, cert: CERT, key: KEY, ca: CA, form: _Form = "plastic",
     as_json: JSON = False,

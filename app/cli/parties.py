@@ -4,13 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from app.cli.command import Commands
 from app.cli.listing import Listing, print_listing
 from app.cli.market import (
-    CA,
-    CERT,
-    JSON,
-    KEY,
-    TARGET,
     Files,
     Instant,
     Page,
@@ -24,13 +20,14 @@ from app.cli.market import (
     print_written,
     registry,
 )
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
 from app.cli.output import EXIT_USAGE, console, fail, print_json, print_table
 
 if TYPE_CHECKING:
     from utrn.v1 import registry_service_pb2 as pb
 
-supplier = typer.Typer(no_args_is_help=True, help="Suppliers: on board, suspended, offboarded; their profiles.")
-psp = typer.Typer(no_args_is_help=True, help="PSPs and other participants: on board, suspended, offboarded.")
+supplier = Commands(help="Suppliers: on board, suspended, offboarded; their profiles.")
+psp = Commands(help="PSPs and other participants: on board, suspended, offboarded.")
 
 _Id = Annotated[str, typer.Argument(help="Participant id.")]
 _Identities = Annotated[list[str], typer.Option("--identity", help="SAN URI of a certificate; repeat it.")]
@@ -42,7 +39,9 @@ _LEAST_PENCE, _MOST_PENCE = 1, 819_100
 _LIMIT_FORMS = "CHANNEL:MIN:MAX, CHANNEL:MIN:MAX:whole or CHANNEL:closed"
 
 
-@supplier.command("add")
+@supplier.command(
+    "add", for_good="registers {participant_id} with originator {originator} and key {key_id}, which stay as they are"
+)
 def add_supplier(
     participant_id: _Id, name: _Name, identity: _Identities,
     originator: Annotated[str, typer.Option(help="EUI-64 under which its codes are made.")],
@@ -50,7 +49,7 @@ def add_supplier(
     point: Annotated[str, typer.Option(help="Public point of that key, hex.")],
     target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False,
 ) -> None:  # fmt: skip
-    """Bring a supplier on board; its key must be in the HSM (`utrn hsm import`)."""
+    """Bring a supplier on board; its key must be in the HSM (`utrn hsm import-key`)."""
     from utrn.v1 import registry_service_pb2 as pb
 
     supplier_key = pb.SupplierKey(originator_id=originator, key_id=key_id, public_point=point_of(point))
@@ -247,9 +246,9 @@ def list_all(target: TARGET, cert: CERT, key: KEY, ca: CA, page: Page = 1000, as
 
 
 for _app in (supplier, psp):
-    _app.command("certificates")(certificates)
+    _app.command("certificates", for_good="lets {participant_id} in with {identity} alone")(certificates)
     _app.command("suspend")(suspend)
     _app.command("resume")(resume)
-    _app.command("offboard")(offboard)
+    _app.command("offboard", for_good="offboards {participant_id} for good")(offboard)
     _app.command("show")(show)
     _app.command("list")(list_all)

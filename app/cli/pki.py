@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from app.cli.command import Commands
 from app.cli.output import errors, print_json, print_table
 
-app = typer.Typer(no_args_is_help=True, help="Certificates for development.")
+app = Commands(help="Certificates for development.")
 
 
 @app.callback()

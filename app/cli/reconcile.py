@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.listing import JsonText
-from app.cli.market import CA, CERT, JSON, KEY, TARGET, ask, enum_name, stub_of
+from app.cli.market import (
+    ask,
+    enum_name,
+    stub_of,
+)
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
 from app.cli.output import EXIT_FAILED, EXIT_USAGE, console, errors, fail, print_table
-from app.registry_load import UnreadableFile, read_lines
 
 if TYPE_CHECKING:
     import grpc
@@ -71,6 +75,8 @@ async def _requests(supplier: str, claims: "Sequence[pb.PanClaim]") -> "AsyncIte
 def _claims(file: Path) -> "Iterator[pb.PanClaim]":
     """Yield the PANs in use that a registry file names; end with the line that cannot be read."""
     from utrn.v1 import registry_service_pb2 as pb
+
+    from app.registry_load import UnreadableFile, read_lines
 
     try:
         for number, line in read_lines(file):

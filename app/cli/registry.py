@@ -3,18 +3,13 @@
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from app.cli.command import Commands
 from app.cli.listing import Listing, print_listing
 from app.cli.market import (
-    CA,
-    CERT,
-    JSON,
-    KEY,
-    TARGET,
     Instant,
     Most,
     Page,
@@ -27,22 +22,27 @@ from app.cli.market import (
     print_written,
     registry,
 )
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
 from app.cli.output import EXIT_FAILED, EXIT_USAGE, console, errors, fail, print_json, print_table
-from app.registry_load import Total, UnreadableFile, check_lines, load_direct, load_remote, read_lines
 
-app = typer.Typer(no_args_is_help=True, help="Registry files, the capability matrix, and who could sell when.")
+if TYPE_CHECKING:
+    from app.registry_load import Total
+
+app = Commands(help="Registry files, the capability matrix, and who could sell when.")
 
 _File = Annotated[Path, typer.Argument(help="JSON lines, or CSV by its ending; see docs/registry-file.md.")]
 _Config = Annotated[
     Path | None, typer.Option("--config", "-c", help="A node's TOML file: write straight into its etcd.")
 ]
+_Rules = Annotated[Path | None, typer.Option("--config", "-c", help="A node's TOML file: its rule for PANs.")]
 _SHOWN = 20
 
 
 @app.command("check")
-def check(file: _File, config: _Config = None, as_json: JSON = False) -> None:
+def check(file: _File, config: _Rules = None, as_json: JSON = False) -> None:
     """Read every line of a file; load nothing."""
     from app.config import BadConfig, load_config
+    from app.registry_load import UnreadableFile, check_lines, read_lines
     from core.domain.meter import PanRule
 
     try:
@@ -55,11 +55,12 @@ def check(file: _File, config: _Config = None, as_json: JSON = False) -> None:
 
 @app.command("load")
 def load(
+    context: typer.Context,
     file: _File,
-    target: Annotated[str, typer.Option(help="host:port of nodes, comma between them.")] = "",
-    cert: Annotated[Path, typer.Option()] = Path("participant.pem"),
-    key: Annotated[Path, typer.Option()] = Path("participant.key"),
-    ca: Annotated[Path, typer.Option()] = Path("ca.pem"),
+    target: TARGET = "",
+    cert: CERT = Path("participant.pem"),
+    key: KEY = Path("participant.key"),
+    ca: CA = Path("ca.pem"),
     config: _Config = None,
     after_line: Annotated[int, typer.Option(min=0, help="Go on after this line.")] = 0,
     as_json: JSON = False,
@@ -68,11 +69,17 @@ def load(
 
     Lines stand alone: wrong ones are named, the others are loaded. Loading a line again changes nothing.
     """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from app.registry_load import Total, UnreadableFile, load_remote, read_lines
     from cluster.client import EtcdUnreachable
     from cluster.identity import LedgerUnfit
     from core.domain.errors import UtrnError
 
-    if (config is None) == (not target):
+    # A target of the environment or the profile is whom to ask if nothing else is said.
+    source = context.get_parameter_source("target")
+    typed = source is not None and source.name == "COMMANDLINE"
+    if (config is not None and typed) or (config is None and not target):
         fail("--target with --cert, --key and --ca, or --config: one of the two is needed", code=EXIT_USAGE)
     seen = Total(last_line=after_line)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[note]}"))
@@ -104,8 +111,9 @@ def load(
     _report(total, "loaded", as_json=as_json)
 
 
-async def _direct(config_file: Path, file: Path, after: int, heard: Callable[[Total], None]) -> Total:
+async def _direct(config_file: Path, file: Path, after: int, heard: "Callable[[Total], None]") -> "Total":
     from app.config import BadConfig, load_config
+    from app.registry_load import load_direct, read_lines
 
     try:
         config = load_config(config_file)
@@ -114,7 +122,7 @@ async def _direct(config_file: Path, file: Path, after: int, heard: Callable[[To
     return await load_direct(config, read_lines(file, after=after), heard)
 
 
-def _report(total: Total, word: str, *, as_json: bool) -> None:
+def _report(total: "Total", word: str, *, as_json: bool) -> None:
     if as_json:
         problems = [{"line": line, "reason": reason, "message": text} for line, reason, text in total.problems]
         print_json(

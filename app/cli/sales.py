@@ -15,8 +15,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, Protocol
 
 import typer
 
-from app.cli.asking import check_certificates, check_target, told
-from app.cli.market import Files, request_of
+from app.cli.asking import check_certificates, check_target, refusal_json, told
+from app.cli.command import Commands
+from app.cli.market import (
+    Files,
+    request_of,
+)
 from app.cli.output import EXIT_FAILED, EXIT_NO_ANSWER, EXIT_USAGE, console, errors, fail, print_json
 
 if TYPE_CHECKING:
@@ -24,7 +28,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from utrn_client.verdict import Failure, Verdict
 
-app = typer.Typer(no_args_is_help=True, help="What commands have asked for and have no final answer to.")
+app = Commands(help="What commands have asked for and have no final answer to.")
 
 SALES = Annotated[Path | None, typer.Option("--sales", help="The book of what is open; else one in the user's folder.")]
 NEW_ID = Annotated[bool, typer.Option("--new-id", help="Though the same is open: a second one, with an id of its own.")]
@@ -244,11 +248,13 @@ def _end_without(
     if verdict is Verdict.NOT_SOLD:
         book.end(transaction_id, failure.reason)
         money = ": not sold, the money may go back" if asked.paid else ""
-        fail(f"{told(error)}; {transaction_id} is closed as refused{money}")
+        text = f"{told(error)}; {transaction_id} is closed as refused{money}"
+        fail(text, refusal=refusal_json(error, final=True))
     again = _again(transaction_id)
     if verdict is Verdict.ASK_OPERATOR:
-        fail(f"{told(error)}; {again}", code=EXIT_NO_ANSWER)
-    fail(f"{told(error, advice=again)}; if that does not help, ask the operator", code=EXIT_NO_ANSWER)
+        fail(f"{told(error)}; {again}", code=EXIT_NO_ANSWER, refusal=refusal_json(error, final=False))
+    text = f"{told(error, advice=again)}; if that does not help, ask the operator"
+    fail(text, code=EXIT_NO_ANSWER, refusal=refusal_json(error, advice=again, final=False))
 
 
 def new_transaction_id() -> str:
@@ -289,7 +295,7 @@ def list_open(
         console.print("Nothing is open.")
 
 
-@app.command("close")
+@app.command("close", for_good="closes {transaction_id}: it is not taken up any more")
 def close_open(
     transaction_id: Annotated[str, typer.Argument(help="Its id.")],
     because: Annotated[str, typer.Option(help="What the operator found out, for whoever reads the book.")],

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from app.cli.market import pence_option
+from app.cli.command import Commands
+from app.cli.market import (
+    pence_option,
+)
 from app.cli.output import EXIT_FAILED, console, fail, print_json, print_table
 
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-app = typer.Typer(no_args_is_help=True, help="A head end and a fleet of meters, emulated.")
+app = Commands(help="A head end and a fleet of meters, emulated.")
 
 _Dir = Annotated[Path, typer.Option("--dir", help="Where its state lives.")]
 _Listen = Annotated[str, typer.Option("--listen", help="host:port.")]

@@ -1,5 +1,6 @@
 """What the pages say is there, is there: commands and their options, alerts, figures, and the statuses of reasons."""
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,3 +89,33 @@ def test_a_calls_list_of_errors_has_the_status_of_each_reason() -> None:
                 listed += 1
                 assert OUTCOMES[reason].status == status, f"{file.name}: {status} ({reason})"
     assert listed > 40, "otherwise this looked at nothing"
+
+
+NAMED = re.compile(r"(?<![\w./-])utrn ([a-z][a-z|-]*)(?: ([a-z][a-z-]*))?")
+PACKAGES = ("app", "core", "cluster", "hsm", "client", "sandbox")
+
+
+def _named() -> Iterator[tuple[str, str, str]]:
+    """Yield every command that a text of the program or of the contract names, and where: help, advice, messages."""
+    for package in PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    for match in NAMED.finditer(node.value):
+                        yield _name(file), match[1], match[2] or ""
+    for file in sorted((ROOT / "proto" / "utrn").rglob("*.proto")):
+        for match in NAMED.finditer(file.read_text()):
+            yield _name(file), match[1], match[2] or ""
+
+
+def test_every_command_that_a_message_or_a_help_text_names_exists() -> None:
+    top: Any = typer.main.get_command(app)
+    found = list(_named())
+    assert len(found) > 60, "otherwise this looked at nothing"
+    wrong = []
+    for where, groups, word in found:
+        for group in groups.split("|"):
+            inner = getattr(top.commands.get(group), "commands", None)
+            if group not in top.commands or (word and inner is not None and word not in inner):
+                wrong.append((where, group, word))
+    assert wrong == []

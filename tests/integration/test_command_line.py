@@ -12,6 +12,7 @@ import pytest
 from app.devstack import DevStack
 from app.stackfiles import PSP
 from tests.support.selling import pans
+from tests.support.teller import meant
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
 ROOT = Path(__file__).parents[2]
@@ -20,7 +21,12 @@ ROOT = Path(__file__).parents[2]
 def utrn(*arguments: str, cwd: Path = ROOT, code: int | None = 0) -> str:
     """Run the command and return what it printed; fail if it ends otherwise than with `code` (None: any)."""
     done = subprocess.run(
-        [sys.executable, "-m", "app", *arguments], cwd=cwd, capture_output=True, text=True, timeout=150, check=False
+        [sys.executable, "-m", "app", *meant(arguments)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
     )
     assert code is None or done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr

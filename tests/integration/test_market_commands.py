@@ -305,10 +305,12 @@ def credit(teller: Teller) -> None:
     assert second in teller.table(WEST, "credit", "ask", pan_of(5), "7", "--transaction-id", second)
     waiting = teller.json(WEST, "credit", "report", "--waiting")
     assert [one["transaction_id"] for one in waiting["credits"]] == sorted([first, second])
-    assert teller.refused(WEST, "credit", "decide", first).startswith("TWO_PEOPLE_NEEDED: ")
-    decided = teller.json(WEST_SECOND, "credit", "decide", first)
+    assert teller.refused(WEST, "credit", "decide", first, "--approve").startswith("TWO_PEOPLE_NEEDED: ")
+    decided = teller.json(WEST_SECOND, "credit", "decide", first, "--approve")
     assert decided["credit"]["decided_by"] == participant_uri(WEST_SECOND)
-    assert f"approved: {decided['code']['utrn_printed']}" in teller.table(WEST_SECOND, "credit", "decide", first)
+    assert f"approved: {decided['code']['utrn_printed']}" in teller.table(
+        WEST_SECOND, "credit", "decide", first, "--approve"
+    )
     assert "rejected" in teller.table(WEST_SECOND, "credit", "decide", second, "--reject")
     told = teller.json(AUDITOR, "credit", "report", "--supplier", WEST)
     assert (told["approved"], told["approved_pence"], len(told["credits"])) == (1, 500, 2)

@@ -36,7 +36,7 @@ from app.stackfiles import AUDITOR, HELPDESK, OPERATOR, PSP, SUPPLIERS
 from core.domain.meter import luhn_digit
 from tests.support.calls import caller
 from tests.support.guide import PROGRAMS, ended, environment, make_guide, objects, options, serving, started
-from tests.support.teller import command_of
+from tests.support.teller import command_of, meant
 from tests.support.vends import POINT, utrn
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
@@ -192,7 +192,7 @@ class Story:
         self.ran.add(command_of(tuple(arguments)))
         until = time.monotonic() + KNOWN_WITHIN_S
         while True:
-            done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+            done = CliRunner().invoke(app, meant(arguments), catch_exceptions=False)
             said = done.stdout + done.stderr
             wanted = (1, True) if shown.refused else (0, True)
             if (done.exit_code, shown.refused in said) == wanted:

@@ -59,7 +59,6 @@ USAGE: tuple[tuple[tuple[str, ...], str], ...] = (
     (("credit", "ask", pan_of(1), "ten"), "no amount of pounds"),
     (("registry", "load", "/no/file"), "/no/file: cannot be read"),
     (("appoint", "list", "--target", "nowhere"), "host:port is needed"),
-    (("appoint", "list", "--target", "a:1,b:2"), "named by their addresses"),
     (("appoint", "list", "--cert", "/no/cert"), "--cert /no/cert: No such file or directory; name a PEM file"),
     (("appoint", "list", "--cert", "README.md"), "--cert README.md: no certificate; name a PEM file with one"),
 )

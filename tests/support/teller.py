@@ -99,7 +99,8 @@ class Teller:
 
 
 def invoke(arguments: Sequence[str]) -> tuple[int, str, str]:
-    """Run a command; return its exit code, what it printed, and its errors."""
+    """Run a command; return its exit code, what it printed, and its errors. What asks first is told to go on."""
+    arguments = meant(arguments)
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
         try:
             COMMAND(list(arguments), prog_name="utrn")
@@ -107,6 +108,15 @@ def invoke(arguments: Sequence[str]) -> tuple[int, str, str]:
         except SystemExit as end:
             code = int(end.code or 0)
     return code, out.getvalue(), err.getvalue()
+
+
+def meant(arguments: Sequence[str]) -> list[str]:
+    """Return arguments with --yes if the command asks before what cannot be undone: nobody answers here."""
+    here: Any = COMMAND
+    for argument in arguments:
+        here = getattr(here, "commands", {}).get(argument) or here
+    asks = any("--yes" in one.opts for one in here.params)
+    return [*arguments, *(["--yes"] if asks and not {"--yes", "--dry-run"} & {*arguments} else [])]
 
 
 def one_object(text: str) -> dict[str, Any]:
