@@ -54,6 +54,7 @@ from core.flows.deliver import DeliveryWorker
 from core.flows.delivery_attempt import AttemptDelivery
 from core.flows.drain import DrainNode
 from core.flows.forget import ForgetHeadEnd, ForgetNode
+from core.flows.fresh_meters import FreshMeters
 from core.flows.idempotency import Answers
 from core.flows.issue import IssueVend
 from core.flows.keep_changes import ChangeKeeper
@@ -61,6 +62,7 @@ from core.flows.key_watch import KeyWatch
 from core.flows.lapse import Lapse
 from core.flows.lookup import FindVend
 from core.flows.open_cases import OpenCases
+from core.flows.origins import Origins
 from core.flows.prove import CustodyOf
 from core.flows.record import Recorder
 from core.flows.refuse import ClosingQuota, RefuseSale
@@ -368,16 +370,15 @@ def _line(config: Config, ports: Adapters, answers: Answers, times: StageTimes, 
     )
 
 
-def _recorder(ports: Adapters, answers: Answers, set_aside: SetAside) -> Recorder:
+def _recorder(ports: Adapters, answers: Answers, meters: FreshMeters, origins: Origins) -> Recorder:
     return Recorder(
         outbox=ports.outbox,
         ownership=ports.ownership,
         head_ends=ports.head_ends,
         answers=answers,
         clock=ports.clock,
-        set_aside=set_aside,
-        spent_here=CustodyOf(registry=ports.registry),
-        reached_by=Lapse(registry=ports.registry).reached_by,
+        origins=origins,
+        spent_here=CustodyOf(registry=meters),
     )
 
 
@@ -389,8 +390,9 @@ def _delivery(
     set_aside: SetAside,
     utc_ahead: Callable[[], timedelta],
 ) -> DeliveryWorker:
-    lapse = Lapse(registry=ports.registry)
-    recorder = _recorder(ports, answers, set_aside)
+    meters = FreshMeters(ports.registry, ports.store)
+    lapse, origins = Lapse(registry=meters), Origins.by(meters, set_aside)
+    recorder = _recorder(ports, answers, meters, origins)
     attempt = AttemptDelivery(
         outbox=ports.outbox,
         head_ends=ports.head_ends,
@@ -400,7 +402,7 @@ def _delivery(
         config=config.delivery,
         lapsed=lapse,
         reached_by=lapse.reached_by,
-        set_aside=set_aside,
+        origins=origins,
         spent_here=recorder.spent_here,
         utc_ahead=utc_ahead,
     )

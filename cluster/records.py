@@ -124,6 +124,8 @@ def vend_value(vend: Vend) -> bytes:
             last_sent_at=_timestamp(delivery.last_sent_at),
             closed_at=_timestamp(delivery.closed_at),
             epoch=delivery.epoch,
+            random_part=delivery.random_part,
+            head_ends=delivery.head_ends,
         ),
         tenancy=vend.tenancy,
         rule=vend.rule,
@@ -247,6 +249,8 @@ def _delivery_of(record: pb.DeliveryRecord) -> Delivery:
         last_sent_at=_instant(record, "last_sent_at"),
         closed_at=_instant(record, "closed_at"),
         epoch=record.epoch,
+        random_part=record.random_part,
+        head_ends=tuple(record.head_ends),
     )
 
 

@@ -37,6 +37,7 @@ class Liar:
         lies: dict[str, Callable[[], Lie]] = {
             "applied, never sent": lambda: _answer(_id(message, after), pb.ADD_CREDIT_OUTCOME_APPLIED),
             "duplicate, never sent": lambda: _answer(_id(message, after), pb.ADD_CREDIT_OUTCOME_DUPLICATE),
+            "credited, under a guessed id": lambda: _answer(_id(message, message.utrn_counter), 1),
             "another meter": lambda: _answer(_id(message, after + _FAR, self._other(message, known)), 1),
             "credit never issued": lambda: _alert(message, self._chance.pick((after + _FAR, _COUNTER_MAX))),
             "out of range": lambda: self._out_of_range(message),
@@ -50,7 +51,7 @@ class Liar:
 
     def status(self) -> pb.GetMessageStatusResponse | bytes:
         """Return a false reply to a question about any message."""
-        other = _answer(f"{'0' * 16}:{'0' * 16}:{1 << 32}", pb.ADD_CREDIT_OUTCOME_APPLIED).answer
+        other = _answer(f"{'0' * 16}:{'0' * 16}:{1 << 32}:{'0' * 32}", pb.ADD_CREDIT_OUTCOME_APPLIED).answer
         if self._chance.happens(0.5):
             return self.unreadable()
         return pb.GetMessageStatusResponse(state=pb.MESSAGE_STATE_ANSWERED, answer=other)
@@ -82,7 +83,8 @@ class Liar:
 
 
 def _id(message: pb.SendAddCreditRequest, counter: int, meter_id: str = "") -> str:
-    return f"{message.originator_id}:{meter_id or message.meter_id}:{counter << 32}"
+    """Return an id that was never sent: what is random in it can only be guessed."""
+    return f"{message.originator_id}:{meter_id or message.meter_id}:{counter << 32}:{'0' * 32}"
 
 
 def _answer(message_id: str, outcome: int) -> pb.StreamEventsResponse:

@@ -50,9 +50,17 @@ CLOSED = frozenset(
 )
 
 
+# Of so many head ends the newest are remembered: a meter is hardly ever moved while a code waits for it.
+_HEAD_ENDS_MAX = 8
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """The delivery of one code. `epoch` is that of the owner that wrote last; 0 before any did."""
+    """The delivery of one code. `epoch` is that of the owner that wrote last; 0 before any did.
+
+    `random_part` is that of its message's id, "" before the first send; `head_ends` are those that the message was
+    handed to, or was about to be: nobody else can know what became of it.
+    """
 
     state: DeliveryState
     reason: DeliveryReason = DeliveryReason.NONE
@@ -62,6 +70,8 @@ class Delivery:
     last_sent_at: datetime | None = None
     closed_at: datetime | None = None
     epoch: int = 0
+    random_part: str = ""
+    head_ends: tuple[str, ...] = ()
 
     @property
     def owed(self) -> bool:
@@ -73,9 +83,13 @@ class Delivery:
         check(self.state is DeliveryState.NOT_REQUESTED, "only a delivery not asked for before is queued")
         return replace(self, state=DeliveryState.QUEUED, queued_at=now)
 
-    def send(self, now: datetime, epoch: int) -> "Delivery":
-        """Return this delivery as about to be handed to the head end once more."""
+    def send(self, now: datetime, epoch: int, *, head_end: str, random_part: str) -> "Delivery":
+        """Return this delivery as about to be handed to `head_end` once more.
+
+        `random_part` is taken at the first send, and kept for every other.
+        """
         check(self.owed, "only an owed delivery is sent")
+        others = tuple(one for one in self.head_ends if one != head_end)
         return replace(
             self,
             state=DeliveryState.SENT,
@@ -83,6 +97,8 @@ class Delivery:
             first_sent_at=self.first_sent_at or now,
             last_sent_at=now,
             epoch=epoch,
+            random_part=self.random_part or random_part,
+            head_ends=(*others, head_end)[-_HEAD_ENDS_MAX:],
         )
 
     def lose_sight(self, epoch: int) -> "Delivery":

@@ -6,6 +6,7 @@ from enum import IntEnum
 
 from core.domain.delivery import NOT_REQUESTED, Delivery, DeliveryReason, DeliveryState
 from core.domain.errors import TransactionIdReused
+from core.domain.message_id import message_id
 from core.domain.meter import MeterId, MeterKind, OriginatorId, Pan
 from core.domain.money import Pence
 from core.domain.party import ParticipantId
@@ -86,6 +87,12 @@ class Vend:
     rule: str = ""
     basis: Basis = ()
     delivery: Delivery = NOT_REQUESTED
+
+    @property
+    def message_id(self) -> str:
+        """The id of its Add Credit, the same for ever; "" before the first send."""
+        random_part = self.delivery.random_part
+        return message_id(self.originator_id, self.meter_id, self.counter, random_part) if random_part else ""
 
     @property
     def gave_counter_back(self) -> bool:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from core.domain.delivery import DeliveryReason, DeliveryState
-from core.ports.headend import AddCredit, Alert, Answer, AnswerKind, GivenUp
+from core.domain.vend import Vend
+from core.ports.headend import Alert, Answer, AnswerKind, GivenUp
 
 # GBCS alert codes that speak of one code. Source: GBCS, device alerts.
 CREDIT_ADDED_LOCALLY = 0x810E
@@ -69,12 +70,12 @@ def of_given_up(_: GivenUp) -> Verdict:
     return Next.TRY_AGAIN
 
 
-def of_alert(alert: Alert, message: AddCredit, *, unexplained: bool, trust_unnamed: bool) -> Verdict:
-    """Return what an alert of the message's meter says of the message's code.
+def of_alert(alert: Alert, vend: Vend, *, unexplained: bool, trust_unnamed: bool) -> Verdict:
+    """Return what an alert of the vend's meter says of the vend's code.
 
     Args:
         alert: The alert.
-        message: The delivery in hand.
+        vend: The vend whose delivery is in hand.
         unexplained: The meter has refused this message without a reason. Only then does a refusal alert end the
             delivery: a consumer's wrong keypad entry raises the same alerts.
         trust_unnamed: Take an alert that names no code as speaking of this one, if `unexplained`.
@@ -82,7 +83,7 @@ def of_alert(alert: Alert, message: AddCredit, *, unexplained: bool, trust_unnam
     if alert.counter is None:
         if not (trust_unnamed and unexplained):
             return Next.WAIT
-    elif (alert.originator_id, alert.counter) != (message.originator_id, message.counter):
+    elif (alert.originator_id, alert.counter) != (vend.originator_id, vend.counter):
         return Next.WAIT
     if alert.alert_code in CREDIT_ALERTS:
         return CREDIT_ALERTS[alert.alert_code]

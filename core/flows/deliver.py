@@ -15,7 +15,7 @@ from functools import partial
 from typing import NoReturn
 
 from core.domain.delivery import DeliveryState
-from core.domain.errors import LedgerUnavailable
+from core.domain.errors import LedgerUnavailable, NotReady
 from core.domain.invariant import InvariantBroken
 from core.domain.message_id import parse_message_id
 from core.domain.meter import MeterId, OriginatorId
@@ -23,8 +23,10 @@ from core.domain.token import COUNTER_CACHE
 from core.domain.token import Counter as UtrnCounter
 from core.flows.config import DeliveryConfig
 from core.flows.confirm import CREDIT_ADDED_LOCALLY
-from core.flows.delivery_attempt import Aside, AttemptDelivery, Done, Later, Mailbox
+from core.flows.delivery_attempt import Aside, AttemptDelivery, Done, Later
+from core.flows.hearing import Mailbox
 from core.flows.idempotency import Answers
+from core.flows.origins import ANOTHERS_METER, Received
 from core.flows.parked import Parked, ParkedAt, parked_by_head_end
 from core.flows.record import Hand, Recorder
 from core.ports.headend import Alert, Answer, GivenUp, HeadEnd, HeadEndEvent, StreamRestored
@@ -53,7 +55,8 @@ _Key = tuple[MeterId, OriginatorId]
 class _Slot:
     """One owed delivery, with news of it and the timer it rests on, if any.
 
-    `aside`: it may not be sent any more, only asked about.
+    `aside`: it may not be sent any more, only asked about. `carriers`: the head ends that its last attempt here knew
+    to be able to tell of it.
     """
 
     owed: Owed
@@ -61,6 +64,7 @@ class _Slot:
     resting: asyncio.TimerHandle | None = None
     aside: bool = False
     tried: bool = False
+    carriers: frozenset[str] = frozenset()
 
     @property
     def box(self) -> Mailbox:
@@ -196,15 +200,33 @@ class DeliveryWorker:
         """Hear a head end for ever: nothing it says, and no mistake of ours about it, ends the node or the others."""
         while True:
             try:
-                await self._hear(head_end)
+                await self._hear(name, head_end)
             except Exception:
                 log.exception("a head end's events were not understood; heard again", extra={"head_end": name})
             await asyncio.sleep(_STREAM_AGAIN_S)
 
-    async def _hear(self, head_end: HeadEnd) -> None:
+    async def _hear(self, name: str, head_end: HeadEnd) -> None:
         async for event in head_end.events():
-            for key, counter in self._addressed(event):
-                self._post(key, counter, event)
+            if isinstance(event, StreamRestored):
+                self._go_on_through(name)
+            else:
+                self._take(Received(name, event))
+
+    def _go_on_through(self, name: str) -> None:
+        """Let what waits for a head end that is back go on; what others carry is not touched by it."""
+        back = Received(name, StreamRestored())
+        # After an outage those who have waited longest come first.
+        for key in self._oldest_first():
+            lane = self._lanes[key]
+            sent = [slot for slot in lane.slots.values() if name in slot.carriers]
+            for slot in sent:
+                slot.box.put(back)
+            if sent or (lane.parked is not None and lane.parked.head_end == name):
+                self._wake(key)
+
+    def _take(self, received: Received) -> None:
+        for key, counter in self._addressed(received.event):
+            self._post(key, counter, received)
 
     def _addressed(self, event: HeadEndEvent) -> list[tuple[_Key, int | None]]:
         """Return what an event may be about: lanes, and the counter in each; None for every one that was sent."""
@@ -217,24 +239,30 @@ class DeliveryWorker:
                     return [(key, None) for key in self._of_meter.get(meter_id, ())]
                 return [((meter_id, originator_id), counter)]
             case StreamRestored():
-                # After an outage those who have waited longest come first.
-                return [(key, None) for key in self._oldest_first()]
+                return []
 
-    def _post(self, key: _Key, counter: int | None, event: HeadEndEvent) -> None:
+    def _post(self, key: _Key, counter: int | None, received: Received) -> None:
         lane = self._lanes.get(key)
         if lane is None:
             return
-        if counter is None:
-            for slot in lane.slots.values():
-                # Of what was never sent nothing can have been said.
-                if slot.mailbox is not None:
-                    slot.mailbox.put(event)
-        elif counter in lane.slots:
-            lane.slots[counter].box.put(event)
-        else:
-            return
-        if _decides(event):
+        # Of what was never sent nothing can be said without naming it.
+        named = (slot for slot in lane.slots.values() if slot.mailbox is not None) if counter is None else ()
+        about = [*named, *filter(None, (lane.slots.get(counter or 0),))]
+        heard = [slot for slot in about if self._may_tell(received.head_end, slot)]
+        for slot in heard:
+            slot.box.put(received)
+        if len(heard) < len(about):
+            self._attempt.origins.set_aside.record(received.head_end, ANOTHERS_METER)
+        if heard and _decides(received.event):
             self._wake(key, counter)
+
+    def _may_tell(self, head_end: str, slot: _Slot) -> bool:
+        """Return whether a head end can know anything of a delivery; its attempt judges what it tells more closely."""
+        try:
+            return head_end in slot.carriers or self._attempt.origins.reaches(head_end, slot.owed.meter_id)
+        except NotReady:
+            # The recorder comes to it again.
+            return False
 
     def hand(self, meter_id: MeterId, originator_id: OriginatorId, counter: UtrnCounter) -> Hand:
         """Return where the delivery of a code is at this node."""
@@ -245,10 +273,9 @@ class DeliveryWorker:
             return Hand.TRIED if slot.tried else Hand.WAITS
         return Hand.APPLIED if (key, counter) in self._applied else Hand.FREE
 
-    def take_news(self, alert: Alert) -> None:
+    def take_news(self, received: Received) -> None:
         """Give an alert that names a code to the code's delivery."""
-        for key, counter in self._addressed(alert):
-            self._post(key, counter, alert)
+        self._take(received)
 
     async def _dispatch(self, tasks: asyncio.TaskGroup) -> NoReturn:
         while True:
@@ -323,6 +350,7 @@ class DeliveryWorker:
         """Make one attempt, and see to what follows from it."""
         owed, slot.tried = slot.owed, True
         try:
+            slot.carriers = self._attempt.carriers(stored.vend)
             end = await self._attempt(
                 stored,
                 shard=owed.shard,

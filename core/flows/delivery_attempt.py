@@ -1,42 +1,31 @@
 """One attempt to deliver one code: hear late news, ask, send, wait, and write down what is known. Keeps nothing."""
 
-import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.errors import DeliveryChanged, Deposed, HeadEndRefused, HeadEndStale, HeadEndUnavailable, UtrnError
-from core.domain.message_id import message_id
+from core.domain.message_id import new_random_part
 from core.domain.registry import Basis
 from core.domain.timeline import NEVER, Ms, ms_of
 from core.domain.vend import Vend
 from core.flows.config import DeliveryConfig
-from core.flows.confirm import ALREADY_CREDITED, DUPLICATE, Ended, Next, Verdict, of_alert, of_answer, of_given_up
+from core.flows.confirm import ALREADY_CREDITED, DUPLICATE, Ended, Next, Verdict
+from core.flows.hearing import Hearing, Mailbox
+from core.flows.origins import Origins, Received
 from core.flows.parked import Parked
 from core.flows.prove import Prove, SpentHere
-from core.observe import SetAside, Stage, StageTimes
+from core.observe import Stage, StageTimes
 from core.ports.clock import Clock
-from core.ports.headend import (
-    AddCredit,
-    Alert,
-    Answer,
-    Capabilities,
-    GivenUp,
-    HeadEnd,
-    HeadEndEvent,
-    MessageState,
-    StreamRestored,
-)
+from core.ports.headend import AddCredit, HeadEnd, MessageState
 from core.ports.ledger import StoredVend
 from core.ports.outbox import DeliveryChange, Outbox
 from core.ports.random import Random
 
 log = logging.getLogger(__name__)
 
-_NEWS_MAX = 64
 _ENDED_HEAD_END_REFUSED = Ended(DeliveryState.REFUSED, DeliveryReason.HEAD_END_REFUSED)
 
 
@@ -64,34 +53,6 @@ class Aside:
 AttemptEnd = Done | Later | Aside | Parked
 
 
-class Mailbox:
-    """News for one meter, oldest first; bounded, dropping the oldest: what is lost can be asked for or sent again."""
-
-    def __init__(self) -> None:
-        self._news: deque[HeadEndEvent] = deque(maxlen=_NEWS_MAX)
-        self._arrived = asyncio.Event()
-
-    def __bool__(self) -> bool:
-        """Return whether there is news."""
-        return bool(self._news)
-
-    def put(self, event: HeadEndEvent) -> None:
-        """Add one event."""
-        self._news.append(event)
-        self._arrived.set()
-
-    async def get(self, timeout_s: float) -> HeadEndEvent | None:
-        """Return the next event, or None if none comes within `timeout_s`; 0 asks only for what is there."""
-        if not self._news and timeout_s > 0:
-            self._arrived.clear()
-            try:
-                async with asyncio.timeout(timeout_s):
-                    await self._arrived.wait()
-            except TimeoutError:
-                return None
-        return self._news.popleft() if self._news else None
-
-
 class _NotOurs(Exception):
     """The ledger refused a write: another owner is at work, or the vend has moved on."""
 
@@ -100,53 +61,13 @@ class _NotSent(Exception):
     """The code was not handed to the head end, although the ledger says that it was about to be."""
 
 
-@dataclass(slots=True)
-class _Hearing:
-    """What has been heard about one message during one attempt. `sent`: a meter can have had the message to answer."""
-
-    message: AddCredit
-    trust_unnamed: bool
-    sent: bool
-    unbelieved: Callable[[str], None]
-    unexplained: bool = False
-    refusal: Ended | None = None
-    alerts: list[Alert] = field(default_factory=list)
-
-    def hear(self, event: HeadEndEvent) -> Verdict:
-        """Return what is known after `event`."""
-        match event:
-            case Answer(message_id=self.message.message_id) if not self.sent:
-                # Whatever it is an answer to, it is not one to this code's message: only the meter's own alert counts.
-                self.unbelieved("answer to a message never sent")
-                return Next.WAIT
-            case Answer(message_id=self.message.message_id):
-                verdict = of_answer(event)
-                self.unexplained = self.unexplained or verdict is Next.EXPLAIN
-                return self._explained() if verdict is Next.EXPLAIN else verdict
-            case GivenUp(message_id=self.message.message_id):
-                return of_given_up(event)
-            case Alert():
-                self.alerts.append(event)
-                return self._of(event)
-            case _:
-                return Next.WAIT
-
-    def _explained(self) -> Verdict:
-        """Return what the alerts that came before an unexplained refusal say of it."""
-        verdicts = (self._of(alert) for alert in self.alerts)
-        return next((verdict for verdict in verdicts if isinstance(verdict, Ended)), Next.EXPLAIN)
-
-    def _of(self, alert: Alert) -> Verdict:
-        return of_alert(alert, self.message, unexplained=self.unexplained, trust_unnamed=self.trust_unnamed)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptDelivery:
     """Makes one attempt. All its state is in the ledger, so any owner can make the next one.
 
     `lapsed` says why a code may not be sent any more, although it may have been when it was sold, None if it may; and
-    by which records. `reached_by` names the head end that reaches a vend's meter now. `set_aside` counts what is not
-    believed of it. `spent_here` says whether this service alone spends a sequence's counters, and by which records.
+    by which records. `reached_by` names the head end that reaches a vend's meter now. `origins` decides which head end
+    may speak of what. `spent_here` says whether this service alone spends a sequence's counters, and by which records.
     `utc_ahead` is how far the head ends' clocks, which are right, may be ahead of cluster time.
     """
 
@@ -157,9 +78,9 @@ class AttemptDelivery:
     random: Random
     config: DeliveryConfig
     utc_ahead: Callable[[], timedelta]
+    origins: Origins
     lapsed: Callable[[Vend], tuple[DeliveryReason | None, Basis]] = lambda _: (None, ())
     reached_by: Callable[[Vend], str] = lambda vend: vend.head_end
-    set_aside: SetAside = field(default_factory=SetAside)
     spent_here: SpentHere = lambda *_: (True, ())
 
     async def __call__(
@@ -174,11 +95,12 @@ class AttemptDelivery:
             ours: Whether this node may still work on the shard under `epoch`, as far as it knows.
             mailbox: News of its meter.
         """
-        name = self.reached_by(stored.vend)
-        head_end = self.head_ends.get(name)
-        if head_end is None or not head_end.available:
-            return Parked(name, stored.vend.delivery.queued_at or stored.vend.issued_at)
+        name = ""
         try:
+            name = self.reached_by(stored.vend)
+            head_end = self.head_ends.get(name)
+            if head_end is None or not head_end.available:
+                return Parked(name, stored.vend.delivery.queued_at or stored.vend.issued_at)
             return await _Attempt(self, name, head_end, stored, shard, epoch, ours, mailbox).run()
         except _NotOurs:
             return None
@@ -188,6 +110,14 @@ class AttemptDelivery:
         except UtrnError as error:
             log.warning("the ledger did not take a delivery's state", extra={"error": error.message})
             return Later(self.back_off_s(1))
+
+    def carriers(self, vend: Vend) -> frozenset[str]:
+        """Return the head ends that may tell what becomes of a vend's code: who had it before, and who reaches it.
+
+        Raises:
+            NotReady: the meter's record is set aside.
+        """
+        return frozenset({self.reached_by(vend), *vend.delivery.head_ends})
 
     def back_off_s(self, attempts: int) -> float:
         """Return the seconds before the next attempt: doubled each time, capped, with jitter of half its length."""
@@ -204,19 +134,14 @@ class _Attempt:
     ) -> None:  # fmt: skip
         self._by = by
         self._config = by.config
+        self._name = name
         self._head_end = head_end
         self._stored = stored
         self._shard = shard
         self._epoch = epoch
         self._ours = ours
         self._mailbox = mailbox
-        self._message = message_of(stored.vend, owner_epoch=epoch, not_after=self._not_after())
-        self._hearing = _Hearing(
-            self._message,
-            by.config.trust_unnamed_alerts,
-            sent=self._delivery.attempts > 0,
-            unbelieved=lambda why: by.set_aside.record(name, why),
-        )
+        self._hearing = Hearing(lambda: self._stored.vend, name, by.origins, by.config.trust_unnamed_alerts)
         self._prove = Prove(outbox=by.outbox, spent_here=by.spent_here)
         # By which records a duplicate was found to prove a credit, or not to.
         self._proof: Basis = ()
@@ -229,7 +154,7 @@ class _Attempt:
         """Make the attempt. It gives up only after a send that the head end took: a head end that was away owes one."""
         verdict = await self._late_news()
         if not isinstance(verdict, Ended) and self._delivery.attempts > 0:
-            verdict = await self._ask(await self._head_end.capabilities())
+            verdict = await self._ask()
         if verdict is Next.WAIT:
             verdict = await self._listen()
         if not isinstance(verdict, Ended):
@@ -240,7 +165,7 @@ class _Attempt:
             # message does no harm.
             verdict = await self._send_and_listen(basis)
         if isinstance(verdict, Ended):
-            return await self._close(verdict, self._proof)
+            return await self._close(verdict, self._proof or self._hearing.known_by)
         if self._exhausted():
             return await self._enter_by_hand()
         await self._write(self._delivery.lose_sight(self._epoch))
@@ -258,44 +183,44 @@ class _Attempt:
     async def _late_news(self) -> Verdict:
         """Return what came in since the last attempt; TRY_AGAIN if nothing decides."""
         found: Verdict = Next.TRY_AGAIN
-        while (event := await self._mailbox.get(0)) is not None:
-            verdict = await self._heard(event)
+        while (received := await self._mailbox.get(0)) is not None:
+            verdict = await self._heard(received)
             if isinstance(verdict, Ended):
                 found = _surer(found, verdict)
         return found
 
-    async def _heard(self, event: HeadEndEvent) -> Verdict:
-        """Return what is known after `event`; a duplicate that proves the credit is the credit."""
-        verdict = self._hearing.hear(event)
+    async def _heard(self, received: Received) -> Verdict:
+        """Return what is known after `received`; a duplicate that proves the credit is the credit."""
+        verdict = self._hearing.hear(received)
         if verdict is not DUPLICATE:
             return verdict
-        message = self._message
-        proven, self._proof = await self._prove(message.meter_id, message.originator_id, message.counter)
+        vend = self._stored.vend
+        proven, self._proof = await self._prove(vend.meter_id, vend.originator_id, vend.counter)
         return ALREADY_CREDITED if proven else DUPLICATE
 
-    async def _ask(self, capabilities: Capabilities) -> Verdict:
-        """Return what the head end knows of the earlier attempts; WAIT if the code is on its way."""
-        if not capabilities.status_by_message_id:
+    async def _ask(self) -> Verdict:
+        """Return what the head end knows of its earlier attempts, if it made any; WAIT if the code is on its way."""
+        if self._name not in self._delivery.head_ends or not (await self._head_end.capabilities()).status_by_message_id:
             return Next.TRY_AGAIN
-        status = await self._head_end.status(self._message.message_id)
+        status = await self._head_end.status(self._stored.vend.message_id)
         if isinstance(status, MessageState):
             return Next.WAIT if status is MessageState.IN_FLIGHT else Next.TRY_AGAIN
-        verdict = await self._heard(status)
+        verdict = await self._heard(Received(self._name, status))
         # Asked, a head end repeats the old unexplained refusal for ever; only a new attempt can bring its alert again.
         return Next.TRY_AGAIN if verdict is Next.EXPLAIN else verdict
 
     async def _send_and_listen(self, basis: Basis) -> Verdict:
         began, now = self._by.clock.monotonic(), self._by.clock.now()
-        message = replace(self._message, not_after=self._not_after(now))
-        await self._write(self._delivery.send(now, self._epoch), basis)
+        not_after = now + self._by.utc_ahead() + timedelta(milliseconds=self._config.send_within_ms)
+        sending = self._delivery.send(now, self._epoch, head_end=self._name, random_part=new_random_part())
+        await self._write(sending, basis)
         news = await self._late_news()
         if isinstance(news, Ended):
             return news
         self._check_still_ours(began)
-        self._hearing.sent = True
         started = self._by.clock.monotonic()
         try:
-            await self._head_end.send(message)
+            await self._head_end.send(message_of(self._stored.vend, owner_epoch=self._epoch, not_after=not_after))
         except HeadEndRefused as refused:
             log.warning("the head end will not carry a code", extra={"error": str(refused)})
             return _ENDED_HEAD_END_REFUSED
@@ -318,21 +243,15 @@ class _Attempt:
         if self._by.lapsed(self._stored.vend)[0] is not None:
             raise _NotSent("the meter has changed hands meanwhile")
 
-    def _not_after(self, now: datetime | None = None) -> datetime:
-        within = timedelta(milliseconds=self._config.send_within_ms)
-        return (now or self._by.clock.now()) + self._by.utc_ahead() + within
-
     async def _listen(self) -> Verdict:
         """Return what is known when something decides, or when waiting longer is no use."""
         until = self._by.clock.monotonic() + self._config.answer_wait_ms / 1000
         refusal: Verdict = Next.TRY_AGAIN
         while (left := until - self._by.clock.monotonic()) > 0:
-            event = await self._mailbox.get(left)
-            if event is None:
+            received = await self._mailbox.get(left)
+            if received is None:
                 break
-            if isinstance(event, StreamRestored):
-                return Next.TRY_AGAIN
-            verdict = await self._heard(event)
+            verdict = await self._heard(received)
             if verdict is Next.TRY_AGAIN:
                 return verdict
             if isinstance(verdict, Ended):
@@ -379,6 +298,9 @@ class _Attempt:
             not_before=not_before,
         )
         (outcome,) = await self._by.outbox.write([change])
+        if isinstance(outcome, DeliveryChanged) and basis:
+            # The meter's record may be another one than this node's copy has: the next attempt goes by the ledger's.
+            await self._by.origins.read_again(self._stored.vend.meter_id)
         if isinstance(outcome, Deposed | DeliveryChanged):
             raise _NotOurs from outcome
         if isinstance(outcome, UtrnError):
@@ -396,7 +318,7 @@ def _surer(one: Verdict, other: Ended) -> Ended:
 def message_of(vend: Vend, *, owner_epoch: int, not_after: datetime) -> AddCredit:
     """Return the Add Credit of a vend: the same one for ever, but for who sends it and until when it may be taken."""
     return AddCredit(
-        message_id=message_id(vend.originator_id, vend.meter_id, vend.counter),
+        message_id=vend.message_id,
         meter_id=vend.meter_id,
         meter_kind=vend.meter_kind,
         originator_id=vend.originator_id,

@@ -8,7 +8,7 @@ from core.domain.meter import Custody, Meter
 from core.domain.registry import Basis, Kind, Ref
 from core.domain.timeline import NEVER
 from core.domain.vend import Vend
-from core.ports.registry import Registry
+from core.flows.fresh_meters import MeterRecords
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +18,7 @@ class Lapse:
     Whoever sold the code answers for it; nobody sends it on their behalf any more.
     """
 
-    registry: Registry
+    registry: MeterRecords
 
     def __call__(self, vend: Vend) -> tuple[DeliveryReason | None, Basis]:
         """Return why the code may not be sent any more, None if it may; and the record that says so.

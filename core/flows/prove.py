@@ -7,8 +7,8 @@ from core.domain.errors import NotReady
 from core.domain.meter import Custody, Meter, MeterId, OriginatorId
 from core.domain.registry import Basis, Kind, Ref
 from core.domain.token import Counter, duplicate_proves_credit
+from core.flows.fresh_meters import MeterRecords
 from core.ports.outbox import Outbox
-from core.ports.registry import Registry
 
 SpentHere = Callable[[MeterId, OriginatorId], tuple[bool, Basis]]
 
@@ -17,7 +17,7 @@ SpentHere = Callable[[MeterId, OriginatorId], tuple[bool, Basis]]
 class CustodyOf:
     """Whether this service alone spends a sequence's counters, so that it knows how many were issued."""
 
-    registry: Registry
+    registry: MeterRecords
 
     def __call__(self, meter_id: MeterId, originator_id: OriginatorId) -> tuple[bool, Basis]:
         """Return whether no other generator spends the counters now; and the record that says so.

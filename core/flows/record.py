@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import NoReturn, Protocol
@@ -22,11 +22,11 @@ from core.domain.meter import MeterId, OriginatorId
 from core.domain.registry import Basis
 from core.domain.token import Counter as UtrnCounter
 from core.domain.token import duplicate_proves_credit
-from core.domain.vend import Vend
 from core.flows.confirm import CREDIT_ALERTS, DUPLICATE_UTRN
 from core.flows.idempotency import Answers, key_of
+from core.flows.origins import NEVER_SENT, Origins, Received
 from core.flows.prove import SpentHere
-from core.observe import SetAside, told_now
+from core.observe import told_now
 from core.ports.clock import Clock
 from core.ports.headend import Alert, Answer, AnswerKind, HeadEnd, Numbered
 from core.ports.ledger import StoredVend
@@ -52,7 +52,7 @@ class Deliveries(Protocol):
         """Return where the delivery of a code is."""
         ...
 
-    def take_news(self, alert: Alert) -> None:
+    def take_news(self, received: Received) -> None:
         """Give an alert that names a code to the code's delivery."""
         ...
 
@@ -65,6 +65,7 @@ _SAVE_EVERY_S = 5.0
 _LOOK_EVERY_S = 0.25
 # Longer than an attempt takes to write what it has heard.
 _HELD_AT_MOST_S = 5.0
+_HELD_MAX = 1_000
 _LOOKED_AT_MAX = 10_000
 _COUNT_EVERY_S = 30.0
 _RACES_MAX = 5
@@ -95,17 +96,15 @@ class Recorder:
         head_ends: Mapping[str, HeadEnd],
         answers: Answers,
         clock: Clock,
-        set_aside: SetAside,
+        origins: Origins,
         spent_here: SpentHere = lambda *_: (True, ()),
-        reached_by: Callable[[Vend], str] = lambda vend: vend.head_end,
     ) -> None:
         self._outbox = outbox
         self._ownership = ownership
         self._head_ends = head_ends
         self._answers = answers
         self._clock = clock
-        self._set_aside = set_aside
-        self._reached_by = reached_by
+        self._origins = origins
         self.spent_here = spent_here
         self._ours: dict[int, int] = {}
         self._gained = {name: asyncio.Event() for name in head_ends}
@@ -218,14 +217,14 @@ class Recorder:
         by something else that it heard first.
         """
         hand = self._hand(said)
-        if hand is not Hand.TRIED or said in reading.looked_at:
+        if hand is not Hand.TRIED or said in reading.looked_at or len(reading.held) >= _HELD_MAX:
             return hand is Hand.APPLIED
         reading.looked_at[said] = None
         if len(reading.looked_at) > _LOOKED_AT_MAX:
             reading.looked_at.popitem(last=False)
         reading.held[said] = (sequence, self._clock.monotonic())
         if isinstance(said.event, Alert) and self._deliveries is not None:
-            self._deliveries.take_news(said.event)
+            self._deliveries.take_news(Received(reading.head_end, said.event))
         return True
 
     def _check_order(self, reading: "_Reading", some: Sequence[Numbered]) -> None:
@@ -284,11 +283,12 @@ class Recorder:
     async def _write(self, said: _Named, shard: int, epoch: int, reading: "_Reading") -> None:
         for _ in range(_RACES_MAX):
             code = await self._outbox.code(said.originator_id, said.meter_id, said.counter)
+            known_by = await self._known_by(said, code, reading.head_end)
+            if known_by is None:
+                return
             if said.counter > code.sequence.last_issued:
                 self._never_issued(said, code)
                 reading.too_early = True
-                return
-            if code.stored is not None and not self._believes(said, code.stored.vend, reading.head_end):
                 return
             delivery, basis = self._after(said, code, epoch)
             if code.stored is None or delivery is None or delivery == code.stored.vend.delivery:
@@ -297,24 +297,28 @@ class Recorder:
                     counter=said.counter,
                 )  # fmt: skip
                 return
-            change = DeliveryChange(shard=shard, epoch=epoch, stored=code.stored, delivery=delivery, basis=basis)
+            change = DeliveryChange(
+                shard=shard, epoch=epoch, stored=code.stored, delivery=delivery, basis=basis or known_by
+            )
             (outcome,) = await self._outbox.write([change])
             if isinstance(outcome, StoredVend):
                 self._tell(code.stored, outcome)
                 return
             if not isinstance(outcome, DeliveryChanged):
                 raise outcome
+            # The vend has moved on, or the meter's record is another one than this node's copy has.
+            await self._origins.read_again(said.meter_id)
         raise LedgerUnavailable("others keep writing a vend that a meter speaks of")
 
-    def _believes(self, said: _Named, vend: Vend, head_end: str) -> bool:
-        """Return whether this head end can know: it reaches the meter, and only what was sent can be answered."""
-        if isinstance(said.event, Answer) and not vend.delivery.attempts:
-            self._set_aside.record(head_end, "answer to a message never sent")
-            return False
-        if head_end not in (vend.head_end, self._reached_by(vend)):
-            self._set_aside.record(head_end, "of a meter that another head end reaches")
-            return False
-        return True
+    async def _known_by(self, said: _Named, code: Code, head_end: str) -> Basis | None:
+        """Return by which records a head end can know what it says of a code; None if it cannot, and is set aside."""
+        vend = None if code.stored is None else code.stored.vend
+        if isinstance(said.event, Alert):
+            return await self._origins.alerts_surely(head_end, said.meter_id, vend)
+        if vend is None:
+            self._origins.set_aside.record(head_end, NEVER_SENT)
+            return None
+        return () if self._origins.answers(head_end, said.event.message_id, vend) else None
 
     def _after(self, said: _Named, code: Code, epoch: int) -> tuple[Delivery | None, Basis]:
         """Return what the delivery is after what the meter said, and by which records; None without a vend."""

@@ -27,8 +27,10 @@ from core.ports.ledger import CounterState
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 from tests.support.etcd import Store
+from tests.support.head_ends import HEAD_END
 from tests.support.held import HeldClient
 from tests.support.market_node import GAINING, GAINING_ID, OPERATOR, MarketNode, as_, open_market
+from tests.support.origins import RANDOM_PART
 from tests.support.vends import ORIGINATOR, PSP, SUPPLIER, SUPPLIER_ID
 
 MAX, TOLD = 10_000, 4_000
@@ -72,7 +74,7 @@ class Market:
     async def close(self, vend: Vend, state: DeliveryState) -> None:
         """Have a vend's delivery end, as its owner writes it."""
         node = self.b
-        sent = vend.delivery.send(node.clock.now(), 1)
+        sent = vend.delivery.send(node.clock.now(), 1, head_end=HEAD_END, random_part=RANDOM_PART)
         closed = vend.with_delivery(sent.close(state, DeliveryReason.NONE, node.clock.now(), 1))
         key = Keys(node.store.config.prefix).vend(vend.sale.participant_id, vend.sale.transaction_id)
         await node.store.client.txn(pb.TxnRequest(success=[ops.put(key, vend_value(closed))]))

@@ -11,6 +11,8 @@ from core.domain.vend import Operation
 from core.ports.ledger import CommitOutcome, Committed, CounterMoved, CounterState, Entry, Present, StoredVend
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
+from tests.support.head_ends import HEAD_END
+from tests.support.origins import RANDOM_PART
 from tests.support.vends import ORIGINATOR, PSP_ID, new_id, new_meter_id, vend
 
 
@@ -143,7 +145,7 @@ async def test_delivery_is_asked_for_once(ledger: EtcdLedger) -> None:
     written = await ledger.request_delivery(stored, queued, ())
     assert written is not None
     assert await ledger.find(PSP_ID, issued.sale.transaction_id) == written
-    other = issued.with_delivery(queued.delivery.send(HandClock().now(), 1))
+    other = issued.with_delivery(queued.delivery.send(HandClock().now(), 1, head_end=HEAD_END, random_part=RANDOM_PART))
     assert await ledger.request_delivery(stored, other, ()) is None
 
 

@@ -20,7 +20,9 @@ from core.ports.ledger import StoredVend
 from core.ports.outbox import DeliveryChange
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
+from tests.support.head_ends import HEAD_END
 from tests.support.market_node import GAINING_ID, OPERATOR, MarketNode, as_, open_market
+from tests.support.origins import RANDOM_PART
 from tests.support.vends import NOW, ORIGINATOR, PSP, SUPPLIER, SUPPLIER_ID, new_id, utrn
 
 
@@ -44,7 +46,7 @@ class Bench:
         key = Keys(self.node.store.config.prefix).shard(self.shard)
         await self.node.store.client.txn(pb.TxnRequest(success=[ops.put(key, b"node-a")]))
         epoch = (await self.node.store.client.range(pb.RangeRequest(key=key))).kvs[0].create_revision
-        sent = stored.vend.delivery.send(NOW, epoch)
+        sent = stored.vend.delivery.send(NOW, epoch, head_end=HEAD_END, random_part=RANDOM_PART)
         for delivery in (sent, sent.close(state, reason, NOW, epoch)):
             change = DeliveryChange(shard=self.shard, epoch=epoch, stored=stored, delivery=delivery)
             (outcome,) = await self.node.outbox.write([change])

@@ -50,7 +50,9 @@ from core.ports.outbox import DeliveryChange
 from core.ports.registry import RegistryWrite
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
+from tests.support.head_ends import HEAD_END
 from tests.support.market_node import GAINING, GAINING_ID, OPERATOR, MarketNode, as_, at, open_market, put_all
+from tests.support.origins import RANDOM_PART
 from tests.support.vends import (
     APPOINTMENTS,
     PSP,
@@ -131,7 +133,7 @@ async def test_a_code_is_not_sent_on_what_a_copy_believed_a_moment_ago(node: Mar
     await node.meters.change_tenant(as_(SUPPLIER), meter_id, None, 1)
     shard, epoch = shard_of(meter_id, node.store.config.shards), await _own(node, meter_id)
     outbox = EtcdOutbox(node.store.client, node.store.config, node.clock)
-    sent = sold.vend.delivery.send(node.clock.now(), epoch)
+    sent = sold.vend.delivery.send(node.clock.now(), epoch, head_end=HEAD_END, random_part=RANDOM_PART)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(outbox.run())
         change = DeliveryChange(shard=shard, epoch=epoch, stored=sold, delivery=sent, basis=basis)

@@ -19,6 +19,8 @@ from core.ports.outbox import DeliveryChange
 from core.ports.registry import RegistryWrite
 from tests.contract.test_outbox import Bench
 from tests.support.etcd import Store
+from tests.support.head_ends import HEAD_END
+from tests.support.origins import RANDOM_PART
 from tests.support.vends import NOW, meter, new_meter_id
 
 LEDGER_MS = 1_795_000_000_000
@@ -62,7 +64,7 @@ async def test_a_delivery_is_not_given_up_before_the_ledgers_time(
     meter_id = new_meter_id()
     shard, epoch = await bench.own(meter_id, "node-a")
     stored = (await bench.owe(meter_id)).stored
-    sent = stored.vend.delivery.send(NOW, epoch)
+    sent = stored.vend.delivery.send(NOW, epoch, head_end=HEAD_END, random_part=RANDOM_PART)
     given_up = sent.close(DeliveryState.ENTER_BY_HAND, DeliveryReason.NO_ANSWER, NOW, epoch)
     change = DeliveryChange(
         shard=shard, epoch=epoch, stored=stored, delivery=given_up, not_before=Ms(LEDGER_MS + ahead_ms)

@@ -19,6 +19,8 @@ from core.ports.ledger import Committed, CounterState, Entry, StoredVend
 from core.ports.outbox import Added, DeliveryChange, Listing, Owed, Removed, WriteOutcome
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
+from tests.support.head_ends import HEAD_END
+from tests.support.origins import RANDOM_PART
 from tests.support.vends import NOW, ORIGINATOR, new_meter_id, vend
 
 
@@ -45,7 +47,7 @@ class Bench:
         return outcome
 
     async def send(self, stored: StoredVend, shard: int, epoch: int) -> WriteOutcome:
-        delivery = stored.vend.delivery.send(NOW, epoch)
+        delivery = stored.vend.delivery.send(NOW, epoch, head_end=HEAD_END, random_part=RANDOM_PART)
         change = DeliveryChange(shard=shard, epoch=epoch, stored=stored, delivery=delivery)
         (outcome,) = await self.outbox.write([change])
         return outcome

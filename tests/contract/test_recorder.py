@@ -16,7 +16,6 @@ from cluster.outbox import EtcdOutbox
 from cluster.shards import shard_of
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.errors import HeadEndUnavailable
-from core.domain.message_id import message_id
 from core.domain.meter import MeterId
 from core.domain.registry import Basis
 from core.domain.token import COUNTER_CACHE, Counter
@@ -24,6 +23,7 @@ from core.domain.vend import Operation, Vend
 from core.flows import record
 from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
 from core.flows.idempotency import Answers
+from core.flows.origins import Received
 from core.flows.record import Deliveries, Hand, Recorder
 from core.observe import SetAside
 from core.ports.headend import Alert, Answer, AnswerKind, Numbered
@@ -32,6 +32,8 @@ from core.ports.outbox import DeliveryChange
 from core.ports.ownership import OwnershipChange
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
+from tests.support.origins import at_head_end, sent
+from tests.support.owed import id_of
 from tests.support.vends import HEAD_END, NOW, ORIGINATOR, PSP_ID, SUPPLIER_ID, new_meter_id, vend
 
 A = DeliveryState
@@ -116,7 +118,7 @@ class Bench:
     async def ended(self, state: DeliveryState, reason: DeliveryReason, epoch: int) -> StoredVend:
         """Return a vend that was sent once, and whose delivery ended so."""
         stored = await self.issue(Operation.TOP_UP)
-        stored = await self.write(stored, stored.vend.delivery.send(NOW, epoch), epoch)
+        stored = await self.write(stored, sent(stored.vend.delivery, epoch), epoch)
         return await self.write(stored, stored.vend.delivery.close(state, reason, NOW, epoch), epoch)
 
     @asynccontextmanager
@@ -127,7 +129,7 @@ class Bench:
         outbox = EtcdOutbox(self.store.client, self.store.config, HandClock())
         recorder = Recorder(
             outbox=outbox, ownership=ownership, head_ends={head_end: self.head_end},  # type: ignore[dict-item]
-            answers=Answers(recent_max=10), clock=HandClock(), set_aside=self.set_aside,
+            answers=Answers(recent_max=10), clock=HandClock(), origins=at_head_end(self.set_aside),
             spent_here=self.spent_here,
         )  # fmt: skip
         async with asyncio.TaskGroup() as tasks:
@@ -143,7 +145,7 @@ class Bench:
         return Alert(meter_id=self.meter_id, alert_code=code, originator_id=ORIGINATOR, counter=Counter(counter))
 
     def answer(self, one: Vend, kind: AnswerKind) -> Answer:
-        return Answer(message_id=message_id(one.originator_id, one.meter_id, one.counter), kind=kind)
+        return Answer(message_id=id_of(one), kind=kind)
 
     async def delivery(self, one: StoredVend) -> Delivery:
         found = await self.ledger.find(PSP_ID, one.vend.sale.transaction_id)
@@ -411,22 +413,22 @@ class OneDelivery:
     """A node that is trying the code, or has ended it."""
 
     def __init__(self) -> None:
-        self.where, self.alerts = Hand.TRIED, list[Alert]()
+        self.where, self.alerts = Hand.TRIED, list[Received]()
         self.asked = asyncio.Event()
 
     def hand(self, *_: object) -> Hand:
         self.asked.set()
         return self.where
 
-    def take_news(self, alert: Alert) -> None:
-        self.alerts.append(alert)
+    def take_news(self, received: Received) -> None:
+        self.alerts.append(received)
 
 
 async def test_what_is_said_while_an_attempt_ends_otherwise_is_recorded_after_it(bench: Bench) -> None:
     """The meter took a repeat of the message, and the attempt ended by the refusal of the first, a moment before."""
     epoch, deliveries = await bench.own("node-a"), OneDelivery()
     stored = await bench.issue(Operation.TOP_UP)
-    stored = await bench.write(stored, stored.vend.delivery.send(NOW, epoch), epoch)
+    stored = await bench.write(stored, sent(stored.vend.delivery, epoch), epoch)
     bench.deliveries = deliveries
     async with bench.node(epoch):
         bench.head_end.say(bench.answer(stored.vend, AnswerKind.APPLIED))
@@ -466,7 +468,7 @@ async def test_what_a_head_end_can_say_without_end_is_not_logged_without_end(
     """Counters that were never issued, and events counted anew again and again: counted all, logged now and then."""
     recorder = Recorder(
         outbox=bench.outbox, ownership=Owning(bench.store.config.shards), head_ends={}, answers=Answers(recent_max=10),
-        clock=HandClock(), set_aside=bench.set_aside,
+        clock=HandClock(), origins=at_head_end(bench.set_aside),
     )  # fmt: skip
     reading = record._Reading(HEAD_END, {})
     for sequence in [10, 5] * 500:

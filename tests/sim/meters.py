@@ -189,7 +189,7 @@ class SimWan:
         """Tell what is not so: of a counter that nobody has issued, or of a message that nobody has sent."""
         # So far ahead that it is never issued: of the next one, heard late, nobody could tell a lie from the truth.
         counter = self._chance.choice((COUNTER_MAX, last_issued + self._chance.randint(500, 5000)))
-        never_sent = f"{originator_id}:{meter_id}:{counter << 32}"
+        never_sent = f"{originator_id}:{meter_id}:{counter << 32}:{'0' * 32}"
         match self._chance.randrange(4):
             case 0:
                 self._alert(CREDIT_ADDED_LOCALLY, originator_id, meter_id, counter)

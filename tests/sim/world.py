@@ -41,6 +41,7 @@ from core.flows.config import DeliveryConfig, FlowConfig
 from core.flows.counters import Counters
 from core.flows.deliver import DeliveryWorker
 from core.flows.delivery_attempt import AttemptDelivery
+from core.flows.fresh_meters import FreshMeters
 from core.flows.idempotency import Answers
 from core.flows.issue import IssueVend
 from core.flows.keep_changes import ChangeKeeper
@@ -49,6 +50,7 @@ from core.flows.keep_pans import KeepPans
 from core.flows.keep_parties import KeepParties
 from core.flows.lapse import Lapse
 from core.flows.lookup import FindVend
+from core.flows.origins import Origins
 from core.flows.prove import CustodyOf
 from core.flows.record import Recorder
 from core.flows.send import SendIssued
@@ -175,15 +177,17 @@ class SimNode:
             refuse=refusing(ledger, answers, clock, _FLOW),
         )  # fmt: skip
         self.send = SendIssued(authorise=authorise, find=FindVend(ledger), ledger=ledger, answers=answers, clock=clock)
-        lapse, spent_here = Lapse(registry=self.registry), CustodyOf(registry=self.registry)
+        meters = FreshMeters(self.registry, store)
+        lapse, spent_here = Lapse(registry=meters), CustodyOf(registry=meters)
+        origins = Origins.by(meters, SetAside())
         attempt = AttemptDelivery(
             outbox=outbox, head_ends={HEAD_END: self.head_end}, clock=clock, times=times, random=sim.chance,
             config=_DELIVERY, lapsed=lapse, reached_by=lapse.reached_by, spent_here=spent_here,
-            utc_ahead=self.time.utc_ahead,
+            utc_ahead=self.time.utc_ahead, origins=origins,
         )  # fmt: skip
         recorder = Recorder(
             outbox=outbox, ownership=self.ownership, head_ends={HEAD_END: self.head_end}, answers=answers,
-            clock=clock, set_aside=SetAside(), spent_here=spent_here, reached_by=lapse.reached_by,
+            clock=clock, origins=origins, spent_here=spent_here,
         )  # fmt: skip
         self.delivery = DeliveryWorker(
             outbox=outbox, ownership=self.ownership, head_ends={HEAD_END: self.head_end}, answers=answers,

@@ -18,12 +18,15 @@ from cluster.outbox import EtcdOutbox
 from cluster.shards import shard_of
 from core.domain.delivery import Delivery
 from core.domain.errors import HeadEndStale
-from core.domain.message_id import message_id
+from core.domain.message_id import message_id, new_random_part
 from core.domain.vend import Vend
 from core.flows.config import DeliveryConfig
-from core.flows.delivery_attempt import AttemptDelivery, AttemptEnd, Mailbox
+from core.flows.delivery_attempt import AttemptDelivery, AttemptEnd
+from core.flows.fresh_meters import FreshMeters
+from core.flows.hearing import Mailbox
 from core.flows.idempotency import Answers
 from core.flows.lapse import Lapse
+from core.flows.origins import Origins
 from core.flows.record import Recorder
 from core.observe import SetAside, StageTimes
 from core.ports.headend import AddCredit, Answer, Capabilities, GivenUp, HeadEndEvent, MessageState, Numbered
@@ -34,6 +37,7 @@ from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING_ID, OPERATOR, MarketNode, as_, open_market
+from tests.support.origins import at_head_end, sent
 from tests.support.vends import HEAD_END, PSP, PSP_ID, SUPPLIER_ID
 
 CONFIG = EtcdConfig(endpoints=("fake:1",))
@@ -43,13 +47,13 @@ def deaf_recorder(outbox: Outbox, ownership: Ownership) -> Recorder:
     """A recorder that hears no head end."""
     return Recorder(
         outbox=outbox, ownership=ownership, head_ends={}, answers=Answers(recent_max=10), clock=HandClock(),
-        set_aside=SetAside(),
+        origins=at_head_end(),
     )  # fmt: skip
 
 
 def id_of(vend: Vend) -> str:
-    """Return the message id of a vend."""
-    return message_id(vend.originator_id, vend.meter_id, vend.counter)
+    """Return the message id of a vend; one that nobody was sent, if it has none yet."""
+    return vend.message_id or message_id(vend.originator_id, vend.meter_id, vend.counter, new_random_part())
 
 
 @dataclass
@@ -97,6 +101,7 @@ class OwedDelivery:
         self.ours = True
         self.utc_ahead = timedelta()
         self.node = MarketNode(Store(cast("EtcdClient", FakeEtcd()), CONFIG), HandClock())
+        self.meters = FreshMeters(self.node.registry, self.node.records)
         self.outbox = EtcdOutbox(self.node.store.client, CONFIG, self.node.clock)
 
     @asynccontextmanager
@@ -110,7 +115,7 @@ class OwedDelivery:
             claim = pb.TxnRequest(success=[ops.put(Keys(CONFIG.prefix).shard(self.shard), b"node-a")])
             self.epoch = (await self.node.store.client.txn(claim)).header.revision
             for _ in range(attempts):
-                await self._write(self.stored.vend.delivery.send(self.node.clock.now(), self.epoch))
+                await self._write(sent(self.stored.vend.delivery, self.epoch, self.node.clock.now()))
                 await self._write(self.stored.vend.delivery.lose_sight(self.epoch))
             self.node.clock.advance(60)
             yield self.stored
@@ -124,18 +129,22 @@ class OwedDelivery:
 
     async def attempt(self) -> tuple[AttemptEnd | None, Delivery]:
         """Return how an attempt ended, and the delivery as the ledger has it."""
-        lapse = Lapse(registry=self.node.registry)
+        lapse = Lapse(registry=self.meters)
         attempt = AttemptDelivery(
             outbox=self.outbox, head_ends={HEAD_END: self.head_end}, clock=self.node.clock, times=StageTimes(),
             random=random.Random(1), config=self.config, lapsed=lapse, reached_by=lapse.reached_by,
-            set_aside=self.set_aside, utc_ahead=lambda: self.utc_ahead,
+            origins=Origins.by(self.meters, self.set_aside), utc_ahead=lambda: self.utc_ahead,
         )  # fmt: skip
         end = await attempt(
             self.stored, shard=self.shard, epoch=self.epoch, ours=lambda: self.ours, mailbox=self.mailbox
         )
+        return end, (await self.read()).vend.delivery
+
+    async def read(self) -> StoredVend:
+        """Return the vend as the ledger has it."""
         found = await self.node.ledger.find(PSP_ID, self.stored.vend.sale.transaction_id)
         assert isinstance(found, StoredVend)
-        return end, found.vend.delivery
+        return found
 
     async def _write(self, delivery: Delivery) -> None:
         change = DeliveryChange(shard=self.shard, epoch=self.epoch, stored=self.stored, delivery=delivery)

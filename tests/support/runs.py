@@ -24,6 +24,8 @@ from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.registry import Basis, Ref
 from core.domain.vend import Operation, Vend
 from core.ports.registry import RegistryRecord
+from tests.support.head_ends import HEAD_END
+from tests.support.origins import RANDOM_PART
 from tests.support.vends import (
     APPOINTMENTS,
     NOW,
@@ -89,7 +91,7 @@ def basis_of(story: Story) -> Basis:
 
 
 def sent(stored: Vend, epoch: int = EPOCH) -> Vend:
-    return stored.with_delivery(stored.delivery.send(NOW, epoch))
+    return stored.with_delivery(stored.delivery.send(NOW, epoch, head_end=HEAD_END, random_part=RANDOM_PART))
 
 
 def closed(stored: Vend, state: DeliveryState, reason: DeliveryReason, epoch: int = EPOCH) -> Vend:

@@ -18,6 +18,8 @@ from core.domain.timeline import Ms
 from core.domain.token import Counter
 from core.domain.vend import Operation
 from core.ports.registry import StoredRecord
+from tests.support.head_ends import HEAD_END
+from tests.support.origins import RANDOM_PART
 from tests.support.vends import (
     APPOINTMENTS,
     NOW,
@@ -40,7 +42,7 @@ def test_a_vend_comes_back_as_it_was(counter: int, operation: Operation, pence: 
     one = vend(counter, new_meter_id(), operation=operation, pence=pence)
     later = NOW + timedelta(microseconds=micros)
     if operation is not Operation.ISSUE:
-        sent = one.delivery.send(later, 7)
+        sent = one.delivery.send(later, 7, head_end=HEAD_END, random_part=RANDOM_PART)
         one = one.with_delivery(sent.close(DeliveryState.APPLIED, DeliveryReason.CREDITED, later, 9))
     assert vend_of(vend_value(one)) == one
 

@@ -19,8 +19,10 @@ from cluster.ledger import EtcdLedger
 from cluster.outbox import EtcdOutbox
 from cluster.shards import shard_of
 from core.domain.delivery import DeliveryReason, DeliveryState
+from core.domain.message_id import message_id
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.token import COUNTER_CACHE, Counter
+from core.domain.vend import Vend
 from core.flows import deliver
 from core.flows.config import DeliveryConfig
 from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
@@ -30,12 +32,13 @@ from core.flows.idempotency import Answers
 from core.flows.parked import Parked
 from core.flows.record import Hand
 from core.observe import StageTimes
-from core.ports.headend import Alert, Answer, AnswerKind, StreamRestored
+from core.ports.headend import Alert, Answer, AnswerKind
 from core.ports.ledger import CounterState, Entry, StoredVend
 from core.ports.outbox import Owed
 from core.ports.ownership import Gained, OwnershipChange
 from tests.fakes.etcd import FakeEtcd
 from tests.sim.meters import SimHeadEnd, SimMeters, SimWan, code_of
+from tests.support.origins import RANDOM_PART, at_head_end, told
 from tests.support.owed import deaf_recorder
 from tests.support.vends import HEAD_END, NOW, ORIGINATOR, PSP_ID, new_id, new_meter_id, vend
 
@@ -82,7 +85,7 @@ async def test_a_delivery_that_met_a_doubtful_lease_is_looked_at_again(
         answers=Answers(recent_max=10),
         attempt=AttemptDelivery(
             outbox=outbox, head_ends={HEAD_END: head_end}, clock=clock, times=StageTimes(), random=chance,
-            config=DeliveryConfig(), utc_ahead=timedelta,
+            config=DeliveryConfig(), utc_ahead=timedelta, origins=at_head_end(),
         ),
         recorder=deaf_recorder(outbox, FlickeringOwnership(shard, epoch, 0)),
         config=DeliveryConfig(),
@@ -108,7 +111,6 @@ async def test_after_an_outage_those_who_have_waited_longest_come_first() -> Non
     worker._take_listing(tuple(_owed(meter_id, since) for meter_id, since in waited.items()))
     in_order = [(meter_id, ORIGINATOR) for meter_id in sorted(meters, key=waited.__getitem__)]
     assert list(worker._turn) == in_order
-    assert worker._addressed(StreamRestored()) == [(key, None) for key in in_order]
 
 
 async def test_codes_of_two_suppliers_for_one_meter_do_not_hold_each_other_up() -> None:
@@ -122,7 +124,7 @@ async def test_codes_of_two_suppliers_for_one_meter_do_not_hold_each_other_up() 
     alert = Alert(meter_id=meter_id, alert_code=DUPLICATE_UTRN, originator_id=None, counter=None)
     either = [((meter_id, ORIGINATOR), None), ((meter_id, gaining), None)]
     assert worker._addressed(alert) == either, "an alert may be about either"
-    named = Answer(message_id=f"{gaining}:{meter_id}:{1 << 32}", kind=AnswerKind.APPLIED)
+    named = Answer(message_id=message_id(gaining, meter_id, Counter(1), RANDOM_PART), kind=AnswerKind.APPLIED)
     assert worker._addressed(named) == [((meter_id, gaining), 1)]
     worker._remove((meter_id, ORIGINATOR), 1)
     assert list(worker._lanes) == [(meter_id, gaining)]
@@ -141,7 +143,7 @@ def _idle_worker() -> DeliveryWorker:
     outbox = EtcdOutbox(client, CONFIG, clock)
     attempt = AttemptDelivery(
         outbox=outbox, head_ends={}, clock=clock, times=StageTimes(), random=random.Random(1), config=DeliveryConfig(),
-        utc_ahead=timedelta,
+        utc_ahead=timedelta, origins=at_head_end(),
     )  # fmt: skip
     return DeliveryWorker(
         outbox=outbox, ownership=FlickeringOwnership(0, 1, 0), head_ends={}, answers=Answers(recent_max=10),
@@ -158,6 +160,10 @@ class Waiting:
         self.applied: set[int] = set()
         self.under_way = asyncio.Event()
         self.let_go = asyncio.Event()
+        self.origins = at_head_end()
+
+    def carriers(self, _: Vend) -> frozenset[str]:
+        return frozenset({HEAD_END})
 
     async def __call__(self, stored: StoredVend, **_: object) -> AttemptEnd | None:
         self.tried.append(stored.vend.counter)
@@ -286,7 +292,6 @@ async def test_where_a_delivery_is_and_news_of_it() -> None:
     await _until_idle(worker, attempts)
     hands = [worker.hand(meter_id, ORIGINATOR, Counter(counter)) for counter in (7, 8, 9, 10)]
     assert hands == [Hand.TRIED, Hand.APPLIED, Hand.FREE, Hand.FREE], "what ended otherwise may yet be credited"
-    worker.take_news(
-        Alert(meter_id=meter_id, alert_code=CREDIT_ADDED_LOCALLY, originator_id=ORIGINATOR, counter=Counter(7))
-    )
+    alert = Alert(meter_id=meter_id, alert_code=CREDIT_ADDED_LOCALLY, originator_id=ORIGINATOR, counter=Counter(7))
+    worker.take_news(told(alert))
     assert bool(worker._lanes[meter_id, ORIGINATOR].slots[7].box)

@@ -13,15 +13,19 @@ from cluster.shards import shard_of
 from core.domain.meter import MeterId
 from core.domain.token import Counter
 from core.domain.transaction_id import TransactionId
+from core.domain.vend import Vend
 from core.flows.config import DeliveryConfig
 from core.flows.deliver import DeliveryWorker
-from core.flows.delivery_attempt import AttemptEnd, Later, Mailbox
+from core.flows.delivery_attempt import AttemptEnd, Later
+from core.flows.hearing import Mailbox
 from core.flows.idempotency import Answers
+from core.flows.origins import Origins
 from core.flows.parked import Parked, ParkedAt, parked_by_head_end
 from core.ports.headend import HeadEnd, HeadEndEvent, StreamRestored
 from core.ports.ledger import StoredVend
 from core.ports.outbox import Listing, Outbox, OutboxEvent, Owed
 from core.ports.ownership import Gained, OwnershipChange
+from tests.support.origins import at_head_end
 from tests.support.owed import deaf_recorder
 from tests.support.vends import HEAD_END, NOW, ORIGINATOR, PSP_ID, vend
 
@@ -82,6 +86,10 @@ class Attempts:
     most: int = 0
     order: list[MeterId] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    origins: Origins = field(default_factory=at_head_end)
+
+    def carriers(self, _: Vend) -> frozenset[str]:
+        return frozenset({HEAD_END})
 
     async def __call__(self, stored: StoredVend, *, mailbox: Mailbox, **_: object) -> AttemptEnd | None:
         meter_id = stored.vend.meter_id

@@ -16,6 +16,7 @@ from core.ports.headend import AddCredit, Alert, Answer, AnswerKind
 from core.ports.ledger import StoredVend
 from core.ports.outbox import DeliveryChange, WriteOutcome
 from tests.support.market_node import as_
+from tests.support.origins import told
 from tests.support.owed import OwedDelivery, id_of
 from tests.support.vends import HEAD_END, SUPPLIER
 
@@ -41,11 +42,12 @@ class Between:
 
 async def test_a_code_goes_out_with_its_owners_epoch_and_an_instant_after_which_it_may_not() -> None:
     work = OwedDelivery()
-    async with work.owed(attempts=0) as stored:
+    async with work.owed(attempts=0):
         began = work.node.clock.now()
         await work.attempt()
+        stored = await work.read()
     (sent,) = work.head_end.sent
-    assert (sent.message_id, sent.owner_epoch) == (id_of(stored.vend), work.epoch)
+    assert (sent.message_id, sent.owner_epoch) == (stored.vend.message_id, work.epoch)
     assert sent.not_after == began + timedelta(milliseconds=work.config.send_within_ms)
 
 
@@ -146,7 +148,7 @@ async def test_a_code_that_the_head_end_does_not_take_is_never_given_up(error: E
 async def test_an_answer_to_a_message_never_sent_is_set_aside_and_the_code_is_sent(kind: AnswerKind) -> None:
     work = OwedDelivery()
     async with work.owed(attempts=0) as stored:
-        work.mailbox.put(Answer(message_id=id_of(stored.vend), kind=kind))
+        work.mailbox.put(told(Answer(message_id=id_of(stored.vend), kind=kind)))
         _, delivery = await work.attempt()
     assert len(work.head_end.sent) == 1
     assert delivery.state is DeliveryState.UNKNOWN
@@ -157,7 +159,7 @@ async def test_an_answer_that_comes_between_write_and_send_is_none_to_that_send(
     work = OwedDelivery()
 
     async def lie() -> None:
-        work.mailbox.put(Answer(message_id=id_of(work.stored.vend), kind=AnswerKind.APPLIED))
+        work.mailbox.put(told(Answer(message_id=id_of(work.stored.vend), kind=AnswerKind.APPLIED)))
 
     async with work.owed(attempts=0):
         work.outbox = Between(work, lie)  # type: ignore[assignment]
@@ -170,12 +172,11 @@ async def test_a_code_keyed_in_before_it_was_sent_is_not_sent() -> None:
     work = OwedDelivery()
     async with work.owed(attempts=0) as stored:
         vend = stored.vend
-        work.mailbox.put(
+        work.mailbox.put(told(
             Alert(
                 meter_id=vend.meter_id, alert_code=CREDIT_ADDED_LOCALLY, originator_id=vend.originator_id,
                 counter=vend.counter,
-            )
-        )  # fmt: skip
+            )))  # fmt: skip
         _, delivery = await work.attempt()
     assert (work.head_end.sent, delivery.state) == ([], DeliveryState.APPLIED)
 
@@ -185,12 +186,11 @@ async def test_a_code_keyed_in_between_write_and_send_is_not_sent() -> None:
 
     async def key_in() -> None:
         vend = work.stored.vend
-        work.mailbox.put(
+        work.mailbox.put(told(
             Alert(
                 meter_id=vend.meter_id, alert_code=CREDIT_ADDED_LOCALLY, originator_id=vend.originator_id,
                 counter=vend.counter,
-            )
-        )  # fmt: skip
+            )))  # fmt: skip
 
     async with work.owed(attempts=0):
         work.outbox = Between(work, key_in)  # type: ignore[assignment]

@@ -24,6 +24,7 @@ from core.ports.headend import Answer, AnswerKind
 from core.ports.ledger import StoredVend
 from tests.support.market import MemoryRegistry
 from tests.support.market_node import GAINING_ID, OPERATOR, as_
+from tests.support.origins import told
 from tests.support.owed import OwedDelivery, id_of
 from tests.support.servicers import Servicers, calling
 from tests.support.vends import NOW, ORIGINATOR, PSP, PSP_ID, SUPPLIER, SUPPLIER_ID, always, meter, new_meter_id
@@ -45,7 +46,7 @@ async def _answered(newer: int, *kinds: AnswerKind) -> AsyncIterator[tuple[OwedD
         for _ in range(newer):
             await work.node.sell(PSP, stored.vend.sale.pan)
         for kind in kinds:
-            work.mailbox.put(Answer(message_id=id_of(stored.vend), kind=kind))
+            work.mailbox.put(told(Answer(message_id=id_of(stored.vend), kind=kind)))
         end, delivery = await work.attempt()
         assert isinstance(end, Done)
         yield work, delivery

@@ -24,7 +24,7 @@ from core.observe import SetAside
 from core.ports.headend import AddCredit, Alert, Answer, AnswerKind, MessageState, StreamRestored
 
 METER, ORIGINATOR = MeterId("00db12345678beef"), OriginatorId("90b3d51f30010000")
-MESSAGE_ID = f"{ORIGINATOR}:{METER}:{7 << 32}"
+MESSAGE_ID = f"{ORIGINATOR}:{METER}:{7 << 32}:{'5e' * 16}"
 MESSAGE = AddCredit(
     message_id=MESSAGE_ID, meter_id=METER, meter_kind=MeterKind.ESME, originator_id=ORIGINATOR, counter=Counter(7),
     utrn=Utrn("7" * 20), owner_epoch=3, not_after=datetime(2026, 11, 24, tzinfo=UTC),
@@ -133,6 +133,7 @@ def _alert(**fields: Any) -> pb.StreamEventsResponse:
     return pb.StreamEventsResponse(sequence=5, alert=pb.Alert(**told))
 
 
+R = "5e" * 16
 ODD: list[tuple[str, Message | bytes, str]] = [
     ("bytes that are no message", UNREADABLE[0], "event: not readable"),
     ("a message cut off", UNREADABLE[1], "event: not readable"),
@@ -141,11 +142,13 @@ ODD: list[tuple[str, Message | bytes, str]] = [
     ("30 kB of message id", _answer("f" * 30_000), "event: too large"),
     ("1 kB of originator", _alert(originator_id="f" * 1000), "event: originator id"),
     ("no message id", _answer("hello"), "event: message id"),
-    ("no message id of ours: a bare counter", _answer(f"{ORIGINATOR}:{METER}:7"), "event: message id"),
-    ("counter 0", _answer(f"{ORIGINATOR}:{METER}:0"), "event: message id"),
-    ("a counter of 33 bits", _answer(f"{ORIGINATOR}:{METER}:{1 << 64}"), "event: message id"),
+    ("no message id of ours: a bare counter", _answer(f"{ORIGINATOR}:{METER}:7:{R}"), "event: message id"),
+    ("no random part", _answer(f"{ORIGINATOR}:{METER}:{7 << 32}"), "event: message id"),
+    ("a random part that is too long", _answer(f"{MESSAGE_ID}00"), "event: message id"),
+    ("counter 0", _answer(f"{ORIGINATOR}:{METER}:0:{R}"), "event: message id"),
+    ("a counter of 33 bits", _answer(f"{ORIGINATOR}:{METER}:{1 << 64}:{R}"), "event: message id"),
     ("capital letters", _answer(MESSAGE_ID.upper()), "event: message id"),
-    ("other digits", _answer(f"{ORIGINATOR}:{METER}:\u0667{'0' * 12}"), "event: message id"),
+    ("other digits", _answer(f"{ORIGINATOR}:{METER}:\u0667{'0' * 12}:{R}"), "event: message id"),
     ("given up under no id", pb.StreamEventsResponse(given_up=pb.GivenUp(message_id="x")), "event: message id"),
     ("an alert of no meter", _alert(meter_id=""), "event: meter id"),
     ("an alert of a name", _alert(meter_id="kitchen"), "event: meter id"),
@@ -235,9 +238,9 @@ async def test_a_status_out_of_bounds_is_no_status(status: Message | bytes, why:
 
 
 async def test_a_flood_of_events_waits_at_the_head_end() -> None:
-    """5,000 a second are taken by default: the 12,000th comes after two turns of the second at least."""
-    flood: list[Message | bytes | grpc.StatusCode] = [pb.StreamEventsResponse(sequence=5)] * 12_000
-    async with reached(Stranger(events=[*flood, APPLIED])) as (head_end, _):
+    """At 100 a second the 240th comes after two turns of the second at least."""
+    flood: list[Message | bytes | grpc.StatusCode] = [pb.StreamEventsResponse(sequence=5)] * 240
+    async with reached(Stranger(events=[*flood, APPLIED]), 100) as (head_end, _):
         began = asyncio.get_running_loop().time()
         await _first(head_end, Answer)
         took = asyncio.get_running_loop().time() - began

@@ -41,6 +41,7 @@ from tests.fakes.etcd import FakeEtcd
 from tests.support.etcd import Store
 from tests.support.market import MemoryRegistry
 from tests.support.market_node import GAINING, GAINING_ID, OPERATOR, MarketNode, as_, put_all
+from tests.support.origins import told
 from tests.support.owed import OwedDelivery, id_of
 from tests.support.vends import (
     APPOINTMENT,
@@ -440,7 +441,7 @@ async def test_late_news_of_a_lapsed_code_is_heard_first() -> None:
     work = OwedDelivery()
     async with work.owed(attempts=1):
         await work.change_of_supplier()
-        work.mailbox.put(_answer(work, AnswerKind.APPLIED))
+        work.mailbox.put(told(_answer(work, AnswerKind.APPLIED)))
         end, delivery = await work.attempt()
     assert isinstance(end, Done)
     assert (delivery.state, work.head_end.sent) == (DeliveryState.APPLIED, [])
@@ -465,9 +466,9 @@ async def test_without_a_change_of_hands_the_same_attempts_send() -> None:
     """The positive control: what is not sent above is sent here, under the same message id."""
     for attempts in (0, 2):
         work = OwedDelivery()
-        async with work.owed(attempts=attempts) as stored:
+        async with work.owed(attempts=attempts):
             await work.attempt()
-            assert [one.message_id for one in work.head_end.sent] == [id_of(stored.vend)]
+            assert [one.message_id for one in work.head_end.sent] == [(await work.read()).vend.message_id]
 
 
 async def test_a_node_whose_copy_has_fallen_behind_sends_nothing() -> None:

@@ -163,8 +163,9 @@ class SendAddCreditRequest(_message.Message):
     OWNER_EPOCH_FIELD_NUMBER: _builtins.int
     NOT_AFTER_FIELD_NUMBER: _builtins.int
     message_id: _builtins.str
-    """Names the message for ever: "originator:meter:counter", both EUI-64 in 16 lower-case hex digits, the counter the
-    64-bit Originator Counter in decimal, which is utrn_counter shifted left by 32 (GBCS; DUIS RequestID).
+    """Names the message for ever: "originator:meter:counter:random", both EUI-64 in 16 lower-case hex digits, the counter
+    the 64-bit Originator Counter in decimal, which is utrn_counter shifted left by 32 (GBCS; DUIS RequestID), and 32 hex
+    digits that nobody can guess: an answer is believed only under the whole id. At most 103 characters.
     """
     meter_id: _builtins.str
     """EUI-64 of the meter, 16 lower-case hex digits."""

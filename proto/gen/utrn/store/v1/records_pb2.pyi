@@ -33,6 +33,8 @@ class DeliveryRecord(_message.Message):
     LAST_SENT_AT_FIELD_NUMBER: _builtins.int
     CLOSED_AT_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    RANDOM_PART_FIELD_NUMBER: _builtins.int
+    HEAD_ENDS_FIELD_NUMBER: _builtins.int
     state: _builtins.int
     """core.domain.delivery.DeliveryState by number."""
     reason: _builtins.int
@@ -41,6 +43,8 @@ class DeliveryRecord(_message.Message):
     """Sends so far."""
     epoch: _builtins.int
     """Epoch of the owner that wrote last; 0 before any owner wrote. Kept for the history checker (INV-5)."""
+    random_part: _builtins.str
+    """The random part of the message's id, 32 hex digits; written before the first send."""
     @_builtins.property
     def queued_at(self) -> _timestamp_pb2.Timestamp:
         """When delivery was asked for."""
@@ -57,6 +61,10 @@ class DeliveryRecord(_message.Message):
     def closed_at(self) -> _timestamp_pb2.Timestamp:
         """End."""
 
+    @_builtins.property
+    def head_ends(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Head ends that the message was handed to, or was about to be; the newest last, at most 8."""
+
     def __init__(
         self,
         *,
@@ -68,10 +76,12 @@ class DeliveryRecord(_message.Message):
         last_sent_at: _timestamp_pb2.Timestamp | None = ...,
         closed_at: _timestamp_pb2.Timestamp | None = ...,
         epoch: _builtins.int = ...,
+        random_part: _builtins.str = ...,
+        head_ends: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["closed_at", b"closed_at", "first_sent_at", b"first_sent_at", "last_sent_at", b"last_sent_at", "queued_at", b"queued_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "closed_at", b"closed_at", "epoch", b"epoch", "first_sent_at", b"first_sent_at", "last_sent_at", b"last_sent_at", "queued_at", b"queued_at", "reason", b"reason", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "closed_at", b"closed_at", "epoch", b"epoch", "first_sent_at", b"first_sent_at", "head_ends", b"head_ends", "last_sent_at", b"last_sent_at", "queued_at", b"queued_at", "random_part", b"random_part", "reason", b"reason", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
