@@ -88,6 +88,7 @@ class GrpcHeadEnd:
         self._set_aside = SetAside() if set_aside is None else set_aside
         self._timeout_s = config.call_timeout_ms / 1000
         self._channel: grpc.aio.Channel | None = None
+        self._left: list[grpc.aio.Channel] = []
         self._capabilities: Capabilities | None = None
         self._available = False
         self._sequence: int | None = None
@@ -148,12 +149,13 @@ class GrpcHeadEnd:
             try:
                 async for event in self._stream():
                     yield event
-            except (grpc.aio.AioRpcError, TimeoutError) as error:
+            except (grpc.aio.AioRpcError, TimeoutError, HeadEndUnavailable) as error:
                 self._broke(error)
                 if self._available:
                     log.warning("head end lost", extra={"head_end": self._config.name, "error": type(error).__name__})
             finally:
                 self._available = False
+            await self._close_left()
             await asyncio.sleep(_RECONNECT_S)
 
     def _broke(self, error: Exception) -> None:
@@ -194,13 +196,14 @@ class GrpcHeadEnd:
             yield numbered
 
     async def close(self) -> None:
-        """Close the channel."""
-        if self._channel is not None:
-            await self._channel.close()
+        """Close the channel, and those that were left."""
+        channels = [*self._left, *([] if self._channel is None else [self._channel])]
+        self._left = []
+        for channel in channels:
+            await channel.close()
 
     async def _stream(self) -> AsyncIterator[HeadEndEvent]:
-        methods = self._methods()
-        await self._ask_capabilities(methods)
+        await self._ask_capabilities()
         # At first only what happens from now on: what is outstanding is asked for by message id.
         request = pb.StreamEventsRequest(after_sequence=self._sequence or 0, only_new=self._sequence is None)
         async for reply in self._replies(request):
@@ -221,7 +224,8 @@ class GrpcHeadEnd:
         Raises:
             grpc.aio.AioRpcError, TimeoutError: the head end is lost.
         """
-        call = self._methods().events(request)
+        channel = self._open()
+        call = _Methods.on(channel).events(request)
         try:
             while True:
                 async with asyncio.timeout(self._config.silence_max_ms / 1000):
@@ -229,14 +233,21 @@ class GrpcHeadEnd:
                 if not isinstance(reply, Reply):
                     return
                 yield reply
+        except TimeoutError:
+            self._leave(channel)
+            raise
         finally:
             call.cancel()
 
-    async def _ask_capabilities(self, methods: _Methods) -> None:
+    async def _ask_capabilities(self) -> None:
         """Ask what the head end can do; if its reply cannot be read, what it said before stands, or nothing."""
-        reply: Reply[pb.GetCapabilitiesResponse] = await methods.capabilities(
-            pb.GetCapabilitiesRequest(), timeout=self._timeout_s
-        )
+        channel, reply = self._open(), None
+        try:
+            reply = await _Methods.on(channel).capabilities(pb.GetCapabilitiesRequest(), timeout=self._timeout_s)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                self._leave(channel)
+            raise
         try:
             self._capabilities = capabilities_of(reply.read())
         except OutOfBounds as odd:
@@ -256,14 +267,48 @@ class GrpcHeadEnd:
             return None
 
     def _methods(self) -> _Methods:
+        return _Methods.on(self._open())
+
+    def _open(self) -> grpc.aio.Channel:
+        """Return the channel, a new one if there is none or the last one was left.
+
+        Raises:
+            HeadEndUnavailable: the certificate cannot be read: it is being replaced, or there is no descriptor left.
+        """
         if self._channel is None:
-            config = self._config
-            credentials = grpc.ssl_channel_credentials(
-                config.ca.read_bytes(), config.key.read_bytes(), config.cert.read_bytes()
-            )
-            options = channel_options(Remote.HEAD_END, server_name=config.server_name)
-            self._channel = grpc.aio.secure_channel(config.target, credentials, options=options)
-        return _Methods.on(self._channel)
+            try:
+                self._channel = dial(self._config)
+            except OSError as error:
+                raise HeadEndUnavailable(f"{self._config.name}: cannot be dialled: {error}") from error
+        return self._channel
+
+    def _leave(self, channel: grpc.aio.Channel) -> None:
+        """Use a channel no more that is silent: its packets may vanish, and gRPC would call on it again and again.
+
+        Calls under way on it end by their deadlines. Whoever comes second finds a new channel, and leaves that alone.
+        """
+        if self._channel is channel:
+            log.warning("a head end is silent; dialled anew", extra={"head_end": self._config.name})
+            self._channel = None
+            self._left.append(channel)
+
+    async def _close_left(self) -> None:
+        """Close what was left before; the last one may still carry calls, to their deadlines."""
+        while len(self._left) > 1:
+            await self._left.pop(0).close(self._timeout_s)
+
+
+def dial(config: HeadEndConfig) -> grpc.aio.Channel:
+    """Return a new channel to a head end, which resolves its name and takes its certificate anew.
+
+    Raises:
+        OSError: a certificate file cannot be read.
+    """
+    credentials = grpc.ssl_channel_credentials(
+        config.ca.read_bytes(), config.key.read_bytes(), config.cert.read_bytes()
+    )
+    options = channel_options(Remote.HEAD_END, server_name=config.server_name)
+    return grpc.aio.secure_channel(config.target, credentials, options=options)
 
 
 class _Rate:

@@ -19,6 +19,7 @@ from etcdpb import rpc_pb2_grpc as rpc
 from app.free_ports import free_ports
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
+from core.net.channels import Remote, channel_options
 from tests.fakes.etcd import FakeEtcd
 
 _WAIT_S = 20.0
@@ -37,7 +38,7 @@ class RealEtcd:
             self.processes.append(self._start(index))
         for port in self.clients:
             wait_for_port(port)
-        with grpc.insecure_channel(self.endpoints[0]) as channel:
+        with grpc.insecure_channel(self.endpoints[0], options=channel_options(Remote.ETCD)) as channel:
             # Linearizable: answered only once there is a leader.
             rpc.KVStub(channel).Range(pb.RangeRequest(key=b"any"), timeout=_WAIT_S, wait_for_ready=True)
 
