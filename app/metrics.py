@@ -89,7 +89,28 @@ class NodeCollector(Collector):
         for shard, count in sorted(node.delivery.owed_by_shard().items()):
             owed.add_metric([str(shard)], count)
         yield owed
+        yield from self._sold()
         yield from self._said()
+
+    def _sold(self) -> Iterator[Metric]:
+        ceilings = self._node.ceilings
+        sold = CounterMetricFamily("utrn_sold_pence", "Pence of codes made and committed here.", labels=["participant"])
+        for name, pence in sorted(ceilings.sold.items()):
+            sold.add_metric([name], pence)
+        used = GaugeMetricFamily(
+            "utrn_ceiling_used",
+            "Share of the seller's ceiling that nodes have drawn in this hour, 0 to 1, as this node last heard.",
+            labels=["participant"],
+        )
+        for name, share in sorted(ceilings.used().items()):
+            used.add_metric([name], share)
+        held = GaugeMetricFamily(
+            "utrn_ceiling_held_pence", "Pence drawn by this node and not sold.", labels=["participant"]
+        )
+        for name, pence in sorted(ceilings.held().items()):
+            held.add_metric([name], pence)
+        yield from (sold, used, held)
+        yield CounterMetricFamily("utrn_ceiling_draws", "Draws from sellers' ceilings.", value=ceilings.draws)
 
     def _said(self) -> Iterator[Metric]:
         recorder = self._node.delivery.recorder

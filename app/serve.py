@@ -182,6 +182,7 @@ def _parts(node: Node) -> list[Coroutine[Any, Any, NoReturn]]:
         node.cluster.suspicions.run(),
         node.outbox.run(),
         node.line.run(),
+        node.ceilings.run(),
         node.delivery.run(),
         node.head_end_states.run(),
         node.services.health.run(),
@@ -202,6 +203,7 @@ async def _leave(node: Node, server: grpc.aio.Server, interceptor: Interceptor) 
     await asyncio.sleep(_CALLERS_LEAVE_S)
     async with asyncio.timeout(node.config.api.drain_s):
         await node.line.drain()
+        await node.ceilings.give_back()
         # Calls that are on their way are told SHUTTING_DOWN: grpc would cancel what it has not yet handed to us.
         await asyncio.sleep(_LAST_CALLS_S)
         while interceptor.calls:  # noqa: ASYNC110  # the last moments of a process; an event would be set on every call

@@ -232,7 +232,8 @@ class StackFiles:
         """Write participants, meters and PANs as a registry file."""
         keys = self.make_keys()
         lines: list[dict[str, object]] = [
-            _line(PSP, "psp", "Corner Shop Payments"),
+            # Load tests sell in minutes what a shop sells in years.
+            _line(PSP, "psp", "Corner Shop Payments") | {"ceiling_pence": 10**13},
             _line(OUTSIDER, "psp", "Elsewhere Ltd"),
             _line(OPERATOR, "operator", "The operator"),
             _line(HELPDESK, "helpdesk", "The helpdesk"),

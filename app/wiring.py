@@ -18,6 +18,7 @@ from app.head_end_states import HeadEndStates
 from app.market import Market
 from app.trail import FileTrail
 from cluster.anchors import TrailAnchors
+from cluster.ceilings import EtcdCeilings
 from cluster.client import EtcdClient
 from cluster.guard import LedgerGuard
 from cluster.head_ends import EtcdHeadEnds
@@ -47,6 +48,7 @@ from core.domain.cluster_time import TimeKeeper, TimeRule
 from core.flows.accept_time import AcceptTime
 from core.flows.advise import AdviseByHand
 from core.flows.authorise import Authorise
+from core.flows.ceilings import Ceilings
 from core.flows.check_eligibility import CheckEligibility
 from core.flows.commit import CommitLine
 from core.flows.counters import Counters
@@ -70,6 +72,7 @@ from core.flows.send import SendIssued
 from core.flows.turn import TurnMeter
 from core.gateways.headend_grpc import GrpcHeadEnd
 from core.observe import LoopDelay, SetAside, StageTimes
+from core.ports.ceilings import CeilingLedger
 from core.ports.clock import Clock
 from core.ports.head_ends import HeadEndNames
 from core.ports.headend import HeadEnd
@@ -95,6 +98,7 @@ class Adapters:
     registry: Registry
     store: RegistryStore
     trail: Trail
+    ceilings: CeilingLedger
     head_ends: Mapping[str, HeadEnd]
     head_end_names: HeadEndNames
 
@@ -133,6 +137,11 @@ class Node:
     loop_delay: LoopDelay
     time: LedgerTime
     ledger: LedgerParts
+
+    @property
+    def ceilings(self) -> Ceilings:
+        """What this node holds of sellers' ceilings."""
+        return self.services.top_up.issue.ceilings
 
     def copies(self) -> list[CopyState]:
         """Return how each copy of a part of the ledger is."""
@@ -178,6 +187,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
             registry=registry,
             store=EtcdRegistryStore(client, config.etcd, clock, aside, lambda: base.space.full),
             trail=trail,
+            ceilings=_ceilings(config, client, clock),
             head_ends=head_ends,
             head_end_names=names,
         )
@@ -221,6 +231,11 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         time=time,
         ledger=base,
     )
+
+
+def _ceilings(config: Config, client: EtcdClient, clock: Clock) -> EtcdCeilings:
+    default, node_id = config.flow.ceiling_pence, config.node.node_id
+    return EtcdCeilings(client, config.etcd, clock, default_pence=default, node_id=node_id)
 
 
 def _services(
@@ -433,6 +448,7 @@ def _vending(config: Config, ports: Adapters, answers: Answers, line: CommitLine
         clock=ports.clock,
         config=config.flow,
         refuse=_refuse(config, ports, answers),
+        ceilings=Ceilings(ports.ceilings, ports.clock),
     )
 
 

@@ -56,6 +56,11 @@ def owner_unmoved(key: bytes, epoch: int) -> list[pb.Compare]:
     return [_equal(pb.Compare.CREATE, key, create_revision=epoch)]
 
 
+def ceiling_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
+    """What nodes draw of a seller's hour is never, in all, above its ceiling (INV-16)."""
+    return [_unmoved(key, revision)]
+
+
 def applied_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
     """What is known to be applied only rises."""
     return [_unmoved(key, revision)]

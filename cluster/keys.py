@@ -25,6 +25,7 @@
 | change/<supplier>/<instant>/<meter> | MarketChangeRecord | what carries a change out | until archived |
 | credit/<supplier>/<transaction id> | CreditRequestRecord | credit without payment | until archived |
 | credit-day/<supplier>/<day> | CreditDayRecord | credit without payment | until archived |
+| ceiling/<participant> | CeilingRecord | each node that sells for it, from what is left | for ever |
 | trail/<file> | TrailAnchorRecord | the node that writes the file | for ever |
 | config/ledger | LedgerRecord | `utrn ledger create`, `accept` | for ever |
 | config/agreed | AgreedRecord | `utrn ledger create`, `agree` | for ever |
@@ -190,6 +191,14 @@ class Keys:
         """Return the kind of a registry record and its id."""
         kind, record_id = key.decode().removeprefix(f"{self.prefix}registry/").split("/", 1)
         return kind, record_id
+
+    def ceiling(self, participant_id: str) -> bytes:
+        """How much of a seller's hour the nodes have drawn."""
+        return f"{self.prefix}ceiling/{participant_id}".encode()
+
+    def ceilings(self) -> bytes:
+        """Prefix of what is drawn of every seller's hour."""
+        return f"{self.prefix}ceiling/".encode()
 
     def trail(self, file: str) -> bytes:
         """How far a trail file goes."""

@@ -5,6 +5,7 @@ from utrn.store.v1 import records_pb2 as pb
 from cluster.records import SCHEMA, read
 from cluster.stored_dates import dates_of, states_of, timeline_of
 from core.domain.appointment import Appointment, Appointments, AppointmentState, Evidence, Terms
+from core.domain.money import Pence
 from core.domain.party import (
     CreditRule,
     KnownAs,
@@ -37,6 +38,10 @@ def participant_record(one: Participant) -> pb.ParticipantRecord:
         prepayment_public_point=b"" if key is None else key.public_point,
         standings=states_of(one.standings),
         profiles=[_profile_record(period) for period in one.profiles.periods],
+        ceilings=[
+            pb.CeilingPeriod(pence=period.value, **dates_of(period))  # type: ignore[arg-type]
+            for period in one.ceilings.periods
+        ],
     )
 
 
@@ -76,6 +81,7 @@ def participant_of(value: bytes) -> Participant:
         standings=timeline_of(record.standings, lambda one: Standing(one.state)),
         supplier_key=key,
         profiles=timeline_of(record.profiles, _profile_of),
+        ceilings=timeline_of(record.ceilings, lambda one: Pence(one.pence)),
     )
 
 

@@ -67,6 +67,7 @@ ADVICE: Final[Mapping[str, str]] = {
     "SIGNATURE_WRONG": "sign with a certificate that is registered for the supplier: utrn supplier show",
     "TWO_PEOPLE_NEEDED": "have a colleague decide, with another certificate",
     "DAILY_LIMIT": "wait for tomorrow (UTC), or change the profile: utrn supplier profile",
+    "CEILING_REACHED": "sell in the next hour, or have an operator raise it: utrn supplier|psp ceiling",
     "REGISTRY_MOVED": _SALE_LATER,
     "HISTORY_FULL": "tell the operator: this record is changed far too often",
     "COUNTER_OUT_OF_RANGE": "check the counter with the generator that made the code: utrn meter show",

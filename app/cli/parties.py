@@ -174,6 +174,18 @@ def offboard(participant_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA, 
     _set_standing(participant_id, "left", target, (cert, key, ca), as_json=as_json)
 
 
+def ceiling(
+    participant_id: _Id,
+    pence: Annotated[int, pence_option("Most pence in an hour; 0 for the agreed ceiling.", 0, 10**13)],
+    target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False,
+) -> None:  # fmt: skip
+    """Set the most that a seller may sell in an hour, at once."""
+    from utrn.v1 import registry_service_pb2 as pb
+
+    request = pb.SetCeilingRequest(participant_id=participant_id, ceiling_pence=pence)
+    print_written(registry("SetCeiling", request, target, (cert, key, ca)).written, as_json=as_json)
+
+
 def show(
     target: TARGET, cert: CERT, key: KEY, ca: CA,
     participant_id: Annotated[str, typer.Argument(help="Participant id; your own if left out.")] = "",
@@ -197,6 +209,9 @@ def show(
     print_table("Name and certificates", ("since", "until", "by", "name", "certificates"), rows)
     stood = [(*dates_of(period.dates), enum_name(period.standing, Standing)) for period in one.standings]
     print_table("Standing", ("since", "until", "by", "standing"), stood)
+    if one.role in (pb.ROLE_PSP, pb.ROLE_SUPPLIER):
+        told = f"{one.ceiling_pence} pence" if one.ceiling_pence else "as agreed (flow.ceiling_pence)"
+        console.print(f"ceiling in an hour: {told}", highlight=False)
     if one.role == pb.ROLE_SUPPLIER and not one.profiles:
         console.print("no profile chosen: supplier_only", highlight=False)
     if one.profiles:
@@ -250,5 +265,6 @@ for _app in (supplier, psp):
     _app.command("suspend")(suspend)
     _app.command("resume")(resume)
     _app.command("offboard", for_good="offboards {participant_id} for good")(offboard)
+    _app.command("ceiling")(ceiling)
     _app.command("show")(show)
     _app.command("list")(list_all)

@@ -17,8 +17,10 @@ from app.drills.checker_run import CodeKey, Credited, Finding, GiveUp, Run, Said
 from app.drills.history import FENCED
 from cluster.history import CodeSeen, CounterSeen, LedgerEvent, VendKey
 from cluster.shards import shard_of
+from core.domain.ceiling import hour_of
 from core.domain.delivery import DeliveryState
 from core.domain.meter import MeterId
+from core.domain.timeline import Ms, ms_of
 from core.domain.vend import Operation, Vend
 
 __all__ = ["CodeKey", "Credited", "Finding", "GiveUp", "Run", "Said", "Taken", "check_run"]
@@ -49,6 +51,7 @@ def check_run(run: Run) -> list[Finding]:
         _comes_back(run, book),
         _says_when_to_come_back(run),
         _nothing_grows(run),
+        _ceilings(run, book),
         check_calls(run, _sold(book)),
         check_deliveries(run, book, shard),
         check_market(run, book),
@@ -239,6 +242,17 @@ def _comes_back(run: Run, book: Book) -> Iterator[Finding]:
 def _says_when_to_come_back(run: Run) -> Iterator[Finding]:
     if run.overloaded_without_delay:
         yield Finding(10, f"{run.overloaded_without_delay} refusals for load did not say when to come back")
+
+
+def _ceilings(run: Run, book: Book) -> Iterator[Finding]:
+    sold: Counter[tuple[str, Ms]] = Counter()
+    for step in book.created:
+        vend = step.seen.vend
+        if vend.sale.operation is not Operation.MADE_ELSEWHERE:
+            sold[str(vend.sale.participant_id), hour_of(ms_of(vend.issued_at))] += vend.sale.amount
+    for (seller, _), pence in sorted(sold.items()):
+        if run.ceiling_pence is not None and pence > run.ceiling_pence:
+            yield Finding(16, f"{seller} sold {pence} pence in an hour, above its ceiling of {run.ceiling_pence}")
 
 
 def _nothing_grows(run: Run) -> Iterator[Finding]:

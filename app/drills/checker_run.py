@@ -118,6 +118,7 @@ class Run:
         leases: Leases that should be gone then: of nodes that live no more.
         late: Sentences on what came back later than its fault allows.
         overloaded_without_delay: Refusals for load that did not say when to come back.
+        ceiling_pence: What every seller might sell in an hour, all the time; None if that is not to be checked.
     """
 
     calls: Sequence[Call]
@@ -139,6 +140,7 @@ class Run:
     leases: int = 0
     late: Sequence[str] = ()
     overloaded_without_delay: int = 0
+    ceiling_pence: int | None = None
 
 
 def credited_key(credit: Credited) -> CodeKey:

@@ -314,4 +314,9 @@ OUTCOMES: Final[Mapping[str, Outcome]] = {
         "RESOURCE_EXHAUSTED",
         "repeat the same id after the delay; take no new money while it lasts",
     ),
+    "CEILING_REACHED": Outcome(
+        Says.NOT_SOLD,
+        "RESOURCE_EXHAUSTED",
+        "give the money back; sell again from the next hour, or ask the operator for a higher ceiling",
+    ),
 }

@@ -28,6 +28,7 @@ from core.api.checks import (
 )
 from core.api.registry_convert import terms_of
 from core.domain.appointment import Evidence
+from core.domain.ceiling import parse_ceiling
 from core.domain.errors import BadField
 from core.domain.meter import (
     Abilities,
@@ -237,6 +238,7 @@ def _participant(reader: _Reader) -> NewParticipant:
         identities=parse_uris(reader.texts("identities"), "identities"),
         supplier_key=_supplier_key(reader) if supplier else None,
         profile=None if profile is None else _profile(profile),
+        ceiling_pence=parse_ceiling(reader.number("ceiling_pence", most=_NUMBER_MAX), field="ceiling_pence"),
     )
 
 

@@ -26,6 +26,7 @@ from core.api.checks import (
     parse_uris,
 )
 from core.domain.appointment import Appointment, Terms
+from core.domain.ceiling import parse_ceiling
 from core.domain.code_value import code_value
 from core.domain.credit import CreditReason, CreditRequest
 from core.domain.errors import BadField
@@ -126,6 +127,7 @@ def new_participant(request: pb.AddParticipantRequest) -> NewParticipant:
         identities=parse_uris(one.identities, "participant.identities"),
         supplier_key=_supplier_key(one.supplier_key) if one.HasField("supplier_key") else None,
         profile=profile_of(request.profile) if request.HasField("profile") else None,
+        ceiling_pence=parse_ceiling(one.ceiling_pence, field="participant.ceiling_pence"),
     )
 
 
@@ -177,6 +179,10 @@ def participant_message(one: Participant) -> pb.Participant:
         profiles=[
             pb.ProfilePeriod(dates=_dates(period), profile=_profile_message(period.value))
             for period in one.profiles.periods
+        ],
+        ceiling_pence=one.ceiling_pence,
+        ceilings=[
+            pb.CeilingPeriod(dates=_dates(period), ceiling_pence=period.value) for period in one.ceilings.periods
         ],
     )
 

@@ -13,6 +13,7 @@ from core.api import registry_convert as made
 from core.api.authenticate import Authenticate
 from core.api.errors import Context
 from core.api.lines import read_line
+from core.domain.ceiling import parse_ceiling
 from core.domain.errors import BadField, Refused, UtrnError
 from core.domain.meter import Custody, MeterId, Pan, PanForm, PanRule, Settings, parse_pan
 from core.domain.party import ParticipantId, Principal, Role, Standing, parse_participant_id
@@ -71,6 +72,15 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         participant_id = _participant_id(request.participant_id)
         done = await self.parties.set_standing(self.authenticate(context), participant_id, standing)
         return pb.SetStandingResponse(written=made.written(done))
+
+    async def SetCeiling(self, request: pb.SetCeilingRequest, context: Context) -> pb.SetCeilingResponse:
+        """Set the most that a seller may sell in an hour."""
+        principal = self.authenticate(context)
+        if not request.HasField("ceiling_pence"):
+            raise BadField("ceiling_pence: is missing; 0 stands for the agreed ceiling", field="ceiling_pence")
+        pence = parse_ceiling(request.ceiling_pence, field="ceiling_pence")
+        done = await self.parties.set_ceiling(principal, _participant_id(request.participant_id), pence)
+        return pb.SetCeilingResponse(written=made.written(done))
 
     async def SetProfile(self, request: pb.SetProfileRequest, context: Context) -> pb.SetProfileResponse:
         """Choose who may issue and deliver."""

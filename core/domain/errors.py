@@ -325,6 +325,12 @@ class DailyLimit(Refused):
     reason = "DAILY_LIMIT"
 
 
+class CeilingReached(Refused):
+    """The seller has sold what its ceiling allows in this hour. Facts: ceiling_pence, left_pence, hour_ends_ms."""
+
+    reason = "CEILING_REACHED"
+
+
 class OperatorOnly(Refused):
     """Only an operator may do this."""
 

@@ -6,6 +6,7 @@ from enum import IntEnum
 from typing import NewType
 
 from core.domain.errors import BadField
+from core.domain.money import Pence
 from core.domain.timeline import Ms, Timeline
 
 ParticipantId = NewType("ParticipantId", str)
@@ -123,6 +124,7 @@ class Profile:
 
 DEFAULT_PROFILE = Profile()
 NO_PROFILES: Timeline[Profile] = Timeline()
+AGREED_CEILING: Timeline[Pence] = Timeline()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,6 +145,13 @@ class Participant:
     standings: Timeline[Standing]
     supplier_key: SupplierKey | None = None
     profiles: Timeline[Profile] = NO_PROFILES
+    ceilings: Timeline[Pence] = AGREED_CEILING
+
+    @property
+    def ceiling_pence(self) -> Pence:
+        """The most pence that it may sell in an hour; 0 for the agreed ceiling. Every change takes place at once."""
+        last = self.ceilings.last
+        return Pence(0) if last is None else last.value
 
     @property
     def name(self) -> str:

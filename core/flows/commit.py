@@ -17,7 +17,7 @@ from core.domain.eligibility import Resolved
 from core.domain.errors import LedgerUnavailable, NotReady, Overloaded, Refused, RegistryMoved, ShuttingDown, UtrnError
 from core.domain.invariant import check
 from core.domain.meter import OriginatorId
-from core.domain.timeline import instant_of, ms_of
+from core.domain.timeline import FAR_FUTURE, Ms, instant_of, ms_of
 from core.domain.token import Counter, Utrn, truncated_counter
 from core.domain.vend import Operation, Sale, Vend
 from core.flows.counters import Counters, SequenceKey, check_balance
@@ -43,11 +43,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A vend but for its counter and its code. `value` is what the code will carry."""
+    """A vend but for its counter and its code.
+
+    `value` is what the code will carry. The vend is to be dated before `dated_before`: the end of the hour that it is
+    charged to.
+    """
 
     sale: Sale
     resolved: Resolved
     value: CodeValue
+    dated_before: Ms = FAR_FUTURE
 
     @property
     def sequence(self) -> SequenceKey:
@@ -184,7 +189,7 @@ class CommitLine:
             except NotReady as error:
                 self._fail(job, error)
                 continue
-            if ms_of(vend.issued_at) >= job.draft.resolved.until:
+            if ms_of(vend.issued_at) >= min(job.draft.resolved.until, job.draft.dated_before):
                 # It waited past the instant up to which it was allowed. The counter is not spent: nobody saw the code.
                 self._fail(job, registry_moved())
                 continue

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from core.domain.ceiling import CEILING_PENCE_MAX
 from core.domain.meter import PanRule
 
 
@@ -30,6 +31,7 @@ class FlowConfig:
         closings_burst: Ids, 1 to 1000000, that one caller may have closed as refused at once at this node; each takes
             about 500 bytes of the ledger.
         closings_per_minute: Ids, 1 to 1000000, a minute, once the burst is used up.
+        ceiling_pence: Pence, 1 to 10 million million, that a seller without a ceiling of its own may sell in an hour.
     """
 
     hot_window_days: int = 30
@@ -46,6 +48,7 @@ class FlowConfig:
     recent_answers_max: int = 50_000
     closings_burst: int = 1000
     closings_per_minute: int = 60
+    ceiling_pence: int = 10_000_000
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -62,6 +65,7 @@ class FlowConfig:
         _within(self, "recent_answers_max", 0, 10_000_000)
         _within(self, "closings_burst", 1, 1_000_000)
         _within(self, "closings_per_minute", 1, 1_000_000)
+        _within(self, "ceiling_pence", 1, CEILING_PENCE_MAX)
         if self.unapplied_alarm > self.unapplied_refuse:
             raise ValueError("unapplied_alarm: must not be above unapplied_refuse")
 

@@ -1,13 +1,14 @@
-"""Steps 3 to 6 in order: authorise, find the earlier answer, sign, commit. The one way by which codes are issued."""
+"""Steps 3 to 6 in order: authorise, find the earlier answer, charge, sign, commit. The one way codes are issued."""
 
 import asyncio
 import logging
 from dataclasses import dataclass
 
 from core.domain.code_value import CodeValue, code_value
-from core.domain.eligibility import Act
+from core.domain.eligibility import Act, Resolved
 from core.domain.errors import (
     FENCED,
+    CeilingReached,
     DeadlineTooShort,
     Refused,
     RegistryMoved,
@@ -15,15 +16,18 @@ from core.domain.errors import (
 )
 from core.domain.invariant import check
 from core.domain.party import Principal
+from core.domain.timeline import ms_of
 from core.domain.token import value_of
 from core.domain.transaction_id import check_window
 from core.domain.vend import Operation, Sale, check_same
 from core.flows.authorise import Authorise
+from core.flows.ceilings import Ceilings
 from core.flows.commit import CommitLine, Draft, registry_moved
 from core.flows.config import FlowConfig
 from core.flows.idempotency import Answers, Issued, key_of, replay
 from core.flows.refuse import RefuseSale
 from core.ports.clock import Clock
+from core.ports.notes import NOTES
 from core.ports.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -48,6 +52,7 @@ class IssueVend:
     clock: Clock
     config: FlowConfig
     refuse: RefuseSale
+    ceilings: Ceilings
 
     async def __call__(
         self, principal: Principal, sale: Sale, *, time_left_s: float | None, repeat: bool = False
@@ -74,7 +79,9 @@ class IssueVend:
             if answer is None and time_left_s is not None and time_left_s * 1000 < self.config.least_deadline_ms:
                 raise DeadlineTooShort(f"less than {self.config.least_deadline_ms} ms are left of the deadline")
             try:
-                answer = answer or self._begin(principal, sale, snapshot)
+                answer = answer or await self._begin(principal, sale, snapshot)
+                if isinstance(answer, Issued):
+                    return answer
                 if answer is not None:
                     # Shielded: a caller that goes away must not take the answer from the others that wait for it.
                     return await asyncio.shield(answer)
@@ -111,8 +118,10 @@ class IssueVend:
             else:
                 return answer
 
-    def _begin(self, principal: Principal, sale: Sale, snapshot: Registry | None) -> asyncio.Future[Issued] | None:
-        """Return the future answer of a new vend; None if a change of the meter must be carried out first."""
+    async def _begin(
+        self, principal: Principal, sale: Sale, snapshot: Registry | None
+    ) -> Issued | asyncio.Future[Issued] | None:
+        """Return the answer of a new vend, or its future; None if a change of the meter must be carried out first."""
         self._check_window(sale)
         resolved = self.authorise.now(
             principal,
@@ -125,7 +134,41 @@ class IssueVend:
         )
         if resolved is None:
             return None
-        draft = Draft(sale=sale, resolved=resolved, value=_value(sale))
+        if sale.code is not None:
+            # Money that another generator has made: this service makes none by delivering it.
+            return self._submit(sale, Draft(sale=sale, resolved=resolved, value=_value(sale)))
+        return await self._charged(sale, resolved, snapshot)
+
+    async def _charged(
+        self, sale: Sale, resolved: Resolved, snapshot: Registry | None
+    ) -> Issued | asyncio.Future[Issued]:
+        """Return the future answer of a vend that is charged to its seller's ceiling."""
+        seller = (snapshot or self.authorise.registry).participant(sale.participant_id)
+        at = max(ms_of(self.clock.now()), resolved.since)
+        try:
+            charge = await self.ceilings.take(sale.participant_id, seller, sale.amount, at)
+        except CeilingReached:
+            notes = NOTES.get()
+            if notes is not None:
+                # What was decided before allowed the sale: the trail is to have the refusal too.
+                notes.decided = False
+            raise
+        begun = False
+        try:
+            # Whoever had to wait may find that another request has begun this very vend.
+            earlier = await self._answer_in_flight(sale)
+            if earlier is not None:
+                return earlier
+            draft = Draft(sale=sale, resolved=resolved, value=_value(sale), dated_before=charge.until)
+            answer = self._submit(sale, draft)
+            begun = True
+        finally:
+            if not begun:
+                charge.release()
+        answer.add_done_callback(charge.settle)
+        return answer
+
+    def _submit(self, sale: Sale, draft: Draft) -> asyncio.Future[Issued]:
         answer = self.line.submit(draft)
         self.answers.begin(sale, answer)
         return answer

@@ -5,7 +5,9 @@ from dataclasses import dataclass, replace
 
 from core.domain.errors import BadField, HistoryFull, ParticipantUnknown, RecordChanged, RecordExists
 from core.domain.meter import Abilities, Model
+from core.domain.money import Pence
 from core.domain.party import (
+    AGREED_CEILING,
     NO_PROFILES,
     KnownAs,
     Participant,
@@ -18,13 +20,14 @@ from core.domain.party import (
 )
 from core.domain.registry import Kind, Known, Ref
 from core.domain.timeline import Ms, Timeline, begin, ms_of
-from core.flows.roles import KEEPERS, OPERATORS, own, require
+from core.flows.roles import KEEPERS, OPERATORS, SELLERS, own, require
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
 
 _RACES_MAX = 5
 # A profile may be some kilobytes; an operator must always be able to suspend whoever it is of.
 _PROFILES_MAX = 100
+_CEILINGS_MAX = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,7 @@ class NewParticipant:
     identities: tuple[str, ...]
     supplier_key: SupplierKey | None = None
     profile: Profile | None = None
+    ceiling_pence: Pence | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +67,8 @@ class KeepParties:
         require(principal, OPERATORS)
         if (new.role is Role.SUPPLIER) is not (new.supplier_key is not None):
             raise BadField("supplier_key: suppliers need one, others have none", field="supplier_key")
+        if new.ceiling_pence and new.role not in SELLERS:
+            raise BadField("ceiling_pence: PSPs and suppliers may have one, others sell nothing", field="ceiling_pence")
         before = await self.store.read(Participant, new.participant_id)
         if before is not None:
             return _same(before, new)
@@ -74,6 +80,7 @@ class KeepParties:
             standings=begin(Standing.ACTIVE, since=None, now=now, by=by),
             supplier_key=new.supplier_key,
             profiles=NO_PROFILES if new.profile is None else begin(new.profile, since=None, now=now, by=by),
+            ceilings=AGREED_CEILING if not new.ceiling_pence else begin(new.ceiling_pence, since=None, now=now, by=by),
         )
         claims = [(Ref(Kind.IDENTITY, identity), str(new.participant_id)) for identity in new.identities]
         if new.supplier_key is not None:
@@ -125,6 +132,27 @@ class KeepParties:
             if one.standing is Standing.LEFT:
                 raise _left()
             return replace(one, standings=one.standings.change(standing, since=None, now=now, by=by))
+
+        return await self._update(participant_id, change)
+
+    async def set_ceiling(self, principal: Principal, participant_id: ParticipantId, pence: Pence) -> Written:
+        """Set the most that a seller may sell in an hour, at once; 0 for the agreed ceiling.
+
+        Raises:
+            ParticipantUnknown: no seller of this name.
+            HistoryFull: it has been changed too often.
+        """
+        require(principal, OPERATORS)
+        now, by = ms_of(self.clock.now()), principal.participant_id
+
+        def change(one: Participant) -> Participant:
+            if one.role not in SELLERS:
+                raise ParticipantUnknown("no PSP or supplier of this name", participant_id=participant_id)
+            if one.ceiling_pence == pence:
+                return one
+            if len(one.ceilings.periods) >= _CEILINGS_MAX:
+                raise HistoryFull("no more ceilings of this seller can be kept", periods_max=_CEILINGS_MAX)
+            return replace(one, ceilings=one.ceilings.change(pence, since=None, now=now, by=by))
 
         return await self._update(participant_id, change)
 

@@ -7,6 +7,7 @@ from core.domain.party import ParticipantId, Principal, Role
 
 OPERATORS: Final = frozenset({Role.OPERATOR})
 SUPPLIERS: Final = frozenset({Role.SUPPLIER})
+SELLERS: Final = frozenset({Role.PSP, Role.SUPPLIER})
 PSPS: Final = frozenset({Role.PSP})
 KEEPERS: Final = frozenset({Role.OPERATOR, Role.SUPPLIER})
 READERS: Final = frozenset({Role.OPERATOR, Role.HELPDESK, Role.AUDITOR, Role.SUPPLIER})

@@ -85,6 +85,8 @@ def on_board(teller: Teller) -> None:
     keys = ["--originator", "90b3d51f30010003", "--key-id", key.key_id, "--point", key.public_point]
     teller.both(OPERATOR, "supplier", "add", WEST, *told, *keys)
     teller.both(OPERATOR, "psp", "add", CHAIN, "--name", "Chain", "--identity", participant_uri(CHAIN))
+    teller.both(OPERATOR, "psp", "ceiling", CHAIN, "--pence", "50000000")
+    teller.both(OPERATOR, "supplier", "ceiling", WEST, "--pence", "50000000")
     teller.json(OPERATOR, "psp", "add", "desk-second", "--role", "helpdesk", "--name", "D", "--identity", "spiffe://d")
     both = ["--identity", participant_uri(WEST), "--identity", participant_uri(WEST_SECOND)]
     teller.both(OPERATOR, "supplier", "certificates", WEST, "--name", "West Energy plc", *both)

@@ -36,7 +36,12 @@ def _without(name: str) -> Callable[..., list[Any]]:
 @pytest.mark.parametrize(
     ("guards", "invariant"),
     # Either of two compares alone keeps one counter to one code: the sequence's, and that of the code's own key.
-    [(("vend_absent",), 1), (("counter_unmoved", "code_absent"), 2), (("epoch_current",), 5)],
+    [
+        (("vend_absent",), 1),
+        (("counter_unmoved", "code_absent"), 2),
+        (("epoch_current",), 5),
+        (("ceiling_unmoved",), 16),
+    ],
 )
 def test_without_this_compare_this_invariant_breaks(
     monkeypatch: pytest.MonkeyPatch, guards: tuple[str, ...], invariant: int

@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast
 from app.drills.checker import Finding, GiveUp, Run, check_run
 from app.drills.checker_run import TimeOff
 from app.drills.history import History
+from cluster.ceilings import EtcdCeilings
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
 from cluster.history import LedgerEvent, VendKey, VendSeen, event_of
@@ -36,6 +37,7 @@ from core.domain.errors import UtrnError
 from core.domain.timeline import Ms, ms_of
 from core.flows.appoint import Appoint
 from core.flows.authorise import Authorise
+from core.flows.ceilings import Ceilings
 from core.flows.commit import CommitLine
 from core.flows.config import DeliveryConfig, FlowConfig
 from core.flows.counters import Counters
@@ -172,9 +174,11 @@ class SimNode:
         authorise = Authorise(
             registry=self.registry, store=store, turn=turn, clock=clock, trail=KeptTrail(), head_ends=known_head_ends
         )
+        dealt = EtcdCeilings(client, _CONFIG, clock, default_pence=sim.ceiling_pence, node_id=name)
+        self.ceilings = Ceilings(dealt, clock)
         self.issue = IssueVend(
             authorise=authorise, answers=answers, line=self.line, clock=clock, config=_FLOW,
-            refuse=refusing(ledger, answers, clock, _FLOW),
+            refuse=refusing(ledger, answers, clock, _FLOW), ceilings=self.ceilings,
         )  # fmt: skip
         self.send = SendIssued(authorise=authorise, find=FindVend(ledger), ledger=ledger, answers=answers, clock=clock)
         meters = FreshMeters(self.registry, store)
@@ -199,7 +203,7 @@ class SimNode:
         async with asyncio.TaskGroup() as tasks:
             parts = (
                 self.time.run(), self.registry.run(), self._changes.run(), self.ownership.run(), self._outbox.run(),
-                self.line.run(), self.delivery.run(),
+                self.line.run(), self.delivery.run(), self.ceilings.run(),
             )  # fmt: skip
             for part in parts:
                 tasks.create_task(part)
@@ -233,6 +237,8 @@ class Simulation:
         self.sabotage = sabotage
         self.chance = random.Random(seed)
         self.loss = self.chance.choice((0.0, 0.01, 0.03, 0.08))
+        # By a chance of its own: what else happens in a seed does not hang on it. The least is reached in most runs.
+        self.ceiling_pence = random.Random(f"ceiling {seed}").choice((10_000_000, 10_000_000, 150_000, 50_000))
         self.etcd = FakeEtcd()
         self.times: dict[int, float] = {}
         self.etcd.published = self._note
@@ -423,6 +429,7 @@ class Simulation:
                 credits=self.meters.credits,
                 not_authentic=self.meters.not_authentic,
                 window_s=_FLOW.hot_window.total_seconds(),
+                ceiling_pence=self.ceiling_pence,
                 id_age_s=self.tills.ages,
                 free_shards=self._free_shards(),
                 late=self.late,

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from cluster.ceilings import EtcdCeilings
 from cluster.keys import Keys
 from cluster.ledger import EtcdLedger
 from cluster.outbox import EtcdOutbox
@@ -22,6 +23,7 @@ from core.domain.transaction_id import TransactionId
 from core.domain.vend import Channel, Operation, Sale
 from core.flows.appoint import Appoint
 from core.flows.authorise import Authorise
+from core.flows.ceilings import Ceilings
 from core.flows.commit import CommitLine
 from core.flows.config import FlowConfig
 from core.flows.counters import Counters
@@ -87,6 +89,7 @@ class MarketNode:
 
     store: Store
     clock: HandClock
+    ceiling_pence: int = FlowConfig().ceiling_pence
 
     def __post_init__(self) -> None:
         """Wire it as the composition root does."""
@@ -112,9 +115,13 @@ class MarketNode:
             ledger=self.ledger, signer=FakeSigner({"01": SCALAR}), counters=self.counters, answers=self.answers,
             clock=clock, times=StageTimes(), batch_max=64, in_flight_max=1000, attempts_max=20,
         )  # fmt: skip
+        self.ceilings = Ceilings(
+            EtcdCeilings(client, config, clock, default_pence=self.ceiling_pence, node_id=str(id(self))), clock
+        )
         self.issue = IssueVend(
             authorise=self.authorise, answers=self.answers, line=self.line, clock=clock,
             config=FlowConfig(), refuse=refusing(self.ledger, self.answers, clock),
+            ceilings=self.ceilings,
         )  # fmt: skip
         self.find = FindVend(self.ledger)
         self.send = SendIssued(
@@ -175,7 +182,7 @@ class MarketNode:
 
     async def sell(
         self, who: Participant, pan: Pan, pence: int = 1000, *, transaction_id: TransactionId | None = None,
-        operation: Operation = Operation.TOP_UP,
+        operation: Operation = Operation.TOP_UP, repeat: bool = False,
     ) -> Issued:  # fmt: skip
         """Sell as `who`."""
         sale = Sale(
@@ -186,7 +193,7 @@ class MarketNode:
             amount=Pence(pence),
             channel=Channel.ONLINE,
         )
-        return await self.issue(as_(who), sale, time_left_s=None)
+        return await self.issue(as_(who), sale, time_left_s=None, repeat=repeat)
 
 
 async def put_all(node: MarketNode, records: Sequence[RegistryRecord]) -> None:

@@ -136,6 +136,7 @@ ANSWERED: dict[str, list[tuple[Participant, Message]]] = {
         (OPERATOR, pb.SetIdentitiesRequest(participant_id="psp-corner", name="C", identities=["spiffe://c"]))
     ],
     "SetStanding": [(OPERATOR, pb.SetStandingRequest(participant_id="psp-corner", standing=pb.STANDING_SUSPENDED))],
+    "SetCeiling": [(OPERATOR, pb.SetCeilingRequest(participant_id="psp-corner", ceiling_pence=5_000_000))],
     "SetProfile": [(SUPPLIER, pb.SetProfileRequest(supplier_id="supplier-north", profile=_PROFILE, since=_AHEAD))],
     "AddMeter": [
         (SUPPLIER, pb.AddMeterRequest(meter=_METER, supplier_id="supplier-north", settings=_SETTINGS, since=_PASSED))

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from cluster.ceilings import EtcdCeilings
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
 from cluster.ledger import EtcdLedger
@@ -15,6 +16,7 @@ from core.domain.meter import MeterId, Pan
 from core.domain.money import Pence
 from core.domain.party import Principal
 from core.domain.vend import Channel, Operation, Sale
+from core.flows.ceilings import Ceilings
 from core.flows.config import FlowConfig
 from core.flows.idempotency import Answers, Issued
 from core.flows.issue import IssueVend
@@ -39,6 +41,9 @@ def _issue(line: Line, registry: MemoryRegistry) -> IssueVend:
         clock=line.clock,
         config=FlowConfig(),
         refuse=refusing(EtcdLedger(cast("EtcdClient", line.etcd), config, line.clock), line.answers, line.clock),
+        ceilings=Ceilings(
+            EtcdCeilings(cast("EtcdClient", line.etcd), config, line.clock, default_pence=10_000_000), line.clock
+        ),
     )
 
 

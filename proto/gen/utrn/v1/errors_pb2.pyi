@@ -157,6 +157,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     people goes on: cards are blocked, appointments end, what was sold is delivered. Nothing was done. Details:
     google.rpc.RetryInfo.
     """
+    ERROR_REASON_CEILING_REACHED: _ErrorReason.ValueType  # 90
+    """The seller has sold as much in this hour (UTC) as its ceiling allows; a smaller amount may still pass. What was sold
+    before is answered as ever. Facts: ceiling_pence, left_pence, hour_ends_ms.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason this service gives for not doing what was asked. Carried in google.rpc.ErrorInfo.reason, without the
@@ -299,5 +303,9 @@ ERROR_REASON_LEDGER_FULL: ErrorReason.ValueType  # 80
 """The ledger's store is nearly full: nothing new is issued or registered until an operator has made room. What protects
 people goes on: cards are blocked, appointments end, what was sold is delivered. Nothing was done. Details:
 google.rpc.RetryInfo.
+"""
+ERROR_REASON_CEILING_REACHED: ErrorReason.ValueType  # 90
+"""The seller has sold as much in this hour (UTC) as its ceiling allows; a smaller amount may still pass. What was sold
+before is answered as ever. Facts: ceiling_pence, left_pence, hour_ends_ms.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

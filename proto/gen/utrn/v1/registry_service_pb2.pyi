@@ -613,12 +613,16 @@ class Participant(_message.Message):
     STANDINGS_FIELD_NUMBER: _builtins.int
     PROFILES_FIELD_NUMBER: _builtins.int
     KNOWN_AS_FIELD_NUMBER: _builtins.int
+    CEILING_PENCE_FIELD_NUMBER: _builtins.int
+    CEILINGS_FIELD_NUMBER: _builtins.int
     participant_id: _builtins.str
     """1 to 64 characters of a-z, 0-9 and "-"."""
     role: Global___Role.ValueType
     """What it is."""
     name: _builtins.str
     """For people, 1 to 200 characters."""
+    ceiling_pence: _builtins.int
+    """PSPs and suppliers: the most pence that it may sell in an hour; 0 for the agreed ceiling (flow.ceiling_pence)."""
     @_builtins.property
     def identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """SAN URIs of its certificates, 1 to 20; each belongs to one participant only."""
@@ -639,6 +643,10 @@ class Participant(_message.Message):
     def known_as(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownAsPeriod]:
         """Names and certificates it has had. Answers only."""
 
+    @_builtins.property
+    def ceilings(self) -> _containers.RepeatedCompositeFieldContainer[Global___CeilingPeriod]:
+        """The ceilings it has had. Answers only."""
+
     def __init__(
         self,
         *,
@@ -650,14 +658,44 @@ class Participant(_message.Message):
         standings: _abc.Iterable[Global___StandingPeriod] | None = ...,
         profiles: _abc.Iterable[Global___ProfilePeriod] | None = ...,
         known_as: _abc.Iterable[Global___KnownAsPeriod] | None = ...,
+        ceiling_pence: _builtins.int = ...,
+        ceilings: _abc.Iterable[Global___CeilingPeriod] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["supplier_key", b"supplier_key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities", "known_as", b"known_as", "name", b"name", "participant_id", b"participant_id", "profiles", b"profiles", "role", b"role", "standings", b"standings", "supplier_key", b"supplier_key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ceiling_pence", b"ceiling_pence", "ceilings", b"ceilings", "identities", b"identities", "known_as", b"known_as", "name", b"name", "participant_id", b"participant_id", "profiles", b"profiles", "role", b"role", "standings", b"standings", "supplier_key", b"supplier_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Participant: _TypeAlias = Participant  # noqa: Y015
+
+@_typing.final
+class CeilingPeriod(_message.Message):
+    """A seller's ceiling and its dates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATES_FIELD_NUMBER: _builtins.int
+    CEILING_PENCE_FIELD_NUMBER: _builtins.int
+    ceiling_pence: _builtins.int
+    """Pence an hour; 0 for the agreed ceiling."""
+    @_builtins.property
+    def dates(self) -> Global___Dates:
+        """From when to when."""
+
+    def __init__(
+        self,
+        *,
+        dates: Global___Dates | None = ...,
+        ceiling_pence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dates", b"dates"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ceiling_pence", b"ceiling_pence", "dates", b"dates"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CeilingPeriod: _TypeAlias = CeilingPeriod  # noqa: Y015
 
 @_typing.final
 class KnownAsPeriod(_message.Message):
@@ -1202,6 +1240,58 @@ class SetStandingResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetStandingResponse: _TypeAlias = SetStandingResponse  # noqa: Y015
+
+@_typing.final
+class SetCeilingRequest(_message.Message):
+    """Request of SetCeiling."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    CEILING_PENCE_FIELD_NUMBER: _builtins.int
+    participant_id: _builtins.str
+    """Which PSP or supplier."""
+    ceiling_pence: _builtins.int
+    """Pence an hour, 1 to 10^13; 0 for the agreed ceiling. Must be said: it is never left out by mistake."""
+    def __init__(
+        self,
+        *,
+        participant_id: _builtins.str = ...,
+        ceiling_pence: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ceiling_pence", b"_ceiling_pence", "ceiling_pence", b"ceiling_pence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ceiling_pence", b"_ceiling_pence", "ceiling_pence", b"ceiling_pence", "participant_id", b"participant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ceiling_pence: _TypeAlias = _typing.Literal["ceiling_pence"]  # noqa: Y015
+    _WhichOneofArgType__ceiling_pence: _TypeAlias = _typing.Literal["_ceiling_pence", b"_ceiling_pence"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ceiling_pence) -> _WhichOneofReturnType__ceiling_pence | None: ...
+
+Global___SetCeilingRequest: _TypeAlias = SetCeilingRequest  # noqa: Y015
+
+@_typing.final
+class SetCeilingResponse(_message.Message):
+    """Response of SetCeiling."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRITTEN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def written(self) -> Global___Written:
+        """What became of it."""
+
+    def __init__(
+        self,
+        *,
+        written: Global___Written | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["written", b"written"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["written", b"written"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetCeilingResponse: _TypeAlias = SetCeilingResponse  # noqa: Y015
 
 @_typing.final
 class SetProfileRequest(_message.Message):

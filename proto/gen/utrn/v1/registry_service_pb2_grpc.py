@@ -71,6 +71,11 @@ class RegistryServiceStub:
                 request_serializer=utrn_dot_v1_dot_registry__service__pb2.CancelProfileRequest.SerializeToString,
                 response_deserializer=utrn_dot_v1_dot_registry__service__pb2.CancelProfileResponse.FromString,
                 _registered_method=True)
+        self.SetCeiling = channel.unary_unary(
+                '/utrn.v1.RegistryService/SetCeiling',
+                request_serializer=utrn_dot_v1_dot_registry__service__pb2.SetCeilingRequest.SerializeToString,
+                response_deserializer=utrn_dot_v1_dot_registry__service__pb2.SetCeilingResponse.FromString,
+                _registered_method=True)
         self.GetParticipant = channel.unary_unary(
                 '/utrn.v1.RegistryService/GetParticipant',
                 request_serializer=utrn_dot_v1_dot_registry__service__pb2.GetParticipantRequest.SerializeToString,
@@ -248,6 +253,14 @@ class RegistryServiceServicer:
 
     def CancelProfile(self, request, context):
         """Cancels the profile that waits for its instant. Callers: the supplier itself, operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetCeiling(self, request, context):
+        """Sets the most that a seller may sell in an hour of cluster time, at once; a sale above it is refused
+        (CEILING_REACHED), at all nodes together. Lowered, it holds for what is sold from then on. Operators.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -470,6 +483,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.CancelProfile,
                     request_deserializer=utrn_dot_v1_dot_registry__service__pb2.CancelProfileRequest.FromString,
                     response_serializer=utrn_dot_v1_dot_registry__service__pb2.CancelProfileResponse.SerializeToString,
+            ),
+            'SetCeiling': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetCeiling,
+                    request_deserializer=utrn_dot_v1_dot_registry__service__pb2.SetCeilingRequest.FromString,
+                    response_serializer=utrn_dot_v1_dot_registry__service__pb2.SetCeilingResponse.SerializeToString,
             ),
             'GetParticipant': grpc.unary_unary_rpc_method_handler(
                     servicer.GetParticipant,
@@ -749,6 +767,33 @@ class RegistryService:
             '/utrn.v1.RegistryService/CancelProfile',
             utrn_dot_v1_dot_registry__service__pb2.CancelProfileRequest.SerializeToString,
             utrn_dot_v1_dot_registry__service__pb2.CancelProfileResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetCeiling(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utrn.v1.RegistryService/SetCeiling',
+            utrn_dot_v1_dot_registry__service__pb2.SetCeilingRequest.SerializeToString,
+            utrn_dot_v1_dot_registry__service__pb2.SetCeilingResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,10 @@ class RegistryServiceStub:
     """Chooses who may issue and deliver for a supplier's meters, and its limits. The supplier itself, or an operator."""
     CancelProfile: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.CancelProfileRequest, _registry_service_pb2.CancelProfileResponse]
     """Cancels the profile that waits for its instant. Callers: the supplier itself, operators."""
+    SetCeiling: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SetCeilingRequest, _registry_service_pb2.SetCeilingResponse]
+    """Sets the most that a seller may sell in an hour of cluster time, at once; a sale above it is refused
+    (CEILING_REACHED), at all nodes together. Lowered, it holds for what is sold from then on. Operators.
+    """
     GetParticipant: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]
     """Answers one participant with its history."""
     ListParticipants: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.ListParticipantsRequest, _registry_service_pb2.ListParticipantsResponse]
@@ -147,6 +151,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Chooses who may issue and deliver for a supplier's meters, and its limits. The supplier itself, or an operator."""
     CancelProfile: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.CancelProfileRequest, _registry_service_pb2.CancelProfileResponse]  # type: ignore[assignment]
     """Cancels the profile that waits for its instant. Callers: the supplier itself, operators."""
+    SetCeiling: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SetCeilingRequest, _registry_service_pb2.SetCeilingResponse]  # type: ignore[assignment]
+    """Sets the most that a seller may sell in an hour of cluster time, at once; a sale above it is refused
+    (CEILING_REACHED), at all nodes together. Lowered, it holds for what is sold from then on. Operators.
+    """
     GetParticipant: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.GetParticipantRequest, _registry_service_pb2.GetParticipantResponse]  # type: ignore[assignment]
     """Answers one participant with its history."""
     ListParticipants: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.ListParticipantsRequest, _registry_service_pb2.ListParticipantsResponse]  # type: ignore[assignment]
@@ -266,6 +274,16 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.CancelProfileResponse, _abc.Awaitable[_registry_service_pb2.CancelProfileResponse]]:
         """Cancels the profile that waits for its instant. Callers: the supplier itself, operators."""
+
+    @_abc_1.abstractmethod
+    def SetCeiling(
+        self,
+        request: _registry_service_pb2.SetCeilingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.SetCeilingResponse, _abc.Awaitable[_registry_service_pb2.SetCeilingResponse]]:
+        """Sets the most that a seller may sell in an hour of cluster time, at once; a sale above it is refused
+        (CEILING_REACHED), at all nodes together. Lowered, it holds for what is sold from then on. Operators.
+        """
 
     @_abc_1.abstractmethod
     def GetParticipant(

@@ -546,6 +546,7 @@ class ParticipantRecord(_message.Message):
     STANDINGS_FIELD_NUMBER: _builtins.int
     PROFILES_FIELD_NUMBER: _builtins.int
     KNOWN_AS_FIELD_NUMBER: _builtins.int
+    CEILINGS_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Highest schema understood by this reader: 2."""
     participant_id: _builtins.str
@@ -570,6 +571,10 @@ class ParticipantRecord(_message.Message):
     def known_as(self) -> _containers.RepeatedCompositeFieldContainer[Global___KnownAsPeriod]:
         """Its name, and the SAN URIs of the certificates it may use."""
 
+    @_builtins.property
+    def ceilings(self) -> _containers.RepeatedCompositeFieldContainer[Global___CeilingPeriod]:
+        """Sellers: the most that they may sell in an hour; none for the agreed ceiling."""
+
     def __init__(
         self,
         *,
@@ -582,14 +587,91 @@ class ParticipantRecord(_message.Message):
         standings: _abc.Iterable[Global___StatePeriod] | None = ...,
         profiles: _abc.Iterable[Global___ProfilePeriod] | None = ...,
         known_as: _abc.Iterable[Global___KnownAsPeriod] | None = ...,
+        ceilings: _abc.Iterable[Global___CeilingPeriod] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "known_as", b"known_as", "originator_id", b"originator_id", "participant_id", b"participant_id", "prepayment_public_point", b"prepayment_public_point", "profiles", b"profiles", "role", b"role", "schema", b"schema", "standings", b"standings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ceilings", b"ceilings", "key_id", b"key_id", "known_as", b"known_as", "originator_id", b"originator_id", "participant_id", b"participant_id", "prepayment_public_point", b"prepayment_public_point", "profiles", b"profiles", "role", b"role", "schema", b"schema", "standings", b"standings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ParticipantRecord: _TypeAlias = ParticipantRecord  # noqa: Y015
+
+@_typing.final
+class CeilingPeriod(_message.Message):
+    """What a seller may sell in an hour, from when to when."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    RECORDED_AT_FIELD_NUMBER: _builtins.int
+    RECORDED_BY_FIELD_NUMBER: _builtins.int
+    PENCE_FIELD_NUMBER: _builtins.int
+    since: _builtins.int
+    """Milliseconds since 1970."""
+    until: _builtins.int
+    """Milliseconds since 1970; 0 for open."""
+    recorded_at: _builtins.int
+    """When it was recorded, milliseconds since 1970."""
+    recorded_by: _builtins.str
+    """By whom."""
+    pence: _builtins.int
+    """Pence an hour; 0 for the agreed ceiling."""
+    def __init__(
+        self,
+        *,
+        since: _builtins.int = ...,
+        until: _builtins.int = ...,
+        recorded_at: _builtins.int = ...,
+        recorded_by: _builtins.str = ...,
+        pence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pence", b"pence", "recorded_at", b"recorded_at", "recorded_by", b"recorded_by", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CeilingPeriod: _TypeAlias = CeilingPeriod  # noqa: Y015
+
+@_typing.final
+class CeilingRecord(_message.Message):
+    """Key ceiling/<participant>: the latest hour that the nodes have drawn from. It never goes back to an earlier one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    HOUR_FIELD_NUMBER: _builtins.int
+    DRAWN_PENCE_FIELD_NUMBER: _builtins.int
+    NODE_ID_FIELD_NUMBER: _builtins.int
+    DRAW_FIELD_NUMBER: _builtins.int
+    schema: _builtins.int
+    """Highest schema understood by this reader: 2."""
+    hour: _builtins.int
+    """The hour's first millisecond since 1970, by cluster time."""
+    drawn_pence: _builtins.int
+    """Pence that nodes have drawn for it, less what they have given back."""
+    node_id: _builtins.str
+    """The node that wrote this, and its how-manieth draw since it started: no two writes are alike."""
+    draw: _builtins.int
+    """See node_id."""
+    def __init__(
+        self,
+        *,
+        schema: _builtins.int = ...,
+        hour: _builtins.int = ...,
+        drawn_pence: _builtins.int = ...,
+        node_id: _builtins.str = ...,
+        draw: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draw", b"draw", "drawn_pence", b"drawn_pence", "hour", b"hour", "node_id", b"node_id", "schema", b"schema"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CeilingRecord: _TypeAlias = CeilingRecord  # noqa: Y015
 
 @_typing.final
 class KnownAsPeriod(_message.Message):

@@ -1,0 +1,92 @@
+"""A stolen certificate, and what one person alone may not do."""
+
+import asyncio
+import urllib.request
+from collections import Counter
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from utrn.v1 import registry_service_pb2 as registry_pb
+from utrn.v1 import top_up_service_pb2 as pb
+from utrn.v1 import types_pb2
+
+from app.config import load_config
+from app.devstack import DevStack
+from app.stackfiles import OPERATOR, PSP, SUPPLIERS, StackPlan
+from cluster.client import EtcdClient
+from cluster.reader import all_vends
+from core.flows.config import FlowConfig
+from tests.support.raw import Answer, raw_call, raw_channel
+from tests.support.selling import new_id, pans
+
+PLAN = StackPlan(meters=40, etcd_fsync=False, nodes=("node-a", "node-b"))
+pytestmark = [pytest.mark.real]
+ISSUE = "/utrn.v1.TopUpService/IssueUtrn"
+
+
+async def mint(stack: DevStack, who: str, pence: int, *, rounds: int = 1) -> list[Answer]:
+    """Have codes made for every meter as `who`, at both nodes at the same time; as fast as they are answered."""
+    answers: list[Answer] = []
+    waiting = pans(stack) * rounds
+
+    async def thief(node: str) -> None:
+        async with raw_channel(stack, who, node=node) as channel:
+            while waiting:
+                request = pb.IssueUtrnRequest(
+                    transaction_id=new_id(), pan=waiting.pop(), amount_pence=pence, channel=types_pb2.CHANNEL_ONLINE
+                )
+                answers.append(await raw_call(channel, ISSUE, request.SerializeToString()))
+
+    async with asyncio.TaskGroup() as thieves:
+        for node in stack.plan.nodes:
+            for _ in range(4):
+                thieves.create_task(thief(node))
+    return answers
+
+
+async def minted(stack: DevStack, who: str) -> int:
+    """Return the pence that the ledger has of `who`'s."""
+    config = load_config(stack.node_config("node-a")).etcd
+    client = EtcdClient(config)
+    try:
+        sales = [one.vend.sale async for one in all_vends(client, config)]
+    finally:
+        await client.close()
+    return sum(one.amount for one in sales if one.participant_id == who)
+
+
+def figures(stack: DevStack, name: str, who: str) -> list[float]:
+    """Return a figure of a seller, as each node tells it."""
+    found = []
+    for node in stack.plan.nodes:
+        with urllib.request.urlopen(stack.metrics_url(node), timeout=10) as page:  # noqa: S310  # our own node
+            families = text_string_to_metric_families(page.read().decode())
+            samples = [one for family in families for one in family.samples]
+        found += [one.value for one in samples if one.name == name and one.labels["participant"] == who]
+    return found
+
+
+async def test_a_stolen_certificate_mints_up_to_the_ceiling_and_is_seen(attacked: DevStack) -> None:
+    """Nothing is configured: the ceiling is there."""
+    thief, ceiling, pence = next(iter(SUPPLIERS)), FlowConfig().ceiling_pence, 800_000
+    answers = await mint(attacked, thief, pence)
+    said = Counter(one.reason for one in answers)
+    assert said["CEILING_REACHED"] > 0
+    assert ceiling - 2 * pence < await minted(attacked, thief) <= ceiling
+    assert sum(figures(attacked, "utrn_sold_pence_total", thief)) == await minted(attacked, thief)
+    assert max(figures(attacked, "utrn_ceiling_used", thief)) > 0.8
+    refused = next(one for one in answers if one.reason == "CEILING_REACHED")
+    assert "utrn psp ceiling" in refused.message
+    assert "give the money back" in refused.message
+
+
+async def test_an_operator_moves_a_ceiling_and_both_nodes_hold_to_it(attacked: DevStack) -> None:
+    set_ceiling = "/utrn.v1.RegistryService/SetCeiling"
+    lower = registry_pb.SetCeilingRequest(participant_id=PSP, ceiling_pence=200_000).SerializeToString()
+    async with raw_channel(attacked) as channel:
+        assert (await raw_call(channel, set_ceiling, lower)).reason == "ROLE_NOT_ALLOWED"
+    async with raw_channel(attacked, OPERATOR) as channel:
+        assert not (await raw_call(channel, set_ceiling, lower)).reason
+    answers = await mint(attacked, PSP, 10_000, rounds=2)
+    assert {one.reason for one in answers} == {"", "CEILING_REACHED"}
+    assert 150_000 < await minted(attacked, PSP) <= 200_000
