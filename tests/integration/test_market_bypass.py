@@ -85,6 +85,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "RegistryService.AddParticipant":      (R,     R,     R,       R,       R,      MAY),
     "RegistryService.SetIdentities":       (R,     R,     R,       R,       R,      MAY),
     "RegistryService.SetStanding":         (R,     R,     R,       R,       R,      MAY),
+    "RegistryService.SetCeiling":          (R,     R,     R,       R,       R,      MAY),
     "RegistryService.SetProfile":          (Y,     R,     R,       R,       R,      MAY),
     "RegistryService.CancelProfile":       (Y,     R,     R,       R,       R,      MAY),
     "RegistryService.GetParticipant":      (Y,     Y,     Y,       MAY,     MAY,    MAY),
@@ -281,6 +282,7 @@ def _records_of(target: Attacked) -> dict[str, Message]:
             participant_id=NORTH, name="X", identities=["spiffe://x"]
         ),
         "RegistryService.SetStanding": pb.SetStandingRequest(participant_id=NORTH, standing=pb.STANDING_SUSPENDED),
+        "RegistryService.SetCeiling": pb.SetCeilingRequest(participant_id=NORTH, ceiling_pence=1),
         "RegistryService.SetProfile": pb.SetProfileRequest(supplier_id=NORTH, profile=profile),
         "RegistryService.CancelProfile": pb.CancelProfileRequest(supplier_id=NORTH),
         "RegistryService.GetParticipant": pb.GetParticipantRequest(participant_id=NORTH),
