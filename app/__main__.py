@@ -54,6 +54,7 @@ _PLACES: Final = {
     "meter": _Place("meters", "meter", "Meters: registered, changed, handed from one to another."),
     "pan": _Place("pans", "pan", "PANs: given, replaced, blocked, pointed elsewhere."),
     "vend": _Place("callers", "vend", "One vend."),
+    "approval": _Place("approval", "app", "What needs two operators: list, approve, withdraw."),
     "audit": _Place("audit", "app", "The trail of decisions: who asked for what, and which rule decided."),
     "credit": _Place("credit", "app", "Credit without payment: two people of a supplier."),
     "sales": _Place("sales", "app", "What commands have asked for and have no final answer to."),

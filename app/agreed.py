@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from app.config import Config
 from hsm.schemes.table import SCHEMES
 
-FLOW = ("hot_window_days", "ahead_max_s", "unapplied_alarm", "unapplied_refuse", "ceiling_pence")
+FLOW = ("hot_window_days", "ahead_max_s", "unapplied_alarm", "unapplied_refuse", "ceiling_pence", "approval_wait_s")
 DELIVERY = ("attempts_max", "give_up_after_s", "explain_wait_ms", "send_within_ms", "trust_unnamed_alerts")
 # What each node may choose for itself: how much it does at once, how long it waits, what it remembers. A setting is in
 # one list or the other; a test says so to whoever adds one.

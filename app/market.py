@@ -28,6 +28,7 @@ from core.flows.load_records import LoadRecords
 from core.flows.market_view import MarketView
 from core.flows.reconcile import ReconcilePans
 from core.flows.turn import TurnMeter
+from core.flows.two_people import TwoPeople
 from core.ports.clock import Clock
 from core.ports.head_ends import HeadEndNames
 from core.ports.notes import Notes
@@ -60,9 +61,15 @@ class Market:
     def _view(self) -> MarketView:
         return MarketView(store=self.store, search_pans=self.registry.pans_of, clock=self.clock)
 
+    @property
+    def consents(self) -> TwoPeople:
+        """What asks for a second operator."""
+        wait_ms = 1000 * self.config.flow.approval_wait_s
+        return TwoPeople(store=self.store, clock=self.clock, wait_ms=wait_ms)
+
     def registry_servicer(self) -> RegistryServicer:
         """Return the registry's service."""
-        parties = KeepParties(store=self.store, clock=self.clock)
+        parties = KeepParties(store=self.store, clock=self.clock, consents=self.consents)
         ledger = self.vending.refuse.ledger
         meters = KeepMeters(store=self.store, turn=self.turn, clock=self.clock, head_ends=self.head_ends)
         return RegistryServicer(

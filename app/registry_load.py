@@ -31,6 +31,7 @@ from core.domain.timeline import Ms, Timeline, ms_of
 from core.flows.appoint import Appoint
 from core.flows.keep_parties import KeepParties
 from core.flows.load_records import Loadable, LoadRecords
+from core.flows.two_people import ConsentOfLedger
 
 # Line numbers and bytes in one message; a node takes 2 MiB (`[api] message_bytes_max`) unless it is told otherwise.
 _PART = 1000
@@ -216,7 +217,7 @@ async def load_direct(config: Config, lines: Iterator[Line], progress: Callable[
     names = await _head_end_names(client, config)
     load = LoadRecords(
         store=store,
-        parties=KeepParties(store=store, clock=clock),
+        parties=KeepParties(store=store, clock=clock, consents=ConsentOfLedger()),
         appoint=Appoint(store=store, clock=clock, roots=config.api.client_ca.read_bytes()),
         clock=clock,
         trail=trail,

@@ -27,6 +27,7 @@ HEAD_END = "sandbox"
 SUPPLIERS = {"supplier-north": "90b3d51f30010001", "supplier-south": "90b3d51f30010002"}
 PSP = "psp-corner"
 OPERATOR = "operator-ops"
+SECOND_OPERATOR = "operator-second"
 OUTSIDER = "psp-elsewhere"
 HELPDESK = "helpdesk-first"
 AUDITOR = "auditor-first"
@@ -217,7 +218,7 @@ class StackFiles:
                     "[etcd]", f"endpoints = [{endpoints}]", *_tls_lines(tls),
                     f"quota_bytes = {self.plan.etcd_quota_bytes}", *self.plan.etcd,
                     "[peers]", *_tls_lines(tls),
-                    "[flow]", *self.plan.flow,
+                    "[flow]", *_flow_lines(self.plan.flow),
                     "[delivery]", *self.plan.delivery,
                     "[[head_ends]]", f'name = "{HEAD_END}"', f'target = "{self.head_end_target}"',
                     'server_name = "localhost"', *_tls_lines(tls),
@@ -236,6 +237,7 @@ class StackFiles:
             _line(PSP, "psp", "Corner Shop Payments") | {"ceiling_pence": 10**13},
             _line(OUTSIDER, "psp", "Elsewhere Ltd"),
             _line(OPERATOR, "operator", "The operator"),
+            _line(SECOND_OPERATOR, "operator", "The second operator"),
             _line(HELPDESK, "helpdesk", "The helpdesk"),
             _line(AUDITOR, "auditor", "The auditor"),
         ]
@@ -295,6 +297,12 @@ def _lasting_ports(folder: Path, count: int) -> list[int]:
     ports = free_ports(count)
     file.write_text(json.dumps(ports))
     return ports
+
+
+def _flow_lines(flow: Sequence[str]) -> list[str]:
+    """Return the lines of [flow]; without a waiting time, for nobody waits on one machine, unless they say so."""
+    waits = any(line.startswith("approval_wait_s") for line in flow)
+    return [*flow] if waits else ["approval_wait_s = 0", *flow]
 
 
 def _tls_lines(tls: CertPaths, *, ca: str = "ca") -> list[str]:

@@ -70,6 +70,7 @@ from core.flows.record import Recorder
 from core.flows.refuse import ClosingQuota, RefuseSale
 from core.flows.send import SendIssued
 from core.flows.turn import TurnMeter
+from core.flows.two_people import TwoPeople
 from core.gateways.headend_grpc import GrpcHeadEnd
 from core.observe import LoopDelay, SetAside, StageTimes
 from core.ports.ceilings import CeilingLedger
@@ -221,8 +222,8 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         services=_services(
             market,
             health,
-            top_up=_top_up(config, ports, answers, vending, counters),
-            admin=_admin(ports, registry, _view_of_cluster(config, client, time, cluster, beat, delivery, base)),
+            top_up=_top_up(config, ports, answers, vending, counters, market.consents),
+            admin=_admin(market, registry, _view_of_cluster(config, client, time, cluster, beat, delivery, base)),
             peer_=PeerServicer(beat, every_s=config.peers.heartbeat_ms / 1000),
         ),
         times=times,
@@ -348,14 +349,15 @@ def _time(config: Config, client: EtcdClient, clock: ClusterClock, cluster: Clus
     )
 
 
-def _admin(ports: Adapters, registry: EtcdRegistry, view: EtcdCluster) -> AdminServicer:
+def _admin(market: Market, registry: EtcdRegistry, view: EtcdCluster) -> AdminServicer:
     return AdminServicer(
-        authenticate=Authenticate(ports.registry),
+        authenticate=Authenticate(registry),
         cluster=view,
-        drain=DrainNode(view, ports.clock),
+        drain=DrainNode(view, market.clock),
         forget=ForgetNode(view),
         forget_head_end=ForgetHeadEnd(view),
-        accept_time=AcceptTime(view, registry.due_by),
+        accept_time=AcceptTime(view, registry.due_by, market.consents),
+        two_people=market.consents,
     )
 
 
@@ -477,7 +479,9 @@ def _market(config: Config, ports: Adapters, registry: EtcdRegistry, turn: TurnM
     )
 
 
-def _top_up(config: Config, ports: Adapters, answers: Answers, vending: IssueVend, counters: Counters) -> TopUpServicer:
+def _top_up(
+    config: Config, ports: Adapters, answers: Answers, vending: IssueVend, counters: Counters, consents: TwoPeople
+) -> TopUpServicer:
     authorise, find = vending.authorise, FindVend(ports.ledger)
     return TopUpServicer(
         authenticate=Authenticate(ports.registry),
@@ -486,7 +490,9 @@ def _top_up(config: Config, ports: Adapters, answers: Answers, vending: IssueVen
         find=find,
         check=CheckEligibility(authorise=authorise, ledger=ports.ledger, counters=counters),
         advise=AdviseByHand(ports.clock, config.delivery),
-        cases=OpenCases(ledger=ports.ledger, outbox=ports.outbox, answers=answers, clock=ports.clock),
+        cases=OpenCases(
+            ledger=ports.ledger, outbox=ports.outbox, answers=answers, clock=ports.clock, consents=consents
+        ),
         pan_rule=config.flow.pan,
     )
 

@@ -56,6 +56,11 @@ def owner_unmoved(key: bytes, epoch: int) -> list[pb.Compare]:
     return [_equal(pb.Compare.CREATE, key, create_revision=epoch)]
 
 
+def consent_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
+    """What needs two operators is done once, while the approval and both of them are what they were."""
+    return [_unmoved(key, revision)]
+
+
 def ceiling_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
     """What nodes draw of a seller's hour is never, in all, above its ceiling (INV-16)."""
     return [_unmoved(key, revision)]

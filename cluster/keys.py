@@ -25,6 +25,7 @@
 | change/<supplier>/<instant>/<meter> | MarketChangeRecord | what carries a change out | until archived |
 | credit/<supplier>/<transaction id> | CreditRequestRecord | credit without payment | until archived |
 | credit-day/<supplier>/<day> | CreditDayRecord | credit without payment | until archived |
+| approval/<approval id> | ApprovalRecord | operators: what needs two of them | until asked for anew |
 | ceiling/<participant> | CeilingRecord | each node that sells for it, from what is left | for ever |
 | trail/<file> | TrailAnchorRecord | the node that writes the file | for ever |
 | config/ledger | LedgerRecord | `utrn ledger create`, `accept` | for ever |

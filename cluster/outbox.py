@@ -21,7 +21,9 @@ from cluster.ledger import counter_of, stored_of
 from cluster.records import GARBLED, SCHEMA, Unreadable, pointer_value, read, vend_value
 from cluster.set_aside import SetAsideRecords
 from cluster.shards import shard_of
+from cluster.stored_approvals import consented
 from cluster.time_fence import TimeFence
+from core.domain.approval import NO_CONSENT_NEEDED, Consent
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.errors import DeliveryChanged, Deposed, LedgerUnavailable, UtrnError
 from core.domain.invariant import check
@@ -204,11 +206,14 @@ class EtcdOutbox:
                 raise Deposed(f"shard {shard} has another owner than epoch {epoch}")
         raise LedgerUnavailable("others keep writing what is applied at this meter; nothing was written")
 
-    async def settle(self, stored: StoredVend, delivery: Delivery) -> StoredVend | DeliveryChanged:
-        """Write what a supplier says of a code whose delivery nobody owes any more; closes its case."""
+    async def settle(
+        self, stored: StoredVend, delivery: Delivery, consent: Consent = NO_CONSENT_NEEDED
+    ) -> StoredVend | DeliveryChanged:
+        """Write what is said of a code whose delivery nobody owes any more; closes its case."""
         check(not stored.vend.delivery.owed, "what is owed is written by its shard's owner only")
         shard = shard_of(stored.vend.meter_id, self._shards)
-        outcome = await self._write(DeliveryChange(shard=shard, epoch=0, stored=stored, delivery=delivery), owned=False)
+        change = DeliveryChange(shard=shard, epoch=0, stored=stored, delivery=delivery, consent=consent)
+        outcome = await self._write(change, owned=False)
         if isinstance(outcome, StoredVend | DeliveryChanged):
             return outcome
         check(isinstance(outcome, UtrnError), "no epoch was compared")
@@ -343,7 +348,9 @@ class EtcdOutbox:
             compare += compares.registration_unmoved(keys.record(ref.kind, ref.id), revision)
         if change.not_before:
             compare += compares.time_reached(keys.time_now(), change.not_before)
-        success = [ops.put(vend_key, vend_value(vend))]
+        more, done = consented(keys, change.consent)
+        compare += more
+        success = [ops.put(vend_key, vend_value(vend)), *done]
         if not vend.delivery.owed:
             success += self._ending(change, vend)
         if applied is not None:
@@ -381,8 +388,8 @@ class EtcdOutbox:
         sequence = (vend.originator_id, vend.meter_id)
         _, believed = self._applied.get(sequence, (0, 0))
         self._learn(sequence, applied)
-        if change.basis and (not _is_named(vend) or self._applied[sequence][1] == believed):
-            return DeliveryChanged("the meter is not what this change was based on")
+        if (change.basis or change.consent.expect) and (not _is_named(vend) or self._applied[sequence][1] == believed):
+            return DeliveryChanged("the meter, or a consent, is not what this change was based on")
         return None
 
     def _applied_after(self, vend: Vend) -> int | None:

@@ -4,10 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from cluster.stored_approvals import approval_of, approval_record
 from cluster.stored_market import change_of, change_record, credit_of, credit_record, day_of, day_record
 from cluster.stored_meters import card_of, card_record, meter_of, meter_record, model_of, model_record
 from cluster.stored_parties import appointments_of, appointments_record, participant_of, participant_record
 from core.domain.appointment import Appointments
+from core.domain.approval import Approval
 from core.domain.credit import CreditDay, CreditRequest
 from core.domain.market_change import MarketChange
 from core.domain.meter import (
@@ -48,6 +50,7 @@ _FORMS: dict[type[StoredRecord], _Form] = {
         Kind.CHANGE, lambda one: f"{one.responsible}/{one.at:013d}/{one.meter_id}", change_record, change_of
     ),
     CreditRequest: _Form(Kind.CREDIT, lambda one: f"{one.supplier_id}/{one.transaction_id}", credit_record, credit_of),
+    Approval: _Form(Kind.APPROVAL, lambda one: one.approval_id, approval_record, approval_of),
     CreditDay: _Form(Kind.CREDIT_DAY, lambda one: f"{one.supplier_id}/{one.day}", day_record, day_of),
 }
 _READERS: dict[Kind, Callable[[bytes], StoredRecord]] = {form.kind: form.of for form in _FORMS.values()}

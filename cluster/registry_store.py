@@ -20,6 +20,7 @@ from cluster.registry import Copy
 from cluster.registry_records import kind_of, name_of, record_of, value_of
 from cluster.set_aside import SetAsideRecords
 from cluster.shards import shard_of
+from cluster.stored_approvals import consented
 from cluster.time_fence import TimeFence
 from core.domain.delivery import DeliveryState
 from core.domain.errors import LedgerFull, NotReady
@@ -174,7 +175,7 @@ class EtcdRegistryStore:
     async def _write(self, write: RegistryWrite) -> int | None:
         if self._full() and _only_adds(write):
             raise LedgerFull("the ledger is nearly full; nothing was written, and nothing new is registered for now")
-        await self._fence.reach(write.not_before)
+        await self._fence.reach(max(write.not_before, write.consent.not_before))
         until = self._clock.monotonic() + self._resolve_s
         settled = await commit_until_known(self._client, self._clock, self._txn(write), until=until)
         if not isinstance(settled, Answered):
@@ -232,6 +233,8 @@ class EtcdRegistryStore:
             more, wanted = self._taken_over(vend)
             compare += more
             puts += wanted
+        more, done = consented(keys, write.consent)
+        compare, puts = compare + more, puts + done
         failure = [ops.get(keys.record(*name_of(one))) for one in write.put[:1]]
         return pb.TxnRequest(compare=compare, success=puts, failure=failure)
 

@@ -19,8 +19,10 @@ from cluster.client import Compacted, EtcdClient, EtcdRefused, EtcdUnknown, Etcd
 from cluster.commit import Known, commit_until_known, not_done
 from cluster.config import EtcdConfig
 from cluster.keys import Keys
+from cluster.stored_approvals import consented
+from core.domain.approval import NO_CONSENT_NEEDED, Consent
 from core.domain.cluster_time import Act, Doubt, Plan, Received, Sight, TimeKeeper, agreed, start, utc_ahead_ms
-from core.domain.errors import ClocksDisagree, LedgerUnavailable, NotReady
+from core.domain.errors import ClocksDisagree, LedgerUnavailable, NotReady, RecordChanged
 from core.domain.timeline import Ms, instant_of, ms_of
 from core.ports.clock import Clock
 
@@ -298,11 +300,12 @@ class LedgerTime:
         keeper.receive(Received(plan.instant, reply.header.revision, at), moved=True)
         self._mine = True
 
-    async def accept(self, by: str) -> None:
+    async def accept(self, by: str, consent: Consent = NO_CONSENT_NEEDED) -> None:
         """Set cluster time to the wall clocks that agree: forward at once, back by letting it run slowly.
 
         Raises:
             ClocksDisagree: none do, or this node does not know cluster time.
+            RecordChanged: the consent was used or withdrawn meanwhile.
             LedgerUnavailable, OutcomeUnknown: look and repeat.
         """
         for _ in range(_RACES_MAX):
@@ -311,18 +314,20 @@ class LedgerTime:
                 raise ClocksDisagree("no majority of wall clocks agrees, or this node does not know cluster time")
             instant = max(state.walls, state.now, Ms(last.instant + 1))
             doubt = Doubt.AHEAD if state.walls < state.now else Doubt.NONE
-            if await self._set(instant, doubt, last.revision, at, by):
+            if await self._set(instant, doubt, last.revision, at, by, consent):
                 log.warning("an operator has set the cluster's time", extra={"by": by, "off_ms": state.off_ms})
                 return
         raise LedgerUnavailable("others keep setting the ledger's time; nothing was written")
 
-    async def _set(self, instant: Ms, doubt: Doubt, revision: int, at: float, by: str) -> bool:
+    async def _set(self, instant: Ms, doubt: Doubt, revision: int, at: float, by: str, consent: Consent) -> bool:
         """Write an instant on somebody's word; return whether it is written."""
         key = self._keys.time_now()
+        compare, done = consented(self._keys, consent)
+        consent_key = [self._keys.record(ref.kind, ref.id) for ref, _ in consent.expect[:1]]
         txn = pb.TxnRequest(
-            compare=compares.time_unmoved(key, revision, instant),
-            success=[ops.put(key, compares.time_value(instant)), self._doubt_op(doubt, by)],
-            failure=[ops.get(key)],
+            compare=compares.time_unmoved(key, revision, instant) + compare,
+            success=[ops.put(key, compares.time_value(instant)), self._doubt_op(doubt, by), *done],
+            failure=[ops.get(one) for one in (key, *consent_key)],
         )
         # Once carried out, the compare fails: then it is looked at again, and there is nothing left to set.
         settled = await commit_until_known(self._client, self._steady, txn, until=at + self._resolve_s)
@@ -331,9 +336,11 @@ class LedgerTime:
         if settled.reply.succeeded:
             self.keeper.receive(Received(instant, settled.revision, at), moved=True)
             return True
-        (there,) = ops.got(settled.reply)
+        there, *approval = ops.got(settled.reply)
         if there is not None:
             self._take(there, self._steady.monotonic(), gone=False)
+        if approval and (approval[0] is None or approval[0].mod_revision != consent.expect[0][1]):
+            raise RecordChanged("the approval was used or withdrawn meanwhile; look what the time is", kind="approval")
         return False
 
     def _doubt_op(self, doubt: Doubt, by: str) -> pb.RequestOp:

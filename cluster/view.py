@@ -21,6 +21,7 @@ from cluster.ownership import EtcdOwnership, Member, Owner
 from cluster.peers import PeerWatch
 from cluster.records import SCHEMA
 from cluster.time import LedgerTime
+from core.domain.approval import NO_CONSENT_NEEDED, Consent
 from core.domain.party import ParticipantId
 from core.ports.clock import Clock
 from core.ports.cluster import (
@@ -97,9 +98,9 @@ class EtcdCluster:
             clocks_off_ms=state.off_ms or 0,
         )
 
-    async def accept_time(self, *, by: ParticipantId) -> None:
+    async def accept_time(self, *, by: ParticipantId, consent: Consent = NO_CONSENT_NEEDED) -> None:
         """Set cluster time to the wall clocks that agree."""
-        await self.keeper.accept(by)
+        await self.keeper.accept(by, consent)
 
     async def drain(self, node_id: str, *, by: ParticipantId, at: datetime) -> Drain:
         """Write the drain."""

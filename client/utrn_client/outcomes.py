@@ -319,4 +319,19 @@ OUTCOMES: Final[Mapping[str, Outcome]] = {
         "RESOURCE_EXHAUSTED",
         "give the money back; sell again from the next hour, or ask the operator for a higher ceiling",
     ),
+    "NEEDS_APPROVAL": Outcome(
+        Says.NOT_A_SALE,
+        "FAILED_PRECONDITION",
+        "have another operator approve it (AdminService.ApproveOperation), then repeat the same request",
+    ),
+    "SECOND_OPERATOR_NEEDED": Outcome(
+        Says.NOT_A_SALE,
+        "FAILED_PRECONDITION",
+        "bring a second operator on board, or into service again",
+    ),
+    "LAST_OPERATOR": Outcome(
+        Says.NOT_A_SALE,
+        "FAILED_PRECONDITION",
+        "bring another operator on board first",
+    ),
 }

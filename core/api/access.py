@@ -87,6 +87,7 @@ _REGISTRY: Final = {
     "AddParticipant": _OPERATE,
     "SetIdentities": _OPERATE,
     "SetStanding": _OPERATE,
+    "SetCeiling": _OPERATE,
     "SetProfile": Access(roles=KEEPERS, bytes_max=32_768),
     "CancelProfile": _KEEP,
     "GetParticipant": Access(roles=_EVERYBODY, bytes_max=4096),
@@ -133,8 +134,12 @@ _CREDIT: Final = {
     "ListCredits": _READ,
 }
 _ADMIN: Final = dict.fromkeys(
-    ("GetClusterStatus", "SetDrain", "ForgetNode", "ForgetHeadEnd", "AcceptClusterTime"), _ADMINISTER
-)
+    (
+        "GetClusterStatus", "SetDrain", "ForgetNode", "ForgetHeadEnd", "AcceptClusterTime", "ListApprovals",
+        "ApproveOperation", "WithdrawOperation",
+    ),
+    _ADMINISTER,
+)  # fmt: skip
 _SERVICES: Final[Mapping[str, Mapping[str, Access]]] = {
     "utrn.v1.TopUpService": _TOP_UP,
     "utrn.v1.RegistryService": _REGISTRY,

@@ -8,13 +8,17 @@ from google.protobuf import timestamp_pb2
 from utrn.admin.v1 import admin_service_pb2 as pb
 from utrn.admin.v1 import admin_service_pb2_grpc as rpc
 
+from core.api.asked import asked_of
 from core.api.authenticate import Authenticate
 from core.api.errors import Context
+from core.api.registry_convert import page_after, page_limit, stamp
+from core.domain.approval import Approval, parse_approval_id
 from core.domain.errors import BadField, OperatorOnly
 from core.domain.party import Principal, Role
 from core.flows.accept_time import AcceptTime
 from core.flows.drain import DrainNode
 from core.flows.forget import ForgetHeadEnd, ForgetNode
+from core.flows.two_people import TwoPeople
 from core.ports.cluster import Cluster
 
 ADMIN_SERVICE: Final = "utrn.admin.v1.AdminService"
@@ -30,6 +34,7 @@ class AdminServicer(rpc.AdminServiceServicer):
     forget: ForgetNode
     forget_head_end: ForgetHeadEnd
     accept_time: AcceptTime
+    two_people: TwoPeople
 
     async def GetClusterStatus(
         self, request: pb.GetClusterStatusRequest, context: Context
@@ -82,7 +87,31 @@ class AdminServicer(rpc.AdminServiceServicer):
         """Set cluster time to the wall clocks, or say what that would do."""
         principal = self._operator(context)
         seconds = request.seconds if request.HasField("seconds") else None
-        return pb.AcceptClusterTimeResponse(**asdict(await self.accept_time(principal, seconds)))
+        asked = asked_of("AcceptClusterTime", request, f"set cluster time to the wall clocks, {seconds} s ahead of it")
+        return pb.AcceptClusterTimeResponse(**asdict(await self.accept_time(principal, seconds, asked=asked)))
+
+    async def ListApprovals(self, request: pb.ListApprovalsRequest, context: Context) -> pb.ListApprovalsResponse:
+        """List what needs two operators."""
+        principal = self._operator(context)
+        after, limit = page_after(request.after), page_limit(request.limit)
+        found = await self.two_people.list_page(principal, after=after, limit=limit)
+        return pb.ListApprovalsResponse(approvals=[_approval(one) for one in found])
+
+    async def ApproveOperation(
+        self, request: pb.ApproveOperationRequest, context: Context
+    ) -> pb.ApproveOperationResponse:
+        """Approve what another operator has asked for."""
+        principal = self._operator(context)
+        approval_id = parse_approval_id(request.approval_id, field="approval_id")
+        return pb.ApproveOperationResponse(approval=_approval(await self.two_people.approve(principal, approval_id)))
+
+    async def WithdrawOperation(
+        self, request: pb.WithdrawOperationRequest, context: Context
+    ) -> pb.WithdrawOperationResponse:
+        """Withdraw what was asked for."""
+        principal = self._operator(context)
+        approval_id = parse_approval_id(request.approval_id, field="approval_id")
+        return pb.WithdrawOperationResponse(approval=_approval(await self.two_people.withdraw(principal, approval_id)))
 
     def _operator(self, context: Context) -> Principal:
         principal = self.authenticate(context)
@@ -94,3 +123,18 @@ class AdminServicer(rpc.AdminServiceServicer):
 def _check_named(node_id: str) -> None:
     if not node_id:
         raise BadField("node_id: a node's name is needed", field="node_id")
+
+
+def _approval(one: Approval) -> pb.Approval:
+    return pb.Approval(
+        approval_id=one.approval_id,
+        method=one.method,
+        subject=one.subject,
+        state=pb.ApprovalState.ValueType(one.state),
+        asked_by=one.asked_by,
+        asked_at=stamp(one.asked_at),
+        not_before=stamp(one.not_before),
+        expires_at=stamp(one.expires_at),
+        decided_by=one.decided_by,
+        decided_at=stamp(one.decided_at),
+    )

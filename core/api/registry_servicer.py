@@ -10,6 +10,7 @@ from utrn.v1 import registry_service_pb2_grpc as rpc
 
 from core.api import checks, convert
 from core.api import registry_convert as made
+from core.api.asked import asked_of
 from core.api.authenticate import Authenticate
 from core.api.errors import Context
 from core.api.lines import read_line
@@ -53,24 +54,27 @@ class RegistryServicer(rpc.RegistryServiceServicer):
 
     async def AddParticipant(self, request: pb.AddParticipantRequest, context: Context) -> pb.AddParticipantResponse:
         """Bring a participant on board."""
-        done = await self.parties.add(self.authenticate(context), made.new_participant(request))
+        principal, new = self.authenticate(context), made.new_participant(request)
+        subject = f"bring {new.participant_id} on board as {new.role.name.lower()}: {', '.join(new.identities)}"
+        done = await self.parties.add(principal, new, asked=asked_of("AddParticipant", request, subject))
         return pb.AddParticipantResponse(written=made.written(done))
 
     async def SetIdentities(self, request: pb.SetIdentitiesRequest, context: Context) -> pb.SetIdentitiesResponse:
         """Change name and certificates."""
-        done = await self.parties.set_identities(
-            self.authenticate(context),
-            _participant_id(request.participant_id),
-            checks.parse_text(request.name, "name", least=1, most=200),
-            checks.parse_uris(request.identities, "identities"),
-        )
+        principal, participant_id = self.authenticate(context), _participant_id(request.participant_id)
+        name = checks.parse_text(request.name, "name", least=1, most=200)
+        identities = checks.parse_uris(request.identities, "identities")
+        subject = f"certificates of {participant_id}: {', '.join(identities)}"
+        asked = asked_of("SetIdentities", request, subject)
+        done = await self.parties.set_identities(principal, participant_id, name, identities, asked=asked)
         return pb.SetIdentitiesResponse(written=made.written(done))
 
     async def SetStanding(self, request: pb.SetStandingRequest, context: Context) -> pb.SetStandingResponse:
         """Suspend, readmit, offboard."""
         standing = Standing(checks.number_in(request.standing, "standing", Standing))
-        participant_id = _participant_id(request.participant_id)
-        done = await self.parties.set_standing(self.authenticate(context), participant_id, standing)
+        principal, participant_id = self.authenticate(context), _participant_id(request.participant_id)
+        asked = asked_of("SetStanding", request, f"{participant_id}: {standing.name.lower()}")
+        done = await self.parties.set_standing(principal, participant_id, standing, asked=asked)
         return pb.SetStandingResponse(written=made.written(done))
 
     async def SetCeiling(self, request: pb.SetCeilingRequest, context: Context) -> pb.SetCeilingResponse:

@@ -9,6 +9,7 @@ from utrn.v1 import top_up_service_pb2 as top_up_pb
 _PATHS = (
     "meter_id", "meter.meter_id", "old_meter_id", "pan", "lost_pan", "credit.pan", "made_elsewhere.pan",
     "transaction_id", "participant_id", "participant.participant_id", "supplier_id", "psp_id", "node_id",
+    "approval_id",
 )  # fmt: skip
 _LENGTH_MAX = 100
 _PART_MAX = 40

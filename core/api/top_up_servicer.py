@@ -9,6 +9,7 @@ from utrn.v1 import top_up_service_pb2_grpc as rpc
 from utrn.v1 import types_pb2
 
 from core.api import convert
+from core.api.asked import asked_of
 from core.api.authenticate import Authenticate
 from core.api.errors import Context
 from core.api.registry_convert import page_after, page_limit
@@ -120,7 +121,9 @@ class TopUpServicer(rpc.TopUpServiceServicer):
         if not request.HasField("credited"):
             # Left out, it would read as "not credited", and money would be given back for a code that may be.
             raise BadField("credited: what the meter's credit log says must be said", field="credited")
-        delivery = await self.cases.settle(principal, owner, transaction_id, credited=request.credited)
+        said = "credited" if request.credited else "not credited"
+        asked = asked_of("SettleDelivery", request, f"settle {owner}/{transaction_id} as {said}")
+        delivery = await self.cases.settle(principal, owner, transaction_id, credited=request.credited, asked=asked)
         return pb.SettleDeliveryResponse(delivery=convert.delivery_message(delivery, advised=False))
 
     async def GetVend(self, request: pb.GetVendRequest, context: Context) -> pb.GetVendResponse:

@@ -314,7 +314,7 @@ class SignatureWrong(Refused):
 
 
 class TwoPeopleNeeded(Refused):
-    """Credit without payment needs a second person, with another certificate."""
+    """It needs a second person, with another certificate."""
 
     reason = "TWO_PEOPLE_NEEDED"
 
@@ -329,6 +329,27 @@ class CeilingReached(Refused):
     """The seller has sold what its ceiling allows in this hour. Facts: ceiling_pence, left_pence, hour_ends_ms."""
 
     reason = "CEILING_REACHED"
+
+
+class NeedsApproval(Refused):
+    """It cannot be undone: another operator must approve it, and time must pass.
+
+    Facts: approval_id, state, not_before_ms, expires_at_ms, asked_by.
+    """
+
+    reason = "NEEDS_APPROVAL"
+
+
+class SecondOperatorNeeded(Refused):
+    """It needs two operators, and only one is active."""
+
+    reason = "SECOND_OPERATOR_NEEDED"
+
+
+class LastOperator(Refused):
+    """It is the last active operator; without it nobody could act. Facts: participant_id."""
+
+    reason = "LAST_OPERATOR"
 
 
 class OperatorOnly(Refused):

@@ -20,6 +20,7 @@ class Kind(StrEnum):
     IDENTITY = "identity"
     ORIGINATOR = "originator"
     DUE = "due"
+    APPROVAL = "approval"
 
 
 class Ref(NamedTuple):

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from core.domain.approval import Asked
 from core.domain.errors import BadField, ClocksDisagree
 from core.domain.party import Principal
 from core.domain.timeline import Ms
+from core.flows.two_people import Consents
 from core.ports.cluster import Cluster
 
 _NEAR_S = 5
@@ -26,17 +28,20 @@ class AcceptTime:
 
     cluster: Cluster
     due_by: Callable[[Ms], Sequence[object]]
+    consents: Consents
 
-    async def __call__(self, principal: Principal, seconds: int | None) -> TimeStep:
+    async def __call__(self, principal: Principal, seconds: int | None, *, asked: Asked | None = None) -> TimeStep:
         """Return what was done; with `seconds` None nothing is, and what would be is told.
 
         Args:
             principal: The operator.
             seconds: How far ahead of cluster time the operator has read the wall clocks to be.
+            asked: The request as it is approved.
 
         Raises:
             ClocksDisagree: there is nothing to set it to.
             BadField: the wall clocks are not there any more.
+            NeedsApproval, SecondOperatorNeeded: changes that fall due by it are carried out for good.
             LedgerUnavailable, OutcomeUnknown: look and repeat.
         """
         time = self.cluster.time()
@@ -49,5 +54,6 @@ class AcceptTime:
             return TimeStep(off_s, due, done=False)
         if abs(seconds - off_s) > _NEAR_S:
             raise BadField(f"seconds: the wall clocks are {off_s} s ahead of cluster time now", field="seconds")
-        await self.cluster.accept_time(by=principal.participant_id)
+        consent = await self.consents.of_two(principal, asked, urgent=True)
+        await self.cluster.accept_time(by=principal.participant_id, consent=consent)
         return TimeStep(off_s, due, done=True)

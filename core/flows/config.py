@@ -31,6 +31,7 @@ class FlowConfig:
         closings_burst: Ids, 1 to 1000000, that one caller may have closed as refused at once at this node; each takes
             about 500 bytes of the ledger.
         closings_per_minute: Ids, 1 to 1000000, a minute, once the burst is used up.
+        approval_wait_s: Seconds, 0 to 604800, between asking for what cannot be undone and doing it.
         ceiling_pence: Pence, 1 to 10 million million, that a seller without a ceiling of its own may sell in an hour.
     """
 
@@ -49,6 +50,7 @@ class FlowConfig:
     closings_burst: int = 1000
     closings_per_minute: int = 60
     ceiling_pence: int = 10_000_000
+    approval_wait_s: int = 900
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
@@ -66,6 +68,7 @@ class FlowConfig:
         _within(self, "closings_burst", 1, 1_000_000)
         _within(self, "closings_per_minute", 1, 1_000_000)
         _within(self, "ceiling_pence", 1, CEILING_PENCE_MAX)
+        _within(self, "approval_wait_s", 0, 604_800)
         if self.unapplied_alarm > self.unapplied_refuse:
             raise ValueError("unapplied_alarm: must not be above unapplied_refuse")
 

@@ -1,8 +1,9 @@
 """Participants: brought on board, suspended, offboarded by an operator; profiles chosen by the suppliers themselves."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+from core.domain.approval import NO_CONSENT_NEEDED, Asked, Consent
 from core.domain.errors import BadField, HistoryFull, ParticipantUnknown, RecordChanged, RecordExists
 from core.domain.meter import Abilities, Model
 from core.domain.money import Pence
@@ -21,6 +22,7 @@ from core.domain.party import (
 from core.domain.registry import Kind, Known, Ref
 from core.domain.timeline import Ms, Timeline, begin, ms_of
 from core.flows.roles import KEEPERS, OPERATORS, SELLERS, own, require
+from core.flows.two_people import Consents
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
 
@@ -57,12 +59,14 @@ class KeepParties:
 
     store: RegistryStore
     clock: Clock
+    consents: Consents
 
-    async def add(self, principal: Principal, new: NewParticipant) -> Written:
-        """Bring a participant on board; adding it again as it is changes nothing.
+    async def add(self, principal: Principal, new: NewParticipant, *, asked: Asked | None = None) -> Written:
+        """Bring a participant on board; adding it again as it is changes nothing. An operator needs two of them.
 
         Raises:
             RecordExists: the name, a certificate or an originator is taken.
+            NeedsApproval, SecondOperatorNeeded: it is an operator.
         """
         require(principal, OPERATORS)
         if (new.role is Role.SUPPLIER) is not (new.supplier_key is not None):
@@ -72,6 +76,9 @@ class KeepParties:
         before = await self.store.read(Participant, new.participant_id)
         if before is not None:
             return _same(before, new)
+        consent = NO_CONSENT_NEEDED
+        if new.role is Role.OPERATOR:
+            consent = await self.consents.to_add_operator(principal, asked)
         now, by = ms_of(self.clock.now()), principal.participant_id
         participant = Participant(
             participant_id=new.participant_id,
@@ -85,19 +92,27 @@ class KeepParties:
         claims = [(Ref(Kind.IDENTITY, identity), str(new.participant_id)) for identity in new.identities]
         if new.supplier_key is not None:
             claims.append((Ref(Kind.ORIGINATOR, new.supplier_key.originator_id), str(new.participant_id)))
-        write = RegistryWrite(expect=[(_ref(new.participant_id), 0)], put=[participant], claim=claims)
+        expect = [(_ref(new.participant_id), 0)]
+        write = RegistryWrite(expect=expect, put=[participant], claim=claims, consent=consent)
         revision = await self.store.write(write)
         if revision is None:
             raise RecordExists("the name, a certificate or the originator is taken by another", kind="participant")
         return Written(revision=revision)
 
     async def set_identities(
-        self, principal: Principal, participant_id: ParticipantId, name: str, identities: tuple[str, ...]
+        self,
+        principal: Principal,
+        participant_id: ParticipantId,
+        name: str,
+        identities: tuple[str, ...],
+        *,
+        asked: Asked | None = None,
     ) -> Written:
-        """Change a participant's name and certificates, at once.
+        """Change a participant's name and certificates, at once; an operator's need two operators.
 
         Raises:
             ParticipantUnknown, RecordExists: as named.
+            NeedsApproval, SecondOperatorNeeded: it is an operator.
         """
         require(principal, OPERATORS)
         before = await self._known(participant_id)
@@ -106,6 +121,9 @@ class KeepParties:
         known_as, last = KnownAs(name=name, identities=identities), before.record.known_as.last
         if last is not None and last.value == known_as:
             return Written(revision=before.revision, changed=False)
+        consent = NO_CONSENT_NEEDED
+        if before.record.role is Role.OPERATOR:
+            consent = await self.consents.to_add_operator(principal, asked)
         now, by = ms_of(self.clock.now()), principal.participant_id
         after = replace(before.record, known_as=before.record.known_as.change(known_as, since=None, now=now, by=by))
         added = set(identities) - set(before.record.identities)
@@ -115,14 +133,24 @@ class KeepParties:
             put=[after],
             claim=[(Ref(Kind.IDENTITY, one), str(participant_id)) for one in sorted(added)],
             release=[Ref(Kind.IDENTITY, one) for one in sorted(gone)],
+            consent=consent,
         )
         revision = await self.store.write(write)
         if revision is None:
             raise RecordExists("a certificate is taken by another participant", kind="identity")
         return Written(revision=revision)
 
-    async def set_standing(self, principal: Principal, participant_id: ParticipantId, standing: Standing) -> Written:
-        """Suspend, readmit or offboard a participant, at once. Whoever leaves gives its certificates up."""
+    async def set_standing(
+        self, principal: Principal, participant_id: ParticipantId, standing: Standing, *, asked: Asked | None = None
+    ) -> Written:
+        """Suspend, readmit or offboard a participant, at once. Whoever leaves gives its certificates up.
+
+        To end a supplier, or an operator, and to readmit an operator needs two operators. To suspend never does: it
+        protects people. The last active operator is neither suspended nor ended.
+
+        Raises:
+            NeedsApproval, SecondOperatorNeeded, LastOperator: as named.
+        """
         require(principal, OPERATORS)
         now, by = ms_of(self.clock.now()), principal.participant_id
 
@@ -133,7 +161,16 @@ class KeepParties:
                 raise _left()
             return replace(one, standings=one.standings.change(standing, since=None, now=now, by=by))
 
-        return await self._update(participant_id, change)
+        async def consent(one: Participant) -> Consent:
+            operator, found = one.role is Role.OPERATOR, NO_CONSENT_NEEDED
+            if operator and standing is not Standing.ACTIVE:
+                found = await self.consents.to_bar_operator(participant_id)
+            ends = standing is Standing.LEFT and one.role is Role.SUPPLIER
+            if ends or (operator and standing is not Standing.SUSPENDED):
+                found = found.and_of(await self.consents.of_two(principal, asked))
+            return found
+
+        return await self._update(participant_id, change, consent)
 
     async def set_ceiling(self, principal: Principal, participant_id: ParticipantId, pence: Pence) -> Written:
         """Set the most that a seller may sell in an hour, at once; 0 for the agreed ceiling.
@@ -204,7 +241,12 @@ class KeepParties:
                 return Written(revision=revision)
         raise _overtaken()
 
-    async def _update(self, participant_id: ParticipantId, change: Callable[[Participant], Participant]) -> Written:
+    async def _update(
+        self,
+        participant_id: ParticipantId,
+        change: Callable[[Participant], Participant],
+        consent: Callable[[Participant], Awaitable[Consent]] | None = None,
+    ) -> Written:
         for _ in range(_RACES_MAX):
             before = await self._known(participant_id)
             after = change(before.record)
@@ -215,6 +257,7 @@ class KeepParties:
                 expect=[(_ref(participant_id), before.revision)],
                 put=[after],
                 release=[Ref(Kind.IDENTITY, one) for one in sorted(gone)],
+                consent=NO_CONSENT_NEEDED if consent is None else await consent(before.record),
             )
             revision = await self.store.write(write)
             if revision is not None:

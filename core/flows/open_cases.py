@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from core.domain.approval import NO_CONSENT_NEEDED, Asked
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.errors import LedgerUnavailable, NotYours, RecordChanged, VendUnknown
 from core.domain.party import ParticipantId, Principal, Role
@@ -10,6 +11,7 @@ from core.domain.transaction_id import TransactionId
 from core.domain.vend import Vend
 from core.flows.idempotency import Answers
 from core.flows.roles import KEEPERS, READERS, own, require
+from core.flows.two_people import Consents
 from core.ports.clock import Clock
 from core.ports.ledger import Ledger, StoredVend
 from core.ports.outbox import Outbox
@@ -25,6 +27,7 @@ class OpenCases:
     outbox: Outbox
     answers: Answers
     clock: Clock
+    consents: Consents
 
     async def list_page(
         self, principal: Principal, supplier_id: ParticipantId, *, after: str, limit: int
@@ -41,13 +44,22 @@ class OpenCases:
         return [one.vend for one in found], more
 
     async def settle(
-        self, principal: Principal, owner: ParticipantId, transaction_id: TransactionId, *, credited: bool
+        self,
+        principal: Principal,
+        owner: ParticipantId,
+        transaction_id: TransactionId,
+        *,
+        credited: bool,
+        asked: Asked | None = None,
     ) -> Delivery:
         """Return the delivery, settled; the same one however often it is settled the same way.
+
+        Its supplier settles it by what it has read in the meter; an operator, who reads no meters, needs another one.
 
         Raises:
             RoleNotAllowed, NotYours, VendUnknown: do not repeat.
             RecordChanged: it is no open case, or the meter or another has settled it the other way.
+            NeedsApproval, SecondOperatorNeeded: an operator asks.
             LedgerUnavailable, OutcomeUnknown: repeat.
         """
         require(principal, KEEPERS)
@@ -59,7 +71,10 @@ class OpenCases:
             if delivery.state is not DeliveryState.NEEDS_CHECK:
                 raise RecordChanged(f"it is no open case, but {delivery.state.name}", kind="case")
             settled = delivery.settle(self.clock.now(), credited=credited)
-            outcome = await self.outbox.settle(stored, settled)
+            consent = NO_CONSENT_NEEDED
+            if principal.role is Role.OPERATOR:
+                consent = await self.consents.of_two(principal, asked, urgent=True)
+            outcome = await self.outbox.settle(stored, settled, consent)
             if isinstance(outcome, StoredVend):
                 self.answers.remember(outcome)
                 return outcome.vend.delivery

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from core.domain.approval import NO_CONSENT_NEEDED, Consent
 from core.domain.party import ParticipantId
 
 
@@ -155,11 +156,14 @@ class Cluster(Protocol):
         """Return what is known of cluster time now."""
         ...
 
-    async def accept_time(self, *, by: ParticipantId) -> None:
+    async def accept_time(self, *, by: ParticipantId, consent: Consent = NO_CONSENT_NEEDED) -> None:
         """Set cluster time to the wall clocks that agree: forward at once, back by letting it run slowly.
+
+        `consent` is used up by the write.
 
         Raises:
             ClocksDisagree: none do, or cluster time is not known here.
+            RecordChanged: the consent was used or withdrawn meanwhile.
             LedgerUnavailable, OutcomeUnknown: look and repeat.
         """
         ...

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from core.domain.approval import NO_CONSENT_NEEDED, Consent
 from core.domain.delivery import Delivery
 from core.domain.errors import DeliveryChanged, Deposed, UtrnError
 from core.domain.meter import MeterId, OriginatorId
@@ -68,6 +69,7 @@ class DeliveryChange:
     delivery: Delivery
     basis: Basis = ()
     not_before: Ms = NEVER
+    consent: Consent = NO_CONSENT_NEEDED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +111,12 @@ class Outbox(Protocol):
         """
         ...
 
-    async def settle(self, stored: StoredVend, delivery: Delivery) -> StoredVend | DeliveryChanged:
-        """Write what a supplier says of a code whose delivery nobody owes any more; closes its case. Under no epoch.
+    async def settle(
+        self, stored: StoredVend, delivery: Delivery, consent: Consent = NO_CONSENT_NEEDED
+    ) -> StoredVend | DeliveryChanged:
+        """Write what is said of a code whose delivery nobody owes any more; closes its case. Under no epoch.
+
+        `consent` is used up by the write; if it has moved, nothing is written.
 
         Raises:
             LedgerUnavailable: nothing was written.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from core.domain.appointment import Appointments
+from core.domain.approval import NO_CONSENT_NEEDED, Approval, Consent
 from core.domain.credit import CreditDay, CreditRequest
 from core.domain.eligibility import Says
 from core.domain.market_change import MarketChange, OwedVend
@@ -16,8 +17,8 @@ from core.domain.vend import Vend
 from core.ports.ledger import CounterState
 
 RegistryRecord = Participant | Meter | Card | Appointments | Model
-StoredRecord = RegistryRecord | MarketChange | CreditRequest | CreditDay
-R = TypeVar("R", Participant, Meter, Card, Appointments, Model, MarketChange, CreditRequest, CreditDay)
+StoredRecord = RegistryRecord | MarketChange | CreditRequest | CreditDay | Approval
+R = TypeVar("R", Participant, Meter, Card, Appointments, Model, MarketChange, CreditRequest, CreditDay, Approval)
 
 
 class Registry(Protocol):
@@ -105,6 +106,7 @@ class RegistryWrite:
         due: Instants at which a meter must be looked at again.
         done: Such instants that have been served.
         not_before: The write happens only once cluster time, in the ledger, has come to this instant.
+        consent: Of two operators, where it needs them: compared and used up by the write.
     """
 
     expect: Sequence[tuple[Ref, int]]
@@ -117,6 +119,7 @@ class RegistryWrite:
     due: Sequence[tuple[Ms, MeterId]] = ()
     done: Sequence[tuple[Ms, MeterId]] = ()
     not_before: Ms = NEVER
+    consent: Consent = NO_CONSENT_NEEDED
 
 
 class RegistryStore(Protocol):

@@ -12,14 +12,14 @@ from utrn.v1 import types_pb2
 
 from app.config import load_config
 from app.devstack import DevStack
-from app.stackfiles import OPERATOR, PSP, SUPPLIERS, StackPlan
+from app.stackfiles import OPERATOR, PSP, SECOND_OPERATOR, SUPPLIERS, StackPlan
 from cluster.client import EtcdClient
 from cluster.reader import all_vends
 from core.flows.config import FlowConfig
 from tests.support.raw import Answer, raw_call, raw_channel
 from tests.support.selling import new_id, pans
 
-PLAN = StackPlan(meters=40, etcd_fsync=False, nodes=("node-a", "node-b"))
+PLAN = StackPlan(meters=40, etcd_fsync=False, nodes=("node-a", "node-b"), flow=("approval_wait_s = 1",))
 pytestmark = [pytest.mark.real]
 ISSUE = "/utrn.v1.TopUpService/IssueUtrn"
 
@@ -90,3 +90,34 @@ async def test_an_operator_moves_a_ceiling_and_both_nodes_hold_to_it(attacked: D
     answers = await mint(attacked, PSP, 10_000, rounds=2)
     assert {one.reason for one in answers} == {"", "CEILING_REACHED"}
     assert 150_000 < await minted(attacked, PSP) <= 200_000
+
+
+async def test_one_stolen_operator_ends_no_supplier_and_makes_itself_no_second(attacked: DevStack) -> None:
+    supplier = list(SUPPLIERS)[1]
+    accomplice = registry_pb.Participant(
+        participant_id="operator-third", role=registry_pb.ROLE_OPERATOR, name="T", identities=["spiffe://third"]
+    )
+    leaves, suspended = registry_pb.STANDING_LEFT, registry_pb.STANDING_SUSPENDED
+    ends = registry_pb.SetStandingRequest(participant_id=supplier, standing=leaves)
+    alone = {
+        "RegistryService/SetStanding": ends,
+        "RegistryService/AddParticipant": registry_pb.AddParticipantRequest(participant=accomplice),
+        "RegistryService/SetIdentities": registry_pb.SetIdentitiesRequest(
+            participant_id=SECOND_OPERATOR, name="S", identities=["spiffe://third"]
+        ),
+    }
+    async with raw_channel(attacked, OPERATOR) as channel, raw_channel(attacked, OPERATOR, node="node-b") as other:
+        for method, request in alone.items():
+            for _ in range(3):
+                for way in (channel, other):
+                    answer = await raw_call(way, f"/utrn.v1.{method}", request.SerializeToString())
+                    assert answer.reason == "NEEDS_APPROVAL"
+        itself = registry_pb.SetStandingRequest(participant_id=OPERATOR, standing=leaves)
+        second = registry_pb.SetStandingRequest(participant_id=SECOND_OPERATOR, standing=suspended)
+        set_standing = "/utrn.v1.RegistryService/SetStanding"
+        assert not (await raw_call(channel, set_standing, second.SerializeToString())).reason
+        assert (await raw_call(channel, set_standing, itself.SerializeToString())).reason == "LAST_OPERATOR"
+        # What was asked for before is recorded; alone, nobody gets further with it.
+        assert (await raw_call(channel, set_standing, ends.SerializeToString())).reason == "NEEDS_APPROVAL"
+        add = registry_pb.AddParticipantRequest(participant=accomplice).SerializeToString()
+        assert (await raw_call(channel, "/utrn.v1.RegistryService/AddParticipant", add)).reason == "NEEDS_APPROVAL"

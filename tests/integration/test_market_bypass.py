@@ -128,6 +128,9 @@ TABLE: dict[str, tuple[str, ...]] = {
     "AdminService.ForgetNode":             (P,     P,     P,       P,       P,      MAY),
     "AdminService.ForgetHeadEnd":          (P,     P,     P,       P,       P,      MAY),
     "AdminService.AcceptClusterTime":      (P,     P,     P,       P,       P,      MAY),
+    "AdminService.ListApprovals":          (P,     P,     P,       P,       P,      MAY),
+    "AdminService.ApproveOperation":       (P,     P,     P,       P,       P,      MAY),
+    "AdminService.WithdrawOperation":      (P,     P,     P,       P,       P,      MAY),
 }  # fmt: skip
 # Whoever may is answered, where nothing is changed by it.
 READS = re.compile(r".*\.(Get|List|Check|Reconcile).*")
@@ -270,6 +273,9 @@ def _sales_of(target: Attacked) -> dict[str, Message]:
         "AdminService.ForgetNode": admin_pb.ForgetNodeRequest(node_id="node-gone"),
         "AdminService.ForgetHeadEnd": admin_pb.ForgetHeadEndRequest(name="sandbox"),
         "AdminService.AcceptClusterTime": admin_pb.AcceptClusterTimeRequest(seconds=0),
+        "AdminService.ListApprovals": admin_pb.ListApprovalsRequest(),
+        "AdminService.ApproveOperation": admin_pb.ApproveOperationRequest(approval_id="0" * 32),
+        "AdminService.WithdrawOperation": admin_pb.WithdrawOperationRequest(approval_id="0" * 32),
     }
 
 

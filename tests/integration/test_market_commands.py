@@ -14,7 +14,7 @@ from app.cli.advice import ADVICE
 from app.cli.hands import read_codes
 from app.devstack import DevStack
 from app.pki import participant_uri
-from app.stackfiles import AUDITOR, HELPDESK, OPERATOR, OUTSIDER, PSP, SUPPLIERS
+from app.stackfiles import AUDITOR, HELPDESK, OPERATOR, OUTSIDER, PSP, SECOND_OPERATOR, SUPPLIERS
 from tests.support.selling import new_id
 from tests.support.teller import (
     CLOCK,
@@ -458,9 +458,24 @@ def who_could_sell_and_what_changed(teller: Teller) -> None:
     assert WEST not in now
 
 
+def approved(teller: Teller, *asked: str) -> None:
+    """Ask as one operator for what needs two, and approve it as the other; withdraw it once between."""
+    told = teller.refused(OPERATOR, *asked)
+    assert told.startswith("NEEDS_APPROVAL: nothing was done")
+    (one,) = teller.json(OPERATOR, "approval", "list")["approvals"]
+    assert one["approval_id"] in told
+    assert teller.refused(OPERATOR, "approval", "approve", one["approval_id"]).startswith("TWO_PEOPLE_NEEDED")
+    assert "is withdrawn" in teller.table(OPERATOR, "approval", "withdraw", one["approval_id"])
+    assert teller.json(OPERATOR, "approval", "list") == {"approvals": []}
+    assert one["approval_id"] in teller.table(OPERATOR, "approval", "list", "--all")
+    assert "NEEDS_APPROVAL" in teller.refused(OPERATOR, *asked)
+    assert teller.json(SECOND_OPERATOR, "approval", "approve", one["approval_id"])["decided_by"] == SECOND_OPERATOR
+
+
 def offboarded(teller: Teller) -> None:
     teller.both(WEST, "appoint", "end", WEST, CHAIN, "web-2026")
     teller.both(OPERATOR, "psp", "offboard", CHAIN)
+    approved(teller, "supplier", "offboard", WEST)
     teller.both(OPERATOR, "supplier", "offboard", WEST)
     assert teller.json(OPERATOR, "supplier", "show", WEST)["identities"] == []
     assert teller.refused(OPERATOR, "supplier", "resume", WEST).startswith("RECORD_CHANGED: the participant has left")

@@ -32,7 +32,7 @@ from app.cli import output
 from app.clock import SystemClock
 from app.devstack import DevStack
 from app.fleet_file import meter_by_pan
-from app.stackfiles import AUDITOR, HELPDESK, OPERATOR, PSP, SUPPLIERS
+from app.stackfiles import AUDITOR, HELPDESK, OPERATOR, PSP, SECOND_OPERATOR, SUPPLIERS
 from core.domain.meter import luhn_digit
 from tests.support.calls import caller
 from tests.support.guide import PROGRAMS, ended, environment, make_guide, objects, options, serving, started
@@ -50,6 +50,7 @@ KNOWN_WITHIN_S = 10.0
 CLOCK = SystemClock()
 # Run by the tests of their own pages, and of the book of commands (test_command_sales.py).
 NOT_OF_THE_MARKET = {"hsm list", "sales list", "sales close"}
+APPROVAL = re.compile(r"\b[0-9a-f]{32}\b", re.ASCII)
 FIVE_FOURS = re.compile(r"\d{4}( \d{4}){4}")
 
 
@@ -143,9 +144,9 @@ class Story:
     def parties(self) -> dict[str, str]:
         names = {
             "OPERATOR": OPERATOR, "NORTH": NORTH, "SOUTH": SOUTH, "PSP": PSP, "HELPDESK": HELPDESK, "AUDITOR": AUDITOR,
-            "WEB": "psp-web", "WEB_2027": "psp-web-2027", "SECOND": SECOND,
+            "WEB": "psp-web", "WEB_2027": "psp-web-2027", "SECOND": SECOND, "SECOND_OPERATOR": SECOND_OPERATOR,
         }  # fmt: skip
-        for who in (OPERATOR, NORTH, SOUTH, PSP, HELPDESK, AUDITOR, SECOND):
+        for who in (OPERATOR, SECOND_OPERATOR, NORTH, SOUTH, PSP, HELPDESK, AUDITOR, SECOND):
             self.stack.certs(who)
         return {name: options(self.stack, who) for name, who in names.items()}
 
@@ -196,6 +197,8 @@ class Story:
             said = done.stdout + done.stderr
             wanted = (1, True) if shown.refused else (0, True)
             if (done.exit_code, shown.refused in said) == wanted:
+                approval = APPROVAL.search(said)
+                values |= {"APPROVAL": approval[0]} if approval else {}
                 return
             assert time.monotonic() < until, (shown, done.exit_code, said)
 

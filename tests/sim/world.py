@@ -57,6 +57,7 @@ from core.flows.prove import CustodyOf
 from core.flows.record import Recorder
 from core.flows.send import SendIssued
 from core.flows.turn import TurnMeter
+from core.flows.two_people import ConsentOfLedger
 from core.observe import SetAside, StageTimes
 from core.ports.ledger import Ledger
 from tests.fakes.etcd import FakeEtcd
@@ -168,7 +169,7 @@ class SimNode:
         turn = TurnMeter(store=store, clock=clock)
         self.meters = KeepMeters(store=store, turn=turn, clock=clock, head_ends=known_head_ends)
         self.pans = KeepPans(store=store, clock=clock)
-        self.parties = KeepParties(store=store, clock=clock)
+        self.parties = KeepParties(store=store, clock=clock, consents=ConsentOfLedger())
         self.appoint = Appoint(store=store, clock=clock, roots=b"")
         self._changes = ChangeKeeper(due_by=self.registry.due_by, turn=turn, clock=clock, random=sim.chance)
         authorise = Authorise(

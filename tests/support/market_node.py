@@ -42,6 +42,7 @@ from core.flows.open_cases import OpenCases
 from core.flows.reconcile import ReconcilePans
 from core.flows.send import SendIssued
 from core.flows.turn import TurnMeter
+from core.flows.two_people import ConsentOfLedger, Consents
 from core.observe import StageTimes
 from core.ports.registry import RegistryRecord, RegistryWrite
 from tests.fakes.clock import HandClock
@@ -93,6 +94,8 @@ class MarketNode:
 
     def __post_init__(self) -> None:
         """Wire it as the composition root does."""
+        # Who asks for a second operator says so: a test of its own.
+        self.consents: Consents = ConsentOfLedger()
         # The names that this node knows; a test may change them, or take its knowledge away.
         self.head_ends: frozenset[str] | None = known_head_ends()
         client, config, clock = self.store.client, self.store.config, self.clock
@@ -128,12 +131,14 @@ class MarketNode:
             authorise=self.authorise, find=self.find, ledger=self.ledger, answers=self.answers, clock=clock
         )
         self.outbox = EtcdOutbox(self.store.client, self.store.config, clock)
-        self.cases = OpenCases(ledger=self.ledger, outbox=self.outbox, answers=self.answers, clock=clock)
+        self.cases = OpenCases(
+            ledger=self.ledger, outbox=self.outbox, answers=self.answers, clock=clock, consents=self.consents
+        )
         self.meters = KeepMeters(store=self.records, turn=self.turn, clock=clock, head_ends=lambda: self.head_ends)
         self.exchange = ExchangeMeter(meters=self.meters, store=self.records)
         self.hand_over = HandOverMeter(meters=self.meters, store=self.records, ledger=self.ledger, clock=clock)
         self.pans = KeepPans(store=self.records, clock=clock)
-        self.parties = KeepParties(store=self.records, clock=clock)
+        self.parties = KeepParties(store=self.records, clock=clock, consents=self.consents)
         self.credit = GiveCredit(
             store=self.records, authorise=self.authorise, issue=self.issue, clock=clock,
             id_window=FlowConfig().hot_window, id_ahead=FlowConfig().ahead_max,

@@ -4,10 +4,12 @@ from typing import cast
 
 import pytest
 
+from core.domain.approval import Consent
 from core.domain.errors import BadField, ClocksDisagree
 from core.domain.party import ParticipantId, Principal
 from core.domain.timeline import Ms
 from core.flows.accept_time import AcceptTime, TimeStep
+from core.flows.two_people import ConsentOfLedger
 from core.ports.cluster import Cluster, TimeStatus
 from tests.support.market_node import OPERATOR, as_
 
@@ -26,7 +28,7 @@ class OneTime:
     def time(self) -> TimeStatus:
         return self.status
 
-    async def accept_time(self, *, by: ParticipantId) -> None:
+    async def accept_time(self, *, by: ParticipantId, consent: Consent) -> None:
         self.by.append(by)
 
 
@@ -37,7 +39,7 @@ async def asked(cluster: OneTime, seconds: int | None) -> TimeStep:
         return [one for one in (NOW - 5, NOW + 3_600_000) if one <= at]
 
     principal: Principal = as_(OPERATOR)
-    return await AcceptTime(cast("Cluster", cluster), due_by)(principal, seconds)
+    return await AcceptTime(cast("Cluster", cluster), due_by, ConsentOfLedger())(principal, seconds)
 
 
 async def test_without_a_number_nothing_is_done_and_what_would_be_is_told() -> None:

@@ -129,7 +129,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_SIGNATURE_WRONG: _ErrorReason.ValueType  # 48
     """The signature, or the certificate it was made with, does not stand for the supplier. Facts: because."""
     ERROR_REASON_TWO_PEOPLE_NEEDED: _ErrorReason.ValueType  # 49
-    """Credit without payment needs a second person, with another certificate."""
+    """It needs a second person, with another certificate: credit without payment, and what only two operators may do."""
     ERROR_REASON_DAILY_LIMIT: _ErrorReason.ValueType  # 50
     """The supplier's limit of credit without payment is reached for this day. Facts: left_pence."""
     ERROR_REASON_REGISTRY_MOVED: _ErrorReason.ValueType  # 51
@@ -161,6 +161,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The seller has sold as much in this hour (UTC) as its ceiling allows; a smaller amount may still pass. What was sold
     before is answered as ever. Facts: ceiling_pence, left_pence, hour_ends_ms.
     """
+    ERROR_REASON_NEEDS_APPROVAL: _ErrorReason.ValueType  # 91
+    """It cannot be undone, so it needs two operators. Nothing was done; what was asked for is recorded. Facts: approval_id,
+    state (waiting, approved), not_before_ms, expires_at_ms, asked_by.
+    """
+    ERROR_REASON_SECOND_OPERATOR_NEEDED: _ErrorReason.ValueType  # 92
+    """It needs two operators, and only one is active."""
+    ERROR_REASON_LAST_OPERATOR: _ErrorReason.ValueType  # 93
+    """It is the last active operator: without it nobody could act. Facts: participant_id."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason this service gives for not doing what was asked. Carried in google.rpc.ErrorInfo.reason, without the
@@ -276,7 +284,7 @@ ERROR_REASON_NOTHING_TO_END: ErrorReason.ValueType  # 47
 ERROR_REASON_SIGNATURE_WRONG: ErrorReason.ValueType  # 48
 """The signature, or the certificate it was made with, does not stand for the supplier. Facts: because."""
 ERROR_REASON_TWO_PEOPLE_NEEDED: ErrorReason.ValueType  # 49
-"""Credit without payment needs a second person, with another certificate."""
+"""It needs a second person, with another certificate: credit without payment, and what only two operators may do."""
 ERROR_REASON_DAILY_LIMIT: ErrorReason.ValueType  # 50
 """The supplier's limit of credit without payment is reached for this day. Facts: left_pence."""
 ERROR_REASON_REGISTRY_MOVED: ErrorReason.ValueType  # 51
@@ -308,4 +316,12 @@ ERROR_REASON_CEILING_REACHED: ErrorReason.ValueType  # 90
 """The seller has sold as much in this hour (UTC) as its ceiling allows; a smaller amount may still pass. What was sold
 before is answered as ever. Facts: ceiling_pence, left_pence, hour_ends_ms.
 """
+ERROR_REASON_NEEDS_APPROVAL: ErrorReason.ValueType  # 91
+"""It cannot be undone, so it needs two operators. Nothing was done; what was asked for is recorded. Facts: approval_id,
+state (waiting, approved), not_before_ms, expires_at_ms, asked_by.
+"""
+ERROR_REASON_SECOND_OPERATOR_NEEDED: ErrorReason.ValueType  # 92
+"""It needs two operators, and only one is active."""
+ERROR_REASON_LAST_OPERATOR: ErrorReason.ValueType  # 93
+"""It is the last active operator: without it nobody could act. Facts: participant_id."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -60,6 +60,21 @@ class AdminServiceStub:
                 request_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.AcceptClusterTimeRequest.SerializeToString,
                 response_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.AcceptClusterTimeResponse.FromString,
                 _registered_method=True)
+        self.ListApprovals = channel.unary_unary(
+                '/utrn.admin.v1.AdminService/ListApprovals',
+                request_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ListApprovalsRequest.SerializeToString,
+                response_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ListApprovalsResponse.FromString,
+                _registered_method=True)
+        self.ApproveOperation = channel.unary_unary(
+                '/utrn.admin.v1.AdminService/ApproveOperation',
+                request_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ApproveOperationRequest.SerializeToString,
+                response_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ApproveOperationResponse.FromString,
+                _registered_method=True)
+        self.WithdrawOperation = channel.unary_unary(
+                '/utrn.admin.v1.AdminService/WithdrawOperation',
+                request_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.WithdrawOperationRequest.SerializeToString,
+                response_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.WithdrawOperationResponse.FromString,
+                _registered_method=True)
 
 
 class AdminServiceServicer:
@@ -99,6 +114,29 @@ class AdminServiceServicer:
 
     def AcceptClusterTime(self, request, context):
         """Sets cluster time to the middle of the wall clocks that agree: what no node does by itself while the time is carried.
+        Needs two operators (NEEDS_APPROVAL).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListApprovals(self, request, context):
+        """Answers what operators have asked for that needs two of them, in the order of its ids.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ApproveOperation(self, request, context):
+        """Approves what another operator has asked for; after its waiting time either of the two repeats the request, and it is
+        carried out, once. Refused to the one who asked (TWO_PEOPLE_NEEDED). May be repeated.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WithdrawOperation(self, request, context):
+        """Withdraws what was asked for and not carried out; any operator may. May be repeated.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -131,6 +169,21 @@ def add_AdminServiceServicer_to_server(servicer, server):
                     servicer.AcceptClusterTime,
                     request_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.AcceptClusterTimeRequest.FromString,
                     response_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.AcceptClusterTimeResponse.SerializeToString,
+            ),
+            'ListApprovals': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListApprovals,
+                    request_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ListApprovalsRequest.FromString,
+                    response_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ListApprovalsResponse.SerializeToString,
+            ),
+            'ApproveOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.ApproveOperation,
+                    request_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ApproveOperationRequest.FromString,
+                    response_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.ApproveOperationResponse.SerializeToString,
+            ),
+            'WithdrawOperation': grpc.unary_unary_rpc_method_handler(
+                    servicer.WithdrawOperation,
+                    request_deserializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.WithdrawOperationRequest.FromString,
+                    response_serializer=utrn_dot_admin_dot_v1_dot_admin__service__pb2.WithdrawOperationResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -269,6 +322,87 @@ class AdminService:
             '/utrn.admin.v1.AdminService/AcceptClusterTime',
             utrn_dot_admin_dot_v1_dot_admin__service__pb2.AcceptClusterTimeRequest.SerializeToString,
             utrn_dot_admin_dot_v1_dot_admin__service__pb2.AcceptClusterTimeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListApprovals(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utrn.admin.v1.AdminService/ListApprovals',
+            utrn_dot_admin_dot_v1_dot_admin__service__pb2.ListApprovalsRequest.SerializeToString,
+            utrn_dot_admin_dot_v1_dot_admin__service__pb2.ListApprovalsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ApproveOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utrn.admin.v1.AdminService/ApproveOperation',
+            utrn_dot_admin_dot_v1_dot_admin__service__pb2.ApproveOperationRequest.SerializeToString,
+            utrn_dot_admin_dot_v1_dot_admin__service__pb2.ApproveOperationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WithdrawOperation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utrn.admin.v1.AdminService/WithdrawOperation',
+            utrn_dot_admin_dot_v1_dot_admin__service__pb2.WithdrawOperationRequest.SerializeToString,
+            utrn_dot_admin_dot_v1_dot_admin__service__pb2.WithdrawOperationResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,7 +48,17 @@ class AdminServiceStub:
     (NODE_ALIVE) while a node is configured with it. May be repeated: HEAD_END_UNKNOWN says that it is gone.
     """
     AcceptClusterTime: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.AcceptClusterTimeRequest, _admin_service_pb2.AcceptClusterTimeResponse]
-    """Sets cluster time to the middle of the wall clocks that agree: what no node does by itself while the time is carried."""
+    """Sets cluster time to the middle of the wall clocks that agree: what no node does by itself while the time is carried.
+    Needs two operators (NEEDS_APPROVAL).
+    """
+    ListApprovals: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ListApprovalsRequest, _admin_service_pb2.ListApprovalsResponse]
+    """Answers what operators have asked for that needs two of them, in the order of its ids."""
+    ApproveOperation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.ApproveOperationRequest, _admin_service_pb2.ApproveOperationResponse]
+    """Approves what another operator has asked for; after its waiting time either of the two repeats the request, and it is
+    carried out, once. Refused to the one who asked (TWO_PEOPLE_NEEDED). May be repeated.
+    """
+    WithdrawOperation: _grpc.UnaryUnaryMultiCallable[_admin_service_pb2.WithdrawOperationRequest, _admin_service_pb2.WithdrawOperationResponse]
+    """Withdraws what was asked for and not carried out; any operator may. May be repeated."""
 
 @_typing.type_check_only
 class AdminServiceAsyncStub(AdminServiceStub):
@@ -70,7 +80,17 @@ class AdminServiceAsyncStub(AdminServiceStub):
     (NODE_ALIVE) while a node is configured with it. May be repeated: HEAD_END_UNKNOWN says that it is gone.
     """
     AcceptClusterTime: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.AcceptClusterTimeRequest, _admin_service_pb2.AcceptClusterTimeResponse]  # type: ignore[assignment]
-    """Sets cluster time to the middle of the wall clocks that agree: what no node does by itself while the time is carried."""
+    """Sets cluster time to the middle of the wall clocks that agree: what no node does by itself while the time is carried.
+    Needs two operators (NEEDS_APPROVAL).
+    """
+    ListApprovals: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ListApprovalsRequest, _admin_service_pb2.ListApprovalsResponse]  # type: ignore[assignment]
+    """Answers what operators have asked for that needs two of them, in the order of its ids."""
+    ApproveOperation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.ApproveOperationRequest, _admin_service_pb2.ApproveOperationResponse]  # type: ignore[assignment]
+    """Approves what another operator has asked for; after its waiting time either of the two repeats the request, and it is
+    carried out, once. Refused to the one who asked (TWO_PEOPLE_NEEDED). May be repeated.
+    """
+    WithdrawOperation: _aio.UnaryUnaryMultiCallable[_admin_service_pb2.WithdrawOperationRequest, _admin_service_pb2.WithdrawOperationResponse]  # type: ignore[assignment]
+    """Withdraws what was asked for and not carried out; any operator may. May be repeated."""
 
 class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """The state of the cluster, and drains."""
@@ -119,6 +139,34 @@ class AdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_service_pb2.AcceptClusterTimeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_service_pb2.AcceptClusterTimeResponse, _abc.Awaitable[_admin_service_pb2.AcceptClusterTimeResponse]]:
-        """Sets cluster time to the middle of the wall clocks that agree: what no node does by itself while the time is carried."""
+        """Sets cluster time to the middle of the wall clocks that agree: what no node does by itself while the time is carried.
+        Needs two operators (NEEDS_APPROVAL).
+        """
+
+    @_abc_1.abstractmethod
+    def ListApprovals(
+        self,
+        request: _admin_service_pb2.ListApprovalsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ListApprovalsResponse, _abc.Awaitable[_admin_service_pb2.ListApprovalsResponse]]:
+        """Answers what operators have asked for that needs two of them, in the order of its ids."""
+
+    @_abc_1.abstractmethod
+    def ApproveOperation(
+        self,
+        request: _admin_service_pb2.ApproveOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.ApproveOperationResponse, _abc.Awaitable[_admin_service_pb2.ApproveOperationResponse]]:
+        """Approves what another operator has asked for; after its waiting time either of the two repeats the request, and it is
+        carried out, once. Refused to the one who asked (TWO_PEOPLE_NEEDED). May be repeated.
+        """
+
+    @_abc_1.abstractmethod
+    def WithdrawOperation(
+        self,
+        request: _admin_service_pb2.WithdrawOperationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_service_pb2.WithdrawOperationResponse, _abc.Awaitable[_admin_service_pb2.WithdrawOperationResponse]]:
+        """Withdraws what was asked for and not carried out; any operator may. May be repeated."""
 
 def add_AdminServiceServicer_to_server(servicer: AdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -674,6 +674,76 @@ class CeilingRecord(_message.Message):
 Global___CeilingRecord: _TypeAlias = CeilingRecord  # noqa: Y015
 
 @_typing.final
+class ApprovalRecord(_message.Message):
+    """Key approval/<approval_id>: what one operator asked for that needs two."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    APPROVAL_ID_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    ASKED_BY_FIELD_NUMBER: _builtins.int
+    ASKED_IDENTITY_FIELD_NUMBER: _builtins.int
+    ASKED_AT_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    DECIDED_BY_FIELD_NUMBER: _builtins.int
+    DECIDED_IDENTITY_FIELD_NUMBER: _builtins.int
+    DECIDED_AT_FIELD_NUMBER: _builtins.int
+    schema: _builtins.int
+    """Highest schema understood by this reader: 2."""
+    approval_id: _builtins.str
+    """The first 32 hex digits of the SHA-256 of method, a zero byte, and the request's bytes."""
+    method: _builtins.str
+    """Name of the call."""
+    subject: _builtins.str
+    """What it does, for people."""
+    asked_by: _builtins.str
+    """The operator who asked."""
+    asked_identity: _builtins.str
+    """By which certificate."""
+    asked_at: _builtins.int
+    """When, milliseconds since 1970."""
+    not_before: _builtins.int
+    """It may be carried out from then on, milliseconds since 1970."""
+    expires_at: _builtins.int
+    """And until then, milliseconds since 1970."""
+    state: _builtins.int
+    """core.domain.approval.ApprovalState by number."""
+    decided_by: _builtins.str
+    """The operator who approved it, or withdrew it."""
+    decided_identity: _builtins.str
+    """By which certificate."""
+    decided_at: _builtins.int
+    """When, milliseconds since 1970; 0 if nobody has."""
+    def __init__(
+        self,
+        *,
+        schema: _builtins.int = ...,
+        approval_id: _builtins.str = ...,
+        method: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        asked_by: _builtins.str = ...,
+        asked_identity: _builtins.str = ...,
+        asked_at: _builtins.int = ...,
+        not_before: _builtins.int = ...,
+        expires_at: _builtins.int = ...,
+        state: _builtins.int = ...,
+        decided_by: _builtins.str = ...,
+        decided_identity: _builtins.str = ...,
+        decided_at: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_id", b"approval_id", "asked_at", b"asked_at", "asked_by", b"asked_by", "asked_identity", b"asked_identity", "decided_at", b"decided_at", "decided_by", b"decided_by", "decided_identity", b"decided_identity", "expires_at", b"expires_at", "method", b"method", "not_before", b"not_before", "schema", b"schema", "state", b"state", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApprovalRecord: _TypeAlias = ApprovalRecord  # noqa: Y015
+
+@_typing.final
 class KnownAsPeriod(_message.Message):
     """A participant's name and certificates."""
 
