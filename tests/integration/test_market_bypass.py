@@ -37,7 +37,7 @@ from app.selling import secure_channel
 from app.stackfiles import AUDITOR, HELPDESK, OPERATOR, OUTSIDER, PSP, SUPPLIERS
 from cluster.client import EtcdClient
 from tests.integration.test_market import meters_of
-from tests.support.calls import caller, credit_caller, failure_of, refused, registry_caller
+from tests.support.calls import by_two, caller, credit_caller, failure_of, refused, registry_caller
 from tests.support.selling import new_id
 from tests.support.vends import POINT, utrn
 
@@ -183,8 +183,9 @@ async def _prepare(target: Attacked) -> None:
             (LEFT, pb.ROLE_OPERATOR, pb.STANDING_LEFT),
         ):  # fmt: skip
             one = pb.Participant(participant_id=name, role=role, name=name, identities=[participant_uri(name)])
-            await registry.AddParticipant(pb.AddParticipantRequest(participant=one))
-            await registry.SetStanding(pb.SetStandingRequest(participant_id=name, standing=standing))
+            stands = pb.SetStandingRequest(participant_id=name, standing=standing)
+            await by_two(target.stack, registry.AddParticipant, pb.AddParticipantRequest(participant=one))
+            await by_two(target.stack, registry.SetStanding, stands)
     for name, reason in ((SUSPENDED, "CALLER_SUSPENDED"), (SUSPENDED_PSP, "CALLER_SUSPENDED")):
         async with caller(target.stack, name) as stub, asyncio.timeout(5):
             request = top_up_pb.CheckEligibilityRequest(pan=target.pan)
@@ -525,6 +526,8 @@ def _forged_records(target: Attacked) -> Iterator[Forged]:
     identities = pb.SetIdentitiesRequest(participant_id=OUTSIDER, name="E", identities=[participant_uri(NORTH)])
     yield Forged(f"{service}.SetIdentities", "identities", OPERATOR, identities, exists)
     yield Forged(f"{service}.SetIdentities", "participant_id", OUTSIDER, identities, R)
+    ceiling = pb.SetCeilingRequest(participant_id=PSP, ceiling_pence=10**13)
+    yield Forged(f"{service}.SetCeiling", "participant_id", PSP, ceiling, R)
     yield Forged(
         f"{service}.SetStanding", "participant_id", SUSPENDED_PSP,
         pb.SetStandingRequest(participant_id=SUSPENDED_PSP, standing=pb.STANDING_ACTIVE), "CALLER_SUSPENDED",
