@@ -17,7 +17,7 @@ from cluster.records import GARBLED, SCHEMA, read
 from cluster.stored_parties import participant_of
 from cluster.time_fence import TimeFence
 from core.domain.ceiling import deal
-from core.domain.errors import LedgerUnavailable, NotReady
+from core.domain.errors import LedgerUnavailable, NotReady, OutcomeUnknown
 from core.domain.party import ParticipantId
 from core.domain.registry import Kind
 from core.domain.timeline import Ms
@@ -64,9 +64,7 @@ class EtcdCeilings:
         others = max(0, drawn - held) if at_hour == hour else 0
         pence = deal(ceiling=ceiling, drawn=others, wanted=wanted)
         after = others + pence
-        allotment = Allotment(
-            pence=pence, drawn_pence=after, ceiling_pence=ceiling, revision=0 if seller is None else seller.mod_revision
-        )
+        allotment = Allotment(pence=pence, drawn_pence=after, ceiling_pence=ceiling, revision=_revision(seller))
         if at_hour == hour and after == drawn:
             return allotment
         self._draws += 1
@@ -75,7 +73,7 @@ class EtcdCeilings:
         )
         wanted_value = record.SerializeToString(deterministic=True)
         txn = pb.TxnRequest(
-            compare=compares.ceiling_unmoved(key, 0 if there is None else there.mod_revision)
+            compare=compares.ceiling_unmoved(key, _revision(there))
             + compares.registration_unmoved(seller_key, allotment.revision),
             success=[ops.put(key, wanted_value)],
             failure=[ops.get(key)],
@@ -87,8 +85,13 @@ class EtcdCeilings:
         if settled.reply.succeeded:
             return allotment
         (now,) = ops.got(settled.reply)
-        # Ours, byte for byte: an earlier sending was carried out, and its answer was lost.
-        return allotment if settled.resent and now is not None and now.value == wanted_value else None
+        if not settled.resent or _revision(now) == _revision(there):
+            return None
+        if now is not None and now.value == wanted_value:
+            # An earlier sending was carried out, and its answer was lost.
+            return allotment
+        # Carried out or not, another node has drawn since. Giving `held` back once more could give it back twice.
+        raise OutcomeUnknown("whether this was drawn from the seller's ceiling is not known; it is left unsold")
 
     async def _get(self, *keys: bytes) -> list[pb.KeyValue | None]:
         try:
@@ -103,6 +106,10 @@ class EtcdCeilings:
             return participant_of(seller.value).ceiling_pence or self._default
         except GARBLED as error:
             raise NotReady("the seller's record cannot be understood by this node; ask another") from error
+
+
+def _revision(there: pb.KeyValue | None) -> int:
+    return 0 if there is None else there.mod_revision
 
 
 def _drawn(there: pb.KeyValue | None) -> tuple[Ms, int]:

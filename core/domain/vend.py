@@ -94,6 +94,10 @@ class Vend:
         random_part = self.delivery.random_part
         return message_id(self.originator_id, self.meter_id, self.counter, random_part) if random_part else ""
 
+    def same_code(self, other: "Vend") -> bool:
+        """Return whether `other` is this very vend, whatever has become of its delivery."""
+        return replace(self, delivery=other.delivery) == other
+
     @property
     def gave_counter_back(self) -> bool:
         """True if the meter has said of this code made elsewhere that it is none: its counter may be told anew."""

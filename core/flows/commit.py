@@ -292,7 +292,11 @@ class CommitLine:
                     self._answer(job, Issued(outcome.stored, replayed=False))
                 case Present():
                     self._counters.forget(job.draft.sequence)
-                    self._answer_found(job, outcome.stored)
+                    if outcome.stored.vend.same_code(entry.vend):
+                        # An earlier sending was carried out and its answer lost; the delivery has moved since.
+                        self._answer(job, Issued(outcome.stored, replayed=False))
+                    else:
+                        self._answer_found(job, outcome.stored)
                 case Closed():
                     self._counters.forget(job.draft.sequence)
                     self._answers.remember(outcome.refusal)

@@ -8,6 +8,23 @@ _TABLE = "tests/unit/core/test_decision_table.py"
 
 ISSUING = (
     Mutant(
+        name="drawn-again-though-it-may-have-been-drawn",
+        file="cluster/ceilings.py",
+        old="        if not settled.resent or _revision(now) == _revision(there):\n            return None\n",
+        new="        if now is None or now.value != wanted_value:\n            return None\n",
+        killer="tests/contract/test_ceilings_unknown.py::test_what_may_have_been_given_back_is_not_given_back_again",
+        why="what a node holds is given back twice, and a seller sells more than its ceiling",
+    ),
+    Mutant(
+        name="own-sale-found-is-another-ones",
+        file="core/flows/commit.py",
+        old="                    if outcome.stored.vend.same_code(entry.vend):\n",
+        new="                    if outcome.stored.vend == entry.vend:\n",
+        killer="tests/contract/test_ceilings_unknown.py::"
+        "test_a_sale_whose_delivery_moved_before_its_answer_came_stays_charged",
+        why="a sale is taken off the seller's hour again, and more than the ceiling is sold",
+    ),
+    Mutant(
         name="vend-absent-is-not-compared",
         file="cluster/compares.py",
         old='must not exist yet (INV-1)."""\n    return [_equal(pb.Compare.VERSION, key, version=0)]',
@@ -146,8 +163,8 @@ ISSUING = (
     Mutant(
         name="vend-waits-past-the-end-of-what-allows-it",
         file="core/flows/commit.py",
-        old="            if ms_of(vend.issued_at) >= job.draft.resolved.until:\n",
-        new="            if False:\n",
+        old="            if ms_of(vend.issued_at) >= min(job.draft.resolved.until, job.draft.dated_before):\n",
+        new="            if ms_of(vend.issued_at) >= job.draft.dated_before:\n",
         killer=200,
         why="a code is sold after the instant at which its seller's appointment ended",
     ),
