@@ -142,6 +142,14 @@ class Meter:
         registration, settings = self.registrations.at(at), self.settings.at(at)
         return None if registration is None or settings is None else (registration.value, settings.value)
 
+    def head_end_at(self, now: Ms) -> str | None:
+        """Return the head end that the meter is registered to now; the last one, if the meter is out of service.
+
+        What a meter has credited may be heard after it was taken out of service. None if it has never been in service.
+        """
+        settings = self.settings.begun_by(max(now, self.turned_at))
+        return None if settings is None else settings.value.head_end
+
     def instants(self) -> list[Ms]:
         """Return every instant at which something begins or ends."""
         found: list[Ms] = []

@@ -55,6 +55,10 @@ class Timeline(NamedTuple, Generic[T]):
                 return period if period.until is None or at < period.until else None
         return None
 
+    def begun_by(self, at: Ms) -> Period[T] | None:
+        """Return the period that began last up to that instant, whether it has ended since or not."""
+        return next((period for period in reversed(self.periods) if period.since <= at), None)
+
     def known_at(self, at: Ms) -> Period[T] | None:
         """Return what this service went by at that instant: not what was only recorded later."""
         period = self.at(at)

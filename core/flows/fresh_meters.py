@@ -85,13 +85,15 @@ class FreshMeters:
 
 
 def head_end_of(records: MeterRecords, meter_id: MeterId) -> tuple[str | None, Basis]:
-    """Return the head end that a meter is registered to now, None if to none; and the record that says so."""
+    """Return the head end that a meter is registered to, and the record that says so.
+
+    The last one if the meter is out of service; None if it has never been in service.
+    """
     known = records.meter(meter_id)
     ref = Ref(Kind.METER, meter_id)
     if known is None:
         return None, ((ref, 0),)
-    stands = known.record.stands_at(NEVER, None)
-    return None if stands is None else stands[1].head_end, ((ref, known.revision),)
+    return known.record.head_end_at(NEVER), ((ref, known.revision),)
 
 
 def _revision(known: Known[Meter] | None) -> int:

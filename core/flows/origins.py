@@ -36,7 +36,8 @@ async def _not_read(_: MeterId) -> None:
 class Origins:
     """Judges by the registry's and the delivery's records, and counts in `set_aside` what is not believed.
 
-    `registered` returns the head end that a meter is registered to now, None if to none, and the record that says so;
+    `registered` returns the head end that a meter is registered to, the last one if it is out of service, None if it
+    has never been in service, and the record that says so;
     `read_again` has that record read from the ledger, for a copy that may be behind.
     """
 

@@ -125,6 +125,15 @@ DELIVERIES = (
         why="one head end says that the codes of another one's meters are credited",
     ),
     Mutant(
+        name="what-a-meter-out-of-service-credited-is-not-believed",
+        file="core/domain/meter.py",
+        old="        settings = self.settings.begun_by(max(now, self.turned_at))\n",
+        new="        settings = self.settings.begun_by(now) if self.stands_at(now, None) else None\n",
+        killer="tests/unit/core/test_origins.py::"
+        "test_the_last_head_end_of_a_meter_out_of_service_tells_what_it_credited",
+        why="a code keyed in before the meter was taken away stays unknown for ever, and its money is given back",
+    ),
+    Mutant(
         name="sent-without-a-word-to-the-ledger",
         file="core/flows/delivery_attempt.py",
         old="        await self._write(sending, basis)\n",

@@ -11,9 +11,10 @@ from core.flows.confirm import CREDIT_ADDED_LOCALLY
 from core.flows.delivery_attempt import Done
 from core.flows.origins import ANOTHERS_MESSAGE, ANOTHERS_METER, NEVER_SENT, WRONG_ID, Origins
 from core.ports.headend import Alert, Answer, AnswerKind, GivenUp, HeadEndEvent, StreamRestored
+from tests.support.market_node import MarketNode, as_
 from tests.support.origins import at_head_end, sent, told
 from tests.support.owed import OwedDelivery
-from tests.support.vends import HEAD_END, NOW, new_meter_id, vend
+from tests.support.vends import HEAD_END, NOW, SUPPLIER, new_meter_id, vend
 
 HOSTILE = "another"
 
@@ -107,6 +108,18 @@ def test_a_head_end_that_carried_the_message_answers_it_wherever_the_meter_is_no
     assert moved.answers(HEAD_END, one.message_id, one)
     assert moved.alerts(HEAD_END, one, named=True) == ()
     assert moved.alerts(HEAD_END, one, named=False) is None, "an alert without a name may be of any code"
+
+
+@pytest.mark.parametrize(("name", "believed"), [(HEAD_END, True), (HOSTILE, False)])
+async def test_the_last_head_end_of_a_meter_out_of_service_tells_what_it_credited(name: str, believed: bool) -> None:
+    """A code may have been keyed in before the meter was taken away, and be heard of after."""
+    work = OwedDelivery()
+    async with work.owed(attempts=0) as stored:
+        ended = await MarketNode(work.node.store, work.node.clock).meters.end(as_(SUPPLIER), work.meter_id, None)
+        await work.node.seen(work.meter_id, ended.revision)
+        origins = Origins.by(work.meters, work.set_aside)
+        assert (origins.alerts(name, stored.vend, named=True) is not None) is believed
+        assert (await origins.alerts_surely(name, work.meter_id, None) is not None) is believed
 
 
 def test_a_delivery_remembers_the_newest_head_ends_that_had_it() -> None:
