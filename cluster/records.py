@@ -185,7 +185,7 @@ def _refusal_of(record: pb.VendRecord) -> ClosedRefusal:
         transaction_id=TransactionId(record.transaction_id),
         reason=refused.reason,
         message=refused.message,
-        facts=dict(refused.facts),
+        facts=dict(sorted(refused.facts.items())),
         refused_at=Ms(refused.refused_at),
         node_id=refused.node_id,
     )

@@ -68,6 +68,7 @@ class AttemptDelivery:
     `lapsed` says why a code may not be sent any more, although it may have been when it was sold, None if it may; and
     by which records. `reached_by` names the head end that reaches a vend's meter now. `origins` decides which head end
     may speak of what. `spent_here` says whether this service alone spends a sequence's counters, and by which records.
+    `random_part` draws that of a message's id.
     `utc_ahead` is how far the head ends' clocks, which are right, may be ahead of cluster time.
     """
 
@@ -82,6 +83,7 @@ class AttemptDelivery:
     lapsed: Callable[[Vend], tuple[DeliveryReason | None, Basis]] = lambda _: (None, ())
     reached_by: Callable[[Vend], str] = lambda vend: vend.head_end
     spent_here: SpentHere = lambda *_: (True, ())
+    random_part: Callable[[], str] = new_random_part
 
     async def __call__(
         self, stored: StoredVend, *, shard: int, epoch: int, ours: Callable[[], bool], mailbox: Mailbox
@@ -212,7 +214,7 @@ class _Attempt:
     async def _send_and_listen(self, basis: Basis) -> Verdict:
         began, now = self._by.clock.monotonic(), self._by.clock.now()
         not_after = now + self._by.utc_ahead() + timedelta(milliseconds=self._config.send_within_ms)
-        sending = self._delivery.send(now, self._epoch, head_end=self._name, random_part=new_random_part())
+        sending = self._delivery.send(now, self._epoch, head_end=self._name, random_part=self._by.random_part())
         await self._write(sending, basis)
         news = await self._late_news()
         if isinstance(news, Ended):

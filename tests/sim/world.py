@@ -188,7 +188,7 @@ class SimNode:
         attempt = AttemptDelivery(
             outbox=outbox, head_ends={HEAD_END: self.head_end}, clock=clock, times=times, random=sim.chance,
             config=_DELIVERY, lapsed=lapse, reached_by=lapse.reached_by, spent_here=spent_here,
-            utc_ahead=self.time.utc_ahead, origins=origins,
+            utc_ahead=self.time.utc_ahead, origins=origins, random_part=lambda: f"{sim.chance.getrandbits(128):032x}",
         )  # fmt: skip
         recorder = Recorder(
             outbox=outbox, ownership=self.ownership, head_ends={HEAD_END: self.head_end}, answers=answers,
