@@ -148,9 +148,12 @@ class LedgerTime:
         return ms_of(self._steady.wall())
 
     def estimate(self) -> Ms | None:
-        """Return cluster time if this node knows it; None if not."""
-        at = self._steady.monotonic()
-        return self.keeper.estimate(at) if self.keeper.known(at) else None
+        """Return what this node, asked by its peers, makes of cluster time; None if it has never known it.
+
+        Also while it stands aside, because it has told a later time: whoever starts anew then must not find that
+        nobody carries the time, and believe wall clocks.
+        """
+        return self.keeper.estimate(self._steady.monotonic()) if self.keeper.established else None
 
     def state(self) -> TimeState:
         """Return what this node makes of the time now."""

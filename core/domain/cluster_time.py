@@ -92,7 +92,7 @@ class Sight:
 
     Attributes:
         walls: What each node's wall clock says now, this node's among them; only those heard of late.
-        times: What each other node heard of late makes of cluster time now; None for one that does not know it.
+        times: What each other node heard of late makes of cluster time now; None for one that has never known it.
         alive: Nodes that have a lease.
         known: Nodes that should be there, alive or not, this node among them.
     """

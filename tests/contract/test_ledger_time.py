@@ -133,6 +133,27 @@ async def test_a_majority_that_starts_anew_with_stepped_clocks_goes_by_the_one_n
 
 
 @pytest.mark.parametrize("seconds", STEPS)
+async def test_so_it_does_while_that_node_stands_aside(store: Store, seconds: float) -> None:
+    """It has told a time that is later than the ledger's; what it has from the ledger is still all that is known."""
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        nodes.machines["a"].jump(HOUR)
+        nodes.clocks["a"].now()
+        await nodes.pass_s(2)
+        assert not nodes.times["a"].known, "it stands aside"
+        nodes.machines["a"].lease_good = False
+        nodes.stop("b")
+        nodes.stop("c")
+        step(nodes, "abc", seconds)
+        await nodes.pass_s(2)
+        await nodes.start("b")
+        await nodes.start("c")
+        await nodes.pass_s(10)
+        assert [abs(nodes.off_s(name)) < 0.5 for name in "bc"] == [True] * 2
+
+
+@pytest.mark.parametrize("seconds", STEPS)
 async def test_after_hours_without_anybody_a_majority_sets_it_forward(store: Store, seconds: float) -> None:
     nodes = Machines(store)
     async with nodes.running():
