@@ -31,6 +31,7 @@ from tests.support.head_ends import HEAD_END
 from tests.support.held import HeldClient
 from tests.support.market_node import GAINING, GAINING_ID, OPERATOR, MarketNode, as_, open_market
 from tests.support.origins import RANDOM_PART
+from tests.support.patience import PATIENCE_S
 from tests.support.vends import ORIGINATOR, PSP, SUPPLIER, SUPPLIER_ID
 
 MAX, TOLD = 10_000, 4_000
@@ -223,7 +224,7 @@ async def test_the_codes_of_an_earlier_supplier_take_no_room(store: Store) -> No
         pan = Pan("9826111111111111111")
         await node.pans.give(as_(GAINING), pan, PanForm.VIRTUAL, market.meter_id, None)
         market.pass_s(1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while market.b.registry.card(pan) is None:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         sold = await node.sell(GAINING, pan, FIFTY)

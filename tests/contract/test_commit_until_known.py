@@ -287,7 +287,6 @@ async def test_a_read_that_no_member_answers_is_asked_until_time_is_up() -> None
 
 
 @pytest.mark.real
-@pytest.mark.timeout(120)
 async def test_a_delivery_asked_for_while_etcd_is_full_is_asked_for_again_later(tmp_path: Path) -> None:
     etcd = RealEtcd(tmp_path, options=("--quota-backend-bytes", str(16 * 1024 * 1024)))
     config, clock = etcd.config(), SystemClock()

@@ -9,6 +9,7 @@ from etcdpb import rpc_pb2 as pb
 from cluster import compares, ops
 from cluster.client import Compacted, EtcdRefused
 from tests.support.etcd import Store
+from tests.support.patience import PATIENCE_S
 
 
 def _key(store: Store, name: str) -> bytes:
@@ -27,7 +28,7 @@ async def _get(store: Store, name: str) -> pb.KeyValue | None:
 
 async def _events(watch: AsyncIterator[pb.WatchResponse], count: int) -> list[pb.Event]:
     found: list[pb.Event] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         async for reply in watch:
             found += reply.events
             if len(found) >= count:

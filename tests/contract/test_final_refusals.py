@@ -47,6 +47,7 @@ from tests.fakes.etcd import FakeEtcd
 from tests.support.etcd import Store
 from tests.support.held import HeldClient
 from tests.support.market_node import MarketNode, as_, open_market
+from tests.support.patience import PATIENCE_S
 from tests.support.vends import PSP, PSP_ID, SUPPLIER, card, new_id, new_meter_id, vend
 
 FAKE_CONFIG = EtcdConfig(endpoints=("fake:1",))
@@ -75,7 +76,7 @@ class Two:
         blocked = card(self.pan, self.meter_id, blocked=True)
         write = RegistryWrite(expect=[(Ref(Kind.PAN, self.pan), known.revision)], put=[blocked])
         assert await self.b.records.write(write) is not None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             for node in (self.a, self.b):
                 while (held := node.registry.card(self.pan)) is None or held.record != blocked:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)

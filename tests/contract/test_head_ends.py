@@ -21,6 +21,7 @@ from tests.support.etcd import Store
 from tests.support.head_ends import HEAD_END
 from tests.support.lines import SUPPLIER_LINE, meter_line
 from tests.support.market_node import OPERATOR, MarketNode, as_, open_market
+from tests.support.patience import PATIENCE_S
 from tests.support.vends import PSP, SUPPLIER, meter, new_id, new_meter_id
 
 TYPO = "sandbx"
@@ -114,7 +115,7 @@ async def test_a_meter_whose_head_end_is_gone_is_sold_codes_by_hand_and_none_to_
 
 
 async def _until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not holds():  # noqa: ASYNC110  # a watch is waited for
             await asyncio.sleep(0.01)
 

@@ -20,15 +20,16 @@ from hsm import pool, worker, worker_process
 from hsm.errors import HsmRefused
 from hsm.signer import HsmSigner
 from tests.support.hsm_keys import CONTENT, REQUESTS, children, make_token, running
+from tests.support.patience import PATIENCE_S
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real]
 
 RIGHT = [vector["utrn"] for vector in CONTENT["vectors"]]
 LACKS = [OSError(errno.EMFILE, "no file"), BlockingIOError(errno.EAGAIN, "no process"), OSError(errno.ENOMEM, "none")]
 
 
 async def _until(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while not what():  # noqa: ASYNC110  # a port without an event for this
             await asyncio.sleep(0.01)
 
@@ -100,7 +101,7 @@ async def test_a_file_that_is_away_refuses_the_start_and_is_waited_for_by_a_node
 async def _sell_across(signer: HsmSigner, renewals: int) -> list[object]:
     """Sign one after the other, as one line does, until so many workers were renewed; return what failed."""
     failed: list[object] = []
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(PATIENCE_S):
         while signer.renewals < renewals:
             signed = await signer.sign(REQUESTS)
             failed += [one for one, right in zip(signed, RIGHT, strict=True) if one != right]
@@ -164,7 +165,7 @@ async def test_closing_ends_within_its_bound_though_a_worker_does_not_end(
         # As a process in an uninterruptible call of a driver looks from here.
         patch.setattr(worker_process, "_END_WAIT_S", 0.2)
         patch.setattr(subprocess.Popen, "poll", lambda _: None)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             await signer.close()
     await _until(lambda: not any(_is_worker(pid) for pid in workers))
     for one in signer._pool._workers:

@@ -20,8 +20,9 @@ from cluster.ledger_watch import LedgerWatch
 from cluster.state_file import LedgerState, StateFile
 from tests.contract.test_informer import until
 from tests.support.etcd import RealEtcd
+from tests.support.patience import PATIENCE_S
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real]
 SETTINGS = {"etcd.shards": "32", "flow.hot_window_days": "30", "schemes": "gbcs"}
 NOW = SystemClock().now()
 
@@ -172,12 +173,12 @@ async def test_a_ledger_put_back_under_a_running_node_is_noticed_at_the_first_an
         stop(own_etcd)
         shutil.copytree(own_etcd.folder / "m0", tmp_path / "copy")
         own_etcd.restart(0)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             for number in range(50):
                 await _until_written(one, b"later%d" % number)
         told = one.guard.revision
         await asyncio.to_thread(put_back, own_etcd, tmp_path / "copy")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             # Whatever comes first: an answer from the past, or the read that proves it.
             while not one.guard.lost:
                 with pytest.raises((EtcdUnknown, EtcdRefused, EtcdUnreachable)):
@@ -221,7 +222,7 @@ async def test_members_that_restart_or_lag_raise_no_alarm(tmp_path: Path) -> Non
     try:
         await made(config)
         async with node(config, tmp_path / "state") as one:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_S):
                 for number in range(120):
                     if number % 30 == 15:
                         member = (number // 30) % 3
@@ -252,7 +253,7 @@ async def test_a_stale_read_is_settled_and_a_loss_in_a_doubt_stops_nothing_else(
         one.guard.judge(past, one.guard.floor(), proposed=False)
         one.guard.judge(past, one.guard.floor(), proposed=True)
         assert one.guard.lost
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             for _ in range(100):
                 await asyncio.sleep(0.001)
 

@@ -35,6 +35,7 @@ from core.ports.registry import RegistryWrite
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, GAINING_ID, OPERATOR, MarketNode, as_, at, open_market, put_all
+from tests.support.patience import PATIENCE_S
 from tests.support.vends import ORIGINATOR, PSP, PSP_ID, SUPPLIER, SUPPLIER_ID, card, meter, new_id, new_meter_id, utrn
 
 LATER_S = 60
@@ -319,7 +320,7 @@ async def test_whoever_leaves_gives_its_certificates_up_and_another_is_known_by_
 
 async def _heard(node: MarketNode, participant_id: ParticipantId) -> None:
     """Return when the copy knows a participant."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while node.registry.participant(participant_id) is None:  # noqa: ASYNC110  # the copy is asked
             await asyncio.sleep(0.001)
 

@@ -40,6 +40,7 @@ from core.ports.registry import RegistryWrite
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, GAINING_ID, OPERATOR, MarketNode, as_, at, open_market
+from tests.support.patience import PATIENCE_S
 from tests.support.vends import ORIGINATOR, PSP, PSP_ID, SUPPLIER, SUPPLIER_ID, new_id, new_meter_id, utrn
 
 
@@ -435,7 +436,7 @@ async def test_credit_approved_by_a_node_that_died_before_issuing_is_issued_once
         dying = tasks.create_task(
             node.credit.decide(as_(GAINING, 1), asked.transaction_id, approve=True, time_left_s=None)
         )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while not await _approved(node, asked):  # noqa: ASYNC110  # the ledger is asked
                 await asyncio.sleep(0.001)
         dying.cancel()

@@ -53,6 +53,7 @@ from tests.support.etcd import Store
 from tests.support.head_ends import HEAD_END
 from tests.support.market_node import GAINING, GAINING_ID, OPERATOR, MarketNode, as_, at, open_market, put_all
 from tests.support.origins import RANDOM_PART
+from tests.support.patience import PATIENCE_S
 from tests.support.vends import (
     APPOINTMENTS,
     PSP,
@@ -99,7 +100,7 @@ async def test_after_a_change_of_supplier_both_sides_may_owe_the_same_counter(no
         done = await node.meters.change_supplier(as_(OPERATOR), meter_id, SUPPLIER_ID, GAINING_ID, None)
         await node.pans.give(as_(GAINING), new_pan, PanForm.VIRTUAL, meter_id, None)
         await node.seen(meter_id, done.revision)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while node.registry.card(new_pan) is None:  # noqa: ASYNC110  # the copy is asked
                 await asyncio.sleep(0.001)
         new = (await node.sell(GAINING, new_pan)).stored
@@ -462,7 +463,7 @@ async def test_a_reminder_left_behind_is_taken_away(node: MarketNode) -> None:
     ((meter_id, _),) = await open_market(node)
     await node.records.write(RegistryWrite(expect=[], put=[], due=[(Ms(at(node, -5)), meter_id)]))
     keeper = ChangeKeeper(due_by=node.registry.due_by, turn=node.turn, clock=node.clock, random=random.Random(1))
-    async with node.running(), asyncio.timeout(5):
+    async with node.running(), asyncio.timeout(PATIENCE_S):
         assert node.registry.due_by(ms_of(node.clock.now()))
         running = asyncio.get_running_loop().create_task(keeper.run())
         while node.registry.due_by(ms_of(node.clock.now())):  # noqa: ASYNC110  # the copy is asked

@@ -34,6 +34,7 @@ from core.ports.ledger import StoredVend
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING_ID, OPERATOR, MarketNode, as_, at, open_market
+from tests.support.patience import PATIENCE_S
 from tests.support.vends import PSP, PSP_ID, SUPPLIER, SUPPLIER_ID, meter, new_id, new_meter_id, utrn
 
 SKEW_MS = 40
@@ -303,13 +304,13 @@ async def test_a_change_that_nobody_needs_takes_place_by_the_clock(
         for node in nodes:
             node.clock.advance(59.999)
         looks.clear()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while len(looks) < keepers or min(looks.values()) < 5:  # noqa: ASYNC110  # the looks are counted
                 await asyncio.sleep(0.005)
         assert await _turned_at(first, meter_id) == before, "many looks, and not one of them too early"
         for node in nodes:
             node.clock.advance(0.001)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while await _waits(first, meter_id, instant):  # noqa: ASYNC110  # the ledger and the copy are asked
                 await asyncio.sleep(0.005)
         for one in running:

@@ -15,6 +15,7 @@ from core.ports.clock import Clock
 from core.ports.ownership import Gained, Lost
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
+from tests.support.patience import PATIENCE_S
 
 SHARDS = 32
 
@@ -30,7 +31,7 @@ async def node(store: Store, name: str, clock: Clock | None = None) -> AsyncIter
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while not holds():  # noqa: ASYNC110  # the port tells changes, this asks what is
             await asyncio.sleep(0.01)
 
@@ -38,7 +39,7 @@ async def until(holds: Callable[[], bool]) -> None:
 async def owned(ownership: EtcdOwnership, wanted: int) -> dict[int, int]:
     """Return the epochs once `ownership` has `wanted` shards."""
     epochs: dict[int, int] = {}
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         async for change in ownership.changes():
             match change:
                 case Gained(shard, epoch):
@@ -79,7 +80,7 @@ async def test_a_revoked_lease_loses_every_shard_and_claims_again(store: Store) 
 async def test_what_is_lost_is_told_before_it_is_gained_anew(store: Store) -> None:
     async with node(store, "a") as a:
         told: dict[int, list[int | None]] = {}
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             async for change in a.changes():
                 told.setdefault(change.shard, []).append(change.epoch if isinstance(change, Gained) else None)
                 if sum(map(len, told.values())) == SHARDS:
@@ -103,7 +104,7 @@ async def test_a_shard_is_handed_over_only_by_the_owner_that_has_it(store: Store
         (there,) = (await store.client.range(pb.RangeRequest(key=key))).kvs
         assert there.create_revision == epoch
         await a._hand_over({3: epoch})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 (there,) = (await store.client.range(pb.RangeRequest(key=key))).kvs or (there,)
                 if there.create_revision > epoch:

@@ -34,6 +34,7 @@ from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.origins import at_head_end, sent
 from tests.support.owed import id_of
+from tests.support.patience import PATIENCE_S
 from tests.support.vends import HEAD_END, NOW, ORIGINATOR, PSP_ID, SUPPLIER_ID, new_meter_id, vend
 
 A = DeliveryState
@@ -153,14 +154,14 @@ class Bench:
         return found.vend.delivery
 
     async def until(self, one: StoredVend, state: DeliveryState) -> Delivery:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while (delivery := await self.delivery(one)).state is not state:  # noqa: ASYNC110  # the ledger's word
                 await asyncio.sleep(0.002)
         return delivery
 
     async def until_heard(self) -> None:
         """Return when everything that was said is recorded, and how far that goes is too."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while ((await self.outbox.heard([self.shard], HEAD_END))[0] or 0) < len(self.head_end.kept):  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
 
@@ -235,7 +236,7 @@ async def test_a_head_end_that_does_not_reach_the_meter_says_nothing_of_its_code
     stored = await bench.issue()
     async with bench.node(epoch, head_end="another"):
         bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, stored.vend.counter))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not bench.set_aside.counts:  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
     assert (await bench.delivery(stored)).state is A.NOT_REQUESTED
@@ -305,7 +306,7 @@ async def test_without_the_cursor_of_the_ledger_it_is_lost(bench: Bench, monkeyp
     with monkeypatch.context() as patched:
         patched.setattr(EtcdOutbox, "heard", from_now_on)
         async with bench.node(await bench.own("node-b")):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while not bench.head_end.read:  # noqa: ASYNC110
                     await asyncio.sleep(0.002)
             bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, later.vend.counter))
@@ -328,7 +329,7 @@ async def test_a_deposed_node_records_nothing_and_moves_no_cursor(
     monkeypatch.setattr(Recorder, "_save", saved)
     async with bench.node(old):
         bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, stored.vend.counter))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             await deposed.wait()
     assert (await bench.delivery(stored)).state is A.NOT_REQUESTED
     assert await bench.outbox.heard([bench.shard], HEAD_END) == [0]
@@ -349,7 +350,7 @@ async def test_a_shard_whose_place_is_not_understood_waits_alone(bench: Bench, m
         assert await bench.outbox.heard([other], HEAD_END) == [None], "nobody has made up how far it is recorded"
         bench.head_end.read.clear()
         await bench.store.client.txn(pb.TxnRequest(success=[ops.delete(key)]))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while 0 not in bench.head_end.read:  # noqa: ASYNC110  # it is read from the beginning, as a new one
                 await asyncio.sleep(0.002)
 

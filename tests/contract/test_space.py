@@ -152,7 +152,6 @@ async def full(small: RealEtcd) -> AsyncIterator[Full]:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(120)
 async def test_what_etcd_really_refuses_when_it_has_raised_nospace(full: Full) -> None:
     space = LedgerSpace(full.client, 8 * _MB)
     space.take(await full.client.members())
@@ -173,7 +172,6 @@ async def test_what_etcd_really_refuses_when_it_has_raised_nospace(full: Full) -
 
 
 @pytest.mark.real
-@pytest.mark.timeout(120)
 async def test_the_runbook_frees_it(full: Full) -> None:
     await full.maintain()
     space = LedgerSpace(full.client, 8 * _MB)

@@ -18,6 +18,7 @@ from cluster.suspicion import Suspicions, stands
 from tests.contract.test_ownership import until
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
+from tests.support.patience import PATIENCE_S
 
 CONFIG = PeersConfig(suspect_ms=450, answer_ms=200)
 ANSWER_S = CONFIG.answer_ms / 1000 + 0.001
@@ -84,14 +85,14 @@ async def words(store: Store) -> dict[str, pb.KeyValue]:
 
 async def said(store: Store, *names: str) -> None:
     """Return when exactly these suspicions and answers are in the ledger."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while (await words(store)).keys() != set(names):  # noqa: ASYNC110  # another process tells
             await asyncio.sleep(0.01)
 
 
 async def answered(store: Store, *voices: Voice) -> None:
     """Return when nothing stands against any of them in the ledger."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         for one in voices:
             while stands(one.name, one.ownership.lease_id, await words(store), "abc"):  # noqa: ASYNC110  # as above
                 await asyncio.sleep(0.01)

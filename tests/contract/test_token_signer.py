@@ -30,6 +30,7 @@ from tests.support.hsm_keys import (
     running,
     until_ready,
 )
+from tests.support.patience import PATIENCE_S
 
 FIRST, SECOND = SCALARS
 
@@ -184,7 +185,7 @@ async def test_a_key_that_was_there_and_is_gone_is_this_nodes_trouble_and_not_th
         config.pin_file.write_text(shuffled.pin_file.read_text())
         os.kill(children()[-1], signal.SIGKILL)
         answers = [await signer.sign(REQUESTS[:1])]
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while not any(isinstance(one, KeyMissing) for one in answers[-1]):
                 answers.append(await signer.sign(REQUESTS[:1]))
                 await asyncio.sleep(0.02)

@@ -16,6 +16,7 @@ from core.ports.ledger import Committed, CounterMoved, CounterState, Entry
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 from tests.support.etcd import RealEtcd
+from tests.support.patience import PATIENCE_S
 from tests.support.vends import PSP_ID, new_meter_id, vend
 
 
@@ -70,7 +71,6 @@ async def test_an_outcome_that_stays_unknown_is_said_to_be_so() -> None:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(120)
 async def test_killing_the_etcd_leader_loses_and_doubles_no_vend(tmp_path_factory: pytest.TempPathFactory) -> None:
     etcd = RealEtcd(tmp_path_factory.mktemp("three"), members=3)
     config = etcd.config(resolve_timeout_ms=20_000)
@@ -97,7 +97,7 @@ async def test_killing_the_etcd_leader_loses_and_doubles_no_vend(tmp_path_factor
 
 async def _commit_until_done(ledger: EtcdLedger, committed: list[Vend]) -> None:
     one = vend(1, new_meter_id())
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             (outcome,) = await ledger.commit([Entry(vend=one, seen=CounterState())])
             if isinstance(outcome, Committed):
@@ -107,7 +107,6 @@ async def _commit_until_done(ledger: EtcdLedger, committed: list[Vend]) -> None:
 
 
 @pytest.mark.real
-@pytest.mark.timeout(120)
 async def test_a_watch_goes_on_over_a_restart_without_a_gap(tmp_path_factory: pytest.TempPathFactory) -> None:
     etcd = RealEtcd(tmp_path_factory.mktemp("one"))
     config = etcd.config()

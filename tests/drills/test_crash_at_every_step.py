@@ -13,7 +13,7 @@ from tests.support.selling import drained, pans, planned, sell_all
 from tests.support.stack import MakeStack
 
 _DELIVERY = ("answer_wait_ms = 1000", "back_off_first_ms = 100", "back_off_most_ms = 500")
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real]
 
 
 def _node(step: str, folder: Path, *options: str) -> list[str]:

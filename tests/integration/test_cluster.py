@@ -29,10 +29,11 @@ from app.stackfiles import OPERATOR, PSP, StackPlan
 from tests.integration.test_command_line import as_json, utrn
 from tests.support.calls import failure_of
 from tests.support.guide import PROGRAMS, environment, make_guide
+from tests.support.patience import PATIENCE_S
 from tests.support.selling import drained, pans, planned, sell_all
 from tests.support.stack import MakeStack
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real]
 ROOT = Path(__file__).parents[2]
 _THREE = {"etcd_members": 3, "nodes": NODES, "etcd_fsync": False, "meters": 20}
 
@@ -62,7 +63,7 @@ def _options(stack: DevStack, who: str = OPERATOR, nodes: tuple[str, ...] = NODE
 async def _until(stack: DevStack, holds: Any, node: str = "node-a") -> pb.GetClusterStatusResponse:
     """Return the first status of which `holds` is true."""
     async with (
-        asyncio.timeout(30),
+        asyncio.timeout(PATIENCE_S),
         open_channel([stack.node_target(node)], _tls(stack, OPERATOR), by_health=False) as channel,
     ):
         while True:
@@ -81,7 +82,10 @@ def _all_well(found: pb.GetClusterStatusResponse) -> bool:
 
 
 async def _health(stack: DevStack, node: str, wanted: int) -> None:
-    async with asyncio.timeout(20), open_channel([stack.node_target(node)], _tls(stack, PSP), by_health=False) as to:
+    async with (
+        asyncio.timeout(PATIENCE_S),
+        open_channel([stack.node_target(node)], _tls(stack, PSP), by_health=False) as to,
+    ):
         request = health_pb2.HealthCheckRequest(service="utrn.v1.TopUpService")
         async for reply in health_pb2_grpc.HealthStub(to).Watch(request):  # type: ignore[attr-defined]  # stub gap
             if reply.status == wanted:
@@ -196,7 +200,7 @@ async def test_the_commands_of_the_runbooks_run(cluster: DevStack) -> None:
 
 async def _logs_say(stack: DevStack, what: str, *, unless: bool) -> str:
     """Return what node-b and node-c have logged, once they say `what`; at once if they are not to."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             logs = "".join(stack.log_file(other).read_text() for other in ("node-b", "node-c"))
             if unless or what in logs:
@@ -330,7 +334,7 @@ async def test_a_node_too_old_for_a_record_sets_it_aside_says_so_and_sells_on(ma
     await client.txn(etcd.TxnRequest(success=[ops.put(key, record.SerializeToString())]))
     await client.close()
     url = stack.metrics_url("node-a")
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while 'utrn_records_set_aside{kind="participant"} 1.0' not in await asyncio.to_thread(httpget, url):  # noqa: ASYNC110  # another process
             await asyncio.sleep(0.05)
     assert "ParticipantRecord has schema 9" in stack.log_file("node-a").read_text()

@@ -14,7 +14,7 @@ from app.stackfiles import PSP
 from tests.support.selling import pans
 from tests.support.teller import meant
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real]
 ROOT = Path(__file__).parents[2]
 
 

@@ -25,7 +25,7 @@ from app.stackfiles import PSP, SUPPLIERS
 from tests.support.guide import options, serving
 from tests.support.teller import invoke
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real]
 PAN = "9826000000000000009"
 UTRN = "01234567890123456789"
 CODE = "0123 4567 8901 2345 6789"

@@ -14,10 +14,11 @@ from app.devstack import DevStack
 from core.domain.delivery import CLOSED
 from sandbox.servers import Tls
 from tests.support.calls import caller, top_up
+from tests.support.patience import PATIENCE_S
 from tests.support.selling import audit, drained, new_id, pans, planned, sell_all
 from tests.support.stack import MakeStack
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real]
 QUICK = ("answer_wait_ms = 500", "explain_wait_ms = 300", "back_off_first_ms = 50", "back_off_most_ms = 200")
 
 
@@ -28,7 +29,7 @@ def _fleet(stack: DevStack) -> grpc.aio.Channel:
 
 async def _ended(stack: DevStack, transaction_id: str) -> types_pb2.Delivery:
     ended = {int(state) for state in CLOSED}
-    async with caller(stack) as stub, asyncio.timeout(40):
+    async with caller(stack) as stub, asyncio.timeout(PATIENCE_S):
         while True:
             vend = (await stub.GetVend(pb.GetVendRequest(transaction_id=transaction_id))).vend
             if vend.delivery.state in ended:

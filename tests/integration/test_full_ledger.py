@@ -15,10 +15,11 @@ from app.devstack import DevStack
 from app.stackfiles import OPERATOR, StackFailed
 from tests.integration.test_command_line import as_json, utrn
 from tests.support.calls import caller, refused, registry_caller, top_up
+from tests.support.patience import PATIENCE_S
 from tests.support.selling import drained, new_id, pans
 from tests.support.stack import MakeStack
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real]
 _QUOTA = 16 * 1024**2
 
 
@@ -48,7 +49,7 @@ def problems(stack: DevStack) -> list[str]:
 
 async def until_said(stack: DevStack, text: str) -> None:
     """Wait until node-a says `text` itself: its own measure is up to a second behind what a member says."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while not any(text in one for one in await asyncio.to_thread(problems, stack)):  # noqa: ASYNC110  # a command
             await asyncio.sleep(0.2)
 

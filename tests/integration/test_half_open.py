@@ -20,7 +20,7 @@ from cluster.peers import PeerWatch
 from tests.contract.test_ownership import until
 from tests.fakes.etcd import FakeEtcd
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.real]
 
 
 class Heart(rpc.PeerServiceServicer):

@@ -23,10 +23,11 @@ from sandbox.servers import Tls
 from tests.integration.test_command_line import utrn
 from tests.integration.test_market import meters_of
 from tests.support.calls import caller, refused, registry_caller, top_up
+from tests.support.patience import PATIENCE_S
 from tests.support.selling import drained, new_id, pans
 from tests.support.stack import MakeStack
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real]
 DELIVERY = (
     "give_up_after_s = 3", "advise_after_s = 2", "answer_wait_ms = 500", "back_off_first_ms = 50",
     "back_off_most_ms = 300",
@@ -58,7 +59,7 @@ async def _vend(
     stack: DevStack, transaction_id: str, holds: Callable[[types_pb2.Delivery], bool]
 ) -> types_pb2.Delivery:
     """Return a vend's delivery once `holds` is true of it."""
-    async with caller(stack) as stub, asyncio.timeout(60):
+    async with caller(stack) as stub, asyncio.timeout(PATIENCE_S):
         while True:
             vend = (await stub.GetVend(pb.GetVendRequest(transaction_id=transaction_id))).vend
             if holds(vend.delivery):
@@ -70,7 +71,7 @@ async def _status(stack: DevStack, says: str, code: int = 3) -> None:
     """Return once `utrn cluster status` says so, with that exit code."""
     certs = stack.certs(OPERATOR)
     options = ["--target", stack.node_target("node-a"), "--cert", str(certs.cert), "--key", str(certs.key)]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 said = await asyncio.to_thread(
@@ -150,7 +151,7 @@ async def test_a_head_end_that_no_node_is_configured_with_is_seen_and_its_meters
     await _status(stack, "no node is configured with head end smso-old")
     await reach("smso-old")
     sold = new_id()
-    async with caller(stack) as stub, asyncio.timeout(20):
+    async with caller(stack) as stub, asyncio.timeout(PATIENCE_S):
         await stub.TopUp(top_up(transaction_id=sold, pan=pan))
         await _status(stack, "1 delivery waits for head end smso-old")
         assert _metric(stack, 'utrn_head_end_missing{head_end="smso-old"}') == 1
@@ -160,7 +161,7 @@ async def test_a_head_end_that_no_node_is_configured_with_is_seen_and_its_meters
     forget = ["cluster", "forget-head-end", *options, "--ca", str(certs.ca)]
     assert "a node is" not in await asyncio.to_thread(utrn, *forget, "smso-old")
     async with caller(stack) as stub:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 asked = pb.CheckEligibilityRequest(pan=pan, deliver=True)
                 objections = (await stub.CheckEligibility(asked)).objections

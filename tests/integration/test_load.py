@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.test_command_line import as_json
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real]
 ROOT = Path(__file__).parents[2]
 
 

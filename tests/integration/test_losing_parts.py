@@ -13,16 +13,17 @@ from app.devstack import DevStack
 from app.selling import secure_channel
 from app.stackfiles import PSP, StackFailed
 from tests.support.calls import caller, refused, top_up
+from tests.support.patience import PATIENCE_S
 from tests.support.selling import audit, drained, new_id, pans, planned, sell_all
 from tests.support.stack import MakeStack
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real]
 
 
 async def _wait_health(stack: DevStack, wanted: int) -> None:
     certs = stack.certs(PSP)
     async with (
-        asyncio.timeout(30),
+        asyncio.timeout(PATIENCE_S),
         secure_channel([stack.node_target("node-a")], ca=certs.ca, cert=certs.cert, key=certs.key) as channel,
     ):
         stub = health_pb2_grpc.HealthStub(channel)

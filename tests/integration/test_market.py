@@ -27,6 +27,7 @@ from tests.support.calls import (
     registry_caller,
     top_up,
 )
+from tests.support.patience import PATIENCE_S
 from tests.support.selling import drained, new_id
 from tests.support.stack import MakeStack
 
@@ -58,7 +59,7 @@ async def test_eligibility_says_everything_that_stands_against_a_sale(module_sta
         pan=pan, amount_pence=3000, channel=types_pb2.CHANNEL_ONLINE, deliver=True
     )
     async with caller(module_stack) as stub:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while len((reply := await stub.CheckEligibility(asked)).objections) < 3:  # noqa: ASYNC110  # the node is asked
                 await asyncio.sleep(0.01)
         reasons = [one.message for one in reply.objections]
@@ -115,7 +116,7 @@ async def test_credit_without_payment_reaches_the_meter_by_two_people(module_sta
         await credit.AskCredit(credit_pb.AskCreditRequest(credit=asked))
         assert (await refused(credit.DecideCredit(decision))).reason == "TWO_PEOPLE_NEEDED"
     async with credit_caller(module_stack, NORTH, certs=second) as credit:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while (given := await _decided(credit, decision)) is None:  # noqa: ASYNC110  # the node is asked
                 await asyncio.sleep(0.01)
         report = await credit.ListCredits(credit_pb.ListCreditsRequest())

@@ -38,6 +38,7 @@ from app.stackfiles import AUDITOR, HELPDESK, OPERATOR, OUTSIDER, PSP, SUPPLIERS
 from cluster.client import EtcdClient
 from tests.integration.test_market import meters_of
 from tests.support.calls import by_two, caller, credit_caller, failure_of, refused, registry_caller
+from tests.support.patience import PATIENCE_S
 from tests.support.selling import new_id
 from tests.support.vends import POINT, utrn
 
@@ -187,7 +188,7 @@ async def _prepare(target: Attacked) -> None:
             await by_two(target.stack, registry.AddParticipant, pb.AddParticipantRequest(participant=one))
             await by_two(target.stack, registry.SetStanding, stands)
     for name, reason in ((SUSPENDED, "CALLER_SUSPENDED"), (SUSPENDED_PSP, "CALLER_SUSPENDED")):
-        async with caller(target.stack, name) as stub, asyncio.timeout(5):
+        async with caller(target.stack, name) as stub, asyncio.timeout(PATIENCE_S):
             request = top_up_pb.CheckEligibilityRequest(pan=target.pan)
             while await _reason(stub.CheckEligibility(request)) != reason:  # noqa: ASYNC110  # the node is asked
                 await asyncio.sleep(0.01)

@@ -30,7 +30,7 @@ from tests.support.teller import (
 )
 from tests.support.vends import POINT, utrn
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real]
 ROOT = Path(__file__).parents[2]
 NORTH, SOUTH = SUPPLIERS
 WEST, CHAIN = "supplier-west", "psp-chain"

@@ -36,10 +36,11 @@ from app.stackfiles import AUDITOR, HELPDESK, OPERATOR, PSP, SECOND_OPERATOR, SU
 from core.domain.meter import luhn_digit
 from tests.support.calls import caller
 from tests.support.guide import PROGRAMS, ended, environment, make_guide, objects, options, serving, started
+from tests.support.patience import PATIENCE_S
 from tests.support.teller import command_of, meant
 from tests.support.vends import POINT, utrn
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real]
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 NORTH, SOUTH = SUPPLIERS
@@ -310,7 +311,7 @@ async def silent_once_sold(target: str, book: Path) -> AsyncIterator[str]:
 
 async def committed(stack: DevStack, book: Path) -> types_pb2.Vend:
     """Return the vend of the one sale of a book, once it is in the ledger."""
-    async with asyncio.timeout(20), caller(stack) as stub:
+    async with asyncio.timeout(PATIENCE_S), caller(stack) as stub:
         while True:
             lines = book.read_text().splitlines() if book.exists() else []
             if lines:

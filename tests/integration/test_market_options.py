@@ -33,6 +33,7 @@ from hsm.schemes import gbcs
 from sandbox.codes import shared_secret
 from tests.integration.test_market import meters_of
 from tests.support.calls import appointments_caller, caller, failure_of, refused, registry_caller, top_up
+from tests.support.patience import PATIENCE_S
 from tests.support.selling import drained, new_id
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ async def applied(stub: "Stub", transaction_id: str, owner: str = "") -> types_p
     """Return a vend once its delivery has ended, which it must have with the meter's credit."""
     asked = top_up_pb.GetVendRequest(transaction_id=transaction_id, participant_id=owner)
     ended = {int(state) for state in CLOSED}
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             vend = (await stub.GetVend(asked)).vend
             if vend.delivery.state in ended:
@@ -126,7 +127,7 @@ _PREFIX = "ERROR_REASON_"
 
 async def until(asked: Callable[[], Awaitable[str]], wanted: str) -> float:
     """Return when an answer is what is wanted; time.monotonic()."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while await asked() != wanted:  # noqa: ASYNC110  # a node is asked
             await asyncio.sleep(0.005)
     return time.monotonic()
@@ -374,7 +375,7 @@ async def test_every_node_sees_every_kind_of_change_within_a_second(three_nodes:
         )
         for what, change, wanted in itertools.chain.from_iterable(there_and_back):
             before = len(sold)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 while len(sold) < before + len(NODES):  # noqa: ASYNC110  # the load is looked at
                     await asyncio.sleep(0.005)
             await seen.by_all(what, change, nodes, pan, wanted)
@@ -461,7 +462,7 @@ async def _race(stub: "Stub", pan: str, until_s: float, refusals: set[str]) -> N
 
 async def _note_of(stack: DevStack, meter_id: str) -> pb.MarketChange:
     """Return the note of a meter's change once it has been carried out."""
-    async with registry_caller(stack, NORTH, node="node-c") as registry, asyncio.timeout(5):
+    async with registry_caller(stack, NORTH, node="node-c") as registry, asyncio.timeout(PATIENCE_S):
         while True:
             changes = (await registry.ListMarketChanges(pb.ListMarketChangesRequest())).changes
             found = [one for one in changes if one.meter_id == meter_id]

@@ -11,7 +11,7 @@ from tests.integration.test_command_line import as_json, utrn
 from tests.support.teller import Teller, meter_id_of, pan_of, teller_of
 from tests.support.vends import POINT
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real]
 NORTH, SOUTH = SUPPLIERS
 NEW = ("--supplier", NORTH, "--head-end", "sandbox", "--point", POINT.hex())
 

@@ -14,10 +14,11 @@ from app.devstack import DevStack
 from app.stackfiles import PSP
 from tests.support.calls import Failure, caller, refused, top_up
 from tests.support.hsm_keys import destroy_key
+from tests.support.patience import PATIENCE_S
 from tests.support.selling import drained, new_id, pans
 from tests.support.stack import MakeStack
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real]
 
 
 def _figures(stack: DevStack, node: str) -> str:
@@ -31,7 +32,7 @@ def _figures(stack: DevStack, node: str) -> str:
 
 async def _until(holds: object, stack: DevStack, node: str) -> str:
     """Return a node's figures once one of them is there."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while str(holds) not in (text := await asyncio.to_thread(_figures, stack, node)):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     return text
@@ -75,7 +76,7 @@ async def test_a_key_missing_at_one_node_is_that_nodes_trouble(make_stack: MakeS
     await _until("utrn_serving 1.0", stack, "node-b")
     # The key is put back.
     shutil.copytree(stack.folder / "hsm" / "tokens", folder / "tokens", dirs_exist_ok=True)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while figure in await asyncio.to_thread(_figures, stack, "node-b"):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     assert await _sale_of_every_meter(stack, "node-b") == [None] * len(pans(stack))

@@ -17,11 +17,12 @@ from app.stackfiles import SUPPLIERS
 from core.domain.token import COUNTER_CACHE
 from sandbox.servers import Tls
 from tests.support.calls import caller, refused, top_up
+from tests.support.patience import PATIENCE_S
 from tests.support.selling import audit, new_id
 from tests.support.stack import MakeStack
 from tests.support.teller import Teller
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.real]
 QUICK = ("answer_wait_ms = 1000", "explain_wait_ms = 500", "back_off_first_ms = 50", "back_off_most_ms = 200")
 KINDS = ("ESME", "GSME")
 
@@ -86,7 +87,7 @@ def _issue(pan: str, pence: int) -> pb.IssueUtrnRequest:
 
 async def _until(stub: object, transaction_id: str, state: int) -> types_pb2.Delivery:
     request = pb.GetVendRequest(transaction_id=transaction_id)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             vend = (await stub.GetVend(request)).vend  # type: ignore[attr-defined]
             if vend.delivery.state == state:

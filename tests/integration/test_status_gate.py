@@ -11,8 +11,9 @@ from app.drills.faults import kill_workers, send_signal
 from app.drills.world import NODES
 from app.stackfiles import HEAD_END, OPERATOR, StackPlan
 from tests.integration.test_command_line import as_json, utrn
+from tests.support.patience import PATIENCE_S
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.real]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def status(stack: DevStack, *more: str, code: int | None) -> str:
 
 async def shut(stack: DevStack, sentence: str, *, code: int = 3) -> str:
     """Return what the gate says once it says `sentence`, and ends with `code`."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             told = as_json(await asyncio.to_thread(status, stack, "--json", code=None))
             if any(one.startswith(sentence) for one in told["problems"]):

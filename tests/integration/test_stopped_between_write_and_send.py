@@ -21,10 +21,11 @@ from app.stackfiles import OPERATOR, SUPPLIERS
 from sandbox.servers import Tls
 from tests.integration.test_market import meters_of
 from tests.support.calls import caller, registry_caller, top_up
+from tests.support.patience import PATIENCE_S
 from tests.support.selling import new_id
 from tests.support.stack import MakeStack
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.real]
 NORTH, SOUTH = SUPPLIERS
 HELD = 32
 SEND_WITHIN_MS = 1000
@@ -118,7 +119,7 @@ async def test_codes_of_the_losing_supplier_do_not_reach_the_meter_after_its_cha
 
 async def _stale(stack: DevStack) -> dict[str, int]:
     """Return the head end's counts once it has refused all of them."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             counts = await _counts(stack)
             if sum(count for name, count in counts.items() if name.startswith("stale")) >= HELD:

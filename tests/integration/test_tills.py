@@ -20,7 +20,7 @@ from app.devstack import DevStack
 from app.stackfiles import PSP
 from tests.support.guide import PROGRAMS, ended, environment, make_guide, options, serving
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real]
 PAN = "9826000000000000009"
 CODE = "1234 5678 9012 3456 7890"
 BOTH = pytest.mark.parametrize("program", PROGRAMS)

@@ -16,6 +16,7 @@ from app.pki import DevCa, participant_uri
 from app.stackfiles import OUTSIDER, PSP, SUPPLIERS
 from core.domain.meter import luhn_digit
 from tests.support.calls import caller, failure_of, refused, registry_caller, top_up
+from tests.support.patience import PATIENCE_S
 from tests.support.selling import drained, new_id, pans
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def pan(module_stack: DevStack) -> str:
 
 
 async def _delivered(stub: "Stub", transaction_id: str) -> types_pb2.Delivery:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             vend = (await stub.GetVend(pb.GetVendRequest(transaction_id=transaction_id))).vend
             if vend.delivery.state == types_pb2.DELIVERY_STATE_APPLIED:
@@ -253,7 +254,7 @@ async def test_a_code_made_elsewhere_is_checked_and_delivered_once(module_stack:
         assert (await refused(stub.SendTopUp(wrong))).fields == ["made_elsewhere.utrn_counter"]
         made.utrn = code.utrn[:-1] + str((int(code.utrn[-1]) + 1) % 10)
         assert (await refused(stub.SendTopUp(wrong))).reason == "BAD_FIELD"
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 vend = (await stub.GetVend(pb.GetVendRequest(transaction_id=request.transaction_id))).vend
                 if vend.delivery.state == types_pb2.DELIVERY_STATE_REFUSED:

@@ -15,10 +15,11 @@ import pytest
 from app.devstack import DevStack
 from tests.support.calls import caller, top_up
 from tests.support.hsm_keys import children
+from tests.support.patience import PATIENCE_S
 from tests.support.selling import drained, new_id, pans, planned, sell_all
 from tests.support.stack import MakeStack
 
-pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.real]
 
 NODE = "node-a"
 
@@ -39,7 +40,7 @@ def _log(stack: DevStack) -> str:
 
 
 async def _until(what: Callable[[], bool]) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while not what():  # noqa: ASYNC110  # files and processes of others
             await asyncio.sleep(0.02)
 
@@ -134,7 +135,7 @@ async def test_sales_go_on_while_one_worker_after_the_other_is_renewed(make_stac
     config.write_text(config.read_text().replace("[hsm]", "[hsm]\nrenew_after = 10"))
     stack.start_node(NODE)
     before, sold = set(_workers(stack)), 0
-    async with caller(stack) as stub, asyncio.timeout(90):
+    async with caller(stack) as stub, asyncio.timeout(PATIENCE_S):
         while _log(stack).count("an HSM worker is renewed") < 4:
             # No sale is repeated here: one that fails fails the test.
             await stub.TopUp(top_up(transaction_id=new_id(), pan=pans(stack)[sold % 20]))

@@ -17,6 +17,7 @@ from utrn.v1 import credit_service_pb2_grpc as credit_rpc
 from utrn.v1 import top_up_service_pb2_grpc as rpc
 
 from app.devstack import DevStack
+from tests.support.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 TOOLS = Path(sys.executable).parent
@@ -69,7 +70,7 @@ async def started(program: str, guide: Path, *arguments: str) -> asyncio.subproc
 async def ended(program: str, guide: Path, *arguments: str) -> tuple[int | None, list[dict[str, Any]]]:
     """Run a program to its end; return its exit code and what it said."""
     running = await started(program, guide, *arguments)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         said, _ = await running.communicate()
     return running.returncode, objects(said.decode())
 

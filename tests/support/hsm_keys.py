@@ -21,6 +21,7 @@ from core.ports.signer import SignRequest
 from hsm.config import HsmConfig
 from hsm.provision import store_scalar
 from hsm.signer import HsmSigner
+from tests.support.patience import PATIENCE_S
 
 _PROGRAM = """
 import sys, pkcs11
@@ -76,7 +77,7 @@ async def running(config: HsmConfig) -> AsyncIterator[HsmSigner]:
 
 
 async def until_ready(signer: HsmSigner, ready: bool = True) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while signer.ready is not ready:  # noqa: ASYNC110  # a port without an event for this
             await asyncio.sleep(0.01)
 

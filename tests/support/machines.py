@@ -13,6 +13,7 @@ from core.domain.cluster_time import Sight, TimeKeeper, TimeRule
 from core.domain.timeline import Ms
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
+from tests.support.patience import PATIENCE_S
 from tests.support.vends import NOW
 
 
@@ -79,7 +80,7 @@ class Machines:
             sight=lambda wall, at: self._sight(name, wall), may_write=lambda: machine.lease_good,
         )  # fmt: skip
         self._hearing[name] = self._tasks.create_task(self.times[name].follow())
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await self.times[name].watching()
         await self.settle()
 
@@ -111,7 +112,7 @@ class Machines:
         instant, revision = await self.ledger()
         if instant is None:
             return
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             for time in self.times.values():
                 while time.keeper.last is None or time.keeper.last.revision < revision:  # noqa: ASYNC110
                     await asyncio.sleep(0.001)

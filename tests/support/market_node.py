@@ -50,6 +50,7 @@ from tests.fakes.signer import FakeSigner
 from tests.support.etcd import Store
 from tests.support.head_ends import known_head_ends
 from tests.support.market import KeptTrail, refusing
+from tests.support.patience import PATIENCE_S
 from tests.support.vends import (
     APPOINTMENTS,
     POINT,
@@ -181,7 +182,7 @@ class MarketNode:
 
     async def seen(self, meter_id: MeterId, revision: int) -> None:
         """Return when the copy in memory has a meter at `revision` or later."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             while (known := self.registry.meter(meter_id)) is None or known.revision < revision:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 

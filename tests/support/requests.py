@@ -26,6 +26,7 @@ from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, OPERATOR, MarketNode, as_, open_market
+from tests.support.patience import PATIENCE_S
 from tests.support.servicers import Servicers, calling
 from tests.support.vends import NOW, POINT, SUPPLIER, new_id, utrn
 
@@ -239,7 +240,7 @@ async def drive(some: list[Call]) -> list[UtrnError | None]:
     node = WORLD.node()
     told: list[UtrnError | None] = []
     wrong: Exception | None = None
-    async with node.running(), asyncio.timeout(20):
+    async with node.running(), asyncio.timeout(PATIENCE_S):
         try:
             for call in some:
                 told.append(await _make(node, call))

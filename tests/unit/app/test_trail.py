@@ -23,6 +23,7 @@ from core.domain.registry import Kind, Ref
 from core.domain.timeline import ms_of
 from core.ports.trail import Decision
 from tests.fakes.clock import HandClock
+from tests.support.patience import PATIENCE_S
 
 
 def decision(number: int) -> Decision:
@@ -152,7 +153,7 @@ async def test_a_file_cut_off_or_chained_anew_does_not_fit_its_anchor(
     for number in range(3):
         trail.note(decision(number))
         trail.flush()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await anchored.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -40,6 +40,7 @@ from tests.fakes.etcd import FakeEtcd
 from tests.sim.meters import SimHeadEnd, SimMeters, SimWan, code_of
 from tests.support.origins import RANDOM_PART, at_head_end, told
 from tests.support.owed import deaf_recorder
+from tests.support.patience import PATIENCE_S
 from tests.support.vends import HEAD_END, NOW, ORIGINATOR, PSP_ID, new_id, new_meter_id, vend
 
 CONFIG = EtcdConfig(endpoints=("fake:1",))
@@ -90,7 +91,7 @@ async def test_a_delivery_that_met_a_doubtful_lease_is_looked_at_again(
         recorder=deaf_recorder(outbox, FlickeringOwnership(shard, epoch, 0)),
         config=DeliveryConfig(),
     )  # fmt: skip
-    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
         wan.tasks = tasks
         running = [tasks.create_task(outbox.run()), tasks.create_task(worker.run())]
         async for reply in etcd.watch(keys.outboxes(), etcd.revision):
@@ -204,7 +205,7 @@ def _owed_by(meter_id: MeterId, *counters: int) -> list[Owed]:
 
 async def _until_idle(worker: DeliveryWorker, attempts: Waiting) -> None:
     """Give turns until the worker has none left and nothing is under way."""
-    async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
         while worker._turn or worker.under_way:
             if worker._turn:
                 await worker._start(tasks, worker._next_turn())

@@ -27,6 +27,7 @@ from core.ports.outbox import Listing, Outbox, OutboxEvent, Owed
 from core.ports.ownership import Gained, OwnershipChange
 from tests.support.origins import at_head_end
 from tests.support.owed import deaf_recorder
+from tests.support.patience import PATIENCE_S
 from tests.support.vends import HEAD_END, NOW, ORIGINATOR, PSP_ID, vend
 
 SHARDS = 8
@@ -107,7 +108,7 @@ class Attempts:
         return Later(3600.0)
 
     async def until(self, holds: Any) -> None:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while not holds():
                 self.changed.clear()
                 await self.changed.wait()

@@ -22,6 +22,7 @@ from core.gateways.config import HeadEndConfig
 from core.gateways.headend_grpc import GrpcHeadEnd
 from core.observe import SetAside
 from core.ports.headend import AddCredit, Alert, Answer, AnswerKind, MessageState, StreamRestored
+from tests.support.patience import PATIENCE_S
 
 METER, ORIGINATOR = MeterId("00db12345678beef"), OriginatorId("90b3d51f30010000")
 MESSAGE_ID = f"{ORIGINATOR}:{METER}:{7 << 32}:{'5e' * 16}"
@@ -110,7 +111,7 @@ async def reached(stranger: Stranger, events_per_s_max: int = 5_000) -> AsyncIte
 
 
 async def _first(head_end: GrpcHeadEnd, kind: type) -> Any:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         async for event in head_end.events():
             if isinstance(event, kind):
                 return event
@@ -167,7 +168,7 @@ async def test_an_event_out_of_bounds_is_set_aside_and_the_next_one_is_heard(odd
 
 
 async def _until_answer(head_end: GrpcHeadEnd) -> AsyncIterator[Any]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         async for event in head_end.events():
             yield event
             if isinstance(event, Answer):
@@ -186,7 +187,7 @@ async def test_a_sequence_that_falls_is_counted_and_nothing_is_told_for_a_second
     stranger = Stranger(events=[APPLIED, fell, grpc.StatusCode.UNAVAILABLE])
     async with reached(stranger) as (head_end, set_aside):
         heard = head_end.events()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while len(stranger.asked) < 2:
                 await anext(heard)
     assert stranger.asked[1].after_sequence == 900
@@ -198,7 +199,7 @@ async def test_a_stream_that_breaks_at_the_same_place_for_ever_goes_on_behind_it
     large = pb.StreamEventsResponse(sequence=901, answer=pb.Answer(message_id="f" * 5_000_000))
     stranger = Stranger(events=[APPLIED, large])
     async with reached(stranger) as (head_end, set_aside):
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             async for _ in head_end.events():
                 if stranger.asked[-1].only_new and len(stranger.asked) > 1:
                     break
@@ -250,7 +251,7 @@ async def test_a_flood_of_events_waits_at_the_head_end() -> None:
 async def test_a_flood_of_events_waits_at_the_head_end_for_whoever_records_them() -> None:
     """At 10 a second the 32nd comes after two turns of the second at least."""
     flood: list[Message | bytes | grpc.StatusCode] = [pb.StreamEventsResponse(sequence=5)] * 30
-    async with reached(Stranger(events=[*flood, APPLIED]), 10) as (head_end, _), asyncio.timeout(20):
+    async with reached(Stranger(events=[*flood, APPLIED]), 10) as (head_end, _), asyncio.timeout(PATIENCE_S):
         began = asyncio.get_running_loop().time()
         async for numbered in head_end.said(0):
             if numbered.said is not None:

@@ -14,6 +14,7 @@ from utrn.store.v1 import records_pb2
 
 from core.api.health import Health
 from core.api.server import public_pool
+from tests.support.patience import PATIENCE_S
 
 _NOTHING: Any = cast("Any", None)
 
@@ -24,7 +25,7 @@ async def test_a_watcher_that_does_not_read_holds_neither_others_nor_the_end() -
     # It has been given its first reply, and never comes back for more.
     await anext(stuck)
     watching = health.servicer.Watch(pb.HealthCheckRequest(service="utrn.v1.TopUpService"), _NOTHING)
-    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
         running = tasks.create_task(health.run())
         told = [(await anext(watching)).status]
         while told[-1] != pb.HealthCheckResponse.SERVING:

@@ -18,6 +18,7 @@ from core.domain.errors import CallerSuspended, NotReady, Overloaded, PanBlocked
 from core.domain.invariant import InvariantBroken, check
 from core.ports.notes import NOTES, Notes
 from tests.support.market_node import OPERATOR
+from tests.support.patience import PATIENCE_S
 from tests.support.raw import Answer, raw_call, raw_stream
 from tests.support.served import METHODS, Known, served
 from tests.support.vends import PSP
@@ -44,6 +45,13 @@ class Behind:
 
     def _note(self, context: Context, method: str, request: Message, outcome: str, notes: Notes) -> None:
         self.noted.append((method, outcome, request.ByteSize()))
+
+    async def ended(self) -> int:
+        """Return how often the node was stopped, once it was: the caller hears of it first."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not self.stopped:  # noqa: ASYNC110  # the node is watched
+                await asyncio.sleep(0.001)
+        return len(self.stopped)
 
 
 @pytest.fixture
@@ -121,7 +129,7 @@ async def test_a_broken_promise_ends_the_node_after_its_caller_was_told(behind: 
     async with served({name: behaviour}, [behind.interceptor]) as channel:
         answer = await call(channel, name)
     assert (answer.code, "secret" in answer.message) == (grpc.StatusCode.INTERNAL, False)
-    assert len(behind.stopped) == 1
+    assert await behind.ended() == 1
     assert behind.interceptor.answered[(name.rpartition("/")[2], "INTERNAL")] == 1
     assert behind.interceptor.calls == 0
 
@@ -151,7 +159,7 @@ async def test_a_promise_that_breaks_while_its_caller_is_looked_up_ends_the_node
     behaviours = {one: behaviour for one, behaviour in PATHS.values() if one == path}
     async with served(behaviours, [behind.interceptor]) as channel:
         assert (await call(channel, path)).code is grpc.StatusCode.INTERNAL
-    assert len(behind.stopped) == 1
+    assert await behind.ended() == 1
 
 
 async def test_a_broken_promise_ends_the_node_even_if_its_caller_is_gone(behind: Behind) -> None:
@@ -168,9 +176,7 @@ async def test_a_broken_promise_ends_the_node_even_if_its_caller_is_gone(behind:
         calling = tasks.create_task(call(channel, UNARY))
         await waiting.wait()
         calling.cancel()
-        async with asyncio.timeout(5):
-            while not behind.stopped:  # noqa: ASYNC110  # the node is watched
-                await asyncio.sleep(0.01)
+        await behind.ended()
 
 
 async def test_a_bug_is_answered_internal_and_ends_nothing(behind: Behind) -> None:
