@@ -60,11 +60,14 @@ class EtcdCeilings:
         ceiling = self._ceiling_of(seller)
         at_hour, drawn = _drawn(there)
         if at_hour > hour:
-            raise NotReady("the ledger has come to a later hour than this node; repeat the same transaction_id")
+            # Another node has begun it, at the ledger's time; what is held of the hour before is worth nothing now.
+            hour, held = at_hour, 0
         others = max(0, drawn - held) if at_hour == hour else 0
         pence = deal(ceiling=ceiling, drawn=others, wanted=wanted)
         after = others + pence
-        allotment = Allotment(pence=pence, drawn_pence=after, ceiling_pence=ceiling, revision=_revision(seller))
+        allotment = Allotment(
+            hour=hour, pence=pence, drawn_pence=after, ceiling_pence=ceiling, revision=_revision(seller)
+        )
         if at_hour == hour and after == drawn:
             return allotment
         self._draws += 1

@@ -28,6 +28,8 @@ _SHORT_S = 1.0
 # An allotment that nobody sells from goes back after so long: another node may need it.
 _IDLE_S = 5.0
 _LOOK_S = 1.0
+# So far a node's time may be behind the hour that the ledger's time has come to: one further behind does not know it.
+_BEHIND_MAX_MS = 2_000
 
 
 @dataclass(slots=True)
@@ -48,10 +50,11 @@ class _Purse:
 
 @dataclass(slots=True)
 class Charge:
-    """Pence taken for one sale that is dated before `until`; to be settled once."""
+    """Pence taken for one sale that is dated at `since` or later, and before `until`; to be settled once."""
 
     purse: _Purse
     pence: int
+    since: Ms
     until: Ms
     sold: Counter[ParticipantId] = field(repr=False)
 
@@ -97,21 +100,22 @@ class Ceilings:
     ) -> Charge:
         """Return `pence` taken from what `seller`, as the registry has it, may sell in the hour of `at`.
 
-        Does not wait where the allotment suffices.
+        In the next one, if the ledger's time has come to it and this node's has not quite. Does not wait where the
+        allotment suffices.
 
         Raises:
             CeilingReached: nothing was taken, and nothing of the sale was written.
             Overloaded, LedgerUnavailable, NotReady: repeat.
         """
         for _ in range(_DRAWN_AGAIN_MAX):
-            purse = self._purse(participant_id, hour_of(at))
+            purse = self._purse(participant_id, at)
             now = self._clock.monotonic()
             current = seller is None or seller.revision <= purse.revision
             if current or (seller is not None and purse.ceiling_pence == seller.record.ceiling_pence > 0):
                 if purse.left >= pence:
                     purse.left -= pence
                     purse.used_at = now
-                    return Charge(purse, pence, Ms(purse.hour + HOUR_MS), self.sold)
+                    return Charge(purse, pence, purse.hour, Ms(purse.hour + HOUR_MS), self.sold)
                 if purse.drawing is None and now < purse.short_until:
                     raise _reached(purse)
             await self._more(purse, pence)
@@ -137,13 +141,13 @@ class Ceilings:
         except NotReady:
             return None
 
-    def _purse(self, participant_id: ParticipantId, hour: Ms) -> _Purse:
-        purse = self._purses.get(participant_id)
+    def _purse(self, participant_id: ParticipantId, at: Ms) -> _Purse:
+        purse, hour = self._purses.get(participant_id), hour_of(at)
         if purse is None or purse.hour < hour:
             # What is left of an hour that is over belongs to nobody.
             purse = self._purses[participant_id] = _Purse(participant_id, hour)
-        elif purse.hour > hour:
-            raise NotReady("this node has sold in a later hour already; repeat the same transaction_id")
+        elif purse.hour - at > _BEHIND_MAX_MS:
+            raise NotReady("the cluster has come to a later hour than this node; repeat the same transaction_id")
         return purse
 
     async def _more(self, purse: _Purse, pence: int) -> None:
@@ -187,6 +191,8 @@ class Ceilings:
         return None
 
     def _hold(self, purse: _Purse, allotment: Allotment, wanted: int) -> None:
+        if allotment.hour != purse.hour:
+            purse = self._purses[purse.participant_id] = _Purse(purse.participant_id, allotment.hour)
         purse.left += allotment.pence
         purse.drawn_pence, purse.ceiling_pence = allotment.drawn_pence, allotment.ceiling_pence
         purse.revision = max(purse.revision, allotment.revision)

@@ -17,7 +17,7 @@ from core.domain.eligibility import Resolved
 from core.domain.errors import LedgerUnavailable, NotReady, Overloaded, Refused, RegistryMoved, ShuttingDown, UtrnError
 from core.domain.invariant import check
 from core.domain.meter import OriginatorId
-from core.domain.timeline import FAR_FUTURE, Ms, instant_of, ms_of
+from core.domain.timeline import FAR_FUTURE, NEVER, Ms, instant_of, ms_of
 from core.domain.token import Counter, Utrn, truncated_counter
 from core.domain.vend import Operation, Sale, Vend
 from core.flows.counters import Counters, SequenceKey, check_balance
@@ -45,13 +45,14 @@ log = logging.getLogger(__name__)
 class Draft:
     """A vend but for its counter and its code.
 
-    `value` is what the code will carry. The vend is to be dated before `dated_before`: the end of the hour that it is
-    charged to.
+    `value` is what the code will carry. The vend is to be dated at `dated_from` or later and before `dated_before`: in
+    the hour that it is charged to.
     """
 
     sale: Sale
     resolved: Resolved
     value: CodeValue
+    dated_from: Ms = NEVER
     dated_before: Ms = FAR_FUTURE
 
     @property
@@ -257,8 +258,9 @@ class CommitLine:
 
     def _vend(self, draft: Draft, utrn: Utrn, counter: Counter) -> Vend:
         resolved = draft.resolved
-        # A node whose clock is a little slow must not date a vend before the change of hands it comes after.
-        now = max(self._clock.now(), instant_of(resolved.since))
+        # A node whose clock is a little slow must not date a vend before the change of hands it comes after, nor before
+        # the hour that it is charged to.
+        now = max(self._clock.now(), instant_of(max(resolved.since, draft.dated_from)))
         return Vend(
             sale=draft.sale,
             meter_id=resolved.meter_id,

@@ -159,7 +159,9 @@ class IssueVend:
             earlier = await self._answer_in_flight(sale)
             if earlier is not None:
                 return earlier
-            draft = Draft(sale=sale, resolved=resolved, value=_value(sale), dated_before=charge.until)
+            draft = Draft(
+                sale=sale, resolved=resolved, value=_value(sale), dated_from=charge.since, dated_before=charge.until
+            )
             answer = self._submit(sale, draft)
             begun = True
         finally:

@@ -12,8 +12,11 @@ class Allotment:
     """What a node holds of a seller's hour from now on.
 
     `pence` is what it may sell; `drawn_pence` what all nodes have drawn, this one included; `ceiling_pence` the ceiling
-    that was held against, by the seller's record at `revision`.
+    that was held against, by the seller's record at `revision`. `hour` is the one that was asked for, or a later one
+    that the ledger has come to meanwhile.
     """
+
+    hour: Ms
 
     pence: int
     drawn_pence: int
@@ -32,6 +35,6 @@ class CeilingLedger(Protocol):
         Raises:
             LedgerUnavailable: nothing was written; what was held still is.
             OutcomeUnknown: what was held may have been given back, and must not be sold.
-            NotReady: the ledger is in a later hour than this node, or not yet in this one; what was held still is.
+            NotReady: the ledger is not yet in this hour; what was held still is.
         """
         ...

@@ -4,16 +4,17 @@ import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
 from cluster import compares
 from cluster.reader import all_vends
+from core.domain.ceiling import HOUR_MS, hour_of
 from core.domain.errors import FENCED, IF_FIRST, CeilingReached, NotReady, Refused
 from core.domain.meter import Pan
 from core.domain.money import Pence
-from core.domain.timeline import Ms
+from core.domain.timeline import Ms, instant_of, ms_of
 from core.flows.ceilings import Ceilings
 from core.ports.ceilings import Allotment
 from tests.fakes.clock import HandClock
@@ -165,6 +166,25 @@ async def test_with_the_next_hour_it_begins_anew(cluster: Cluster) -> None:
         await node.sell(PSP, cluster.pans[1], 1)
 
 
+@pytest.mark.parametrize(("behind_s", "sells"), [(0.04, True), (1.9, True), (30, False)])
+async def test_a_node_a_little_behind_at_the_turn_of_the_hour_sells_in_the_new_one(
+    store: Store, behind_s: float, *, sells: bool
+) -> None:
+    """The ledger's time has come to the hour: another node has sold in it."""
+    hour = instant_of(hour_of(ms_of(HandClock().now())) + HOUR_MS)
+    ahead = MarketNode(store, HandClock(hour), ceiling_pence=CEILING)
+    behind = MarketNode(store, HandClock(hour - timedelta(seconds=behind_s)), ceiling_pence=CEILING)
+    one, other, *_ = [pan for _, pan in await open_market(ahead, meters=3)]
+    async with ahead.running(), behind.running():
+        await ahead.sell(PSP, one, 100)
+        if sells:
+            sold = await behind.sell(PSP, other, 100)
+            assert sold.stored.vend.issued_at >= hour, "it is charged to the new hour, and dated in it"
+        else:
+            with pytest.raises(NotReady):
+                await behind.sell(PSP, other, 100)
+
+
 async def test_what_was_sold_is_answered_and_a_refused_repeat_is_fenced(cluster: Cluster) -> None:
     one, other, _ = cluster.nodes
     async with AsyncExitStack() as stack:
@@ -205,7 +225,7 @@ class SlowDeal:
 
     async def draw(self, participant_id: str, hour: int, *, held: int, wanted: int) -> Allotment:
         await self.go.wait()
-        return Allotment(pence=wanted, drawn_pence=wanted, ceiling_pence=1000, revision=0)
+        return Allotment(hour=Ms(hour), pence=wanted, drawn_pence=wanted, ceiling_pence=1000, revision=0)
 
 
 async def test_a_caller_that_goes_away_takes_nothing_from_those_that_wait() -> None:

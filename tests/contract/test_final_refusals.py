@@ -178,6 +178,8 @@ async def test_a_refused_repeat_of_a_committed_sale_gets_its_code(store: Store) 
 
 async def test_a_repeat_waits_for_the_nodes_own_commit_under_way(store: Store) -> None:
     async with two_nodes(store) as two:
+        # So that the next sale asks the ledger for nothing but its commit.
+        assert isinstance(await two.outcome(two.a, two.sale(), repeat=False), Issued)
         sale = two.sale()
         two.way.hold()
         async with asyncio.TaskGroup() as tasks:
