@@ -55,7 +55,7 @@ _PLACES: Final = {
     "pan": _Place("pans", "pan", "PANs: given, replaced, blocked, pointed elsewhere."),
     "vend": _Place("callers", "vend", "One vend."),
     "approval": _Place("approval", "app", "What needs two operators: list, approve, withdraw."),
-    "audit": _Place("audit", "app", "The trail of decisions: who asked for what, and which rule decided."),
+    "audit": _Place("audit", "app", "The audit files: who asked for what, which rule decided, what was sold."),
     "credit": _Place("credit", "app", "Credit without payment: two people of a supplier."),
     "sales": _Place("sales", "app", "What commands have asked for and have no final answer to."),
     "sandbox": _Place("sandbox", "app", "A head end and a fleet of meters, emulated."),

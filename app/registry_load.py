@@ -16,7 +16,7 @@ from utrn.v1 import registry_service_pb2_grpc as rpc
 
 from app.clock import SystemClock
 from app.config import Config
-from app.trail import FileTrail
+from cluster.anchors import TrailAnchors
 from cluster.client import EtcdClient, EtcdUnreachable
 from cluster.guard import LedgerGuard
 from cluster.head_ends import head_end_names
@@ -32,6 +32,7 @@ from core.flows.appoint import Appoint
 from core.flows.keep_parties import KeepParties
 from core.flows.load_records import Loadable, LoadRecords
 from core.flows.two_people import ConsentOfLedger
+from core.gateways.audit_log_file import AuditLogFile
 
 # Line numbers and bytes in one message; a node takes 2 MiB (`[api] message_bytes_max`) unless it is told otherwise.
 _PART = 1000
@@ -211,7 +212,8 @@ async def load_direct(config: Config, lines: Iterator[Line], progress: Callable[
     """
     clock, guard, keys = SystemClock(), LedgerGuard(), Keys(config.etcd.prefix)
     client = EtcdClient(config.etcd, guard)
-    trail = FileTrail(config.node.trail, _BOOTSTRAP.participant_id, clock)
+    anchors = TrailAnchors(client, config.etcd, clock)
+    trail = AuditLogFile(config.node.trail, _BOOTSTRAP.participant_id, clock, anchors)
     store = EtcdRegistryStore(client, config.etcd, clock)
     await _open(client, guard, keys)
     names = await _head_end_names(client, config)
@@ -235,8 +237,7 @@ async def load_direct(config: Config, lines: Iterator[Line], progress: Callable[
             total.last_line = part[-1][0]
             progress(total)
     finally:
-        trail.flush()
-        trail.close()
+        await trail.end()
         await client.close()
     return total
 

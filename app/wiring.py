@@ -16,7 +16,6 @@ from app.clock import SystemClock
 from app.config import Config
 from app.head_end_states import HeadEndStates
 from app.market import Market
-from app.trail import FileTrail
 from cluster.anchors import TrailAnchors
 from cluster.ceilings import EtcdCeilings
 from cluster.client import EtcdClient
@@ -71,6 +70,7 @@ from core.flows.refuse import ClosingQuota, RefuseSale
 from core.flows.send import SendIssued
 from core.flows.turn import TurnMeter
 from core.flows.two_people import TwoPeople
+from core.gateways.audit_log_file import AuditLogFile
 from core.gateways.headend_grpc import GrpcHeadEnd
 from core.observe import LoopDelay, SetAside, StageTimes
 from core.ports.ceilings import CeilingLedger
@@ -126,7 +126,7 @@ class Node:
     registry: EtcdRegistry
     keys: KeyWatch
     changes: ChangeKeeper
-    trail: FileTrail
+    trail: AuditLogFile
     note: Callable[[Context, str, Message, str, Notes], None]
     head_ends: Mapping[str, GrpcHeadEnd]
     head_end_states: HeadEndStates
@@ -177,7 +177,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     set_aside, times, loop_delay = SetAside(), StageTimes(), LoopDelay()
     head_ends = {one.name: GrpcHeadEnd(one, set_aside) for one in config.head_ends}
     names = EtcdHeadEnds(client, config.etcd, system, node_id=config.node.node_id, own=head_ends)
-    trail = FileTrail(config.node.trail, config.node.node_id, system, TrailAnchors(client, config.etcd, system))
+    trail = AuditLogFile(config.node.trail, config.node.node_id, clock, TrailAnchors(client, config.etcd, system))
     ports = between(
         Adapters(
             clock=clock,
@@ -381,6 +381,7 @@ def _line(config: Config, ports: Adapters, answers: Answers, times: StageTimes, 
         answers=answers,
         clock=ports.clock,
         times=times,
+        trail=ports.trail,
         batch_max=flow.batch_max,
         in_flight_max=flow.in_flight_max,
         attempts_max=flow.commit_attempts_max,

@@ -26,6 +26,11 @@ def record_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
     return [_unmoved(key, revision)]
 
 
+def anchor_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
+    """What a node knows of its audit file's anchor still holds: a file that was ended stays so."""
+    return [_unmoved(key, revision)]
+
+
 def code_absent(key: bytes) -> list[pb.Compare]:
     """One counter, one vend: no other code of the sequence has this counter (INV-2)."""
     return [_equal(pb.Compare.VERSION, key, version=0)]

@@ -205,7 +205,7 @@ def record_seen(keys: Keys, kv: pb.KeyValue) -> RecordSeen | None:
 def _gone(keys: Keys, kind: str, name: str, kv: pb.KeyValue) -> Change | None:
     match kind:
         case "vend":
-            return VendGone(_vend_key(name))
+            return VendGone(vend_key_of(name))
         case "shard":
             return OwnerGone(int(name))
         case "outbox":
@@ -220,7 +220,7 @@ def _gone(keys: Keys, kind: str, name: str, kv: pb.KeyValue) -> Change | None:
 def _seen(keys: Keys, kind: str, name: str, kv: pb.KeyValue) -> Change | None:
     match kind:
         case "vend":
-            there, created, key = under_vend_key_of(kv.value), kv.version == 1, _vend_key(name)
+            there, created, key = under_vend_key_of(kv.value), kv.version == 1, vend_key_of(name)
             if isinstance(there, ClosedRefusal):
                 return RefusalSeen(there, created, key)
             return VendSeen(there, created, key)
@@ -245,7 +245,8 @@ def _pointed_at(value: bytes) -> VendKey:
     return ParticipantId(pointer.participant_id), TransactionId(pointer.transaction_id)
 
 
-def _vend_key(name: str) -> VendKey:
+def vend_key_of(name: str) -> VendKey:
+    """Return what a vend's key names; `name` is what follows the prefix of all vends."""
     participant_id, _, transaction_id = name.partition("/")
     return ParticipantId(participant_id), TransactionId(transaction_id)
 

@@ -4,12 +4,14 @@ from collections.abc import AsyncIterator
 
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
-from cluster.history import LedgerEvent, OwnerSeen, record_seen
+from cluster.history import LedgerEvent, OwnerSeen, VendKey, record_seen, vend_key_of
 from cluster.keys import Keys
 from cluster.ledger import found_of
-from cluster.records import Unreadable
+from cluster.records import Unreadable, under_vend_key_of
+from core.domain.refusal import ClosedRefusal
 from core.domain.registry import Kind
 from core.domain.timeline import NEVER, Ms
+from core.domain.vend import Vend
 from core.ports.ledger import StoredVend
 
 
@@ -35,6 +37,31 @@ async def all_vends(
             continue
         if isinstance(there, StoredVend):
             yield there
+
+
+async def all_under_vend_keys(
+    client: EtcdClient, config: EtcdConfig
+) -> tuple[list[tuple[VendKey, Vend | ClosedRefusal | None]], int]:
+    """Return what every vend key holds, None where this program cannot understand it, and as of which revision.
+
+    The key is what the id was decided under; a record that was written over by hand may say otherwise.
+
+    Raises:
+        EtcdUnreachable: no member answered.
+    """
+    prefix = Keys(config.prefix).vends()
+    found, revision = await client.list_prefix(prefix)
+    return [
+        (vend_key_of(one.key.decode(errors="backslashreplace").removeprefix(prefix.decode())), _held(one.value))
+        for one in found
+    ], revision
+
+
+def _held(value: bytes) -> Vend | ClosedRefusal | None:
+    try:
+        return under_vend_key_of(value)
+    except Unreadable:
+        return None
 
 
 async def all_owners(client: EtcdClient, config: EtcdConfig) -> tuple[list[OwnerSeen], int]:

@@ -12,7 +12,7 @@ from app.cli.cluster_time import accept_time, get_status, sets_time, time_line
 from app.cli.cluster_time import time as show_time
 from app.cli.command import Commands
 from app.cli.options import CA, CERT, JSON, KEY, TARGET
-from app.cli.output import console, print_json
+from app.cli.output import console, print_json, visible
 
 if TYPE_CHECKING:
     import grpc
@@ -55,8 +55,8 @@ def status(
         print_json({**plain, "problems": [one.text for one in problems], "exit_code": code})
     else:
         for line in lines_of(found, width=_width()):
-            typer.echo(line)
-        typer.echo(time_line(found))
+            typer.echo(visible(line))
+        typer.echo(visible(time_line(found)))
         for problem in problems:
             # In a pipe a sentence is one line, however long.
             style = "red" if problem.no_service else "yellow"

@@ -18,9 +18,29 @@ EXIT_NO_ANSWER = 75
 EXIT_TERMINATED = 143
 _PIPE_COLUMNS = 10_000
 
-# What is printed are names and ids of others: nothing in them is mark-up.
-console = Console(markup=False, emoji=False)
-errors = Console(stderr=True, markup=False, emoji=False)
+_KEPT = "\n"
+
+
+def visible(text: str) -> str:
+    """Return `text` with every character escaped that a terminal would obey or not show.
+
+    Strangers choose names, ids and whole requests: none of them may move a cursor, set a title, or turn the line round.
+    """
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() or one in _KEPT else one.encode("unicode_escape").decode() for one in text)
+
+
+class _Terminal(Console):
+    """A console on which nothing that is printed is mark-up, and nothing is obeyed."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print, with what is text made visible."""
+        super().print(*(visible(one) if isinstance(one, str) else one for one in objects), **how)
+
+
+console = _Terminal(markup=False, emoji=False)
+errors = _Terminal(stderr=True, markup=False, emoji=False)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -32,12 +52,12 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
     """Print a table."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
+    table = Table(title=visible(title), title_justify="left")
     for column in columns:
         # On a narrow screen a long id goes on in the next line: nothing is cut off.
-        table.add_column(column, overflow="fold")
+        table.add_column(visible(column), overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(visible(str(cell)).replace("\n", "\\n") for cell in row))
     if console.is_terminal:
         console.print(table)
         return

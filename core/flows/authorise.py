@@ -21,6 +21,8 @@ from core.ports.registry import Registry, RegistryStore
 from core.ports.trail import Decision, Trail
 
 _new = tuple.__new__
+# Of a decision: no rows were read, no digits shown, and the caller is who it is.
+_NO_READING = (0, 0, "")
 _ACT_NAMES = {act: act.name for act in Act}
 
 
@@ -125,5 +127,7 @@ class Authorise:
             "" if resolved is None else resolved.rule,
             ruling.basis,
             "cluster",
+            question.channel,
+            *_NO_READING,
         )
         self.trail.note(_new(Decision, fields))

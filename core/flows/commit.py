@@ -14,7 +14,16 @@ from typing import NoReturn
 from core.domain.code_value import CodeValue
 from core.domain.delivery import NOT_REQUESTED
 from core.domain.eligibility import Resolved
-from core.domain.errors import LedgerUnavailable, NotReady, Overloaded, Refused, RegistryMoved, ShuttingDown, UtrnError
+from core.domain.errors import (
+    LedgerUnavailable,
+    NotReady,
+    OutcomeUnknown,
+    Overloaded,
+    Refused,
+    RegistryMoved,
+    ShuttingDown,
+    UtrnError,
+)
 from core.domain.invariant import check
 from core.domain.meter import OriginatorId
 from core.domain.timeline import FAR_FUTURE, NEVER, Ms, instant_of, ms_of
@@ -37,6 +46,7 @@ from core.ports.ledger import (
     RegistrationMoved,
 )
 from core.ports.signer import SignRequest, TokenSigner
+from core.ports.trail import Trail
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +94,7 @@ class CommitLine:
         answers: Answers,
         clock: Clock,
         times: StageTimes,
+        trail: Trail,
         batch_max: int,
         in_flight_max: int,
         attempts_max: int,
@@ -94,6 +105,7 @@ class CommitLine:
         self._answers = answers
         self._clock = clock
         self._times = times
+        self._trail = trail
         self._batch_max = batch_max
         self._in_flight_max = in_flight_max
         self._attempts_max = attempts_max
@@ -290,9 +302,13 @@ class CommitLine:
             match outcome:
                 case Committed():
                     check(outcome.stored.vend == entry.vend, "what was committed is what was signed")
+                    self._trail.note_sale(entry.vend, outcome.stored.revision)
                     self._counters.put(job.draft.sequence, outcome.counter)
                     self._answer(job, Issued(outcome.stored, replayed=False))
                 case Present():
+                    if outcome.stored.vend.utrn == entry.vend.utrn:
+                        # An earlier sending was carried out, and somebody has written on its delivery since.
+                        self._trail.note_sale(entry.vend, outcome.stored.revision)
                     self._counters.forget(job.draft.sequence)
                     if outcome.stored.vend.same_code(entry.vend):
                         # An earlier sending was carried out and its answer lost; the delivery has moved since.
@@ -309,6 +325,8 @@ class CommitLine:
                 case RegistrationMoved():
                     self._fail(job, registry_moved())
                 case UtrnError():
+                    if isinstance(outcome, OutcomeUnknown):
+                        self._trail.note_sale(entry.vend, 0)
                     self._counters.forget(job.draft.sequence)
                     self._fail(job, outcome)
 

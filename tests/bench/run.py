@@ -29,7 +29,6 @@ from app.config import load_config
 from app.devstack import DevStack
 from app.selling import secure_channel
 from app.stackfiles import PSP, StackPlan
-from app.trail import FileTrail
 from cluster import ops
 from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
@@ -41,6 +40,7 @@ from core.domain.party import Principal
 from core.domain.vend import Operation
 from core.flows.authorise import Authorise
 from core.flows.turn import TurnMeter
+from core.gateways.audit_log_file import AuditLogFile
 from core.ports.ledger import CounterState, Entry
 from core.ports.registry import RegistryStore
 from tests.bench.million import million_meters, pan_of
@@ -164,7 +164,7 @@ class Authorising:
         self._clock = SystemClock()
         self._keys = Keys("utrn/")
         self._copy = Copy(self._keys)
-        self._trail = FileTrail(folder, "bench", self._clock)
+        self._trail = AuditLogFile(folder, "bench", self._clock)
         registry = million_meters(self._keys, self._copy, METERS)
         # As the node does once it has read its registry.
         gc.collect()

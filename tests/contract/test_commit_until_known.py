@@ -16,7 +16,7 @@ from etcdpb import rpc_pb2_grpc as rpc
 from app.clock import SystemClock
 from cluster import commit as commit_module
 from cluster import ops
-from cluster.anchors import Anchor, TrailAnchors
+from cluster.anchors import TrailAnchors
 from cluster.client import EtcdClient, EtcdReadDenied, EtcdRefused, EtcdUnknown, EtcdUnreachable
 from cluster.commit import Known, NotKnown, NotWritten, Settled, commit_each, commit_until_known
 from cluster.config import EtcdConfig
@@ -30,6 +30,7 @@ from core.domain.party import ParticipantId
 from core.domain.refusal import closed
 from core.domain.registry import Kind, Ref
 from core.domain.timeline import ms_of
+from core.ports.audit_anchors import Anchor
 from core.ports.ledger import Committed, CounterState, Entry
 from core.ports.registry import RegistryWrite
 from tests.fakes.clock import HandClock

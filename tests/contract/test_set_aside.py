@@ -8,7 +8,7 @@ from utrn.store.v1 import records_pb2 as store_pb
 
 from app.clock import SystemClock
 from cluster import ops
-from cluster.anchors import Anchor, TrailAnchors
+from cluster.anchors import TrailAnchors
 from cluster.history import NotUnderstood, event_of
 from cluster.keys import Keys
 from cluster.ledger import EtcdLedger
@@ -26,6 +26,7 @@ from core.domain.errors import LedgerUnavailable, NotReady
 from core.domain.meter import Meter, MeterId
 from core.domain.party import ParticipantId
 from core.domain.registry import Kind
+from core.ports.audit_anchors import Anchor
 from core.ports.ledger import Committed, CounterState, Entry
 from core.ports.outbox import Listing, Owed
 from core.ports.registry import RegistryRecord

@@ -162,7 +162,8 @@ class SimNode:
         counters = Counters(clock, trust_s=60, sequences_max=1000, alarm=256, refuse=500)
         self.line = CommitLine(
             ledger=ledger, signer=self.signer, counters=counters, answers=answers, clock=clock, times=times,
-            batch_max=_FLOW.batch_max, in_flight_max=_FLOW.in_flight_max, attempts_max=_FLOW.commit_attempts_max,
+            trail=KeptTrail(), batch_max=_FLOW.batch_max,
+            in_flight_max=_FLOW.in_flight_max, attempts_max=_FLOW.commit_attempts_max,
         )  # fmt: skip
         self.registry = EtcdRegistry(client, _CONFIG)
         store = EtcdRegistryStore(client, _CONFIG, clock)

@@ -8,6 +8,7 @@ from core.domain.eligibility import Says
 from core.domain.meter import Card, Meter, MeterId, Model, Pan
 from core.domain.party import Participant, ParticipantId, Standing
 from core.domain.registry import Known
+from core.domain.vend import Vend
 from core.flows.authorise import Authorise
 from core.flows.config import FlowConfig
 from core.flows.idempotency import Answers
@@ -68,9 +69,13 @@ class KeptTrail:
 
     def __init__(self) -> None:
         self.decisions: list[Decision] = []
+        self.sales: list[tuple[Vend, int]] = []
 
     def note(self, decision: Decision) -> None:
         self.decisions.append(decision)
+
+    def note_sale(self, vend: Vend, revision: int) -> None:
+        self.sales.append((vend, revision))
 
 
 class NoStore:

@@ -117,7 +117,7 @@ class MarketNode:
         self.counters = Counters(clock, trust_s=60, sequences_max=1000, alarm=256, refuse=500)
         self.line = CommitLine(
             ledger=self.ledger, signer=FakeSigner({"01": SCALAR}), counters=self.counters, answers=self.answers,
-            clock=clock, times=StageTimes(), batch_max=64, in_flight_max=1000, attempts_max=20,
+            clock=clock, times=StageTimes(), trail=self.trail, batch_max=64, in_flight_max=1000, attempts_max=20,
         )  # fmt: skip
         self.ceilings = Ceilings(
             EtcdCeilings(client, config, clock, default_pence=self.ceiling_pence, node_id=str(id(self))), clock

@@ -23,6 +23,7 @@ from core.observe import StageTimes
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 from tests.fakes.signer import FakeSigner
+from tests.support.market import KeptTrail
 from tests.support.vends import PSP_ID, meter, new_id, new_meter_id, resolved
 
 # The scalar of the support's point: the first originator of tests/vectors/gbcs.json.
@@ -44,6 +45,7 @@ class Line:
             answers=self.answers,
             clock=self.clock,
             times=StageTimes(),
+            trail=KeptTrail(),
             batch_max=64,
             in_flight_max=in_flight_max,
             attempts_max=3,

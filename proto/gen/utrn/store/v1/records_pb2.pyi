@@ -1762,22 +1762,34 @@ class TrailAnchorRecord(_message.Message):
     SCHEMA_FIELD_NUMBER: _builtins.int
     BLOCK_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    UTRN_KEY_FIELD_NUMBER: _builtins.int
+    OWN_BLOCK_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Highest schema understood by this reader: 2."""
     block: _builtins.int
     """The last block that was anchored, counted from 0."""
     sha256: _builtins.str
     """Its hash, hex."""
+    state: _builtins.int
+    """core.ports.audit_anchors.AnchorState by number: open, finished, or ended for a node that died."""
+    utrn_key: _builtins.bytes
+    """What the digits of UTRNs are hashed with in this file: 32 bytes drawn for it."""
+    own_block: _builtins.int
+    """Of a file that was ended for a node that died: the last block that the node itself had anchored."""
     def __init__(
         self,
         *,
         schema: _builtins.int = ...,
         block: _builtins.int = ...,
         sha256: _builtins.str = ...,
+        state: _builtins.int = ...,
+        utrn_key: _builtins.bytes = ...,
+        own_block: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "schema", b"schema", "sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block", b"block", "own_block", b"own_block", "schema", b"schema", "sha256", b"sha256", "state", b"state", "utrn_key", b"utrn_key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

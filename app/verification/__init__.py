@@ -1,0 +1,1 @@
+"""Checks what is stored against what was written down elsewhere."""
