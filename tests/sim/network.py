@@ -38,8 +38,12 @@ class Link:
     @property
     def silent(self) -> bool:
         """True while its peers hear nothing of its node."""
-        still_until = max(self._frozen_until, self._stalled_until)
-        return self.dead or self.cut or still_until > asyncio.get_running_loop().time()
+        return self.dead or self.cut or self.still
+
+    @property
+    def still(self) -> bool:
+        """True while its node is frozen or stands still."""
+        return max(self._frozen_until, self._stalled_until) > asyncio.get_running_loop().time()
 
     def freeze(self, seconds: float) -> None:
         """Let nothing in or out for a while; what is on its way arrives late."""

@@ -284,6 +284,7 @@ class Simulation:
             await asyncio.wait(callers)
             for one in (*nemesis, *self.nemesis.under_way):
                 one.cancel()
+            await self._nobody_stands_still()
             self._heal()
             await self._judge_time()
             await self._until_quiet()
@@ -308,6 +309,11 @@ class Simulation:
     async def _until_quiet(self) -> None:
         until = now_s() + _HEAL_S
         while now_s() < until and not self._quiet():  # noqa: ASYNC110  # virtual time
+            await asyncio.sleep(0.1)
+
+    async def _nobody_stands_still(self) -> None:
+        """Return when the last freeze is over: until then something is broken, and no bound counts."""
+        while any(node.link.still for node in self.nodes.values()):  # noqa: ASYNC110  # virtual time
             await asyncio.sleep(0.1)
 
     def start(self, name: str) -> None:
