@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from app.collector import CollectorPauses
 from app.wiring import Node
 from core.api.interceptor import Interceptor
 from core.net.address import parse_address
@@ -25,12 +26,14 @@ def serve_metrics(node: Node, interceptor: Interceptor) -> Iterator[None]:
         yield
         return
     at = parse_address(node.config.node.metrics, field="node.metrics")
-    registry = CollectorRegistry()
-    registry.register(NodeCollector(node, interceptor))
+    registry, pauses = CollectorRegistry(), CollectorPauses()
+    registry.register(NodeCollector(node, interceptor, pauses))
     server, thread = start_http_server(at.port, addr=at.host, registry=registry)
+    pauses.install()
     try:
         yield
     finally:
+        pauses.remove()
         server.shutdown()
         server.server_close()
         thread.join()
@@ -39,9 +42,10 @@ def serve_metrics(node: Node, interceptor: Interceptor) -> Iterator[None]:
 class NodeCollector(Collector):
     """Reads the figures of a node."""
 
-    def __init__(self, node: Node, interceptor: Interceptor) -> None:
+    def __init__(self, node: Node, interceptor: Interceptor, pauses: CollectorPauses) -> None:
         self._node = node
         self._interceptor = interceptor
+        self._pauses = pauses
 
     def collect(self) -> Iterator[Metric]:
         """Return every figure as it is now."""
@@ -83,6 +87,15 @@ class NodeCollector(Collector):
         )
         yield GaugeMetricFamily("utrn_deliveries_in_flight", "Deliveries under way.", value=node.delivery.under_way)
         yield GaugeMetricFamily("utrn_loop_delay_seconds", "How late the event loop is.", value=node.loop_delay.seconds)
+        yield CounterMetricFamily(
+            "utrn_collector_pauses", "Garbage collections of all that lives.", value=self._pauses.count
+        )
+        yield CounterMetricFamily(
+            "utrn_collector_paused_seconds", "Seconds that they stopped the node.", value=self._pauses.seconds
+        )
+        yield GaugeMetricFamily(
+            "utrn_collector_longest_pause_seconds", "The longest of them.", value=self._pauses.longest
+        )
         owed = GaugeMetricFamily(
             "utrn_owed", "Deliveries owed, in every shard, by this node's mirror.", labels=["shard"]
         )

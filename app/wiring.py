@@ -27,6 +27,7 @@ from cluster.ledger_watch import LedgerParts, LedgerWatch
 from cluster.outbox import EtcdOutbox
 from cluster.ownership import EtcdOwnership, Fitness
 from cluster.peers import PeerWatch
+from cluster.records import packed, unpacked
 from cluster.registry import EtcdRegistry
 from cluster.registry_store import EtcdRegistryStore
 from cluster.set_aside import SetAsideRecords
@@ -193,7 +194,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
             head_end_names=names,
         )
     )
-    answers = Answers(recent_max=config.flow.recent_answers_max)
+    answers = Answers(recent_max=config.flow.recent_answers_max, pack=packed, unpack=unpacked)
     counters = _counters(config, clock)
     line = _line(config, ports, answers, times, counters)
     turn = TurnMeter(store=ports.store, clock=clock)

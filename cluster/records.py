@@ -20,6 +20,7 @@ from core.domain.timeline import Ms
 from core.domain.token import Counter, Utrn
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Channel, Operation, Sale, SaleReference, Vend
+from core.ports.ledger import Found, StoredVend
 
 SCHEMA = 2
 _SCHEMA_TAG = b"\x08"
@@ -176,6 +177,20 @@ def vend_of(value: bytes) -> Vend:
         return _vend_of(read(pb.VendRecord(), value))
     except GARBLED as error:
         raise error if isinstance(error, Unreadable) else UnreadableVend(str(error)) from error
+
+
+def packed(found: Found) -> tuple[int, bytes]:
+    """Return what is under an id in two values that the garbage collector does not look into."""
+    if isinstance(found, ClosedRefusal):
+        return 0, refusal_value(found)
+    return found.revision, vend_value(found.vend)
+
+
+def unpacked(kept: tuple[int, bytes]) -> Found:
+    """Return what `packed` was given."""
+    revision, value = kept
+    found = under_vend_key_of(value)
+    return found if isinstance(found, ClosedRefusal) else StoredVend(vend=found, revision=revision)
 
 
 def _refusal_of(record: pb.VendRecord) -> ClosedRefusal:

@@ -375,8 +375,10 @@ class EtcdRegistry:
         """Put the new copy in the old one's place."""
         del revision
         self._copy = self._reading
-        # What was read lives as long as the node: the collector need not look at millions of records again.
-        gc.collect()
+        # What was read lives as long as the node: the collector need not look at millions of records again. It looks a
+        # last time before the node serves, and never in a serving node, which would stand still meanwhile.
+        if not self._complete.is_set():
+            gc.collect()
         gc.freeze()
         self._complete.set()
         log.info("registry read", extra=self._copy.counts)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.domain.party import ParticipantId
@@ -11,6 +12,10 @@ from core.domain.vend import Sale, check_same
 from core.ports.ledger import Found, StoredVend
 
 VendKey = tuple[ParticipantId, TransactionId]
+# The revision of a vend's record, 0 of a refusal; and the record as the ledger has it.
+Packed = tuple[int, bytes]
+Pack = Callable[[Found], Packed]
+Unpack = Callable[[Packed], Found]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,21 +36,27 @@ class Answers:
 
     A vend's code can never change, nor can the refusal that closed an id, so memory is as good as the ledger; a
     delivery kept here may be old, and whoever writes on it compares its revision.
+
+    `pack` makes a kept answer small and uninteresting to the garbage collector: a collection of all that lives stops
+    the node, and must not last longer the more was sold (docs/decisions/0036).
     """
 
-    def __init__(self, *, recent_max: int) -> None:
+    def __init__(self, *, recent_max: int, pack: Pack, unpack: Unpack) -> None:
         self._recent_max = recent_max
-        self._recent: OrderedDict[VendKey, Found] = OrderedDict()
+        self._pack = pack
+        self._unpack = unpack
+        self._recent: OrderedDict[VendKey, Packed] = OrderedDict()
         self._in_doubt: set[VendKey] = set()
         self._in_flight: dict[VendKey, tuple[Sale, asyncio.Future[Issued]]] = {}
 
     def recent(self, key: VendKey) -> Found | None:
         """Return what is under an id, its delivery as it lately was; None if the ledger must be asked."""
-        return self._recent.get(key)
+        packed = self._recent.get(key)
+        return None if packed is None else self._unpack(packed)
 
     def fresh(self, key: VendKey) -> StoredVend | None:
         """Return the vend of an id as it lately was, unless its delivery is in doubt."""
-        found = None if key in self._in_doubt else self._recent.get(key)
+        found = None if key in self._in_doubt else self.recent(key)
         return found if isinstance(found, StoredVend) else None
 
     def remember(self, found: Found) -> None:
@@ -54,7 +65,7 @@ class Answers:
             key = found.participant_id, found.transaction_id
         else:
             key = key_of(found.vend.sale)
-        self._recent[key] = found
+        self._recent[key] = self._pack(found)
         self._in_doubt.discard(key)
         if len(self._recent) > self._recent_max:
             oldest, _ = self._recent.popitem(last=False)

@@ -22,7 +22,6 @@ from core.domain.token import COUNTER_CACHE, Counter
 from core.domain.vend import Operation, Vend
 from core.flows import record
 from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
-from core.flows.idempotency import Answers
 from core.flows.origins import Received
 from core.flows.record import Deliveries, Hand, Recorder
 from core.observe import SetAside
@@ -31,6 +30,7 @@ from core.ports.ledger import Committed, CounterState, Entry, StoredVend
 from core.ports.outbox import DeliveryChange
 from core.ports.ownership import OwnershipChange
 from tests.fakes.clock import HandClock
+from tests.support.answers import memory
 from tests.support.etcd import Store
 from tests.support.origins import at_head_end, sent
 from tests.support.owed import id_of
@@ -130,7 +130,7 @@ class Bench:
         outbox = EtcdOutbox(self.store.client, self.store.config, HandClock())
         recorder = Recorder(
             outbox=outbox, ownership=ownership, head_ends={head_end: self.head_end},  # type: ignore[dict-item]
-            answers=Answers(recent_max=10), clock=HandClock(), origins=at_head_end(self.set_aside),
+            answers=memory(), clock=HandClock(), origins=at_head_end(self.set_aside),
             spent_here=self.spent_here,
         )  # fmt: skip
         async with asyncio.TaskGroup() as tasks:
@@ -468,7 +468,7 @@ async def test_what_a_head_end_can_say_without_end_is_not_logged_without_end(
 ) -> None:
     """Counters that were never issued, and events counted anew again and again: counted all, logged now and then."""
     recorder = Recorder(
-        outbox=bench.outbox, ownership=Owning(bench.store.config.shards), head_ends={}, answers=Answers(recent_max=10),
+        outbox=bench.outbox, ownership=Owning(bench.store.config.shards), head_ends={}, answers=memory(),
         clock=HandClock(), origins=at_head_end(bench.set_aside),
     )  # fmt: skip
     reading = record._Reading(HEAD_END, {})

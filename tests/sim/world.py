@@ -44,7 +44,6 @@ from core.flows.counters import Counters
 from core.flows.deliver import DeliveryWorker
 from core.flows.delivery_attempt import AttemptDelivery
 from core.flows.fresh_meters import FreshMeters
-from core.flows.idempotency import Answers
 from core.flows.issue import IssueVend
 from core.flows.keep_changes import ChangeKeeper
 from core.flows.keep_meters import KeepMeters
@@ -69,6 +68,7 @@ from tests.sim.network import Link, SimClient
 from tests.sim.switches import SWITCHES, Switches
 from tests.sim.tills import Tills
 from tests.sim.town import Town
+from tests.support.answers import memory
 from tests.support.head_ends import known_head_ends
 from tests.support.market import KeptTrail, refusing
 from tests.support.vends import HEAD_END, NOW
@@ -157,7 +157,7 @@ class SimNode:
             may_write=lambda: self.ownership.lease_good,
         )  # fmt: skip
         ledger = sim.sabotage.around(EtcdLedger(client, _CONFIG, clock))
-        answers = Answers(recent_max=_FLOW.recent_answers_max)
+        answers = memory(_FLOW.recent_answers_max)
         times = StageTimes()
         counters = Counters(clock, trust_s=60, sequences_max=1000, alarm=256, refuse=500)
         self.line = CommitLine(

@@ -30,7 +30,7 @@ from core.flows.counters import Counters
 from core.flows.exchange import ExchangeMeter
 from core.flows.give_credit import GiveCredit
 from core.flows.hand_over import HandOverMeter
-from core.flows.idempotency import Answers, Issued
+from core.flows.idempotency import Issued
 from core.flows.issue import IssueVend
 from core.flows.keep_meters import KeepMeters, new_meter
 from core.flows.keep_pans import KeepPans
@@ -47,6 +47,7 @@ from core.observe import StageTimes
 from core.ports.registry import RegistryRecord, RegistryWrite
 from tests.fakes.clock import HandClock
 from tests.fakes.signer import FakeSigner
+from tests.support.answers import memory
 from tests.support.etcd import Store
 from tests.support.head_ends import known_head_ends
 from tests.support.market import KeptTrail, refusing
@@ -113,7 +114,7 @@ class MarketNode:
             trail=self.trail,
             head_ends=lambda: self.head_ends,
         )
-        self.answers = Answers(recent_max=100)
+        self.answers = memory(100)
         self.counters = Counters(clock, trust_s=60, sequences_max=1000, alarm=256, refuse=500)
         self.line = CommitLine(
             ledger=self.ledger, signer=FakeSigner({"01": SCALAR}), counters=self.counters, answers=self.answers,

@@ -24,7 +24,6 @@ from core.flows.config import DeliveryConfig
 from core.flows.delivery_attempt import AttemptDelivery, AttemptEnd
 from core.flows.fresh_meters import FreshMeters
 from core.flows.hearing import Mailbox
-from core.flows.idempotency import Answers
 from core.flows.lapse import Lapse
 from core.flows.origins import Origins
 from core.flows.record import Recorder
@@ -35,6 +34,7 @@ from core.ports.outbox import DeliveryChange, Outbox
 from core.ports.ownership import Ownership
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
+from tests.support.answers import memory
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING_ID, OPERATOR, MarketNode, as_, open_market
 from tests.support.origins import at_head_end, sent
@@ -46,7 +46,7 @@ CONFIG = EtcdConfig(endpoints=("fake:1",))
 def deaf_recorder(outbox: Outbox, ownership: Ownership) -> Recorder:
     """A recorder that hears no head end."""
     return Recorder(
-        outbox=outbox, ownership=ownership, head_ends={}, answers=Answers(recent_max=10), clock=HandClock(),
+        outbox=outbox, ownership=ownership, head_ends={}, answers=memory(), clock=HandClock(),
         origins=at_head_end(),
     )  # fmt: skip
 

@@ -18,11 +18,12 @@ from core.domain.transaction_id import TransactionId
 from core.domain.vend import Channel, Operation, Sale
 from core.flows.commit import CommitLine, Draft
 from core.flows.counters import Counters
-from core.flows.idempotency import Answers, Issued
+from core.flows.idempotency import Issued
 from core.observe import StageTimes
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 from tests.fakes.signer import FakeSigner
+from tests.support.answers import memory
 from tests.support.market import KeptTrail
 from tests.support.vends import PSP_ID, meter, new_id, new_meter_id, resolved
 
@@ -35,7 +36,7 @@ class Line:
 
     def __init__(self, *, refuse: int = 500, in_flight_max: int = 100) -> None:
         self.etcd, self.clock, self.signer = FakeEtcd(), HandClock(), FakeSigner({"01": SCALAR})
-        self.answers = Answers(recent_max=100)
+        self.answers = memory(100)
         client = cast("EtcdClient", self.etcd)
         config = EtcdConfig(endpoints=("fake:1",), resolve_timeout_ms=100)
         self.line = CommitLine(

@@ -28,7 +28,6 @@ from core.flows.config import DeliveryConfig
 from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
 from core.flows.deliver import DeliveryWorker
 from core.flows.delivery_attempt import Aside, AttemptDelivery, AttemptEnd, Done, Later
-from core.flows.idempotency import Answers
 from core.flows.parked import Parked
 from core.flows.record import Hand
 from core.observe import StageTimes
@@ -38,6 +37,7 @@ from core.ports.outbox import Owed
 from core.ports.ownership import Gained, OwnershipChange
 from tests.fakes.etcd import FakeEtcd
 from tests.sim.meters import SimHeadEnd, SimMeters, SimWan, code_of
+from tests.support.answers import memory
 from tests.support.origins import RANDOM_PART, at_head_end, told
 from tests.support.owed import deaf_recorder
 from tests.support.patience import PATIENCE_S
@@ -83,7 +83,7 @@ async def test_a_delivery_that_met_a_doubtful_lease_is_looked_at_again(
         outbox=outbox,
         ownership=FlickeringOwnership(shard, epoch, doubts),
         head_ends={HEAD_END: head_end},
-        answers=Answers(recent_max=10),
+        answers=memory(),
         attempt=AttemptDelivery(
             outbox=outbox, head_ends={HEAD_END: head_end}, clock=clock, times=StageTimes(), random=chance,
             config=DeliveryConfig(), utc_ahead=timedelta, origins=at_head_end(),
@@ -147,7 +147,7 @@ def _idle_worker() -> DeliveryWorker:
         utc_ahead=timedelta, origins=at_head_end(),
     )  # fmt: skip
     return DeliveryWorker(
-        outbox=outbox, ownership=FlickeringOwnership(0, 1, 0), head_ends={}, answers=Answers(recent_max=10),
+        outbox=outbox, ownership=FlickeringOwnership(0, 1, 0), head_ends={}, answers=memory(),
         attempt=attempt, config=DeliveryConfig(), recorder=deaf_recorder(outbox, FlickeringOwnership(0, 1, 0)),
     )  # fmt: skip
 

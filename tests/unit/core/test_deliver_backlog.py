@@ -18,13 +18,13 @@ from core.flows.config import DeliveryConfig
 from core.flows.deliver import DeliveryWorker
 from core.flows.delivery_attempt import AttemptEnd, Later
 from core.flows.hearing import Mailbox
-from core.flows.idempotency import Answers
 from core.flows.origins import Origins
 from core.flows.parked import Parked, ParkedAt, parked_by_head_end
 from core.ports.headend import HeadEnd, HeadEndEvent, StreamRestored
 from core.ports.ledger import StoredVend
 from core.ports.outbox import Listing, Outbox, OutboxEvent, Owed
 from core.ports.ownership import Gained, OwnershipChange
+from tests.support.answers import memory
 from tests.support.origins import at_head_end
 from tests.support.owed import deaf_recorder
 from tests.support.patience import PATIENCE_S
@@ -132,7 +132,7 @@ class Returning:
 async def working(backlog: Backlog, attempts: Attempts, head_end: Returning) -> AsyncIterator[DeliveryWorker]:
     head_ends = cast("Mapping[str, HeadEnd]", {HEAD_END: head_end})
     worker = DeliveryWorker(
-        outbox=cast("Outbox", backlog), ownership=AllOwned(), head_ends=head_ends, answers=Answers(recent_max=10),
+        outbox=cast("Outbox", backlog), ownership=AllOwned(), head_ends=head_ends, answers=memory(),
         attempt=cast("Any", attempts), config=DeliveryConfig(in_flight_max=AT_ONCE),
         recorder=deaf_recorder(cast("Outbox", backlog), AllOwned()),
     )  # fmt: skip

@@ -18,8 +18,9 @@ from core.domain.party import Principal
 from core.domain.vend import Channel, Operation, Sale
 from core.flows.ceilings import Ceilings
 from core.flows.config import FlowConfig
-from core.flows.idempotency import Answers, Issued
+from core.flows.idempotency import Issued
 from core.flows.issue import IssueVend
+from tests.support.answers import memory
 from tests.support.market import MemoryRegistry, authorise, refusing
 from tests.support.vends import PSP, PSP_ID, card, market, meter, new_id, new_meter_id
 from tests.unit.core.test_commit_line import Line
@@ -75,7 +76,7 @@ async def test_a_card_blocked_after_the_sale_still_gets_the_answer_of_the_sale()
         (only,) = registry.meters
         registry.cards[PAN] = card(PAN, MeterId(only), blocked=True)
         # Another node, which remembers nothing.
-        elsewhere = replace(issue, answers=Answers(recent_max=10))
+        elsewhere = replace(issue, answers=memory())
         again = await elsewhere(Principal(PSP), sale, time_left_s=None)
         with pytest.raises(PanBlocked):
             await elsewhere(Principal(PSP), _sale(), time_left_s=None)

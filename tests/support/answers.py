@@ -1,0 +1,9 @@
+"""The memory of answers, as a node has it, of any size."""
+
+from cluster.records import packed, unpacked
+from core.flows.idempotency import Answers
+
+
+def memory(recent_max: int = 10) -> Answers:
+    """Return an empty one."""
+    return Answers(recent_max=recent_max, pack=packed, unpack=unpacked)
