@@ -17,6 +17,7 @@ from cluster.identity import LedgerUnfit
 from cluster.records import NewerSchema
 from cluster.state_file import UnreadableState
 from core.api.interceptor import Interceptor
+from core.api.limits import CallerLimits
 from core.api.server import build_server
 from core.domain.invariant import InvariantBroken
 from core.observe import StageTimes
@@ -128,7 +129,13 @@ async def _serve(node: Node) -> None:
 
 
 async def _run(node: Node, stop: _Stop) -> None:
-    interceptor = Interceptor(node.services.top_up.authenticate, stop.broken, node.note)
+    api = node.config.api
+    limits = CallerLimits(
+        calls_max=api.caller_calls_max,
+        watches_max=api.caller_watches_max,
+        refusals_per_s=api.caller_refusals_per_s,
+    )
+    interceptor = Interceptor(node.services.top_up.authenticate, stop.broken, node.note, limits)
     server, port = build_server(node.config.api, node.services, interceptor)
     try:
         with serve_metrics(node, interceptor):

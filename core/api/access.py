@@ -4,7 +4,7 @@ A method without a row is served to nobody.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
@@ -38,6 +38,8 @@ class Access:
         starting: Answered also before the registry, which knows participants, has been read.
         sells: A request may be a sale; its refusal says what it proves about that.
         operators_only: The refusal of others says so.
+        lasts: It has no end by itself, and is counted apart from calls that have.
+        at_once_max: Of one participant under way at once, where they cost much; 0 for what the configuration says.
     """
 
     roles: frozenset[Role]
@@ -48,6 +50,8 @@ class Access:
     starting: bool = False
     sells: bool = False
     operators_only: bool = False
+    lasts: bool = False
+    at_once_max: int = 0
 
     def check_role(self, principal: Principal) -> None:
         """Return if the caller's role is one of those that may.
@@ -68,6 +72,7 @@ _EVERYBODY: Final = frozenset(Role)
 _SALE: Final = Access(roles=_EVERYBODY, bytes_max=8192, noted=Noted.REFUSALS, barred=True, sells=True)
 _KEEP: Final = Access(roles=KEEPERS)
 _READ: Final = Access(roles=READERS, bytes_max=4096)
+_LIST: Final = Access(roles=READERS, bytes_max=4096, at_once_max=4)
 _OPERATE: Final = Access(roles=OPERATORS, bytes_max=32_768)
 _ADMINISTER: Final = Access(roles=OPERATORS, bytes_max=4096, operators_only=True)
 _HEALTH: Final = Access(
@@ -80,7 +85,7 @@ _TOP_UP: Final = {
     "SendTopUp": _SALE,
     "GetVend": Access(roles=_EVERYBODY, bytes_max=4096, noted=Noted.REFUSALS, barred=True),
     "CheckEligibility": Access(roles=_EVERYBODY, bytes_max=4096, noted=Noted.REFUSALS),
-    "ListOpenCases": _READ,
+    "ListOpenCases": _LIST,
     "SettleDelivery": _KEEP,
 }
 _REGISTRY: Final = {
@@ -91,9 +96,9 @@ _REGISTRY: Final = {
     "SetProfile": Access(roles=KEEPERS, bytes_max=32_768),
     "CancelProfile": _KEEP,
     "GetParticipant": Access(roles=_EVERYBODY, bytes_max=4096),
-    "ListParticipants": Access(roles=READERS - SUPPLIERS, bytes_max=4096),
+    "ListParticipants": Access(roles=READERS - SUPPLIERS, bytes_max=4096, at_once_max=4),
     "SetModel": _OPERATE,
-    "ListModels": _READ,
+    "ListModels": _LIST,
     "AddMeter": _KEEP,
     "ChangeMeter": _KEEP,
     "ChangeSupplier": _OPERATE,
@@ -105,20 +110,20 @@ _REGISTRY: Final = {
     "HandOverMeter": Access(roles=KEEPERS, bytes_max=32_768),
     "RecordBalance": _KEEP,
     "GetMeter": _READ,
-    "ListMeters": _READ,
-    "ListSellers": _READ,
-    "ListMarketChanges": _READ,
+    "ListMeters": _LIST,
+    "ListSellers": _LIST,
+    "ListMarketChanges": _LIST,
     "GivePan": _KEEP,
     "ReplacePan": _KEEP,
     "SetPanBlocked": _KEEP,
     "RepointPan": _KEEP,
     "CancelPan": _KEEP,
     "GetPan": _READ,
-    "ListPans": _READ,
+    "ListPans": _LIST,
     # A thousand claims.
-    "ReconcilePans": Access(roles=READERS, bytes_max=131_072, noted=Noted.REFUSALS),
+    "ReconcilePans": Access(roles=READERS, bytes_max=131_072, noted=Noted.REFUSALS, at_once_max=2),
     # A thousand lines, appointments with their evidence among them.
-    "LoadRecords": Access(roles=KEEPERS, bytes_max=2_097_152, noted=Noted.REFUSALS),
+    "LoadRecords": Access(roles=KEEPERS, bytes_max=2_097_152, noted=Noted.REFUSALS, at_once_max=4),
 }
 _APPOINTMENTS: Final = {
     "Appoint": Access(roles=SUPPLIERS),
@@ -126,12 +131,12 @@ _APPOINTMENTS: Final = {
     "SuspendAppointment": _KEEP,
     "EndAppointment": Access(roles=KEEPERS | PSPS),
     "GetAppointments": Access(roles=READERS | PSPS, bytes_max=4096),
-    "ListAppointments": Access(roles=READERS | PSPS, bytes_max=4096),
+    "ListAppointments": Access(roles=READERS | PSPS, bytes_max=4096, at_once_max=4),
 }
 _CREDIT: Final = {
     "AskCredit": Access(roles=SUPPLIERS),
     "DecideCredit": Access(roles=SUPPLIERS, sells=True),
-    "ListCredits": _READ,
+    "ListCredits": _LIST,
 }
 _ADMIN: Final = dict.fromkeys(
     (
@@ -147,11 +152,11 @@ _SERVICES: Final[Mapping[str, Mapping[str, Access]]] = {
     "utrn.v1.CreditService": _CREDIT,
     "utrn.admin.v1.AdminService": _ADMIN,
     "utrn.peer.v1.PeerService": {
-        "Heartbeat": Access(roles=frozenset(), bytes_max=1024, noted=Noted.NONE, nodes=True),
+        "Heartbeat": Access(roles=frozenset(), bytes_max=1024, noted=Noted.NONE, nodes=True, lasts=True),
     },
-    "grpc.health.v1.Health": {"Check": _HEALTH, "Watch": _HEALTH, "List": _HEALTH},
+    "grpc.health.v1.Health": {"Check": _HEALTH, "Watch": replace(_HEALTH, lasts=True), "List": _HEALTH},
     "grpc.reflection.v1alpha.ServerReflection": {
-        "ServerReflectionInfo": Access(roles=_EVERYBODY, bytes_max=4096, noted=Noted.NONE),
+        "ServerReflectionInfo": Access(roles=_EVERYBODY, bytes_max=4096, noted=Noted.NONE, at_once_max=4),
     },
 }
 # By the path of a call, as "/utrn.v1.TopUpService/TopUp".

@@ -19,6 +19,11 @@ class ApiConfig:
         message_bytes_max: Bytes, 1024 to 4194304, of one request. An honest one has under 1 KiB; the room above it is
             there so that an oversized field gets an answer that names it.
         streams_max: Calls, 1 to 100000, under way at once on one connection.
+        caller_calls_max: Calls, 1 to 100000, of one participant under way at once at this node; more are OVERLOADED.
+            What costs much (loads, lists, reconciling) has bounds of its own, of a few.
+        caller_watches_max: Watches of health, 1 to 100000, of one participant at once at this node.
+        caller_refusals_per_s: Refusals, 0 to 100000, a second that one participant may cause for long, and twenty
+            seconds' worth at once; then its calls are OVERLOADED. 0 for any number.
         handshake_s: Seconds, 1 to 120, that a connection may take for TLS.
         connection_idle_s: Seconds, 10 to 86400, without a call under way after which a connection is ended in good
             order: gRPC opens the next one by itself.
@@ -36,6 +41,9 @@ class ApiConfig:
     client_ca: Path
     message_bytes_max: int = 2_097_152
     streams_max: int = 1000
+    caller_calls_max: int = 1000
+    caller_watches_max: int = 5000
+    caller_refusals_per_s: float = 100.0
     handshake_s: float = 10.0
     connection_idle_s: float = 300.0
     connection_age_s: float = 3600.0
@@ -50,6 +58,9 @@ class ApiConfig:
         for key, least, most in (
             ("message_bytes_max", 1024, 4_194_304),
             ("streams_max", 1, 100_000),
+            ("caller_calls_max", 1, 100_000),
+            ("caller_watches_max", 1, 100_000),
+            ("caller_refusals_per_s", 0, 100_000),
             ("handshake_s", 1, 120),
             ("connection_idle_s", 10, 86_400),
             ("connection_age_s", 10, 86_400),

@@ -1,14 +1,14 @@
 """Interceptor: what every call passes, health and reflection included, whatever it is and whoever makes it.
 
-In this order: who calls, one request as bytes, the role and the size that its row of ACCESS allows, the message, the
-method, the status of its error, the count, the line in the trail. docs/decisions/0034.
+In this order: who calls, how much of its own is under way, one request as bytes, the role and the size that its row of
+ACCESS allows, the message, the method, the status of its error, the count, the line in the trail. docs/decisions/0034.
 """
 
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -21,6 +21,7 @@ from google.rpc import code_pb2, status_pb2
 from core.api.access import ACCESS, NODE_URI, Access, Noted
 from core.api.authenticate import Authenticate, uris_of
 from core.api.errors import Context, internal_error, status_of, tell
+from core.api.limits import CallerLimits
 from core.domain.errors import IF_FIRST, BadField, NotReady, Refused, UtrnError
 from core.domain.invariant import InvariantBroken
 from core.domain.party import Principal
@@ -33,6 +34,8 @@ Note = Callable[[Context, str, Message, str, Notes], None]
 _TELL_WITHIN_S = 1.0
 # For the one request of a call to arrive, once its caller is known.
 _ARRIVES_WITHIN_S = 10.0
+# Where no configuration says it.
+_CALLS_MAX: Final = 1000
 _UNKNOWN_METHOD: Final = "unknown method"
 _NO_SUCH_METHOD: Final = "no method of this name is here; see the contract, utrn.v1"
 # Of what is refused by its role, so much is parsed for the trail, which tells what it was about.
@@ -98,7 +101,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(
-        self, authenticate: Authenticate, stop: Callable[[InvariantBroken], None], note: Note = lambda *_: None
+        self,
+        authenticate: Authenticate,
+        stop: Callable[[InvariantBroken], None],
+        note: Note = lambda *_: None,
+        limits: CallerLimits | None = None,
     ) -> None:
         """Take who knows callers, what ends the process when a promise of this program does not hold, and the trail.
 
@@ -108,6 +115,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self._authenticate = authenticate
         self._stop = stop
         self._note = note
+        self._limits = limits or CallerLimits(calls_max=_CALLS_MAX, watches_max=_CALLS_MAX, refusals_per_s=0)
         self._served: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self.calls = 0
         self.answered: Counter[tuple[str, str]] = Counter()
@@ -154,16 +162,16 @@ class Interceptor(grpc.aio.ServerInterceptor):
         asked: Message = empty_pb2.Empty()
         try:
             principal = self._caller(access, context)
-            body = await method.arrive(requests)
-            try:
-                if principal is not None:
-                    access.check_role(principal)
-            except Refused:
-                asked = method.as_asked(body)
-                raise
-            asked = method.parse(body)
-            answer = method.handler.stream_unary if method.handler.request_streaming else method.handler.unary_unary
-            reply: bytes = method.handler.response_serializer(await answer(asked, context))
+            with self._counted(principal, method):
+                body = await method.arrive(requests)
+                try:
+                    if principal is not None:
+                        access.check_role(principal)
+                except Refused:
+                    asked = method.as_asked(body)
+                    raise
+                asked = method.parse(body)
+                reply: bytes = method.handler.response_serializer(await method.handler.unary_unary(asked, context))
         except UtrnError as error:
             every = access.noted is Noted.EVERY
             if every or (access.noted is Noted.REFUSALS and isinstance(error, Refused) and not notes.decided):
@@ -199,21 +207,35 @@ class Interceptor(grpc.aio.ServerInterceptor):
         once.
         """
         admit, handler = partial(self._admit, method.access, context), method.handler
-        admit()
-        if handler.request_streaming:
-            replies = handler.stream_stream(_Requests(method, requests, admit), context)
-        else:
-            replies = handler.unary_stream(method.parse(await method.arrive(requests)), context)
-        async with aclosing(replies):
-            async for reply in replies:
-                if not handler.request_streaming:
-                    admit()
-                yield handler.response_serializer(reply)
+        with self._counted(admit(), method):
+            if handler.request_streaming:
+                replies = handler.stream_stream(_Requests(method, requests, admit), context)
+            else:
+                replies = handler.unary_stream(method.parse(await method.arrive(requests)), context)
+            async with aclosing(replies):
+                async for reply in replies:
+                    if not handler.request_streaming:
+                        admit()
+                    yield handler.response_serializer(reply)
 
-    def _admit(self, access: Access, context: Context) -> None:
+    def _admit(self, access: Access, context: Context) -> Principal | None:
         principal = self._caller(access, context)
         if principal is not None:
             access.check_role(principal)
+        return principal
+
+    @contextmanager
+    def _counted(self, principal: Principal | None, method: _Method) -> Iterator[None]:
+        """Hold a participant to its limits while its call is under way."""
+        if principal is None:
+            yield
+            return
+        with self._limits.under_way(principal.participant_id, method.name, method.access):
+            try:
+                yield
+            except Refused:
+                self._limits.refused(principal.participant_id)
+                raise
 
     def _caller(self, access: Access, context: Context) -> Principal | None:
         """Return who calls; None for a node, where nodes may, and while nobody can say who is a participant.
@@ -264,7 +286,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 class _Requests:
     """The requests of a stream; with each, its caller is looked at again."""
 
-    def __init__(self, method: _Method, requests: AsyncIterator[bytes], admit: Callable[[], None]) -> None:
+    def __init__(self, method: _Method, requests: AsyncIterator[bytes], admit: Callable[[], object]) -> None:
         self._method = method
         self._requests = requests
         self._admit = admit

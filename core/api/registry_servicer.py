@@ -3,6 +3,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from utrn.v1 import registry_service_pb2 as pb
@@ -13,9 +14,10 @@ from core.api import registry_convert as made
 from core.api.asked import asked_of
 from core.api.authenticate import Authenticate
 from core.api.errors import Context
+from core.api.limits import in_slices
 from core.api.lines import read_line
 from core.domain.ceiling import parse_ceiling
-from core.domain.errors import BadField, Refused, UtrnError
+from core.domain.errors import BadField, Refused
 from core.domain.meter import Custody, MeterId, Pan, PanForm, PanRule, Settings, parse_pan
 from core.domain.party import ParticipantId, Principal, Role, Standing, parse_participant_id
 from core.domain.timeline import NEVER, Ms, ms_of
@@ -396,11 +398,8 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             principal = self.authenticate(context)
             if not 1 <= len(request.lines) <= _LINES_MAX or not 1 <= request.first_line <= _LINE_NUMBER_MAX:
                 raise BadField(f"lines: 1 to {_LINES_MAX} lines from line 1 on are needed", field="lines")
-            lines = [
-                (request.first_line + index, self._line(line, principal))
-                for index, line in enumerate(request.lines)
-                if line.strip()
-            ]
+            numbered = ((number, line) for number, line in enumerate(request.lines, request.first_line) if line.strip())
+            lines = await in_slices(numbered, partial(self._line, principal))
             loaded = await self.load(principal, lines)
             yield pb.LoadRecordsResponse(
                 last_line=request.first_line + len(request.lines) - 1,
@@ -412,13 +411,12 @@ class RegistryServicer(rpc.RegistryServiceServicer):
                 ],
             )
 
-    def _line(self, line: str, principal: Principal) -> Loadable | Refused:
+    def _line(self, principal: Principal, numbered: tuple[int, str]) -> tuple[int, Loadable | Refused]:
+        number, line = numbered
         try:
-            return read_line(line, pan_rule=self.pan_rule, now=self._now(), by=principal.participant_id)
-        except UtrnError as error:
-            if isinstance(error, Refused):
-                return error
-            raise
+            return number, read_line(line, pan_rule=self.pan_rule, now=self._now(), by=principal.participant_id)
+        except Refused as error:
+            return number, error
 
     def _pan(self, text: str, field: str) -> Pan:
         return parse_pan(text, self.pan_rule, field=field)

@@ -1,0 +1,97 @@
+"""CallerLimits: how much of a node one participant may have at once, so that no flood of one is an outage of others."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from core.api.access import Access
+from core.domain.errors import Overloaded
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+# So many seconds' worth of refusals may come at once.
+_BURST_S: Final = 20.0
+# The most that one conversion works before others have their turn.
+_SLICE_S: Final = 0.005
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at: float
+
+
+class CallerLimits:
+    """Counts per participant. What is over a limit is refused as OVERLOADED: nothing was done, ask again later."""
+
+    def __init__(self, *, calls_max: int, watches_max: int, refusals_per_s: float) -> None:
+        """Take the most calls and watches under way of one participant, and refusals a second; 0 refusals: any."""
+        self._calls_max = calls_max
+        self._watches_max = watches_max
+        self._refusals_per_s = refusals_per_s
+        self._under_way: Counter[tuple[str, str]] = Counter()
+        self._refused: dict[str, _Bucket] = {}
+
+    @contextmanager
+    def under_way(self, caller: str, method: str, access: Access) -> Iterator[None]:
+        """Count a call as under way while the context lasts.
+
+        Raises:
+            Overloaded: the caller has too many, or too many of its calls were refused lately.
+        """
+        group, most = ("", self._calls_max)
+        if access.lasts:
+            group, most = "lasts", self._watches_max
+        elif access.at_once_max:
+            group, most = method, access.at_once_max
+        else:
+            self._check_refusals(caller)
+        key = (caller, group)
+        if self._under_way[key] >= most:
+            raise Overloaded(f"{most} such calls of this caller are under way here; ask again when one is answered")
+        self._under_way[key] += 1
+        try:
+            yield
+        finally:
+            self._under_way[key] -= 1
+            if not self._under_way[key]:
+                del self._under_way[key]
+
+    def refused(self, caller: str) -> None:
+        """Count a refusal. Many cost a read of the ledger, and whoever guesses ids or PANs gets nothing else."""
+        if self._refusals_per_s:
+            self._bucket(caller).tokens -= 1
+
+    def _check_refusals(self, caller: str) -> None:
+        if caller not in self._refused:
+            return
+        bucket = self._bucket(caller)
+        if bucket.tokens < 0:
+            raise Overloaded("too many calls of this caller were refused lately; ask again, and look at why")
+        if bucket.tokens >= self._refusals_per_s * _BURST_S:
+            del self._refused[caller]
+
+    def _bucket(self, caller: str) -> _Bucket:
+        now, most = asyncio.get_running_loop().time(), self._refusals_per_s * _BURST_S
+        bucket = self._refused.setdefault(caller, _Bucket(most, now))
+        bucket.tokens = min(most, bucket.tokens + (now - bucket.at) * self._refusals_per_s)
+        bucket.at = now
+        return bucket
+
+
+async def in_slices(items: Iterable[_T], convert: Callable[[_T], _R]) -> list[_R]:
+    """Return every item converted; others have their turn every few milliseconds."""
+    return [one async for one in _in_slices(items, convert)]
+
+
+async def _in_slices(items: Iterable[_T], convert: Callable[[_T], _R]) -> AsyncIterator[_R]:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _SLICE_S
+    for one in items:
+        yield convert(one)
+        if loop.time() > until:
+            await asyncio.sleep(0)
+            until = loop.time() + _SLICE_S

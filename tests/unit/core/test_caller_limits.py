@@ -1,0 +1,138 @@
+"""What one participant may have of a node at once: it is told to come back, and nobody else notices."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from core.api.access import ACCESS
+from core.api.errors import Context
+from core.api.interceptor import Interceptor
+from core.api.limits import CallerLimits, in_slices
+from core.domain.errors import Overloaded, PanUnknown
+from tests.support.market_node import OPERATOR
+from tests.support.patience import PATIENCE_S
+from tests.support.raw import Answer, raw_call, raw_stream
+from tests.support.served import Known, served
+from tests.support.vends import PSP, SUPPLIER
+
+SALE, WATCH = "/utrn.v1.TopUpService/TopUp", "/grpc.health.v1.Health/Watch"
+LOAD = "/utrn.v1.RegistryService/LoadRecords"
+
+
+def limits(**other: Any) -> CallerLimits:
+    return CallerLimits(**{"calls_max": 2, "watches_max": 1, "refusals_per_s": 0.5, **other})
+
+
+class Held:
+    """A method whose calls wait until they are let go."""
+
+    def __init__(self) -> None:
+        self.waiting, self.go = 0, asyncio.Event()
+
+    async def unary(self, request: Any, context: Context) -> Any:
+        self.waiting += 1
+        await self.go.wait()
+        raise PanUnknown("unknown")
+
+    async def stream(self, request: Any, context: Context) -> AsyncIterator[Any]:
+        self.waiting += 1
+        await self.go.wait()
+        for one in list[Any]():
+            yield one
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while self.waiting < count:  # noqa: ASYNC110  # the node is watched
+                await asyncio.sleep(0.005)
+
+
+@pytest.mark.parametrize(("path", "most"), [(SALE, 2), (WATCH, 1), (LOAD, 4)])
+async def test_more_calls_of_one_at_once_are_told_to_come_back_and_anothers_are_not(path: str, most: int) -> None:
+    held, known = Held(), Known(OPERATOR)
+    interceptor = Interceptor(known.authenticate, lambda _: None, limits=limits(refusals_per_s=0))
+    sale = path == SALE
+
+    async def ask(channel: Any) -> Answer:
+        return await (raw_call(channel, path, b"") if sale else raw_stream(channel, path, [b""]))
+
+    async with (
+        served({path: held.unary if sale else held.stream}, [interceptor]) as channel,
+        asyncio.TaskGroup() as tasks,
+    ):
+        first = [tasks.create_task(ask(channel)) for _ in range(most)]
+        await held.until(most)
+        assert (await ask(channel)).reason == "OVERLOADED"
+        known.who = SUPPLIER
+        first.append(tasks.create_task(ask(channel)))
+        await held.until(most + 1)
+        held.go.set()
+    assert "OVERLOADED" not in [one.result().reason for one in first]
+    known.who = OPERATOR
+    assert (await ask_alone(path, interceptor, held)).reason != "OVERLOADED"
+
+
+async def ask_alone(path: str, interceptor: Interceptor, held: Held) -> Answer:
+    sale = path == SALE
+    async with served({path: held.unary if sale else held.stream}, [interceptor]) as channel:
+        return await (raw_call(channel, path, b"") if sale else raw_stream(channel, path, [b""]))
+
+
+async def test_who_is_refused_without_end_is_told_to_come_back_before_it_costs_a_look() -> None:
+    looked, known = 0, Known(PSP)
+
+    async def unknown(request: Any, context: Context) -> Any:
+        nonlocal looked
+        looked += 1
+        raise PanUnknown("unknown")
+
+    interceptor = Interceptor(known.authenticate, lambda _: None, limits=limits())
+    async with served({SALE: unknown}, [interceptor]) as channel:
+        reasons = [(await raw_call(channel, SALE, b"")).reason for _ in range(60)]
+        known.who = SUPPLIER
+        another = await raw_call(channel, SALE, b"")
+    # Twenty seconds' worth, and what came while they were asked.
+    assert 10 <= looked - 1 < 40
+    assert set(reasons[looked:]) == {"OVERLOADED"}
+    assert another.reason == "PAN_UNKNOWN"
+
+
+async def test_without_the_bound_every_refusal_costs_a_look() -> None:
+    """The control."""
+    bound = limits(refusals_per_s=0)
+    for _ in range(10_000):
+        bound.refused("psp")
+    with bound.under_way("psp", "TopUp", ACCESS[SALE]):
+        pass
+
+
+async def test_refusals_are_forgiven_in_time() -> None:
+    bound = limits(refusals_per_s=1000.0)
+    for _ in range(20_050):
+        bound.refused("psp")
+    with pytest.raises(Overloaded), bound.under_way("psp", "TopUp", ACCESS[SALE]):
+        pass
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                with bound.under_way("psp", "TopUp", ACCESS[SALE]):
+                    return
+            except Overloaded:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_long_conversion_lets_others_have_their_turn() -> None:
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async with asyncio.TaskGroup() as tasks:
+        other = tasks.create_task(others())
+        assert len(await in_slices(range(300), lambda one: sum(range(20_000)) + one)) == 300
+        other.cancel()
+    assert turns > 5
