@@ -208,6 +208,11 @@ class GrpcHeadEnd:
         request = pb.StreamEventsRequest(after_sequence=self._sequence or 0, only_new=self._sequence is None)
         async for reply in self._replies(request):
             if not self._available:
+                if reply.message is not None and reply.message.sequence < request.after_sequence:
+                    # It counts anew, and would tell nothing until it has come as far as before: read from the start.
+                    self._set_aside.record(self._config.name, "event: counts anew")
+                    self._sequence = 0
+                    return
                 self._available = True
                 if reply.message is not None:
                     # Where the head end is, even if that is before where it was: it may have been set back.

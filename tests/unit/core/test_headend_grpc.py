@@ -194,6 +194,33 @@ async def test_a_sequence_that_falls_is_counted_and_nothing_is_told_for_a_second
     assert set_aside.counts["odd", "event: sequence fell"] == 1
 
 
+class Restarted(Stranger):
+    """A head end that restarts its sequence at 1, and tells only what is above the number it is asked for."""
+
+    async def stream(self, request: pb.StreamEventsRequest, context: Any) -> AsyncIterator[Message | bytes]:
+        self.asked.append(request)
+        if len(self.asked) == 1:
+            yield pb.StreamEventsResponse(sequence=0)
+            yield APPLIED
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "restarted")
+        yield pb.StreamEventsResponse(sequence=2)
+        if request.after_sequence < 2:
+            yield pb.StreamEventsResponse(sequence=2, answer=APPLIED.answer)
+        await asyncio.Event().wait()
+
+
+async def test_a_head_end_that_restarts_its_sequence_is_read_from_the_start() -> None:
+    stranger = Restarted()
+    async with reached(stranger) as (head_end, set_aside), asyncio.timeout(30):
+        answers = 0
+        async for event in head_end.events():
+            answers += isinstance(event, Answer)
+            if answers == 2:
+                break
+    assert [(one.after_sequence, one.only_new) for one in stranger.asked] == [(0, True), (900, False), (0, False)]
+    assert set_aside.counts["odd", "event: counts anew"] == 1
+
+
 async def test_a_stream_that_breaks_at_the_same_place_for_ever_goes_on_behind_it() -> None:
     """An event of 5 MB: gRPC itself refuses it, and it would come again with every new stream."""
     large = pb.StreamEventsResponse(sequence=901, answer=pb.Answer(message_id="f" * 5_000_000))
