@@ -26,7 +26,8 @@ class _Place(NamedTuple):
 _PLACES: Final = {
     "serve": _Place("serve", "serve", "Run one node until SIGTERM; logs are JSON lines on standard error."),
     "check-config": _Place(
-        "check_config", "check_config", "Check a node's configuration: every key, every rule, and the files it names."
+        "check_config", "check_config",
+        "Check a node's configuration: every key, every rule, its files; show what TLS will use."
     ),
     "topup": _Place(
         "callers", "topup",

@@ -159,28 +159,16 @@ def _absolute(part: Any, folder: Path) -> Any:  # walks any of the parts above
 
 
 def problems_of(config: Config) -> list[str]:
-    """Return what would keep a node with `config` from starting or from being safe: missing and readable files."""
-    needed = {
-        "api.cert": config.api.cert,
-        "api.key": config.api.key,
-        "api.client_ca": config.api.client_ca,
-        "hsm.module": config.hsm.module,
-        "hsm.pin_file": config.hsm.pin_file,
-        "etcd.ca": config.etcd.ca,
-        "etcd.cert": config.etcd.cert,
-        "etcd.key": config.etcd.key,
-        "peers.ca": config.peers.ca,
-        "peers.cert": config.peers.cert,
-        "peers.key": config.peers.key,
-    }
-    for one in config.head_ends:
-        needed |= {f"head_ends.{one.name}.{key}": getattr(one, key) for key in ("ca", "cert", "key")}
-    problems = [f"{key}: {path} is not there" for key, path in needed.items() if path is not None and not path.exists()]
-    secret = [key for key in needed if key.endswith((".key", "pin_file"))]
-    problems += [
-        f"{key}: {needed[key]} can be read by others; chmod 600 it" for key in secret if _open_to_others(needed[key])
+    """Return what would keep a node with `config` from its HSM, or from being safe; app/tls.py reads what TLS uses."""
+    hsm, keys = config.hsm, {"api.key": config.api.key, "etcd.key": config.etcd.key, "peers.key": config.peers.key}
+    keys |= {f"head_ends.{one.name}.key": one.key for one in config.head_ends}
+    files = {"hsm.module": hsm.module, "hsm.pin_file": hsm.pin_file}
+    problems = [f"{key}: {path} is not there" for key, path in files.items() if not path.exists()]
+    return problems + [
+        f"{key}: {path} can be read by others; chmod 600 it"
+        for key, path in {**keys, "hsm.pin_file": hsm.pin_file}.items()
+        if _open_to_others(path)
     ]
-    return problems
 
 
 def _open_to_others(path: Path | None) -> bool:

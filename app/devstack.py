@@ -65,7 +65,7 @@ class DevStack(StackFiles):
 
     def start_etcd_member(self, index: int, *, wait: bool = True) -> None:
         """Start one member."""
-        tls = self._ca.issue("etcd", server=True)
+        tls = self.pki.etcd_member("etcd")
         binary = shutil.which("etcd")
         if binary is None:
             raise StackFailed("etcd is not installed; run `make setup`")
@@ -102,7 +102,7 @@ class DevStack(StackFiles):
 
     def start_fleet(self) -> None:
         """Start the fleet."""
-        folder, tls = self.folder / "sandbox", self._ca.issue("fleet", server=True)
+        folder, tls = self.folder / "sandbox", self.pki.head_end("fleet")
         self._start(
             "fleet",
             [
@@ -120,7 +120,7 @@ class DevStack(StackFiles):
 
     def start_head_end(self) -> None:
         """Start the head end."""
-        folder, tls = self.folder / "sandbox", self._ca.issue("head-end", server=True)
+        folder, tls = self.folder / "sandbox", self.pki.head_end("head-end")
         knobs = [f"--knob={knob}" for knob in self.plan.knobs]
         self._start(
             "head-end",
@@ -256,7 +256,7 @@ class DevStack(StackFiles):
             raise StackFailed(f"{name} ended with {self._processes[name].returncode}; its log ends: {tail}")
 
     def _wait_listening(self, name: str, port: int) -> None:
-        certs = self.tool_certs
+        certs = self.etcd_certs if name in self.etcd_names else self.tool_certs
         context = ssl.create_default_context(cafile=str(certs.ca))
         context.load_cert_chain(certs.cert, certs.key)
         until = time.monotonic() + START_WAIT_S

@@ -1,5 +1,6 @@
 """Builds the market's part of a node: registry, appointments, credit, and the lines of the trail about them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -9,7 +10,7 @@ from google.protobuf.message import Message
 from app.config import Config
 from cluster.registry import EtcdRegistry
 from core.api.appointment_servicer import AppointmentServicer
-from core.api.authenticate import Authenticate, uris_of
+from core.api.authenticate import Authenticate, CertificateOf, name_of
 from core.api.credit_servicer import CreditServicer
 from core.api.errors import Context
 from core.api.registry_servicer import RegistryServicer
@@ -17,6 +18,7 @@ from core.api.subjects import subject_of
 from core.domain.errors import NotReady
 from core.domain.party import Participant
 from core.flows.appoint import Appoint
+from core.flows.certificates import Authority
 from core.flows.exchange import ExchangeMeter
 from core.flows.give_credit import GiveCredit
 from core.flows.hand_over import HandOverMeter
@@ -38,7 +40,11 @@ from core.ports.trail import Decision, Trail
 
 @dataclass(frozen=True, kw_only=True)
 class Market:
-    """What the market's services are made of. `clock` dates what is kept: cluster time."""
+    """What the market's services are made of.
+
+    `clock` dates what is kept: cluster time. `certificate_of` knows a caller by its certificate; `callers` returns who
+    vouches for participants' certificates now.
+    """
 
     config: Config
     store: RegistryStore
@@ -48,14 +54,16 @@ class Market:
     turn: TurnMeter
     vending: IssueVend
     head_ends: HeadEndNames
+    certificate_of: CertificateOf
+    callers: Callable[[], Authority]
 
     @cached_property
     def _authenticate(self) -> Authenticate:
-        return Authenticate(self.registry)
+        return Authenticate(self.registry, self.certificate_of)
 
     @cached_property
     def _appoint(self) -> Appoint:
-        return Appoint(store=self.store, clock=self.clock, roots=self.config.api.client_ca.read_bytes())
+        return Appoint(store=self.store, clock=self.clock, authority=self.callers)
 
     @cached_property
     def _view(self) -> MarketView:
@@ -113,9 +121,8 @@ class Market:
 
     def note(self, context: Context, method: str, request: Message, outcome: str, notes: Notes) -> None:
         """Note what was asked for and decided: who, with which certificate, about what, by which role and records."""
-        uris = uris_of(context)
-        known = [(uri, caller) for uri in uris if (caller := self._caller(uri)) is not None]
-        identity, caller = known[0] if known else (next(iter(uris), ""), None)
+        identity = name_of(self.certificate_of, context)
+        caller = self._caller(identity)
         rule = "" if caller is None else caller.role.name.lower()
         at, clock = _instant(self.vending.clock)
         self.trail.note(

@@ -57,6 +57,7 @@ class NodeCollector(Collector):
         yield from self._copies()
         yield from self._head_ends()
         yield from self._ledger()
+        yield from self._tls()
 
     def _stages(self) -> Metric:
         family = HistogramMetricFamily(
@@ -104,6 +105,21 @@ class NodeCollector(Collector):
         yield owed
         yield from self._sold()
         yield from self._said()
+
+    def _tls(self) -> Iterator[Metric]:
+        days = GaugeMetricFamily(
+            "utrn_certificate_days_left",
+            "Days until a certificate that this node uses or trusts ends; below 0 if it has.",
+            labels=["key", "subject"],
+        )
+        for (key, subject), left in self._node.tls.days_left().items():
+            days.add_metric([key, subject], left)
+        yield days
+        yield GaugeMetricFamily(
+            "utrn_tls_problems",
+            "Files of TLS that cannot be used, and were not taken: the ones before stay in use.",
+            value=self._node.tls.unusable,
+        )
 
     def _sold(self) -> Iterator[Metric]:
         ceilings = self._node.ceilings

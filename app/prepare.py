@@ -48,8 +48,10 @@ class ContainerStack(StackFiles):
         """Write everything; what is there already stays."""
         self.make_keys()
         self.make_fleet()
-        for name in (*self.etcd_names, "fleet", "head-end"):
-            self.make_server_certificate(name)
+        for name in self.etcd_names:
+            self.pki.etcd_member(name)
+        for name in ("fleet", "head-end"):
+            self.pki.head_end(name)
         for node in self.plan.nodes:
             self.write_node_config(node)
         self.write_registry()

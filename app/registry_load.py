@@ -16,6 +16,7 @@ from utrn.v1 import registry_service_pb2_grpc as rpc
 
 from app.clock import SystemClock
 from app.config import Config
+from app.tls import callers_of
 from cluster.anchors import TrailAnchors
 from cluster.client import EtcdClient, EtcdUnreachable
 from cluster.guard import LedgerGuard
@@ -215,12 +216,13 @@ async def load_direct(config: Config, lines: Iterator[Line], progress: Callable[
     anchors = TrailAnchors(client, config.etcd, clock)
     trail = AuditLogFile(config.node.trail, _BOOTSTRAP.participant_id, clock, anchors)
     store = EtcdRegistryStore(client, config.etcd, clock)
+    callers = callers_of(config.api)
     await _open(client, guard, keys)
     names = await _head_end_names(client, config)
     load = LoadRecords(
         store=store,
         parties=KeepParties(store=store, clock=clock, consents=ConsentOfLedger()),
-        appoint=Appoint(store=store, clock=clock, roots=config.api.client_ca.read_bytes()),
+        appoint=Appoint(store=store, clock=clock, authority=lambda: callers),
         clock=clock,
         trail=trail,
         head_ends=lambda: names,

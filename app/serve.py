@@ -136,7 +136,7 @@ async def _run(node: Node, stop: _Stop) -> None:
         refusals_per_s=api.caller_refusals_per_s,
     )
     interceptor = Interceptor(node.services.top_up.authenticate, stop.broken, node.note, limits)
-    server, port = build_server(node.config.api, node.services, interceptor)
+    server, port = build_server(node.config.api, node.services, interceptor, node.tls.credentials())
     try:
         with serve_metrics(node, interceptor):
             async with asyncio.TaskGroup() as tasks:
@@ -195,6 +195,7 @@ def _parts(node: Node) -> list[Coroutine[Any, Any, NoReturn]]:
         node.services.health.run(),
         node.loop_delay.run(),
         node.time.run(),
+        node.tls.run([node.client.renew, *(one.renew for one in node.head_ends.values())]),
         _watch_keys(node),
         _report(node.times),
     ]

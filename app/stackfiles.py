@@ -18,7 +18,7 @@ from utrn_client.appointing import sign_terms
 from app.clock import SystemClock
 from app.free_ports import free_ports
 from app.namespaces import Namespaces
-from app.pki import CertPaths, DevCa, participant_uri
+from app.pki import CertPaths, DevPki, participant_uri
 from core.net.address import parse_address
 from hsm.config import HsmConfig, find_softhsm
 from hsm.provision import KeyEntry
@@ -90,7 +90,7 @@ class StackFiles:
         self.host = self.net.host if self.net else "127.0.0.1"
         self.node_ports: dict[str, int] = {}
         self.metrics_ports: dict[str, int] = {}
-        self._ca = DevCa.load_or_create(folder / "pki", now=SystemClock().now())
+        self.pki = DevPki.load_or_create(folder / "pki", now=SystemClock().now())
 
     @property
     def fleet_target(self) -> str:
@@ -131,12 +131,17 @@ class StackFiles:
 
     def certs(self, participant_id: str) -> CertPaths:
         """Certificate of a participant."""
-        return self._ca.issue(participant_id, uri=participant_uri(participant_id))
+        return self.pki.participant(participant_id)
 
     @property
     def tool_certs(self) -> CertPaths:
-        """Certificate by which tools reach the sandbox and etcd."""
-        return self._ca.issue("tools", server=True)
+        """Certificate by which tools reach the sandbox: the fleet and its head end."""
+        return self.pki.head_end_client("tools")
+
+    @property
+    def etcd_certs(self) -> CertPaths:
+        """Certificate by which tools reach etcd."""
+        return self.pki.etcd_client("tools")
 
     def make_keys(self) -> dict[str, KeyEntry]:
         """Make the token and one key per supplier; leave what is there."""
@@ -178,10 +183,6 @@ class StackFiles:
             softhsm_conf=folder / "softhsm2.conf",
         )
 
-    def make_server_certificate(self, name: str) -> CertPaths:
-        """Make the certificate of a server of that name."""
-        return self._ca.issue(name, server=True)
-
     def make_fleet(self) -> None:
         """Make meters and PANs; leave what is there."""
         folder = self.folder / "sandbox"
@@ -201,7 +202,7 @@ class StackFiles:
         """Write a node's configuration and return its file."""
         if node not in self.node_ports:
             self.node_ports[node], self.metrics_ports[node] = free_ports(2)
-        tls = self._ca.issue(node, uri=f"spiffe://utrn/node/{node}", server=True)
+        tls = self.pki.node(node)
         hsm = self.hsm_config(node)
         host = self.listen_host(node)
         endpoints = ", ".join(f'"{target}"' for target in self.etcd_targets)
@@ -212,16 +213,17 @@ class StackFiles:
                     "[node]", f'node_id = "{node}"', f'zone = "{node}"', f'trail = "{self.folder / "trail"}"',
                     f'metrics = "{host}:{self.metrics_ports[node]}"',
                     f'advertise = "{self.node_target(node)}"',
-                    "[api]", f'listen = "{host}:{self.node_ports[node]}"', *_tls_lines(tls, ca="client_ca"),
+                    "[api]", f'listen = "{host}:{self.node_ports[node]}"', *_tls_lines(tls, ca=""),
+                    f'client_ca = "{self.pki.callers.ca_file}"',
                     "[hsm]", f'module = "{hsm.module}"', f'token_label = "{hsm.token_label}"',
                     f'pin_file = "{hsm.pin_file}"', f'softhsm_conf = "{hsm.softhsm_conf}"',
-                    "[etcd]", f"endpoints = [{endpoints}]", *_tls_lines(tls),
+                    "[etcd]", f"endpoints = [{endpoints}]", *_tls_lines(self.pki.etcd_client(node)),
                     f"quota_bytes = {self.plan.etcd_quota_bytes}", *self.plan.etcd,
                     "[peers]", *_tls_lines(tls),
                     "[flow]", *_flow_lines(self.plan.flow),
                     "[delivery]", *self.plan.delivery,
                     "[[head_ends]]", f'name = "{HEAD_END}"', f'target = "{self.head_end_target}"',
-                    'server_name = "localhost"', *_tls_lines(tls),
+                    'server_name = "localhost"', *_tls_lines(self.pki.head_end_client(node)),
                     "",
                 ]
             ),
@@ -306,7 +308,8 @@ def _flow_lines(flow: Sequence[str]) -> list[str]:
 
 
 def _tls_lines(tls: CertPaths, *, ca: str = "ca") -> list[str]:
-    return [f'cert = "{tls.cert}"', f'key = "{tls.key}"', f'{ca} = "{tls.ca}"']
+    lines = [f'cert = "{tls.cert}"', f'key = "{tls.key}"']
+    return [*lines, f'{ca} = "{tls.ca}"'] if ca else lines
 
 
 def _line(participant_id: str, role: str, name: str) -> dict[str, object]:

@@ -16,6 +16,7 @@ from app.clock import SystemClock
 from app.config import Config
 from app.head_end_states import HeadEndStates
 from app.market import Market
+from app.tls_watch import NodeTls
 from cluster.anchors import TrailAnchors
 from cluster.ceilings import EtcdCeilings
 from cluster.client import EtcdClient
@@ -70,7 +71,6 @@ from core.flows.record import Recorder
 from core.flows.refuse import ClosingQuota, RefuseSale
 from core.flows.send import SendIssued
 from core.flows.turn import TurnMeter
-from core.flows.two_people import TwoPeople
 from core.gateways.audit_log_file import AuditLogFile
 from core.gateways.headend_grpc import GrpcHeadEnd
 from core.observe import LoopDelay, SetAside, StageTimes
@@ -139,6 +139,7 @@ class Node:
     loop_delay: LoopDelay
     time: LedgerTime
     ledger: LedgerParts
+    tls: NodeTls
 
     @property
     def ceilings(self) -> Ceilings:
@@ -168,11 +169,11 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
 
     `between` puts something between the core and its adapters; drills use it to crash at a chosen step.
     """
-    system, base = SystemClock(), _base(config)
-    client, signer, aside = base.client, HsmSigner(config.hsm), base.aside
+    system = SystemClock()
     clock = ClusterClock(TimeKeeper(TimeRule()), system)
-    outbox = EtcdOutbox(client, config.etcd, clock, aside)
-    registry = EtcdRegistry(client, config.etcd, aside)
+    tls, base = NodeTls(config, clock), _base(config)
+    client, signer, aside = base.client, HsmSigner(config.hsm), base.aside
+    outbox, registry = EtcdOutbox(client, config.etcd, clock, aside), EtcdRegistry(client, config.etcd, aside)
     cluster = _cluster(config, base, system, _Standby(signer=signer, outbox=outbox, registry=registry))
     time = _time(config, client, clock, cluster)
     set_aside, times, loop_delay = SetAside(), StageTimes(), LoopDelay()
@@ -195,11 +196,10 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         )
     )
     answers = Answers(recent_max=config.flow.recent_answers_max, pack=packed, unpack=unpacked)
-    counters = _counters(config, clock)
+    turn, counters = TurnMeter(store=ports.store, clock=clock), _counters(config, clock)
     line = _line(config, ports, answers, times, counters)
-    turn = TurnMeter(store=ports.store, clock=clock)
     vending = _vending(config, ports, answers, line, turn)
-    market = _market(config, ports, registry, turn, vending)
+    market = _market(config, ports, registry, turn, vending, tls)
     delivery = _delivery(config, ports, answers, times, set_aside, time.utc_ahead)
     keys = KeyWatch(keys=registry.supplier_keys, finder=signer, clock=clock)
     health = _health(registry, signer, keys, cluster, time, base)
@@ -223,7 +223,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         services=_services(
             market,
             health,
-            top_up=_top_up(config, ports, answers, vending, counters, market.consents),
+            top_up=_top_up(config, ports, answers, vending, counters, market),
             admin=_admin(market, registry, _view_of_cluster(config, client, time, cluster, beat, delivery, base)),
             peer_=PeerServicer(beat, every_s=config.peers.heartbeat_ms / 1000),
         ),
@@ -232,6 +232,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         loop_delay=loop_delay,
         time=time,
         ledger=base,
+        tls=tls,
     )
 
 
@@ -352,7 +353,7 @@ def _time(config: Config, client: EtcdClient, clock: ClusterClock, cluster: Clus
 
 def _admin(market: Market, registry: EtcdRegistry, view: EtcdCluster) -> AdminServicer:
     return AdminServicer(
-        authenticate=Authenticate(registry),
+        authenticate=Authenticate(registry, market.certificate_of),
         cluster=view,
         drain=DrainNode(view, market.clock),
         forget=ForgetNode(view),
@@ -468,7 +469,9 @@ def _refuse(config: Config, ports: Adapters, answers: Answers) -> RefuseSale:
     )
 
 
-def _market(config: Config, ports: Adapters, registry: EtcdRegistry, turn: TurnMeter, vending: IssueVend) -> Market:
+def _market(
+    config: Config, ports: Adapters, registry: EtcdRegistry, turn: TurnMeter, vending: IssueVend, tls: NodeTls
+) -> Market:
     return Market(
         config=config,
         store=ports.store,
@@ -478,22 +481,28 @@ def _market(config: Config, ports: Adapters, registry: EtcdRegistry, turn: TurnM
         turn=turn,
         vending=vending,
         head_ends=ports.head_end_names,
+        certificate_of=tls.certificates,
+        callers=lambda: tls.trust.callers,
     )
 
 
 def _top_up(
-    config: Config, ports: Adapters, answers: Answers, vending: IssueVend, counters: Counters, consents: TwoPeople
+    config: Config, ports: Adapters, answers: Answers, vending: IssueVend, counters: Counters, market: Market
 ) -> TopUpServicer:
     authorise, find = vending.authorise, FindVend(ports.ledger)
     return TopUpServicer(
-        authenticate=Authenticate(ports.registry),
+        authenticate=Authenticate(ports.registry, market.certificate_of),
         issue=vending,
         send=SendIssued(authorise=authorise, find=find, ledger=ports.ledger, answers=answers, clock=ports.clock),
         find=find,
         check=CheckEligibility(authorise=authorise, ledger=ports.ledger, counters=counters),
         advise=AdviseByHand(ports.clock, config.delivery),
         cases=OpenCases(
-            ledger=ports.ledger, outbox=ports.outbox, answers=answers, clock=ports.clock, consents=consents
+            ledger=ports.ledger,
+            outbox=ports.outbox,
+            answers=answers,
+            clock=ports.clock,
+            consents=market.consents,
         ),
         pan_rule=config.flow.pan,
     )

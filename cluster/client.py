@@ -303,6 +303,24 @@ class EtcdClient:
                 self._rotate()
             await asyncio.sleep(_RETRY_READ_AFTER_S)
 
+    async def renew(self) -> None:
+        """Open every connection anew, with the certificates that are there now.
+
+        Calls under way end by their own deadlines, watches are resumed on a new connection. Where a file is being
+        replaced again, the connections stay: its next change brings this call once more.
+        """
+        if not self._channels:
+            return
+        try:
+            opened = [self._open(endpoint) for endpoint in self._config.endpoints]
+        except OSError as error:
+            log.warning("connections to etcd stay as they are", extra={"error": str(error)})
+            return
+        left, self._channels, self._current = self._channels, opened, 0
+        async with asyncio.TaskGroup() as tasks:
+            for channel in left:
+                tasks.create_task(channel.close(2 * self._timeout_s))
+
     async def close(self) -> None:
         """Close every channel."""
         for channel in self._channels:
@@ -335,6 +353,9 @@ class EtcdClient:
             for _ in range(2):
                 done, _pending = await asyncio.wait((read,), timeout=_WATCH_SILENCE_S)
                 if done:
+                    if read.cancelled():
+                        # By its channel, which was closed; who cancels this task is not answered by a result.
+                        raise EtcdUnreachable("the watch stream was closed")
                     reply = read.result()
                     if not isinstance(reply, pb.WatchResponse):
                         raise EtcdUnreachable("the watch stream ended")

@@ -86,7 +86,9 @@ class PeersConfig:
     """How nodes notice that another one has died, or is silent.
 
     Attributes:
-        ca: PEM file of the authority of the other nodes' server certificates. Absent: crashes are left to the lease.
+        ca: PEM file of the authority of nodes' certificates: the others' where this node calls, and of those that call
+            it. Absent: crashes are left to the lease.
+        crl: PEM file of that authority's revocation lists, for the nodes that call; absent: none.
         cert: PEM file of this node's client certificate, whose SAN URI is spiffe://utrn/node/<node id>.
         key: PEM file of its private key.
         server_name: Name in the other nodes' certificates.
@@ -104,6 +106,7 @@ class PeersConfig:
     ca: Path | None = None
     cert: Path | None = None
     key: Path | None = None
+    crl: Path | None = None
     server_name: str = "localhost"
     heartbeat_ms: int = 150
     dial_timeout_ms: int = 200

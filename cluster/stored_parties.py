@@ -15,6 +15,7 @@ from core.domain.party import (
     Participant,
     ParticipantId,
     Profile,
+    Revocations,
     Role,
     Standing,
     SupplierKey,
@@ -30,7 +31,13 @@ def participant_record(one: Participant) -> pb.ParticipantRecord:
         participant_id=one.participant_id,
         role=one.role,
         known_as=[
-            pb.KnownAsPeriod(name=period.value.name, identities=period.value.identities, **dates_of(period))  # type: ignore[arg-type]
+            pb.KnownAsPeriod(
+                name=period.value.name,
+                identities=period.value.identities,
+                revoked_before=period.value.revoked.issued_before,
+                revoked=period.value.revoked.fingerprints,
+                **dates_of(period),  # type: ignore[arg-type]
+            )
             for period in one.known_as.periods
         ],
         originator_id="" if key is None else key.originator_id,
@@ -77,12 +84,17 @@ def participant_of(value: bytes) -> Participant:
     return Participant(
         participant_id=ParticipantId(record.participant_id),
         role=Role(record.role),
-        known_as=timeline_of(record.known_as, lambda one: KnownAs(name=one.name, identities=tuple(one.identities))),
+        known_as=timeline_of(record.known_as, _known_as_of),
         standings=timeline_of(record.standings, lambda one: Standing(one.state)),
         supplier_key=key,
         profiles=timeline_of(record.profiles, _profile_of),
         ceilings=timeline_of(record.ceilings, lambda one: Pence(one.pence)),
     )
+
+
+def _known_as_of(record: pb.KnownAsPeriod) -> KnownAs:
+    revoked = Revocations(issued_before=Ms(record.revoked_before), fingerprints=tuple(record.revoked))
+    return KnownAs(name=record.name, identities=tuple(record.identities), revoked=revoked)
 
 
 def _profile_of(record: pb.ProfilePeriod) -> Profile:
@@ -124,6 +136,7 @@ def appointments_record(every: Appointments) -> pb.AppointmentsRecord:
                 terms=one.evidence.terms,
                 signature=one.evidence.signature,
                 certificate=one.evidence.certificate,
+                intermediates=one.evidence.intermediates,
                 states=states_of(one.states),
             )
             for one in every.all
@@ -155,6 +168,11 @@ def _appointment_of(one: pb.AppointmentRecord, supplier_id: ParticipantId, psp_i
             since=Ms(one.since),
             until=Ms(one.until) if one.until else None,
         ),
-        evidence=Evidence(terms=one.terms, signature=one.signature, certificate=one.certificate),
+        evidence=Evidence(
+            terms=one.terms,
+            signature=one.signature,
+            certificate=one.certificate,
+            intermediates=tuple(one.intermediates),
+        ),
         states=timeline_of(one.states, lambda state: AppointmentState(state.state)),
     )

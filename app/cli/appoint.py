@@ -35,6 +35,7 @@ _Level = Annotated[str, typer.Option(help="issue, or issue_and_deliver.")]
 _Channels = Annotated[list[str], typer.Option("--channel", help="Only this channel; repeat it. None: all.")]
 _Least = Annotated[int, pence_option("Least pence of one sale.", 1, 819_100)]
 _Most = Annotated[int, pence_option("Most pence of one sale.", 1, 819_100)]
+_CallersCa = Annotated[Path, typer.Option("--callers-ca", help="PEM file of the authority of participants.")]
 _Until = Annotated[str, typer.Option(help="As 2026-11-24T12:00:00Z; left out for open.")]
 
 
@@ -69,7 +70,9 @@ def sign(
         dates=(since, until),
     )  # fmt: skip
     names = ("terms", "signature", "certificate")
-    parts = {name: base64.b64encode(getattr(signed, name)).decode() for name in names}
+    parts: dict[str, object] = {name: base64.b64encode(getattr(signed, name)).decode() for name in names}
+    if signed.intermediates:
+        parts["intermediates"] = [base64.b64encode(one).decode() for one in signed.intermediates]
     typer.echo(json.dumps({"type": "appointment", **parts}))
 
 
@@ -187,18 +190,21 @@ def _row(one: "pb.Appointment") -> tuple[object, ...]:
 
 
 @app.command("verify")
-def verify(supplier: _Supplier, psp: _Psp, target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
-    """Verify the signatures of all appointments between two, here and not at the node, against --ca."""
+def verify(
+    supplier: _Supplier, psp: _Psp, target: TARGET, cert: CERT, key: KEY, ca: CA, callers_ca: _CallersCa,
+    as_json: JSON = False,
+) -> None:  # fmt: skip
+    """Verify the signatures of all appointments between two, here and not at the node, against --callers-ca."""
     from utrn.v1 import appointment_service_pb2 as pb
     from utrn_client.appointing import BadEvidence, verify_terms
 
     found = appointments(
         "GetAppointments", pb.GetAppointmentsRequest(supplier_id=supplier, psp_id=psp), target, (cert, key, ca)
     )
-    verdicts: dict[str, str] = {}
+    roots, verdicts = _read(callers_ca), dict[str, str]()
     for one in found.appointments:
         try:
-            verdicts[one.terms.appointment_id] = f"signed by {verify_terms(one.evidence, roots=ca.read_bytes())}"
+            verdicts[one.terms.appointment_id] = f"signed by {verify_terms(one.evidence, roots=roots)}"
         except BadEvidence as error:
             verdicts[one.terms.appointment_id] = f"BROKEN: {error}"
     broken = any(text.startswith("BROKEN") for text in verdicts.values())
@@ -208,6 +214,13 @@ def verify(supplier: _Supplier, psp: _Psp, target: TARGET, cert: CERT, key: KEY,
         print_table("Signatures", ("appointment", "verdict"), list(verdicts.items()))
     if broken:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        fail(f"--callers-ca {file}: {error.strerror}; name a PEM file that can be read", code=EXIT_USAGE)
 
 
 def _name(supplier: str, psp: str, appointment_id: str) -> "pb.AppointmentName":

@@ -1,31 +1,60 @@
 """`utrn check-config`: checks a node's configuration with the code that a node starts with."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.output import EXIT_FAILED, console, fail, print_json
+from app.cli.output import EXIT_FAILED, console, errors, fail, print_json, print_table
+
+if TYPE_CHECKING:
+    from app.config import Config
+    from app.tls import Shown
 
 
 def check_config(
     file: Annotated[Path, typer.Argument(help="The node's TOML file.")],
-    files: Annotated[bool, typer.Option(help="Also look whether the files it names are there and private.")] = True,
+    files: Annotated[bool, typer.Option(help="Also read the files it names, as a node does.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Check a node's configuration: every key, every rule, and the files it names."""
-    from app.config import BadConfig, load_config, problems_of
+    """Check a node's configuration: every key, every rule, its files; show what TLS will use."""
+    from app.clock import SystemClock
+    from app.config import BadConfig, load_config
+    from app.tls import ends_of
 
+    shown: tuple[Shown, ...] = ()
     try:
-        config = load_config(file)
-        problems = problems_of(config) if files else []
+        problems, shown = _read(load_config(file), files=files)
     except BadConfig as error:
         problems = str(error).splitlines()
+    ends = ends_of(shown, SystemClock().now())
     if as_json:
-        print_json({"ok": not problems, "problems": problems})
-    elif not problems:
-        console.print(f"{file}: every key is known and fits.", highlight=False)
-    else:
+        certificates = [
+            {"key": one.key, "use": one.use, "subject": one.subject, "ends": one.ends.isoformat()} for one in shown
+        ]
+        print_json({"ok": not problems, "problems": problems, "ends_soon": ends, "certificates": certificates})
+    elif problems:
         fail("\n".join(problems))
+    else:
+        console.print(f"{file}: every key is known and fits.", highlight=False)
+        rows = [(one.key, one.use, one.subject, f"{one.ends:%Y-%m-%d}") for one in shown]
+        if rows:
+            print_table("What TLS will use", ("key", "use", "subject", "ends"), rows)
+        for line in ends:
+            errors.print(line, style="yellow", highlight=False)
     if problems:
         raise typer.Exit(EXIT_FAILED)
+
+
+def _read(config: "Config", *, files: bool) -> "tuple[list[str], tuple[Shown, ...]]":
+    """Return what is wrong with the files of a configuration, and the certificates in them."""
+    from app.config import problems_of
+    from app.tls import BadTls, read_tls
+
+    if not files:
+        return [], ()
+    problems = problems_of(config)
+    try:
+        return problems, read_tls(config).shown
+    except BadTls as error:
+        return [*problems, *str(error).splitlines()], ()

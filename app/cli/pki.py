@@ -18,27 +18,39 @@ def _group() -> None:
 
 @app.command("dev")
 def dev(
-    folder: Annotated[Path, typer.Option("--dir", help="Where the authority and its certificates live.")],
+    folder: Annotated[Path, typer.Option("--dir", help="Where the authorities and their certificates live.")],
     participant: Annotated[list[str] | None, typer.Option(help="Participant id; may be repeated.")] = None,
-    server: Annotated[list[str] | None, typer.Option(help="Name of a server (node, etcd, head end).")] = None,
+    node: Annotated[list[str] | None, typer.Option(help="Node id; may be repeated.")] = None,
+    etcd: Annotated[list[str] | None, typer.Option(help="Host name of an etcd member; may be repeated.")] = None,
+    head_end: Annotated[list[str] | None, typer.Option(help="Host name of a head end; may be repeated.")] = None,
     renew: Annotated[bool, typer.Option(help="Make certificates anew.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Make a development authority, and certificates for participants and servers."""
-    from app.clock import SystemClock
-    from app.pki import DevCa, participant_uri
+    """Make development authorities (callers, nodes, head ends, etcd), and certificates of each.
 
-    ca = DevCa.load_or_create(folder, now=SystemClock().now())
-    made = {name: ca.issue(name, uri=participant_uri(name), renew=renew) for name in participant or ()}
-    made |= {name: ca.issue(name, server=True, renew=renew) for name in server or ()}
-    rows = [(name, str(paths.cert), str(paths.key)) for name, paths in made.items()]
+    A node gets three: its own, and one each by which it reaches etcd and head ends.
+    """
+    from app.clock import SystemClock
+    from app.pki import DevPki
+
+    pki = DevPki.load_or_create(folder, now=SystemClock().now())
+    made = [pki.participant(name, renew=renew) for name in participant or ()]
+    for name in node or ():
+        made += [issue(name, renew=renew) for issue in (pki.node, pki.etcd_client, pki.head_end_client)]
+    made += [pki.etcd_member(name, renew=renew) for name in etcd or ()]
+    made += [pki.head_end(name, renew=renew) for name in head_end or ()]
+    names = ("name", "cert", "key", "ca")
+    rows = [(paths.cert.stem, str(paths.cert), str(paths.key), str(paths.ca)) for paths in made]
     if as_json:
+        authorities = {"callers": pki.callers, "nodes": pki.nodes, "head_ends": pki.head_ends, "etcd": pki.etcd}
         print_json(
             {
-                "ca": str(ca.ca_file),
-                "certificates": [dict(zip(("name", "cert", "key"), row, strict=True)) for row in rows],
+                "authorities": {name: str(one.ca_file) for name, one in authorities.items()},
+                "certificates": [dict(zip(names, row, strict=True)) for row in rows],
             }
         )
     else:
-        print_table(f"Issued by {ca.ca_file}", ("name", "certificate", "private key"), rows)
-        errors.print("For development only: the authority's key lies beside its certificates.", style="yellow")
+        print_table(
+            f"Certificates in {folder}", ("name", "certificate", "private key", "authority of the other side"), rows
+        )
+        errors.print("For development only: the authorities' keys lie beside their certificates.", style="yellow")

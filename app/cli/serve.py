@@ -10,10 +10,11 @@ from app.cli.output import fail
 
 def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The node's TOML file.")]) -> None:
     """Run one node until SIGTERM; logs are JSON lines on standard error."""
-    from app.config import BadConfig, load_config
+    from app.config import BadConfig, load_config, problems_of
     from app.logs import set_up_logs
     from app.serve import EXIT_REFUSED
     from app.serve import serve as run
+    from app.tls import BadTls
     from app.wiring import build
     from hsm.errors import HsmRefused
 
@@ -21,9 +22,12 @@ def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The node'
         settings = load_config(config)
     except BadConfig as error:
         fail(str(error), code=EXIT_REFUSED)
+    problems = problems_of(settings)
+    if problems:
+        fail("\n".join(problems), code=EXIT_REFUSED)
     set_up_logs(settings.node.log_level)
     try:
         code = run(lambda: build(settings))
-    except (HsmRefused, OSError) as error:
+    except (BadTls, HsmRefused, OSError) as error:
         fail(str(error), code=EXIT_REFUSED)
     raise typer.Exit(code)

@@ -6,7 +6,12 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509 import verification
 from utrn.v1 import appointment_service_pb2 as pb
+
+_ANY = verification.Criticality.AGNOSTIC
+_CA_POLICY = verification.ExtensionPolicy.permit_all().require_present(x509.BasicConstraints, _ANY, None)
+_LEAF_POLICY = verification.ExtensionPolicy.permit_all().require_present(x509.SubjectAlternativeName, _ANY, None)
 
 
 class BadEvidence(Exception):
@@ -18,7 +23,7 @@ def sign_terms(terms: pb.AppointmentTerms, *, cert: Path, key: Path) -> pb.Signe
 
     Args:
         terms: What is agreed.
-        cert: PEM file of the supplier's certificate.
+        cert: PEM file of the supplier's certificate, and of those between it and a root.
         key: PEM file of its private key, on an elliptic curve.
 
     Raises:
@@ -27,12 +32,13 @@ def sign_terms(terms: pb.AppointmentTerms, *, cert: Path, key: Path) -> pb.Signe
     private = serialization.load_pem_private_key(key.read_bytes(), None)
     if not isinstance(private, ec.EllipticCurvePrivateKey):
         raise ValueError("an elliptic-curve key is needed")  # noqa: TRY004  # what was read is wrong, not what was passed
-    certificate = x509.load_pem_x509_certificate(cert.read_bytes())
+    certificate, *intermediates = x509.load_pem_x509_certificates(cert.read_bytes())
     body = terms.SerializeToString(deterministic=True)
     return pb.SignedTerms(
         terms=body,
         signature=private.sign(body, ec.ECDSA(hashes.SHA256())),
         certificate=certificate.public_bytes(serialization.Encoding.DER),
+        intermediates=[one.public_bytes(serialization.Encoding.DER) for one in intermediates],
     )
 
 
@@ -48,6 +54,7 @@ def verify_terms(signed: pb.SignedTerms, *, roots: bytes) -> str:
     """
     try:
         certificate = x509.load_der_x509_certificate(signed.certificate)
+        intermediates = [x509.load_der_x509_certificate(one) for one in signed.intermediates]
         issuers = x509.load_pem_x509_certificates(roots)
         key = certificate.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey):
@@ -57,11 +64,17 @@ def verify_terms(signed: pb.SignedTerms, *, roots: bytes) -> str:
         raise BadEvidence("the signature is not over these terms") from error
     except ValueError as error:
         raise BadEvidence("the certificate cannot be read") from error
-    for issuer in issuers:
-        try:
-            certificate.verify_directly_issued_by(issuer)
-        except (ValueError, TypeError, InvalidSignature):
-            continue
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        return ", ".join(names.get_values_for_type(x509.UniformResourceIdentifier))
-    raise BadEvidence("the certificate is not issued under these roots")
+    # Whether it holds today is not asked: it was made when the appointment was.
+    verifier = (
+        verification.PolicyBuilder()
+        .store(verification.Store(issuers))
+        .time(certificate.not_valid_before_utc)
+        .extension_policies(ca_policy=_CA_POLICY, ee_policy=_LEAF_POLICY)
+        .build_client_verifier()
+    )
+    try:
+        verifier.verify(certificate, intermediates)
+    except verification.VerificationError as error:
+        raise BadEvidence("the certificate is not issued under these roots") from error
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return ", ".join(names.get_values_for_type(x509.UniformResourceIdentifier))

@@ -334,4 +334,9 @@ OUTCOMES: Final[Mapping[str, Outcome]] = {
         "FAILED_PRECONDITION",
         "bring another operator on board first",
     ),
+    "CERTIFICATE_REFUSED": Outcome(
+        Says.ASK_OPERATOR,
+        "UNAUTHENTICATED",
+        "keep the sale open; call with another certificate, and repeat the same transaction_id with repeat = true",
+    ),
 }

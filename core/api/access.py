@@ -9,10 +9,8 @@ from enum import Enum, auto
 from typing import Final
 
 from core.domain.errors import OperatorOnly, UnknownCaller
-from core.domain.party import Principal, Role
+from core.domain.party import NODE_URI, Principal, Role
 from core.flows.roles import KEEPERS, OPERATORS, PSPS, READERS, SUPPLIERS, require
-
-NODE_URI: Final = "spiffe://utrn/node/"
 
 
 class Noted(Enum):

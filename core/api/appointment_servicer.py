@@ -43,7 +43,12 @@ class AppointmentServicer(rpc.AppointmentServiceServicer):
                 "signed_terms.terms: a serialized AppointmentTerms is needed", field="signed_terms.terms"
             ) from error
         certificate = checks.parse_certificate(signed.certificate, "signed_terms.certificate")
-        evidence = Evidence(terms=signed.terms, signature=signed.signature, certificate=certificate)
+        evidence = Evidence(
+            terms=signed.terms,
+            signature=signed.signature,
+            certificate=certificate,
+            intermediates=checks.parse_intermediates(signed.intermediates, "signed_terms.intermediates"),
+        )
         asked = made.terms_of(terms, "signed_terms.terms", now=ms_of(self.appoint.clock.now()))
         done = await self.appoint.propose(principal, asked, evidence)
         return pb.AppointResponse(changed=done.changed)

@@ -1,27 +1,31 @@
 """Step 1: the peer's TLS certificate -> a Principal."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from core.api.errors import Context
-from core.domain.errors import CallerSuspended, NotReady, Refused, UnknownCaller
-from core.domain.party import Principal, Standing
+from core.domain.errors import CallerSuspended, CertificateRefused, NotReady, Refused, UnknownCaller
+from core.domain.party import NODE_URI, Participant, Principal, Standing
+from core.flows.certificates import PeerCertificate, refused
 from core.ports.registry import Registry
 
-# Only URIs: a DNS name or an e-mail address that looks like one must not be taken for an identity.
-_SAN_URIS = "peer_uri"
+CertificateOf = Callable[[Context], PeerCertificate]
+_LONGEST_SHOWN: Final = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Authenticate:
-    """Knows callers by the SAN URI of the certificate that TLS has verified; nothing in a request can name a caller."""
+    """Knows callers by the certificate that TLS was given; nothing in a request can name a caller."""
 
     registry: Registry
+    certificate_of: CertificateOf
 
     def __call__(self, context: Context) -> Principal:
         """Return who is calling.
 
         Raises:
-            UnknownCaller, CallerSuspended: this proves nothing about earlier sales.
+            CertificateRefused, UnknownCaller, CallerSuspended: this proves nothing about earlier sales.
             NotReady: repeat at another node.
         """
         principal, refusal = self.even_barred(context)
@@ -35,22 +39,41 @@ class Authenticate:
         Whoever sold may always learn what became of its sales.
 
         Raises:
+            CertificateRefused: as it says; of a participant's certificate that is revoked too.
             UnknownCaller: no participant uses or used this certificate.
             NotReady: repeat at another node.
         """
+        certificate = self.certificate_of(context)
         if not self.registry.ready:
             raise NotReady("this node is still reading the registry; ask another")
-        uris = uris_of(context)
-        for uri in uris:
-            participant = self.registry.caller(uri)
-            if participant is not None and participant.standing is not Standing.LEFT:
-                suspended = participant.standing is Standing.SUSPENDED
-                return Principal(participant, uri), _suspended() if suspended else None
-        for uri in uris:
-            departed = self.registry.departed(uri)
-            if departed is not None:
-                return Principal(departed, uri), _unknown()
+        identity = certificate.identity
+        participant = self.registry.caller(identity)
+        if participant is not None and participant.standing is not Standing.LEFT:
+            _check_revoked(participant, certificate)
+            suspended = participant.standing is Standing.SUSPENDED
+            return Principal(participant, identity), _suspended() if suspended else None
+        departed = self.registry.departed(identity)
+        if departed is not None:
+            _check_revoked(departed, certificate)
+            return Principal(departed, identity), _unknown()
         raise _unknown()
+
+    def is_node(self, context: Context) -> bool:
+        """Return whether a node calls; raise CertificateRefused if its certificate says nothing."""
+        return self.certificate_of(context).identity.startswith(NODE_URI)
+
+
+def name_of(certificate_of: CertificateOf, context: Context) -> str:
+    """Return whom a call's certificate names, for the record of a refusal; "" if it is none that may be believed."""
+    try:
+        return certificate_of(context).identity[:_LONGEST_SHOWN]
+    except CertificateRefused:
+        return ""
+
+
+def _check_revoked(participant: Participant, certificate: PeerCertificate) -> None:
+    if participant.revoked.covers(certificate.fingerprint, certificate.issued_at):
+        raise refused("it is revoked by an operator")
 
 
 def _suspended() -> Refused:
@@ -59,8 +82,3 @@ def _suspended() -> Refused:
 
 def _unknown() -> Refused:
     return UnknownCaller("the client certificate's SAN URI names no participant; ask the operator to register it")
-
-
-def uris_of(context: Context) -> list[str]:
-    """Return the SAN URIs of the certificate that TLS has verified."""
-    return [uri.decode("utf-8", "replace") for uri in context.auth_context().get(_SAN_URIS, ())]

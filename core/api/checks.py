@@ -9,11 +9,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.protobuf import timestamp_pb2
 
+from core.domain.appointment import INTERMEDIATES_MAX
 from core.domain.errors import BadField
 from core.domain.meter import MeterId, parse_eui64
 from core.domain.party import Profile, parse_identities
 from core.domain.timeline import Ms, ms_of
 from core.domain.vend import SOLD_THROUGH
+from core.flows.certificates import UNREADABLE
 
 # What one code can carry, and a hundred times that: the most of a threshold of a meter.
 PENCE_MAX: Final = 819_100
@@ -24,6 +26,7 @@ BALANCE_PENCE_MAX: Final = 10**9
 SCHEMES: Final = frozenset({"gbcs"})
 # The last millisecond that a timestamp can carry.
 LATEST: Final = ms_of(datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC))
+_CERTIFICATE_BYTES_MAX: Final = 4000
 _AHEAD_MS: Final = 3653 * 86_400_000
 _KEY_ID = re.compile(r"(?:[0-9a-f]{2}){1,32}", re.ASCII)
 
@@ -50,9 +53,18 @@ def parse_certificate(raw: bytes, name: str) -> bytes:
     """Return a certificate in DER; raise BadField if it is none. Whose it is, and who issued it, is asked later."""
     try:
         x509.load_der_x509_certificate(raw)
-    except (ValueError, x509.InvalidVersion) as error:
+    except UNREADABLE as error:
         raise BadField(f"{name}: an X.509 certificate in DER is needed", field=name) from error
     return raw
+
+
+def parse_intermediates(raw: Sequence[bytes], name: str) -> tuple[bytes, ...]:
+    """Return 0 to 4 certificates in DER; raise BadField if there are more, or one is none."""
+    if len(raw) > INTERMEDIATES_MAX or any(len(one) > _CERTIFICATE_BYTES_MAX for one in raw):
+        raise BadField(
+            f"{name}: at most {INTERMEDIATES_MAX} certificates of {_CERTIFICATE_BYTES_MAX} bytes", field=name
+        )
+    return tuple(parse_certificate(one, name) for one in raw)
 
 
 def parse_meter_id(text: str, name: str = "meter_id") -> MeterId:

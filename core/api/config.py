@@ -15,7 +15,8 @@ class ApiConfig:
         listen: host:port to listen on; port 0 takes a free one.
         cert: PEM file of this node's certificate chain.
         key: PEM file of its private key.
-        client_ca: PEM file of the authorities whose client certificates are accepted.
+        client_ca: PEM file of the authorities of callers' certificates; those of nodes are `peers.ca`.
+        client_crl: PEM file of the revocation lists of those authorities, and of their intermediates; absent: none.
         message_bytes_max: Bytes, 1024 to 4194304, of one request. An honest one has under 1 KiB; the room above it is
             there so that an oversized field gets an answer that names it.
         streams_max: Calls, 1 to 100000, under way at once on one connection.
@@ -39,6 +40,7 @@ class ApiConfig:
     cert: Path
     key: Path
     client_ca: Path
+    client_crl: Path | None = None
     message_bytes_max: int = 2_097_152
     streams_max: int = 1000
     caller_calls_max: int = 1000

@@ -18,8 +18,8 @@ from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 from google.rpc import code_pb2, status_pb2
 
-from core.api.access import ACCESS, NODE_URI, Access, Noted
-from core.api.authenticate import Authenticate, uris_of
+from core.api.access import ACCESS, Access, Noted
+from core.api.authenticate import Authenticate
 from core.api.errors import Context, internal_error, status_of, tell
 from core.api.limits import CallerLimits
 from core.domain.errors import IF_FIRST, BadField, NotReady, Refused, UtrnError
@@ -241,10 +241,10 @@ class Interceptor(grpc.aio.ServerInterceptor):
         """Return who calls; None for a node, where nodes may, and while nobody can say who is a participant.
 
         Raises:
-            UnknownCaller, CallerSuspended: it may not call this.
+            CertificateRefused, UnknownCaller, CallerSuspended: it may not call this.
             NotReady: repeat at another node.
         """
-        if access.nodes and any(uri.startswith(NODE_URI) for uri in uris_of(context)):
+        if access.nodes and self._authenticate.is_node(context):
             return None
         try:
             principal, barred = self._authenticate.even_barred(context)

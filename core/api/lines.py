@@ -19,6 +19,7 @@ from core.api.checks import (
     check_profile,
     parse_approvers,
     parse_certificate,
+    parse_intermediates,
     parse_key_id,
     parse_meter_id,
     parse_point,
@@ -132,8 +133,14 @@ class _Reader:
         return [self._inside(one, name) for one in value]
 
     def raw(self, name: str) -> bytes:
+        return self._decoded(self.text(name), name)
+
+    def raws(self, name: str) -> list[bytes]:
+        return [self._decoded(one, name) for one in self.texts(name)]
+
+    def _decoded(self, text: str, name: str) -> bytes:
         try:
-            raw = base64.b64decode(self.text(name), validate=True)
+            raw = base64.b64decode(text, validate=True)
         except ValueError as error:
             raise self.wrong(name, "base64 is needed") from error
         if not 1 <= len(raw) <= _EVIDENCE_BYTES_MAX:
@@ -332,6 +339,7 @@ def _appointment(reader: _Reader) -> SignedAppointment:
         terms=reader.raw("terms"),
         signature=reader.raw("signature"),
         certificate=parse_certificate(reader.raw("certificate"), "certificate"),
+        intermediates=parse_intermediates(reader.raws("intermediates"), "intermediates"),
     )
     try:
         terms = appointment_pb.AppointmentTerms.FromString(evidence.terms)

@@ -399,7 +399,10 @@ def appointment_messages(every: Sequence[Appointment]) -> list[appointment_pb.Ap
         appointment_pb.Appointment(
             terms=appointment_pb.AppointmentTerms.FromString(one.evidence.terms),
             evidence=appointment_pb.SignedTerms(
-                terms=one.evidence.terms, signature=one.evidence.signature, certificate=one.evidence.certificate
+                terms=one.evidence.terms,
+                signature=one.evidence.signature,
+                certificate=one.evidence.certificate,
+                intermediates=one.evidence.intermediates,
             ),
             states=[
                 appointment_pb.AppointmentStatePeriod(

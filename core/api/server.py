@@ -54,16 +54,19 @@ class Services:
     health: Health
 
 
-def build_server(config: ApiConfig, services: Services, interceptor: Interceptor) -> tuple[grpc.aio.Server, int]:
+def build_server(
+    config: ApiConfig, services: Services, interceptor: Interceptor, credentials: grpc.ServerCredentials
+) -> tuple[grpc.aio.Server, int]:
     """Return a server that has not been started, and the port it listens on.
 
     Args:
-        config: Where to listen, with which certificate.
+        config: Where to listen, and within which limits.
         services: What to serve.
         interceptor: What every call passes.
+        credentials: The certificate to show, and whose to accept.
 
     Raises:
-        OSError: the port is taken or a file cannot be read.
+        OSError: the port is taken.
     """
     server = grpc.aio.server(
         interceptors=(interceptor,),
@@ -75,7 +78,7 @@ def build_server(config: ApiConfig, services: Services, interceptor: Interceptor
     )
     add_services(server, services, reflected=config.reflection)
     try:
-        port = server.add_secure_port(config.listen, _credentials(config))
+        port = server.add_secure_port(config.listen, credentials)
     except RuntimeError as error:
         raise OSError(f"api.listen: cannot listen on {config.listen}: is the port taken?") from error
     return server, port
@@ -110,11 +113,3 @@ def public_pool() -> DescriptorPool:
     for one in _PUBLIC:
         add(one.DESCRIPTOR)
     return pool
-
-
-def _credentials(config: ApiConfig) -> grpc.ServerCredentials:
-    return grpc.ssl_server_credentials(
-        [(config.key.read_bytes(), config.cert.read_bytes())],
-        root_certificates=config.client_ca.read_bytes(),
-        require_client_auth=True,
-    )

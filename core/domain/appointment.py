@@ -2,10 +2,13 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 from core.domain.errors import ChangePending
 from core.domain.party import Level, ParticipantId
 from core.domain.timeline import FAR_FUTURE, Ms, Timeline
+
+INTERMEDIATES_MAX: Final = 4
 
 
 class AppointmentState(IntEnum):
@@ -34,11 +37,15 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """The terms as bytes, the supplier's signature over them, and the certificate that made it (DER)."""
+    """The terms as bytes, the supplier's signature over them, the certificate that made it, and what vouches for that.
+
+    `intermediates` are those between the certificate and a root, 0 to INTERMEDIATES_MAX; certificates are in DER.
+    """
 
     terms: bytes
     signature: bytes
     certificate: bytes
+    intermediates: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

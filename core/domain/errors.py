@@ -88,6 +88,12 @@ class UnknownCaller(Refused):
     reason = "UNKNOWN_CALLER"
 
 
+class CertificateRefused(Refused):
+    """The certificate is odd, weak, expired, revoked, or its authority may not name whom it names. Facts: because."""
+
+    reason = "CERTIFICATE_REFUSED"
+
+
 class CallerSuspended(Refused):
     """The participant exists and is suspended."""
 

@@ -2,17 +2,21 @@
 
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from enum import IntEnum
-from typing import NewType
+from typing import Final, NewType
 
 from core.domain.errors import BadField
 from core.domain.money import Pence
-from core.domain.timeline import Ms, Timeline
+from core.domain.timeline import NEVER, Ms, Timeline, ms_of
 
 ParticipantId = NewType("ParticipantId", str)
 
 _PARTICIPANT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
-_IDENTITY = re.compile(r"[a-z][a-z0-9+.-]*:\S{1,500}", re.ASCII)
+# Source: the SPIFFE ID specification, section 2.
+_SPIFFE_ID = re.compile(r"spiffe://[a-z0-9._-]{1,255}(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._-]+)*", re.ASCII)
+_SPIFFE_ID_MAX = 500
+NODE_URI: Final = "spiffe://utrn/node/"
 
 
 class Role(IntEnum):
@@ -128,11 +132,33 @@ AGREED_CEILING: Timeline[Pence] = Timeline()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Revocations:
+    """Which of a participant's certificates hold no more, whatever their authority says.
+
+    Attributes:
+        issued_before: Those whose own not-before is earlier than this instant.
+        fingerprints: Those with these SHA-256 fingerprints (64 lower-case hex digits), 0 to REVOKED_MAX.
+    """
+
+    issued_before: Ms = NEVER
+    fingerprints: tuple[str, ...] = ()
+
+    def covers(self, fingerprint: str, issued_at: datetime) -> bool:
+        """Return whether a certificate is revoked."""
+        return fingerprint in self.fingerprints or ms_of(issued_at) < self.issued_before
+
+
+NOTHING_REVOKED: Final = Revocations()
+REVOKED_MAX: Final = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KnownAs:
-    """A participant's name, and the SAN URIs of its certificates."""
+    """A participant's name, the SAN URIs of its certificates, and which of its certificates are revoked."""
 
     name: str
     identities: tuple[str, ...]
+    revoked: Revocations = NOTHING_REVOKED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +190,12 @@ class Participant:
         """The SAN URIs by which it may call; every change of them takes place at once. None once it has left."""
         last = self.known_as.last
         return () if last is None or self.standing is Standing.LEFT else last.value.identities
+
+    @property
+    def revoked(self) -> Revocations:
+        """Which of its certificates are revoked; every change takes place at once, and outlasts its leaving."""
+        last = self.known_as.last
+        return NOTHING_REVOKED if last is None else last.value.revoked
 
     @property
     def standing(self) -> Standing:
@@ -204,6 +236,16 @@ def parse_participant_id(text: str, *, field: str) -> ParticipantId:
 
 def parse_identities(texts: tuple[str, ...], *, field: str) -> tuple[str, ...]:
     """Return SAN URIs, at least one and at most 20; raise BadField if one is none."""
-    if not 1 <= len(texts) <= 20 or not all(_IDENTITY.fullmatch(one) for one in texts):
-        raise BadField(f"{field}: 1 to 20 SAN URIs are needed", field=field)
+    if not 1 <= len(texts) <= 20 or not all(is_spiffe_id(one) for one in texts):
+        raise BadField(
+            f"{field}: 1 to 20 SAN URIs are needed, each spiffe://name/path of a-z, A-Z, 0-9, dot, hyphen, underscore",
+            field=field,
+        )
+    if any(one.startswith(NODE_URI) for one in texts):
+        raise BadField(f"{field}: {NODE_URI} names nodes, never a participant", field=field)
     return texts
+
+
+def is_spiffe_id(uri: str) -> bool:
+    """Return whether a URI is a SPIFFE ID, at most 500 characters: nothing in it that two programs read differently."""
+    return len(uri) <= _SPIFFE_ID_MAX and _SPIFFE_ID.fullmatch(uri) is not None

@@ -8,6 +8,7 @@ from core.domain.errors import HistoryFull, NotYours, ParticipantUnknown, Record
 from core.domain.party import Participant, ParticipantId, Principal, Role, Standing
 from core.domain.registry import Kind, Known, Ref
 from core.domain.timeline import begin, check_dates, ms_of
+from core.flows.certificates import Authority
 from core.flows.evidence import verify
 from core.flows.keep_parties import Written
 from core.flows.roles import KEEPERS, PSPS, READERS, SUPPLIERS, require
@@ -22,11 +23,11 @@ _S = AppointmentState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Appoint:
-    """Changes appointments. `roots` are the certificates (PEM) that participants' certificates are issued under."""
+    """Changes appointments. `authority` returns who vouches for participants' certificates now."""
 
     store: RegistryStore
     clock: Clock
-    roots: bytes
+    authority: Callable[[], Authority]
 
     async def propose(self, principal: Principal, terms: Terms, evidence: Evidence) -> Written:
         """Keep a supplier's signed terms; the PSP must accept them before it may act on them.
@@ -87,7 +88,7 @@ class Appoint:
         check_dates(terms.since, terms.until)
         supplier = await self._participant(terms.supplier_id, Role.SUPPLIER)
         await self._participant(terms.psp_id, Role.PSP)
-        verify(evidence, supplier.identities, self.roots, self.clock.now())
+        verify(evidence, supplier, self.authority(), self.clock.now())
         now = ms_of(self.clock.now())
         states = begin(state, since=None, now=now, by=by)
         new = Appointment(terms=terms, evidence=evidence, states=states)

@@ -8,37 +8,38 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from core.domain.appointment import Evidence
-from core.domain.errors import SignatureWrong
+from core.domain.errors import CertificateRefused, SignatureWrong
+from core.domain.party import Participant
+from core.flows.certificates import UNREADABLE, Authority
 
 
-def verify(evidence: Evidence, identities: tuple[str, ...], roots: bytes, now: datetime) -> None:
+def verify(evidence: Evidence, supplier: Participant, authority: Authority, now: datetime) -> None:
     """Return if the evidence holds: ECDSA with SHA-256 (DER) over the terms' bytes, by a certificate of the supplier.
 
     Args:
-        evidence: Terms, signature and certificate (DER).
-        identities: The supplier's SAN URIs; the certificate must name one of them.
-        roots: Certificates (PEM) one of which must have issued it.
+        evidence: Terms, signature, and the certificate with its intermediates (DER).
+        supplier: The certificate must name it, and be none that it has had revoked.
+        authority: Must vouch for the certificate: that of callers' certificates.
         now: The certificate must be valid then.
 
     Raises:
         SignatureWrong: says what does not hold.
     """
     try:
-        certificate = x509.load_der_x509_certificate(evidence.certificate)
-        issuers = x509.load_pem_x509_certificates(roots)
-    except (ValueError, x509.InvalidVersion) as error:
-        raise _wrong("the certificate is no X.509 certificate in DER") from error
-    if not any(_issued(certificate, issuer) for issuer in issuers):
-        raise _wrong("the certificate is not issued under this service's roots")
-    if not certificate.not_valid_before_utc <= now <= certificate.not_valid_after_utc:
-        raise _wrong("the certificate is not valid now")
+        certificate, *intermediates = map(
+            x509.load_der_x509_certificate, (evidence.certificate, *evidence.intermediates)
+        )
+    except UNREADABLE as error:
+        raise _wrong("the certificate, or one sent with it, is no X.509 certificate in DER") from error
     try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    except x509.ExtensionNotFound:
-        uris = []
-    if not set(uris) & set(identities):
+        vouched = authority.vouch(certificate, intermediates, now)
+        vouched.check_time(now)
+    except CertificateRefused as refusal:
+        raise _wrong(f"the certificate is not accepted: {refusal.facts['because']}") from refusal
+    if vouched.identity not in supplier.identities:
         raise _wrong("the certificate is not one of the supplier's")
+    if supplier.revoked.covers(vouched.fingerprint, vouched.issued_at):
+        raise _wrong("the certificate is revoked by an operator")
     key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise _wrong("the certificate's key is no elliptic-curve key")
@@ -46,14 +47,6 @@ def verify(evidence: Evidence, identities: tuple[str, ...], roots: bytes, now: d
         key.verify(evidence.signature, evidence.terms, ec.ECDSA(hashes.SHA256()))
     except InvalidSignature as error:
         raise _wrong("the signature is not over these terms, or not by this certificate") from error
-
-
-def _issued(certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
-    try:
-        certificate.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
-        return False
-    return True
 
 
 def _wrong(because: str) -> SignatureWrong:

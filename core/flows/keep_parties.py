@@ -118,7 +118,8 @@ class KeepParties:
         before = await self._known(participant_id)
         if before.record.standing is Standing.LEFT:
             raise _left()
-        known_as, last = KnownAs(name=name, identities=identities), before.record.known_as.last
+        last = before.record.known_as.last
+        known_as = KnownAs(name=name, identities=identities, revoked=before.record.revoked)
         if last is not None and last.value == known_as:
             return Written(revision=before.revision, changed=False)
         consent = NO_CONSENT_NEEDED

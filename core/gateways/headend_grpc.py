@@ -241,6 +241,12 @@ class GrpcHeadEnd:
         except TimeoutError:
             self._leave(channel)
             raise
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody cancelled this task: the channel was closed for a new one.
+            return
         finally:
             call.cancel()
 
@@ -286,6 +292,15 @@ class GrpcHeadEnd:
             except OSError as error:
                 raise HeadEndUnavailable(f"{self._config.name}: cannot be dialled: {error}") from error
         return self._channel
+
+    async def renew(self) -> None:
+        """Open the connection anew, with the certificates that are there now; calls under way end by themselves."""
+        if self._channel is not None:
+            self._left.append(self._channel)
+            self._channel = None
+        left, self._left = self._left, []
+        for channel in left:
+            await channel.close(self._timeout_s)
 
     def _leave(self, channel: grpc.aio.Channel) -> None:
         """Use a channel no more that is silent: its packets may vanish, and gRPC would call on it again and again.

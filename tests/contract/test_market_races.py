@@ -33,7 +33,7 @@ from core.flows.keep_changes import ChangeKeeper
 from core.ports.ledger import StoredVend
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
-from tests.support.market_node import GAINING_ID, OPERATOR, MarketNode, as_, at, open_market
+from tests.support.market_node import GAINING_ID, OPERATOR, MarketNode, as_, at, no_authority, open_market
 from tests.support.patience import PATIENCE_S
 from tests.support.vends import PSP, PSP_ID, SUPPLIER, SUPPLIER_ID, meter, new_id, new_meter_id, utrn
 
@@ -114,7 +114,7 @@ async def _hand_over(node: MarketNode, where: Where) -> tuple[int, Ms]:
 
 
 async def _suspend(node: MarketNode, _: Where) -> tuple[int, Ms]:
-    appoint = Appoint(store=node.records, clock=node.clock, roots=b"")
+    appoint = Appoint(store=node.records, clock=node.clock, authority=no_authority)
     done = await appoint.suspend(as_(SUPPLIER), SUPPLIER_ID, PSP_ID, "corner", suspended=True)
     known = await node.records.read(Appointments, SUPPLIER_ID, PSP_ID)
     assert known is not None

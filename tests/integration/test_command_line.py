@@ -120,8 +120,8 @@ def test_the_key_ceremony_as_the_document_shows_it(tmp_path: Path) -> None:
 
 
 def test_certificates_for_development(tmp_path: Path) -> None:
-    made = as_json(utrn("pki", "dev", "--dir", str(tmp_path), "--participant", "psp-x", "--server", "node-x", "--json"))
-    assert [one["name"] for one in made["certificates"]] == ["psp-x", "node-x"]
+    made = as_json(utrn("pki", "dev", "--dir", str(tmp_path), "--participant", "psp-x", "--node", "node-x", "--json"))
+    assert [one["name"] for one in made["certificates"]] == ["psp-x", "node-x", "node-x-etcd", "node-x-head-end"]
     assert all(Path(one["key"]).stat().st_mode & 0o077 == 0 for one in made["certificates"])
 
 

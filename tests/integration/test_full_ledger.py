@@ -25,7 +25,7 @@ _QUOTA = 16 * 1024**2
 
 def fill(stack: DevStack) -> None:
     """Write as another client of this etcd would, until it raises NOSPACE."""
-    tls = stack.tool_certs
+    tls = stack.etcd_certs
     credentials = grpc.ssl_channel_credentials(tls.ca.read_bytes(), tls.key.read_bytes(), tls.cert.read_bytes())
     options = (("grpc.ssl_target_name_override", "localhost"),)
     with grpc.secure_channel(stack.etcd_targets[0], credentials, options=options) as channel:

@@ -13,10 +13,9 @@ from utrn.v1 import registry_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2 as top_up_pb
 from utrn.v1 import types_pb2
 
-from app.clock import SystemClock
 from app.devstack import DevStack
 from app.fleet_file import meter_by_pan
-from app.pki import DevCa, participant_uri
+from app.pki import participant_uri
 from app.stackfiles import OPERATOR, OUTSIDER, SUPPLIERS
 from tests.integration.test_command_line import as_json, utrn
 from tests.support.calls import (
@@ -102,9 +101,7 @@ async def test_after_a_change_of_supplier_nothing_of_the_old_one_is_sent_or_sold
 
 async def test_credit_without_payment_reaches_the_meter_by_two_people(module_stack: DevStack) -> None:
     pan, _ = meters_of(module_stack, NORTH)[7]
-    second = DevCa.load_or_create(module_stack.folder / "pki", now=SystemClock().now()).issue(
-        "north-second", uri="spiffe://utrn/person/north-second"
-    )
+    second = module_stack.pki.participant("north-second", uri="spiffe://utrn/person/north-second")
     async with registry_caller(module_stack, OPERATOR) as registry:
         identities = [participant_uri(NORTH), "spiffe://utrn/person/north-second"]
         await registry.SetIdentities(pb.SetIdentitiesRequest(participant_id=NORTH, name=NORTH, identities=identities))

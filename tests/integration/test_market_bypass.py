@@ -32,7 +32,7 @@ from utrn_client.appointing import sign_terms
 from app.clock import SystemClock
 from app.config import load_config
 from app.devstack import DevStack
-from app.pki import CertPaths, DevCa, participant_uri
+from app.pki import CertPaths, participant_uri
 from app.selling import secure_channel
 from app.stackfiles import AUDITOR, HELPDESK, OPERATOR, OUTSIDER, PSP, SUPPLIERS
 from cluster.client import EtcdClient
@@ -433,7 +433,7 @@ def _look_at(told: Sequence[Any], expected: str, who: str) -> None:
 async def test_nobody_in_no_standing_does_anything(attacked: Attacked, method: str) -> None:
     """A certificate that names nobody, that of a participant that has left, of a node, and those of the suspended."""
     request, before = requests_of(attacked)[method], await ledger(attacked.stack)
-    node_certs = DevCa.load_or_create(attacked.stack.folder / "pki", now=SystemClock().now()).issue("node-a")
+    node_certs = attacked.stack.pki.node("node-a")
     for who, expected, certs in (
         (NOBODY, "UNKNOWN_CALLER", None), (LEFT, "UNKNOWN_CALLER", None), ("node-a", "UNKNOWN_CALLER", node_certs),
         (SUSPENDED, "CALLER_SUSPENDED", None), (SUSPENDED_PSP, "CALLER_SUSPENDED", None),
@@ -444,8 +444,7 @@ async def test_nobody_in_no_standing_does_anything(attacked: Attacked, method: s
 
 
 async def test_an_expired_certificate_gets_no_connection_to_any_service(attacked: Attacked) -> None:
-    ca = DevCa.load_or_create(attacked.stack.folder / "pki", now=SystemClock().now())
-    expired = ca.issue("expired-operator", uri=participant_uri(OPERATOR), days=-1, renew=True)
+    expired = attacked.stack.pki.participant("expired-operator", uri=participant_uri(OPERATOR), days=-1, renew=True)
     requests = requests_of(attacked)
     async with asyncio.TaskGroup() as tasks:
         for name in SERVICES:

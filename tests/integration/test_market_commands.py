@@ -160,10 +160,11 @@ def appointments(teller: Teller) -> None:
     ]  # fmt: skip
     assert (shown["terms"]["max_pence"], shown["terms"]["level"]) == (9000, "LEVEL_ISSUE_AND_DELIVER")
     assert "online, counter_cash" in teller.table(WEST, "appoint", "show", WEST, CHAIN)
-    assert teller.json(WEST, "appoint", "verify", WEST, CHAIN) == {
+    authority = ("--callers-ca", str(teller.stack.pki.callers.ca_file))
+    assert teller.json(WEST, "appoint", "verify", WEST, CHAIN, *authority) == {
         "ok": True, "appointments": {"web-2026": f"signed by {participant_uri(WEST)}"},
     }  # fmt: skip
-    assert "signed by" in teller.table(CHAIN, "appoint", "verify", WEST, CHAIN)
+    assert "signed by" in teller.table(CHAIN, "appoint", "verify", WEST, CHAIN, *authority)
     # Another one, ended before it began.
     teller.json(WEST, "appoint", "propose", WEST, PSP, "never", "--since", in_(days=1))
     teller.both(PSP, "appoint", "end", WEST, PSP, "never")

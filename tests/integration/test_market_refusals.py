@@ -6,6 +6,7 @@ import pytest
 
 from app.cli.advice import ADVICE
 from app.devstack import DevStack
+from app.pki import participant_uri
 from app.stackfiles import OPERATOR, PSP, SUPPLIERS
 from tests.integration.test_command_line import as_json, utrn
 from tests.support.teller import Teller, meter_id_of, pan_of, teller_of
@@ -115,10 +116,9 @@ def test_what_a_node_refuses_is_one_line_that_says_what_to_do(teller: Teller) ->
 def test_a_name_is_printed_as_it_is(teller: Teller) -> None:
     """Not as mark-up, not as an emoji."""
     name = "[red]Odd :x: Ltd"
-    teller.json(OPERATOR, "psp", "add", "psp-odd", "--name", name, "--identity", "spiffe://odd/[1]")
+    teller.json(OPERATOR, "psp", "add", "psp-odd", "--name", name, "--identity", participant_uri("psp-odd"))
     assert name in teller.table(OPERATOR, "psp", "show", "psp-odd")
     assert name in teller.table(OPERATOR, "psp", "list")
-    assert "spiffe://odd/[1]" in teller.table(OPERATOR, "psp", "show", "psp-odd")
 
 
 def test_the_same_as_processes_of_their_own(teller: Teller) -> None:

@@ -12,7 +12,7 @@ from utrn.v1 import types_pb2
 from app.clock import SystemClock
 from app.devstack import DevStack
 from app.fleet_file import meter_by_pan
-from app.pki import DevCa, participant_uri
+from app.pki import DevPki, participant_uri
 from app.stackfiles import OUTSIDER, PSP, SUPPLIERS
 from core.domain.meter import luhn_digit
 from tests.support.calls import caller, failure_of, refused, registry_caller, top_up
@@ -200,10 +200,9 @@ async def test_a_certificate_that_names_nobody_is_refused(module_stack: DevStack
 
 @pytest.mark.parametrize("kind", ["expired", "foreign"])
 async def test_a_bad_certificate_gets_no_connection(module_stack: DevStack, pan: str, kind: str) -> None:
-    folder = module_stack.folder / ("pki" if kind == "expired" else "foreign-pki")
-    ca = DevCa.load_or_create(folder, now=SystemClock().now())
-    days = -1 if kind == "expired" else 1
-    certs = ca.issue(f"{kind}-caller", uri=participant_uri(PSP), days=days, renew=True)
+    foreign = DevPki.load_or_create(module_stack.folder / "foreign-pki", now=SystemClock().now())
+    pki, days = (module_stack.pki, -1) if kind == "expired" else (foreign, 1)
+    certs = pki.participant(f"{kind}-caller", uri=participant_uri(PSP), days=days, renew=True)
     async with caller(module_stack, certs=certs) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as failed:
             await stub.TopUp(top_up(transaction_id=new_id(), pan=pan), timeout=5)

@@ -71,6 +71,7 @@ from tests.sim.town import Town
 from tests.support.answers import memory
 from tests.support.head_ends import known_head_ends
 from tests.support.market import KeptTrail, refusing
+from tests.support.market_node import no_authority
 from tests.support.vends import HEAD_END, NOW
 
 _T = TypeVar("_T")
@@ -171,7 +172,7 @@ class SimNode:
         self.meters = KeepMeters(store=store, turn=turn, clock=clock, head_ends=known_head_ends)
         self.pans = KeepPans(store=store, clock=clock)
         self.parties = KeepParties(store=store, clock=clock, consents=ConsentOfLedger())
-        self.appoint = Appoint(store=store, clock=clock, roots=b"")
+        self.appoint = Appoint(store=store, clock=clock, authority=no_authority)
         self._changes = ChangeKeeper(due_by=self.registry.due_by, turn=turn, clock=clock, random=sim.chance)
         authorise = Authorise(
             registry=self.registry, store=store, turn=turn, clock=clock, trail=KeptTrail(), head_ends=known_head_ends

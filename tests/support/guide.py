@@ -41,7 +41,7 @@ def environment(**values: str) -> dict[str, str]:
 def options(stack: DevStack, who: str, target: str = "") -> str:
     """Return what stands for a participant in a command; its certificate may come to be only later."""
     folder = stack.folder / "pki"
-    files = f"--cert {folder / who}.pem --key {folder / who}.key --ca {folder / 'ca.pem'}"
+    files = f"--cert {folder / who}.pem --key {folder / who}.key --ca {folder / 'nodes-ca.pem'}"
     return f"--target {target or stack.node_target('node-a')} {files}"
 
 
@@ -80,9 +80,11 @@ async def serving(
     stack: DevStack, servicer: rpc.TopUpServiceServicer, credit: credit_rpc.CreditServiceServicer | None = None
 ) -> AsyncIterator[str]:
     """Serve in this process, as a node does: mutual TLS, and health."""
-    certs = stack.make_server_certificate("guide-node")
+    certs = stack.pki.node("guide-node")
     credentials = grpc.ssl_server_credentials(
-        [(certs.key.read_bytes(), certs.cert.read_bytes())], certs.ca.read_bytes(), require_client_auth=True
+        [(certs.key.read_bytes(), certs.cert.read_bytes())],
+        stack.pki.callers.ca_file.read_bytes(),
+        require_client_auth=True,
     )
     server = grpc.aio.server()
     rpc.add_TopUpServiceServicer_to_server(servicer, server)

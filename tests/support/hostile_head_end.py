@@ -71,7 +71,7 @@ class HostileHeadEnd:
             "GetCapabilities": self.unary("GetCapabilities", _CAN),
             "StreamEvents": grpc.unary_stream_rpc_method_handler(self.stream),
         }
-        certs = stack.make_server_certificate(NAME)
+        certs = stack.pki.head_end(NAME)
         server = grpc.aio.server()
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("headend.v1.HeadEndService", handlers),))
         server.add_secure_port(

@@ -24,6 +24,7 @@ from core.domain.vend import Channel, Operation, Sale
 from core.flows.appoint import Appoint
 from core.flows.authorise import Authorise
 from core.flows.ceilings import Ceilings
+from core.flows.certificates import Authority
 from core.flows.commit import CommitLine
 from core.flows.config import FlowConfig
 from core.flows.counters import Counters
@@ -150,7 +151,7 @@ class MarketNode:
 
     def load(self, roots: bytes) -> LoadRecords:
         """Return the bulk load, with appointments verified under `roots`."""
-        appoint = Appoint(store=self.records, clock=self.clock, roots=roots)
+        appoint = Appoint(store=self.records, clock=self.clock, authority=lambda: Authority.of(roots))
         return LoadRecords(
             store=self.records,
             parties=self.parties,
@@ -226,3 +227,8 @@ async def open_market(node: MarketNode, meters: int = 1) -> list[tuple[MeterId, 
 def at(node: MarketNode, seconds: float) -> int:
     """Return an instant so many seconds ahead of a node's clock, in milliseconds."""
     return ms_of(node.clock.now() + timedelta(seconds=seconds))
+
+
+def no_authority() -> Authority:
+    """Stand for the authority of callers where no appointment is signed."""
+    raise AssertionError("no certificate is verified here")

@@ -46,6 +46,9 @@ class Known:
             raise self.refusal or UtrnError("nobody")
         return Principal(self.who), self.refusal
 
+    def is_node(self, context: Context) -> bool:
+        return False
+
     @property
     def authenticate(self) -> Authenticate:
         return cast("Authenticate", self)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import grpc
@@ -16,6 +17,7 @@ from core.api.top_up_servicer import TopUpServicer
 from core.domain.party import Participant
 from core.flows.advise import AdviseByHand
 from core.flows.appoint import Appoint
+from core.flows.certificates import Authority, PeerCertificate
 from core.flows.check_eligibility import CheckEligibility
 from core.flows.config import DeliveryConfig
 from tests.support.lines import RULE
@@ -29,9 +31,6 @@ class Caller:
     who: Participant
     metadata: tuple[tuple[str, str], ...] = ()
 
-    def auth_context(self) -> dict[str, list[bytes]]:
-        return {"peer_uri": [self.who.identities[0].encode()]}
-
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return self.metadata
 
@@ -44,11 +43,18 @@ def calling(who: Participant) -> Context:
     return cast("Context", Caller(who))
 
 
+def certificate_of(context: Context) -> PeerCertificate:
+    """Return the first certificate of who calls, valid for ever."""
+    identity = cast("Caller", context).who.identities[0]
+    since, until = datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+    return PeerCertificate(identity=identity, fingerprint="00" * 32, issued_at=since, starts=since, ends=until)
+
+
 class Servicers:
     """Every servicer of utrn.v1 over one node, by the name of its service."""
 
     def __init__(self, node: MarketNode, roots: bytes) -> None:
-        authenticate = Authenticate(node.registry)
+        authenticate = Authenticate(node.registry, certificate_of)
         self.registry = RegistryServicer(
             authenticate=authenticate, parties=node.parties, meters=node.meters, exchange=node.exchange,
             hand_over=node.hand_over, pans=node.pans, load=node.load(roots), reconcile=node.reconcile, view=node.view,
@@ -56,7 +62,7 @@ class Servicers:
         )  # fmt: skip
         self.appointments = AppointmentServicer(
             authenticate=authenticate, view=node.view,
-            appoint=Appoint(store=node.records, clock=node.clock, roots=roots),
+            appoint=Appoint(store=node.records, clock=node.clock, authority=lambda: Authority.of(roots)),
         )  # fmt: skip
         self.credit = CreditServicer(
             authenticate=authenticate, credit=node.credit, clock=node.clock, pan_rule=RULE

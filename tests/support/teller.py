@@ -16,7 +16,7 @@ from app.__main__ import app
 from app.cli import output
 from app.clock import SystemClock
 from app.devstack import DevStack
-from app.pki import CertPaths, DevCa, participant_uri
+from app.pki import CertPaths
 from core.domain.meter import luhn_digit
 
 WEST_SECOND = "west-second"
@@ -162,5 +162,4 @@ def teller_of(stack: DevStack, monkeypatch: pytest.MonkeyPatch) -> Teller:
     """Return a teller that prints so wide that no cell is folded, and has the second person of the story's supplier."""
     monkeypatch.setattr(output.console, "_width", 400)
     monkeypatch.setattr(output.errors, "_width", 400)
-    ca = DevCa.load_or_create(stack.folder / "pki", now=CLOCK.now())
-    return Teller(stack, others={WEST_SECOND: ca.issue(WEST_SECOND, uri=participant_uri(WEST_SECOND))})
+    return Teller(stack, others={WEST_SECOND: stack.pki.participant(WEST_SECOND)})

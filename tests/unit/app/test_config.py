@@ -78,7 +78,6 @@ def test_missing_files_and_readable_secrets_are_problems(tmp_path: Path) -> None
     (tmp_path / "hsm" / "pin").write_text("1234")
     (tmp_path / "hsm" / "pin").chmod(0o644)
     problems = "\n".join(problems_of(load_config(file, {})))
-    assert "api.cert" in problems
     assert "hsm.pin_file" in problems
     assert "chmod 600" in problems
 

@@ -25,51 +25,51 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!utrn/v1/appointment_service.proto\x12\x07utrn.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfc\x01\n\x10\x41ppointmentTerms\x12\x16\n\x0e\x61ppointment_id\x18\x01 \x01(\t\x12\x13\n\x0bsupplier_id\x18\x02 \x01(\t\x12\x0e\n\x06psp_id\x18\x03 \x01(\t\x12\x1d\n\x05level\x18\x04 \x01(\x0e\x32\x0e.utrn.v1.Level\x12\x10\n\x08\x63hannels\x18\x05 \x03(\x05\x12\x11\n\tmin_pence\x18\x06 \x01(\x03\x12\x11\n\tmax_pence\x18\x07 \x01(\x03\x12)\n\x05since\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x0bSignedTerms\x12\r\n\x05terms\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0c\"y\n\x16\x41ppointmentStatePeriod\x12(\n\x05state\x18\x01 \x01(\x0e\x32\x19.utrn.v1.AppointmentState\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02\x62y\x18\x03 \x01(\t\"\x90\x01\n\x0b\x41ppointment\x12(\n\x05terms\x18\x01 \x01(\x0b\x32\x19.utrn.v1.AppointmentTerms\x12&\n\x08\x65vidence\x18\x02 \x01(\x0b\x32\x14.utrn.v1.SignedTerms\x12/\n\x06states\x18\x03 \x03(\x0b\x32\x1f.utrn.v1.AppointmentStatePeriod\"N\n\x0f\x41ppointmentName\x12\x13\n\x0bsupplier_id\x18\x01 \x01(\t\x12\x0e\n\x06psp_id\x18\x02 \x01(\t\x12\x16\n\x0e\x61ppointment_id\x18\x03 \x01(\t\"<\n\x0e\x41ppointRequest\x12*\n\x0csigned_terms\x18\x01 \x01(\x0b\x32\x14.utrn.v1.SignedTerms\"\"\n\x0f\x41ppointResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"B\n\x18\x41\x63\x63\x65ptAppointmentRequest\x12&\n\x04name\x18\x01 \x01(\x0b\x32\x18.utrn.v1.AppointmentName\",\n\x19\x41\x63\x63\x65ptAppointmentResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"V\n\x19SuspendAppointmentRequest\x12&\n\x04name\x18\x01 \x01(\x0b\x32\x18.utrn.v1.AppointmentName\x12\x11\n\tsuspended\x18\x02 \x01(\x08\"-\n\x1aSuspendAppointmentResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"?\n\x15\x45ndAppointmentRequest\x12&\n\x04name\x18\x01 \x01(\x0b\x32\x18.utrn.v1.AppointmentName\")\n\x16\x45ndAppointmentResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"=\n\x16GetAppointmentsRequest\x12\x13\n\x0bsupplier_id\x18\x01 \x01(\t\x12\x0e\n\x06psp_id\x18\x02 \x01(\t\"E\n\x17GetAppointmentsResponse\x12*\n\x0c\x61ppointments\x18\x01 \x03(\x0b\x32\x14.utrn.v1.Appointment\"=\n\x17ListAppointmentsRequest\x12\x13\n\x0bsupplier_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"Z\n\x18ListAppointmentsResponse\x12*\n\x0c\x61ppointments\x18\x01 \x03(\x0b\x32\x14.utrn.v1.Appointment\x12\x12\n\nnext_after\x18\x02 \x01(\t*L\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLEVEL_ISSUE\x10\x01\x12\x1b\n\x17LEVEL_ISSUE_AND_DELIVER\x10\x02*\xb3\x01\n\x10\x41ppointmentState\x12!\n\x1d\x41PPOINTMENT_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x41PPOINTMENT_STATE_PROPOSED\x10\x01\x12\x1e\n\x1a\x41PPOINTMENT_STATE_ACCEPTED\x10\x02\x12\x1f\n\x1b\x41PPOINTMENT_STATE_SUSPENDED\x10\x03\x12\x1b\n\x17\x41PPOINTMENT_STATE_ENDED\x10\x04\x32\x8f\x04\n\x12\x41ppointmentService\x12<\n\x07\x41ppoint\x12\x17.utrn.v1.AppointRequest\x1a\x18.utrn.v1.AppointResponse\x12Z\n\x11\x41\x63\x63\x65ptAppointment\x12!.utrn.v1.AcceptAppointmentRequest\x1a\".utrn.v1.AcceptAppointmentResponse\x12]\n\x12SuspendAppointment\x12\".utrn.v1.SuspendAppointmentRequest\x1a#.utrn.v1.SuspendAppointmentResponse\x12Q\n\x0e\x45ndAppointment\x12\x1e.utrn.v1.EndAppointmentRequest\x1a\x1f.utrn.v1.EndAppointmentResponse\x12T\n\x0fGetAppointments\x12\x1f.utrn.v1.GetAppointmentsRequest\x1a .utrn.v1.GetAppointmentsResponse\x12W\n\x10ListAppointments\x12 .utrn.v1.ListAppointmentsRequest\x1a!.utrn.v1.ListAppointmentsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!utrn/v1/appointment_service.proto\x12\x07utrn.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfc\x01\n\x10\x41ppointmentTerms\x12\x16\n\x0e\x61ppointment_id\x18\x01 \x01(\t\x12\x13\n\x0bsupplier_id\x18\x02 \x01(\t\x12\x0e\n\x06psp_id\x18\x03 \x01(\t\x12\x1d\n\x05level\x18\x04 \x01(\x0e\x32\x0e.utrn.v1.Level\x12\x10\n\x08\x63hannels\x18\x05 \x03(\x05\x12\x11\n\tmin_pence\x18\x06 \x01(\x03\x12\x11\n\tmax_pence\x18\x07 \x01(\x03\x12)\n\x05since\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12)\n\x05until\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"[\n\x0bSignedTerms\x12\r\n\x05terms\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x13\n\x0b\x63\x65rtificate\x18\x03 \x01(\x0c\x12\x15\n\rintermediates\x18\x04 \x03(\x0c\"y\n\x16\x41ppointmentStatePeriod\x12(\n\x05state\x18\x01 \x01(\x0e\x32\x19.utrn.v1.AppointmentState\x12)\n\x05since\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\n\n\x02\x62y\x18\x03 \x01(\t\"\x90\x01\n\x0b\x41ppointment\x12(\n\x05terms\x18\x01 \x01(\x0b\x32\x19.utrn.v1.AppointmentTerms\x12&\n\x08\x65vidence\x18\x02 \x01(\x0b\x32\x14.utrn.v1.SignedTerms\x12/\n\x06states\x18\x03 \x03(\x0b\x32\x1f.utrn.v1.AppointmentStatePeriod\"N\n\x0f\x41ppointmentName\x12\x13\n\x0bsupplier_id\x18\x01 \x01(\t\x12\x0e\n\x06psp_id\x18\x02 \x01(\t\x12\x16\n\x0e\x61ppointment_id\x18\x03 \x01(\t\"<\n\x0e\x41ppointRequest\x12*\n\x0csigned_terms\x18\x01 \x01(\x0b\x32\x14.utrn.v1.SignedTerms\"\"\n\x0f\x41ppointResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"B\n\x18\x41\x63\x63\x65ptAppointmentRequest\x12&\n\x04name\x18\x01 \x01(\x0b\x32\x18.utrn.v1.AppointmentName\",\n\x19\x41\x63\x63\x65ptAppointmentResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"V\n\x19SuspendAppointmentRequest\x12&\n\x04name\x18\x01 \x01(\x0b\x32\x18.utrn.v1.AppointmentName\x12\x11\n\tsuspended\x18\x02 \x01(\x08\"-\n\x1aSuspendAppointmentResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"?\n\x15\x45ndAppointmentRequest\x12&\n\x04name\x18\x01 \x01(\x0b\x32\x18.utrn.v1.AppointmentName\")\n\x16\x45ndAppointmentResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x08\"=\n\x16GetAppointmentsRequest\x12\x13\n\x0bsupplier_id\x18\x01 \x01(\t\x12\x0e\n\x06psp_id\x18\x02 \x01(\t\"E\n\x17GetAppointmentsResponse\x12*\n\x0c\x61ppointments\x18\x01 \x03(\x0b\x32\x14.utrn.v1.Appointment\"=\n\x17ListAppointmentsRequest\x12\x13\n\x0bsupplier_id\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\t\"Z\n\x18ListAppointmentsResponse\x12*\n\x0c\x61ppointments\x18\x01 \x03(\x0b\x32\x14.utrn.v1.Appointment\x12\x12\n\nnext_after\x18\x02 \x01(\t*L\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLEVEL_ISSUE\x10\x01\x12\x1b\n\x17LEVEL_ISSUE_AND_DELIVER\x10\x02*\xb3\x01\n\x10\x41ppointmentState\x12!\n\x1d\x41PPOINTMENT_STATE_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x41PPOINTMENT_STATE_PROPOSED\x10\x01\x12\x1e\n\x1a\x41PPOINTMENT_STATE_ACCEPTED\x10\x02\x12\x1f\n\x1b\x41PPOINTMENT_STATE_SUSPENDED\x10\x03\x12\x1b\n\x17\x41PPOINTMENT_STATE_ENDED\x10\x04\x32\x8f\x04\n\x12\x41ppointmentService\x12<\n\x07\x41ppoint\x12\x17.utrn.v1.AppointRequest\x1a\x18.utrn.v1.AppointResponse\x12Z\n\x11\x41\x63\x63\x65ptAppointment\x12!.utrn.v1.AcceptAppointmentRequest\x1a\".utrn.v1.AcceptAppointmentResponse\x12]\n\x12SuspendAppointment\x12\".utrn.v1.SuspendAppointmentRequest\x1a#.utrn.v1.SuspendAppointmentResponse\x12Q\n\x0e\x45ndAppointment\x12\x1e.utrn.v1.EndAppointmentRequest\x1a\x1f.utrn.v1.EndAppointmentResponse\x12T\n\x0fGetAppointments\x12\x1f.utrn.v1.GetAppointmentsRequest\x1a .utrn.v1.GetAppointmentsResponse\x12W\n\x10ListAppointments\x12 .utrn.v1.ListAppointmentsRequest\x1a!.utrn.v1.ListAppointmentsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'utrn.v1.appointment_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LEVEL']._serialized_start=1498
-  _globals['_LEVEL']._serialized_end=1574
-  _globals['_APPOINTMENTSTATE']._serialized_start=1577
-  _globals['_APPOINTMENTSTATE']._serialized_end=1756
+  _globals['_LEVEL']._serialized_start=1521
+  _globals['_LEVEL']._serialized_end=1597
+  _globals['_APPOINTMENTSTATE']._serialized_start=1600
+  _globals['_APPOINTMENTSTATE']._serialized_end=1779
   _globals['_APPOINTMENTTERMS']._serialized_start=80
   _globals['_APPOINTMENTTERMS']._serialized_end=332
   _globals['_SIGNEDTERMS']._serialized_start=334
-  _globals['_SIGNEDTERMS']._serialized_end=402
-  _globals['_APPOINTMENTSTATEPERIOD']._serialized_start=404
-  _globals['_APPOINTMENTSTATEPERIOD']._serialized_end=525
-  _globals['_APPOINTMENT']._serialized_start=528
-  _globals['_APPOINTMENT']._serialized_end=672
-  _globals['_APPOINTMENTNAME']._serialized_start=674
-  _globals['_APPOINTMENTNAME']._serialized_end=752
-  _globals['_APPOINTREQUEST']._serialized_start=754
-  _globals['_APPOINTREQUEST']._serialized_end=814
-  _globals['_APPOINTRESPONSE']._serialized_start=816
-  _globals['_APPOINTRESPONSE']._serialized_end=850
-  _globals['_ACCEPTAPPOINTMENTREQUEST']._serialized_start=852
-  _globals['_ACCEPTAPPOINTMENTREQUEST']._serialized_end=918
-  _globals['_ACCEPTAPPOINTMENTRESPONSE']._serialized_start=920
-  _globals['_ACCEPTAPPOINTMENTRESPONSE']._serialized_end=964
-  _globals['_SUSPENDAPPOINTMENTREQUEST']._serialized_start=966
-  _globals['_SUSPENDAPPOINTMENTREQUEST']._serialized_end=1052
-  _globals['_SUSPENDAPPOINTMENTRESPONSE']._serialized_start=1054
-  _globals['_SUSPENDAPPOINTMENTRESPONSE']._serialized_end=1099
-  _globals['_ENDAPPOINTMENTREQUEST']._serialized_start=1101
-  _globals['_ENDAPPOINTMENTREQUEST']._serialized_end=1164
-  _globals['_ENDAPPOINTMENTRESPONSE']._serialized_start=1166
-  _globals['_ENDAPPOINTMENTRESPONSE']._serialized_end=1207
-  _globals['_GETAPPOINTMENTSREQUEST']._serialized_start=1209
-  _globals['_GETAPPOINTMENTSREQUEST']._serialized_end=1270
-  _globals['_GETAPPOINTMENTSRESPONSE']._serialized_start=1272
-  _globals['_GETAPPOINTMENTSRESPONSE']._serialized_end=1341
-  _globals['_LISTAPPOINTMENTSREQUEST']._serialized_start=1343
-  _globals['_LISTAPPOINTMENTSREQUEST']._serialized_end=1404
-  _globals['_LISTAPPOINTMENTSRESPONSE']._serialized_start=1406
-  _globals['_LISTAPPOINTMENTSRESPONSE']._serialized_end=1496
-  _globals['_APPOINTMENTSERVICE']._serialized_start=1759
-  _globals['_APPOINTMENTSERVICE']._serialized_end=2286
+  _globals['_SIGNEDTERMS']._serialized_end=425
+  _globals['_APPOINTMENTSTATEPERIOD']._serialized_start=427
+  _globals['_APPOINTMENTSTATEPERIOD']._serialized_end=548
+  _globals['_APPOINTMENT']._serialized_start=551
+  _globals['_APPOINTMENT']._serialized_end=695
+  _globals['_APPOINTMENTNAME']._serialized_start=697
+  _globals['_APPOINTMENTNAME']._serialized_end=775
+  _globals['_APPOINTREQUEST']._serialized_start=777
+  _globals['_APPOINTREQUEST']._serialized_end=837
+  _globals['_APPOINTRESPONSE']._serialized_start=839
+  _globals['_APPOINTRESPONSE']._serialized_end=873
+  _globals['_ACCEPTAPPOINTMENTREQUEST']._serialized_start=875
+  _globals['_ACCEPTAPPOINTMENTREQUEST']._serialized_end=941
+  _globals['_ACCEPTAPPOINTMENTRESPONSE']._serialized_start=943
+  _globals['_ACCEPTAPPOINTMENTRESPONSE']._serialized_end=987
+  _globals['_SUSPENDAPPOINTMENTREQUEST']._serialized_start=989
+  _globals['_SUSPENDAPPOINTMENTREQUEST']._serialized_end=1075
+  _globals['_SUSPENDAPPOINTMENTRESPONSE']._serialized_start=1077
+  _globals['_SUSPENDAPPOINTMENTRESPONSE']._serialized_end=1122
+  _globals['_ENDAPPOINTMENTREQUEST']._serialized_start=1124
+  _globals['_ENDAPPOINTMENTREQUEST']._serialized_end=1187
+  _globals['_ENDAPPOINTMENTRESPONSE']._serialized_start=1189
+  _globals['_ENDAPPOINTMENTRESPONSE']._serialized_end=1230
+  _globals['_GETAPPOINTMENTSREQUEST']._serialized_start=1232
+  _globals['_GETAPPOINTMENTSREQUEST']._serialized_end=1293
+  _globals['_GETAPPOINTMENTSRESPONSE']._serialized_start=1295
+  _globals['_GETAPPOINTMENTSRESPONSE']._serialized_end=1364
+  _globals['_LISTAPPOINTMENTSREQUEST']._serialized_start=1366
+  _globals['_LISTAPPOINTMENTSREQUEST']._serialized_end=1427
+  _globals['_LISTAPPOINTMENTSRESPONSE']._serialized_start=1429
+  _globals['_LISTAPPOINTMENTSRESPONSE']._serialized_end=1519
+  _globals['_APPOINTMENTSERVICE']._serialized_start=1782
+  _globals['_APPOINTMENTSERVICE']._serialized_end=2309
 # @@protoc_insertion_point(module_scope)

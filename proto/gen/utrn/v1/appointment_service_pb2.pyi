@@ -145,22 +145,28 @@ class SignedTerms(_message.Message):
     TERMS_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
+    INTERMEDIATES_FIELD_NUMBER: _builtins.int
     terms: _builtins.bytes
     """A serialized AppointmentTerms."""
     signature: _builtins.bytes
     """ECDSA with SHA-256 over `terms`, in DER."""
     certificate: _builtins.bytes
     """The certificate it was made with, in DER; it must name one of the supplier's identities."""
+    @_builtins.property
+    def intermediates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The certificates between it and a root of the service, in DER; 0 to 4."""
+
     def __init__(
         self,
         *,
         terms: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
         certificate: _builtins.bytes = ...,
+        intermediates: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "signature", b"signature", "terms", b"terms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "intermediates", b"intermediates", "signature", b"signature", "terms", b"terms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

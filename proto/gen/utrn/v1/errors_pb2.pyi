@@ -169,6 +169,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """It needs two operators, and only one is active."""
     ERROR_REASON_LAST_OPERATOR: _ErrorReason.ValueType  # 93
     """It is the last active operator: without it nobody could act. Facts: participant_id."""
+    ERROR_REASON_CERTIFICATE_REFUSED: _ErrorReason.ValueType  # 94
+    """The client certificate is not accepted: odd, weak, without the use clientAuth, expired, revoked, or of an authority
+    that may not name whom it names. It says nothing about sales made before. Facts: because.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """Every reason this service gives for not doing what was asked. Carried in google.rpc.ErrorInfo.reason, without the
@@ -324,4 +328,8 @@ ERROR_REASON_SECOND_OPERATOR_NEEDED: ErrorReason.ValueType  # 92
 """It needs two operators, and only one is active."""
 ERROR_REASON_LAST_OPERATOR: ErrorReason.ValueType  # 93
 """It is the last active operator: without it nobody could act. Facts: participant_id."""
+ERROR_REASON_CERTIFICATE_REFUSED: ErrorReason.ValueType  # 94
+"""The client certificate is not accepted: odd, weak, without the use clientAuth, expired, revoked, or of an authority
+that may not name whom it names. It says nothing about sales made before. Facts: because.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -755,6 +755,8 @@ class KnownAsPeriod(_message.Message):
     RECORDED_BY_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     IDENTITIES_FIELD_NUMBER: _builtins.int
+    REVOKED_BEFORE_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
     since: _builtins.int
     """Milliseconds since 1970."""
     until: _builtins.int
@@ -765,9 +767,15 @@ class KnownAsPeriod(_message.Message):
     """By whom."""
     name: _builtins.str
     """For people."""
+    revoked_before: _builtins.int
+    """Certificates whose not-before is earlier are revoked; milliseconds since 1970, 0 for none."""
     @_builtins.property
     def identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """SAN URIs."""
+
+    @_builtins.property
+    def revoked(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SHA-256 fingerprints of certificates that are revoked, 64 hex digits each."""
 
     def __init__(
         self,
@@ -778,10 +786,12 @@ class KnownAsPeriod(_message.Message):
         recorded_by: _builtins.str = ...,
         name: _builtins.str = ...,
         identities: _abc.Iterable[_builtins.str] | None = ...,
+        revoked_before: _builtins.int = ...,
+        revoked: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities", "name", b"name", "recorded_at", b"recorded_at", "recorded_by", b"recorded_by", "since", b"since", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["identities", b"identities", "name", b"name", "recorded_at", b"recorded_at", "recorded_by", b"recorded_by", "revoked", b"revoked", "revoked_before", b"revoked_before", "since", b"since", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1088,6 +1098,7 @@ class AppointmentRecord(_message.Message):
     SIGNATURE_FIELD_NUMBER: _builtins.int
     CERTIFICATE_FIELD_NUMBER: _builtins.int
     STATES_FIELD_NUMBER: _builtins.int
+    INTERMEDIATES_FIELD_NUMBER: _builtins.int
     appointment_id: _builtins.str
     """Its id."""
     level: _builtins.int
@@ -1114,6 +1125,10 @@ class AppointmentRecord(_message.Message):
     def states(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatePeriod]:
         """core.domain.appointment.AppointmentState."""
 
+    @_builtins.property
+    def intermediates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """The certificates between it and a root, DER."""
+
     def __init__(
         self,
         *,
@@ -1128,10 +1143,11 @@ class AppointmentRecord(_message.Message):
         signature: _builtins.bytes = ...,
         certificate: _builtins.bytes = ...,
         states: _abc.Iterable[Global___StatePeriod] | None = ...,
+        intermediates: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["appointment_id", b"appointment_id", "certificate", b"certificate", "channels", b"channels", "level", b"level", "max_pence", b"max_pence", "min_pence", b"min_pence", "signature", b"signature", "since", b"since", "states", b"states", "terms", b"terms", "until", b"until"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appointment_id", b"appointment_id", "certificate", b"certificate", "channels", b"channels", "intermediates", b"intermediates", "level", b"level", "max_pence", b"max_pence", "min_pence", b"min_pence", "signature", b"signature", "since", b"since", "states", b"states", "terms", b"terms", "until", b"until"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
