@@ -24,6 +24,8 @@ _PAUSE_FIRST_S: Final = 0.03
 _PAUSE_MOST_S: Final = 1.0
 # However long the service asks to wait: what it says is not read by people, and must not hold a till for a day.
 _DELAY_MOST_S: Final = 10.0
+# Of what is open when a till starts: enough to be done soon, few enough to leave the line to new sales.
+_OPEN_AT_ONCE: Final = 16
 _NO_SUCH_ANSWER: Final = Failure(
     reason="UNKNOWN", message="an answer that is not to this sale", facts={}, outcome=None, retry_delay_s=None
 )
@@ -128,22 +130,47 @@ class Till:
         yield answer
         answer.done()
 
-    async def resume(self, *, give_up_after_s: float = 60.0) -> dict[str, Answer | Exception]:
-        """Take up what is open in the book: to be called when a till starts. Every sale has an entry, by its id.
+    async def resume(
+        self,
+        *,
+        give_up_after_s: float = 60.0,
+        at_once: int = _OPEN_AT_ONCE,
+        tell: Callable[[str, Answer | Exception], None] = lambda _id, _result: None,
+    ) -> dict[str, Answer | Exception]:
+        """Take up what is open in the book, when a till starts. Every sale has an entry, by its id.
 
-        Sales are asked for again, as repeats; refusals nobody was told of are told. Each is confirmed with `done()`.
-        What goes wrong with one sale is its entry, and the others are gone on with.
+        Sales are asked for again, as repeats, `at_once` of them side by side; refusals nobody was told of are told.
+        Each is confirmed with `done()`. What goes wrong with one sale is its entry, and the others are gone on with.
+        It is meant to run beside new sales: after an outage nobody at the counter should wait for those of before.
+
+        Args:
+            give_up_after_s: Patience for each.
+            at_once: How many are asked for side by side, 1 or more.
+            tell: Told each id and its entry as soon as it is there.
         """
         results: dict[str, Answer | Exception] = {}
+
+        def have(transaction_id: str, result: Answer | Exception) -> None:
+            results[transaction_id] = result
+            tell(transaction_id, result)
+
         for refusal in self._book.untold_refusals():
-            results[refusal.sale.transaction_id] = self._refused(refusal)
-        for sale in self._book.open_sales():
-            if sale.transaction_id in self._asking:
-                continue
-            try:
-                results[sale.transaction_id] = await self.ask(sale, give_up_after_s=give_up_after_s)
-            except Exception as error:  # noqa: BLE001  # whatever is wrong with one, the others must be asked for
-                results[sale.transaction_id] = error
+            have(refusal.sale.transaction_id, self._refused(refusal))
+        places = asyncio.Semaphore(at_once)
+
+        async def take_up(sale: Sale) -> None:
+            async with places:
+                if sale.transaction_id in self._asking:
+                    return
+                try:
+                    result: Answer | Exception = await self.ask(sale, give_up_after_s=give_up_after_s)
+                except Exception as error:  # noqa: BLE001  # whatever is wrong with one, the others must be asked for
+                    result = error
+            have(sale.transaction_id, result)
+
+        async with asyncio.TaskGroup() as tasks:
+            for sale in self._book.open_sales():
+                tasks.create_task(take_up(sale))
         return results
 
     async def ask(self, sale: Sale, *, give_up_after_s: float = 60.0) -> Answer:

@@ -16,6 +16,8 @@ import { BookTrouble, SaleBook } from './sale_book.mjs';
 const proto = fileURLToPath(new URL('../../proto', import.meta.url));
 const STDOUT = 1;
 const CHANNEL_ONLINE = 3;
+// Of what is open when a till starts: enough to be done soon, few enough to leave the line to new sales.
+const OPEN_AT_ONCE = 16;
 const ATTEMPT_MS = 2000;
 const GIVE_UP_MS = 60_000;
 const PAUSE_MS = 100;
@@ -143,7 +145,13 @@ class Till {
   async takeUp() {
     let worst = 0;
     for (const refusal of this.book.untold()) worst = Math.max(worst, this.#tellRefused(refusal, { taken_up: true }));
-    for (const sale of this.book.open()) worst = Math.max(worst, await this.#ask(sale, true, { taken_up: true }));
+    const open = [...this.book.open()];
+    const next = async () => {
+      for (let sale = open.shift(); sale; sale = open.shift()) {
+        worst = Math.max(worst, await this.#ask(sale, true, { taken_up: true }));
+      }
+    };
+    await Promise.all(Array.from({ length: OPEN_AT_ONCE }, next));
     return worst;
   }
 
@@ -281,9 +289,15 @@ async function main() {
       console.error(`${given.sales}, line ${line} is set aside: ${why}; look whether it was a sale`);
     }
     const till = new Till(client, book);
-    const worst = await till.takeUp();
-    if (pan === undefined) return worst;
-    return pan === '-' ? await sellMany(till) : await till.sell(pan, pence);
+    // Beside the new sale: who stands at the counter does not wait for those of before.
+    const takenUp = till.takeUp();
+    takenUp.catch(() => {}); // It is awaited below, whatever becomes of the new sale.
+    try {
+      if (pan === undefined) return await takenUp;
+      return pan === '-' ? await sellMany(till) : await till.sell(pan, pence);
+    } finally {
+      await takenUp;
+    }
   } finally {
     client.close();
     book.close();

@@ -53,11 +53,15 @@ async def sell(channel: grpc.aio.Channel, till: Till, pan: str, pence: int, *, d
 async def take_up(till: Till) -> int:
     """Take up every sale that was open when this till last stopped, under their ids; return the exit code."""
     worst = 0
-    for transaction_id, result in (await till.resume()).items():
+
+    def told(transaction_id: str, result: Answer | Exception) -> None:
+        nonlocal worst
         if isinstance(result, Answer):
             tell(result, {"taken_up": True})
         else:
             worst = max(worst, tell_trouble(result, {"transaction_id": transaction_id, "taken_up": True}))
+
+    await till.resume(tell=told)
     return worst
 
 
@@ -113,10 +117,14 @@ async def trade(given: argparse.Namespace, book: FileSaleBook) -> int:
         sys.stderr.write(f"{book.path}, line {damage.line} is set aside: {damage.why}; look whether it was a sale\n")
     async with open_channel(nodes, tls) as channel:
         till = Till(channel, book)
-        worst = await take_up(till)
-        if given.pan is None:
-            return worst
-        return await sell(channel, till, given.pan, given.pence, deliver=not given.two_step)
+        # Beside the new sale: who stands at the counter does not wait for those of before.
+        taking_up = asyncio.create_task(take_up(till))  # noqa: TID251  # ends with this block
+        try:
+            if given.pan is None:
+                return await taking_up
+            return await sell(channel, till, given.pan, given.pence, deliver=not given.two_step)
+        finally:
+            await taking_up
 
 
 async def main() -> int:

@@ -193,6 +193,32 @@ async def test_what_is_taken_from_the_book_after_a_start_is_a_repeat(tmp_path: P
             assert node.repeats == [True]
 
 
+async def test_open_sales_are_asked_for_side_by_side_and_hold_no_new_one() -> None:
+    """Five that get no answer, three places: all are being asked for in two rounds, and a new sale in none."""
+    async with node_of(*["hang"] * 5) as (node, channel):
+        book, told = MemorySaleBook(), list[str]()
+        before = [_sale(pence) for pence in (1, 2, 3, 4, 5)]
+        for sale in before:
+            book.begin(sale)
+        till = Till(channel, book, attempt_s=0.5)
+        async with asyncio.TaskGroup() as tasks:
+            taking_up = tasks.create_task(
+                till.resume(give_up_after_s=0.1, at_once=3, tell=lambda one, _: told.append(one))
+            )
+            while len(node.asked) < 3:
+                await node.called.wait()
+                node.called.clear()
+            assert {sale.transaction_id for sale in before[:3]} == set(node.asked)
+            node.script = [None, *node.script]
+            answer = await till.sell(PAN, 1000, channel=3)
+            assert not taking_up.done()
+        assert answer.code.transaction_id not in told
+        results = taking_up.result()
+    assert set(told) == set(results) == {sale.transaction_id for sale in before}
+    assert all(isinstance(result, NoAnswer) for result in results.values())
+    assert len(book.open_sales()) == 6
+
+
 async def test_an_attempt_that_was_given_up_on_makes_the_next_one_a_repeat() -> None:
     async with node_of("hang") as (node, channel):
         book, sale = MemorySaleBook(), _sale()
@@ -274,7 +300,7 @@ async def test_taking_up_goes_on_past_a_sale_that_cannot_be_asked_for() -> None:
     for sale in sales:
         book.begin(sale)
     async with node_of(No("CALLER_SUSPENDED"), "replayed") as (_, channel):
-        results = await Till(channel, book).resume(give_up_after_s=1.0)
+        results = await Till(channel, book).resume(give_up_after_s=1.0, at_once=1)
     kinds = [type(results[sale.transaction_id]) for sale in sales]
     assert kinds == [NoAnswer, TypeError, Answer]
 
