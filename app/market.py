@@ -67,7 +67,7 @@ class Market:
 
     @cached_property
     def _view(self) -> MarketView:
-        return MarketView(store=self.store, search_pans=self.registry.pans_of, clock=self.clock)
+        return MarketView(store=self.store, cards_of=self.registry.pans_of, clock=self.clock)
 
     @property
     def consents(self) -> TwoPeople:

@@ -18,6 +18,7 @@ from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
 from cluster.informer import CopyState, Informer, Replica
 from cluster.keys import Keys
+from cluster.pan_index import PanIndex
 from cluster.records import GARBLED, Unreadable, check_schema, understand
 from cluster.registry_records import record_of
 from cluster.reminders import Reminder, Reminders
@@ -55,6 +56,7 @@ class Copy:
         self._raw: dict[Kind, dict[str, tuple[int, bytes]]] = {Kind.METER: {}, Kind.PAN: {}}
         self._meters, self._pans = self._raw[Kind.METER], self._raw[Kind.PAN]
         self._raw_by_name = {str(kind): records for kind, records in self._raw.items()}
+        self._by_meter = PanIndex()
         self._decoded: dict[Kind, dict[str, Known[object]]] = {
             Kind.PARTICIPANT: {},
             Kind.APPOINTMENT: {},
@@ -129,6 +131,16 @@ class Copy:
         self._aside.note(kind, self._keys.record(kind, record_id), revision, error)
         return _not_ready(kind, record_id)
 
+    def cards_of(self, meter_id: MeterId) -> list[Card]:
+        """Return every PAN whose record mentions a meter; one that cannot be understood is passed over, and alarmed."""
+        found: list[Card] = []
+        for pan in self._by_meter.pans_of(meter_id):
+            with suppress(NotReady):
+                known = self.card(Pan(pan))
+                if known is not None and any(use.value.meter_id == meter_id for use in known.record.uses.periods):
+                    found.append(known.record)
+        return found
+
     async def search(self, kind: Kind, about: str, of: Callable[[bytes], _T]) -> AsyncIterator[_T]:
         """Yield the meters or PANs that mention `about`; gives way to other work now and then.
 
@@ -184,7 +196,7 @@ class Copy:
         if raw is not None:
             value = record.value
             check_schema(value)
-            raw[record_id] = (record.mod_revision, value)
+            self._put_raw(room, raw, record_id, (record.mod_revision, value))
         elif room == Kind.DUE:
             self.due.add(_reminder(record_id), record.mod_revision)
         else:
@@ -200,12 +212,23 @@ class Copy:
     def _apply_gone(self, room: str, record_id: str) -> None:
         raw = self._raw_by_name.get(room)
         if raw is not None:
-            raw.pop(record_id, None)
+            self._put_raw(room, raw, record_id, None)
         elif room in self._decoded:
             self._drop_decoded(Kind(room), record_id)
         elif room == Kind.DUE:
             with suppress(*GARBLED):
                 self.due.discard(_reminder(record_id))
+
+    def _put_raw(
+        self, room: str, raw: dict[str, tuple[int, bytes]], record_id: str, after: tuple[int, bytes] | None
+    ) -> None:
+        if room == Kind.PAN:
+            before = raw.get(record_id)
+            self._by_meter.change(record_id, None if before is None else before[1], None if after is None else after[1])
+        if after is None:
+            raw.pop(record_id, None)
+        else:
+            raw[record_id] = after
 
     def _drop_decoded(self, kind: Kind, record_id: str) -> None:
         self.says.clear()
@@ -345,9 +368,9 @@ class EtcdRegistry:
             if one.supplier_key is not None and one.standing is not Standing.LEFT
         }
 
-    async def pans_of(self, meter_id: MeterId) -> list[Card]:
-        """Return every PAN that stands, stood or will stand for a meter. Searches all of them, giving way to others."""
-        return [card async for card in self.cards(meter_id)]
+    def pans_of(self, meter_id: MeterId) -> list[Card]:
+        """Return every PAN that stands, stood or will stand for a meter."""
+        return self._copy.cards_of(meter_id)
 
     async def cards(self, about: str) -> AsyncIterator[Card]:
         """Return every PAN whose record mentions `about`."""

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 from etcdpb import rpc_pb2 as pb
@@ -89,14 +88,22 @@ class EtcdRegistryStore:
         prefix = self._keys.record(kind_of(kind), "/".join((*ids, "")) if ids else "")
         # Never before what is asked for: `after` comes from callers, and what lies before may be another's.
         start = max(prefix, self._keys.record(kind_of(kind), after) + b"\0") if after else prefix
-        request = pb.RangeRequest(key=start, range_end=prefix_end(prefix), limit=limit)
-        reply = await self._range(request)
         found: list[Known[R]] = []
-        for kv in reply.kvs:
-            # One that cannot be understood is left out and alarmed; a page of nothing else must not look like the end.
-            with suppress(NotReady):
-                found.append(cast("Known[R]", self._understood(kind_of(kind), kv)))
-        if reply.kvs and not found:
+        odd = False
+        while len(found) < limit:
+            # In parts: a thousand records with long histories are more than one answer of etcd carries.
+            part = min(limit - len(found), _READ_AT_ONCE)
+            reply = await self._range(pb.RangeRequest(key=start, range_end=prefix_end(prefix), limit=part))
+            for kv in reply.kvs:
+                # One that cannot be understood is left out and alarmed; a page must not look like the last one for it.
+                try:
+                    found.append(cast("Known[R]", self._understood(kind_of(kind), kv)))
+                except NotReady:
+                    odd = True
+            if not reply.more:
+                break
+            start = reply.kvs[-1].key + b"\0"
+        if odd and not found:
             raise _not_understood()
         return found
 

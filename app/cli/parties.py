@@ -1,6 +1,6 @@
 """`utrn supplier` and `utrn psp`: bring on board, suspend, offboard; certificates; profiles; history."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -249,13 +249,10 @@ def list_all(target: TARGET, cert: CERT, key: KEY, ca: CA, page: Page = 1000, as
         standing = enum_name(one.standings[-1].standing, Standing)
         return one.participant_id, enum_name(one.role, Role), one.name, standing
 
-    def next_after(reply: Any) -> str:
-        return str(reply.participants[-1].participant_id) if len(reply.participants) == page else ""
-
     listing = Listing(
         service="RegistryService", method="ListParticipants", request=pb.ListParticipantsRequest(),
         field="participants", title="Participants", columns=("participant", "role", "name", "standing"), row=row,
-        page=page, next_after=next_after,
+        page=page,
     )  # fmt: skip
     print_listing(listing, target, (cert, key, ca), as_json=as_json)
 

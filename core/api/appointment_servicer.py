@@ -11,6 +11,7 @@ from core.api import checks
 from core.api import registry_convert as made
 from core.api.authenticate import Authenticate
 from core.api.errors import Context
+from core.api.pages import fit
 from core.domain.appointment import Evidence
 from core.domain.errors import BadField
 from core.domain.party import ParticipantId, parse_participant_id
@@ -88,7 +89,9 @@ class AppointmentServicer(rpc.AppointmentServiceServicer):
         """List appointments."""
         whose = parse_participant_id(request.supplier_id, field="supplier_id") if request.supplier_id else None
         found, after = await self.view.appointments(self.authenticate(context), whose, made.page_after(request.after))
-        return pb.ListAppointmentsResponse(appointments=made.appointment_messages(found), next_after=after)
+        keys = (f"{one.terms.supplier_id}/{one.terms.psp_id}" for one in found)
+        page, after = fit(zip(keys, made.appointment_messages(found), strict=True), after)
+        return pb.ListAppointmentsResponse(appointments=page, next_after=after)
 
 
 def _named(name: pb.AppointmentName) -> tuple[ParticipantId, ParticipantId, str]:

@@ -16,6 +16,7 @@ from core.api.authenticate import Authenticate
 from core.api.errors import Context
 from core.api.limits import in_slices
 from core.api.lines import read_line
+from core.api.pages import fit
 from core.domain.ceiling import parse_ceiling
 from core.domain.errors import BadField, Refused
 from core.domain.meter import Custody, MeterId, Pan, PanForm, PanRule, Settings, parse_pan
@@ -27,7 +28,7 @@ from core.flows.keep_meters import KeepMeters
 from core.flows.keep_pans import KeepPans
 from core.flows.keep_parties import KeepParties
 from core.flows.load_records import Loadable, LoadRecords
-from core.flows.market_view import MarketView
+from core.flows.market_view import MarketView, key_of
 from core.flows.reconcile import Claim, ReconcilePans
 from core.ports.clock import Clock
 
@@ -116,8 +117,9 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     ) -> pb.ListParticipantsResponse:
         """List participants."""
         limit = made.page_limit(request.limit)
-        found = await self.view.participants(self.authenticate(context), made.page_after(request.after), limit)
-        return pb.ListParticipantsResponse(participants=[made.participant_message(one) for one in found])
+        found, after = await self.view.participants(self.authenticate(context), made.page_after(request.after), limit)
+        page, after = fit(((one.participant_id, made.participant_message(one)) for one in found), after)
+        return pb.ListParticipantsResponse(participants=page, next_after=after)
 
     async def SetModel(self, request: pb.SetModelRequest, context: Context) -> pb.SetModelResponse:
         """Write a row of the capability matrix."""
@@ -261,7 +263,8 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         """List meters."""
         limit = made.page_limit(request.limit)
         found, after = await self.view.meters(self.authenticate(context), made.page_after(request.after), limit)
-        return pb.ListMetersResponse(meters=[made.meter_message(one) for one in found], next_after=after)
+        page, after = fit(((one.meter_id, made.meter_message(one)) for one in found), after)
+        return pb.ListMetersResponse(meters=page, next_after=after)
 
     async def ListSellers(self, request: pb.ListSellersRequest, context: Context) -> pb.ListSellersResponse:
         """Answer who could sell."""
@@ -296,7 +299,8 @@ class RegistryServicer(rpc.RegistryServiceServicer):
             after=made.page_after(request.after),
             limit=made.page_limit(request.limit),
         )
-        return pb.ListMarketChangesResponse(changes=[made.change_message(one) for one in found], next_after=after)
+        page, after = fit(((key_of(one), made.change_message(one)) for one in found), after)
+        return pb.ListMarketChangesResponse(changes=page, next_after=after)
 
     async def GivePan(self, request: pb.GivePanRequest, context: Context) -> pb.GivePanResponse:
         """Give a PAN."""

@@ -1,6 +1,6 @@
 """What may be read of the market, by whom: records with their history, and who could sell to a meter at an instant."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from core.domain.appointment import Appointment, Appointments
@@ -35,12 +35,17 @@ class Sellers:
     sellers: tuple[Seller, ...] = ()
 
 
+def key_of(change: MarketChange) -> str:
+    """Return after what the list of a supplier's changes goes on when it has come to this one."""
+    return f"{change.at:013d}/{change.meter_id}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MarketView:
-    """Reads. `search_pans` finds the PANs of a meter in the copy in memory."""
+    """Reads. `cards_of` finds the PANs of a meter in the copy in memory."""
 
     store: RegistryStore
-    search_pans: Callable[[MeterId], Awaitable[list[Card]]]
+    cards_of: Callable[[MeterId], list[Card]]
     clock: Clock
 
     async def participant(self, principal: Principal, participant_id: ParticipantId) -> Participant:
@@ -52,10 +57,11 @@ class MarketView:
             raise RecordUnknown("no participant of this name", kind="participant")
         return known.record
 
-    async def participants(self, principal: Principal, after: str, limit: int) -> list[Participant]:
-        """Return participants in the order of their ids."""
+    async def participants(self, principal: Principal, after: str, limit: int) -> tuple[list[Participant], str]:
+        """Return participants in the order of their ids, and where to go on: "" at the end."""
         require(principal, READERS - {Role.SUPPLIER})
-        return [one.record for one in await self.store.list_records(Participant, after=after, limit=limit)]
+        found = [one.record for one in await self.store.list_records(Participant, after=after, limit=limit)]
+        return found, found[-1].participant_id if len(found) == limit else ""
 
     async def models(self, principal: Principal) -> list[Model]:
         """Return the capability matrix."""
@@ -120,7 +126,7 @@ class MarketView:
     async def pans_of(self, principal: Principal, meter_id: MeterId) -> list[Card]:
         """Return every PAN of a meter; suppliers see those they gave."""
         await self.meter(principal, meter_id)
-        found = await self.search_pans(meter_id)
+        found = self.cards_of(meter_id)
         if principal.role is not Role.SUPPLIER:
             return found
         mine = principal.participant_id
@@ -141,7 +147,7 @@ class MarketView:
         start = f"{supplier_id}/{after or f'{since:013d}'}"
         page = await self.store.list_records(MarketChange, supplier_id, after=start, limit=limit)
         found = [one.record for one in page]
-        return found, f"{found[-1].at:013d}/{found[-1].meter_id}" if len(found) == limit else ""
+        return found, key_of(found[-1]) if len(found) == limit else ""
 
     async def appointments(
         self, principal: Principal, supplier_id: ParticipantId | None, after: str = ""

@@ -147,7 +147,7 @@ class MarketNode:
             id_window=FlowConfig().hot_window, id_ahead=FlowConfig().ahead_max,
         )  # fmt: skip
         self.reconcile = ReconcilePans(registry=self.registry, book=self.registry, clock=clock)
-        self.view = MarketView(store=self.records, search_pans=self.registry.pans_of, clock=clock)
+        self.view = MarketView(store=self.records, cards_of=self.registry.pans_of, clock=clock)
 
     def load(self, roots: bytes) -> LoadRecords:
         """Return the bulk load, with appointments verified under `roots`."""
