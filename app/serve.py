@@ -3,6 +3,7 @@
 import asyncio
 import faulthandler
 import logging
+import resource
 import signal
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
@@ -28,6 +29,7 @@ EXIT_CLEAN = 0
 EXIT_INVARIANT_BROKEN = 70
 EXIT_PART_ENDED = 71
 EXIT_REFUSED = 78
+DESCRIPTORS_NEEDED = 16_384
 _REPORT_EVERY_S = 30.0
 _CALLERS_LEAVE_S = 0.3
 _LAST_CALLS_S = 0.2
@@ -59,6 +61,23 @@ def serve(build: Callable[[], Node]) -> int:
     finally:
         _close_loop(runner)
     return code
+
+
+def raise_descriptors() -> None:
+    """Let this process have as many descriptors as the machine allows, and say how many.
+
+    Idle connections of strangers take one each until their handshake's time is over (`api.handshake_s`): with the 1,024
+    that a shell gives, a thousand of them shut everybody else out.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    log.info("descriptors", extra={"most": hard, "before": soft})
+    if hard != resource.RLIM_INFINITY and hard < DESCRIPTORS_NEEDED:
+        log.warning(
+            "few descriptors: a thousand idle connections shut callers out; raise the limit (LimitNOFILE, ulimits)",
+            extra={"most": hard, "needed": DESCRIPTORS_NEEDED},
+        )
 
 
 def _close_loop(runner: asyncio.Runner) -> None:

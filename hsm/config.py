@@ -9,6 +9,7 @@ SOFTHSM_MODULES = (
     Path("/usr/lib/aarch64-linux-gnu/softhsm/libsofthsm2.so"),
     Path("/usr/local/lib/softhsm/libsofthsm2.so"),
 )
+_DESCRIPTORS = (Path("/dev/fd"), Path("/proc/self/fd"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +19,8 @@ class HsmConfig:
     Attributes:
         module: The vendor's PKCS#11 library.
         token_label: Label of the token that holds the suppliers' keys, 1 to 32 characters.
-        pin_file: File with the user PIN, or /dev/fd/N for an open descriptor. Never the PIN itself.
+        pin_file: File with the user PIN, read by each worker that starts; or /dev/fd/N for an open descriptor, which is
+            read once, by the node. Never the PIN itself.
         softhsm_conf: For SoftHSM: its configuration file. Not a secret.
         workers: Processes, 1 to 16. Each has one session and one thread; a network HSM wants more, SoftHSM one a core.
         sign_deadline_ms: Milliseconds, 10 to 60000, for one batch, waiting included.
@@ -60,6 +62,16 @@ class HsmConfig:
         ):
             if not least <= getattr(self, key) <= most:
                 raise ValueError(f"{key}: must be {least} to {most}")
+
+
+def read_pin(config: HsmConfig) -> str:
+    """Return the PIN; raise OSError or UnicodeDecodeError if it cannot be read."""
+    return config.pin_file.read_text(encoding="ascii").strip()
+
+
+def is_descriptor(path: Path) -> bool:
+    """Return whether a path names an open descriptor of whoever reads it: no other process can, and it may end."""
+    return path.parent in _DESCRIPTORS
 
 
 def find_softhsm() -> Path:

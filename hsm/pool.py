@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from core.domain.errors import HsmUnavailable
 from core.domain.invariant import InvariantBroken
-from hsm.config import HsmConfig
+from hsm.config import HsmConfig, is_descriptor, read_pin
 from hsm.errors import HsmRefused, HsmUnfit
 from hsm.worker import Signed, Work
 from hsm.worker_process import WorkerProcess
@@ -42,7 +42,9 @@ class WorkerPool:
 
     def __init__(self, config: HsmConfig) -> None:
         self._config = config
-        self._workers = [WorkerProcess(config) for _ in range(config.workers)]
+        # A descriptor is this process's own, and most can be read once: workers are told what was in it.
+        self._pin = read_pin(config) if is_descriptor(config.pin_file) else None
+        self._workers = [WorkerProcess(config, self._pin) for _ in range(config.workers)]
         # Those that come, and those that go, beside the ones that are asked.
         self._others: set[WorkerProcess] = set()
         self._refused: HsmRefused | None = None
@@ -170,7 +172,7 @@ class WorkerPool:
     async def _renew(self, place: int) -> bool:
         """Put a new worker where an old one is, which goes on signing until the new one has logged in."""
         async with self._renewing:
-            coming = WorkerProcess(self._config)
+            coming = WorkerProcess(self._config, self._pin)
             self._others.add(coming)
             started = await self._start(coming)
             old = self._workers[place]

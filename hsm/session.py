@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkcs11.mechanisms import KDF
 
 from core.domain.errors import KeyMissing, NotSupportedByMeter
-from hsm.config import HsmConfig
+from hsm.config import HsmConfig, read_pin
 
 _P256_SCALAR_MAX = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 _KNOWN_ANSWER_INFO = b"utrn known answer"
@@ -24,8 +24,8 @@ _KEY_BYTES = 16
 class HsmSession:
     """Logged in, single-threaded, in a process of its own."""
 
-    def __init__(self, config: HsmConfig) -> None:
-        """Log in.
+    def __init__(self, config: HsmConfig, pin: str | None = None) -> None:
+        """Log in, with `pin` if it was read already, else with what the PIN file says now.
 
         Raises:
             pkcs11.exceptions.PKCS11Error: whatever the HSM says.
@@ -35,7 +35,7 @@ class HsmSession:
             os.environ["SOFTHSM2_CONF"] = str(config.softhsm_conf)
         library = pkcs11.lib(str(config.module))
         token = library.get_token(token_label=config.token_label)
-        self._session = token.open(user_pin=config.pin_file.read_text(encoding="ascii").strip())
+        self._session = token.open(user_pin=pin if pin is not None else read_pin(config))
         self._secrets_max = config.secrets_max
         self._private_keys: dict[tuple[str, bytes], pkcs11.PrivateKey] = {}
         self._secrets: OrderedDict[tuple[str, bytes], pkcs11.SecretKey] = OrderedDict()

@@ -36,7 +36,8 @@ _PASSING = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR}
 def main(pipe: Connection, parent: int) -> None:
     """Read the configuration, log in, say so, then answer batches until the parent is gone or the HSM fails.
 
-    Messages from the parent: an HsmConfig, once; then batches (a list of Work) and key questions.
+    Messages from the parent: an HsmConfig and the PIN (None: it is in its file), once; then batches (a list of Work)
+    and key questions.
     Messages to the parent: ("ready",), ("refused", text), ("unfit", text), ("down", text),
     ("signed", [code or error per request]), ("has", whether a key is there and is the one it should be).
     After "refused", "unfit" and "down" the process ends, and every handle with it.
@@ -51,8 +52,8 @@ def main(pipe: Connection, parent: int) -> None:
     if not _dies_with(parent):
         return
     try:
-        config: HsmConfig = pipe.recv()
-        session = _open(pipe, config)
+        config, pin = pipe.recv()
+        session = _open(pipe, config, pin)
         if session is not None:
             _answer(pipe, session)
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -68,9 +69,9 @@ def _dies_with(parent: int) -> bool:
     return os.getppid() == parent
 
 
-def _open(pipe: Connection, config: HsmConfig) -> HsmSession | None:
+def _open(pipe: Connection, config: HsmConfig, pin: str | None) -> HsmSession | None:
     try:
-        session = HsmSession(config)
+        session = HsmSession(config, pin)
     except ckr.PKCS11Error as error:
         refused = refusal_of(error, token_label=config.token_label, pin_file=str(config.pin_file))
         pipe.send(("down", type(error).__name__) if refused is None else ("refused", str(refused)))

@@ -30,8 +30,9 @@ class WorkerProcess:
     `idle`: logged in and asked nothing. `busy`: a batch is under way. Neither: not started, or failed.
     """
 
-    def __init__(self, config: HsmConfig) -> None:
+    def __init__(self, config: HsmConfig, pin: str | None = None) -> None:
         self._config = config
+        self._pin = pin
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe: Connection | None = None
         self._reply: asyncio.Future[tuple[object, ...]] | None = None
@@ -145,7 +146,7 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path},
             )
-            ours.send(self._config)
+            ours.send((self._config, self._pin))
             asyncio.get_running_loop().add_reader(ours.fileno(), self._on_readable)
         except BaseException:
             ours.close()

@@ -12,7 +12,7 @@ def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The node'
     """Run one node until SIGTERM; logs are JSON lines on standard error."""
     from app.config import BadConfig, load_config, problems_of
     from app.logs import set_up_logs
-    from app.serve import EXIT_REFUSED
+    from app.serve import EXIT_REFUSED, raise_descriptors
     from app.serve import serve as run
     from app.tls import BadTls
     from app.wiring import build
@@ -26,6 +26,7 @@ def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The node'
     if problems:
         fail("\n".join(problems), code=EXIT_REFUSED)
     set_up_logs(settings.node.log_level)
+    raise_descriptors()
     try:
         code = run(lambda: build(settings))
     except (BadTls, HsmRefused, OSError) as error:

@@ -224,3 +224,17 @@ def test_a_worker_whose_node_has_gone_before_it_began_does_nothing(monkeypatch: 
     assert worker._dies_with(os.getppid())
     assert not worker._dies_with(1 << 22)
     assert asked == [(1, signal.SIGKILL, 0, 0, 0)] * 2
+
+
+async def test_a_pin_on_a_descriptor_opens_the_token_for_every_worker_of_the_node(tmp_path: Path) -> None:
+    """Read once from a pipe, which then is empty; workers that are started anew still log in."""
+    config = make_token(tmp_path / "token", workers=2, renew_after=10)
+    readable, writable = os.pipe()
+    os.write(writable, config.pin_file.read_bytes())
+    os.close(writable)
+    config.pin_file.unlink()
+    try:
+        async with running(replace(config, pin_file=Path(f"/dev/fd/{readable}"))) as signer:
+            assert await _sell_across(signer, 2 * 2) == []
+    finally:
+        os.close(readable)
