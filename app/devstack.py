@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
+from app.keeper import keep
 from app.pki import CertPaths
 from app.stackfiles import PSP, StackFailed, StackFiles, StackPlan, own_environment, run_tool, utrn_command
 
@@ -238,6 +239,7 @@ class DevStack(StackFiles):
     def _start(
         self, name: str, arguments: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})
     ) -> None:
+        keep()
         log = self.log_file(name)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as file:

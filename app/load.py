@@ -17,7 +17,7 @@ from app.cli.output import console, end_on_sigterm, print_json, print_table
 from app.devstack import DevStack
 from app.drills.world import NODES, etcd_config, log_texts, lost_leases
 from app.fleet_file import pans_of
-from app.stackfiles import PSP, StackFailed, StackPlan
+from app.stackfiles import PSP, StackFailed, StackPlan, module_command
 from cluster.client import EtcdClient
 from cluster.reader import all_owners, all_vends
 from cluster.shards import plan as planned_owners
@@ -76,7 +76,7 @@ def _locust(stack: DevStack, shape: str, seconds: int, report: Path) -> list[dic
     pans.write_text("\n".join(pans_of(stack.folder / "sandbox")))
     report.parent.mkdir(parents=True, exist_ok=True)
     command = [
-        sys.executable, "-m", "locust", "-f", str(_ROOT / "loadtest" / "locustfile.py"), "--headless", "--json",
+        *module_command("locust"), "-f", str(_ROOT / "loadtest" / "locustfile.py"), "--headless", "--json",
         "--html", str(report), "--shape", shape, "--seconds", str(seconds), "--loglevel", "ERROR",
         "--nodes", ",".join(stack.node_target(node) for node in NODES), "--cert-file", str(certs.cert),
         "--key-file", str(certs.key), "--ca-file", str(certs.ca), "--pans", str(pans),

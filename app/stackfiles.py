@@ -17,6 +17,7 @@ from utrn_client.appointing import sign_terms
 
 from app.clock import SystemClock
 from app.free_ports import free_ports
+from app.keeper import keep
 from app.namespaces import Namespaces
 from app.pki import CertPaths, DevPki, participant_uri
 from core.net.address import parse_address
@@ -153,7 +154,7 @@ class StackFiles:
                 f"directories.tokendir = {folder / 'tokens'}\nobjectstore.backend = file\nlog.level = ERROR\n"
             )
             # In a process of its own: PKCS#11 is never used beside anything else.
-            run_tool([sys.executable, "-m", "app.devkeys", str(folder), *SUPPLIERS.values()])
+            run_tool([*module_command("app.devkeys"), str(folder), *SUPPLIERS.values()])
         entries = json.loads((folder / "keys.json").read_text(encoding="utf-8"))
         return {supplier: KeyEntry(**entries[originator]) for supplier, originator in SUPPLIERS.items()}
 
@@ -171,7 +172,7 @@ class StackFiles:
     def make_other_keys(self, folder: Path) -> None:
         """Make a token in `folder`, from which the old one was taken, with new keys under the same ids."""
         (folder / "tokens").mkdir(mode=0o700)
-        run_tool([sys.executable, "-m", "app.devkeys", str(folder), *SUPPLIERS.values()])
+        run_tool([*module_command("app.devkeys"), str(folder), *SUPPLIERS.values()])
 
     def hsm_config(self, node: str) -> HsmConfig:
         """Configuration of a node's token."""
@@ -321,7 +322,12 @@ def _line(participant_id: str, role: str, name: str) -> dict[str, object]:
 
 def utrn_command() -> list[str]:
     """Return what to put before the arguments of `utrn`."""
-    return [sys.executable, "-m", "app"]
+    return module_command("app")
+
+
+def module_command(name: str) -> list[str]:
+    """Return what runs an installed module: never a file of that name in whatever folder this was started from."""
+    return [sys.executable, "-P", "-m", name]
 
 
 def run_tool(arguments: Sequence[str]) -> None:
@@ -330,6 +336,7 @@ def run_tool(arguments: Sequence[str]) -> None:
     Raises:
         StackFailed: it failed; the message has what it said.
     """
+    keep()
     done = subprocess.run(
         list(arguments), capture_output=True, text=True, timeout=600, check=False, env=own_environment()
     )

@@ -3,25 +3,29 @@
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from app.cli.output import console
 from app.devstack import DevStack
 from app.drills.world import NODES
 from app.fleet_file import pans_of
 from app.stackfiles import OPERATOR, PSP, StackFailed, StackPlan
+from cluster.process_lock import ProcessLock
+
+# Held for as long as the stack runs; what is left of one that is gone means nothing.
+_LOCK: Final = "stack.lock"
 
 
 def up(folder: Path) -> int:
     """Run a stack in `folder` until SIGTERM or Ctrl-C; return the exit code."""
-    pid_file = folder / "pid"
-    if _alive(pid_file):
+    lock = ProcessLock(folder / _LOCK)
+    if not lock.take():
         console.print(f"A stack runs in {folder} already; end it with `make down`.")
         return 1
-    folder.mkdir(parents=True, exist_ok=True)
-    stack = DevStack(folder.resolve(), StackPlan(meters=50, etcd_members=3, nodes=NODES))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    pid_file.write_text(str(os.getpid()))
+    stack = DevStack(folder.resolve(), StackPlan(meters=50, etcd_members=3, nodes=NODES))
     try:
         stack.start_all(say=lambda part: console.print(f"starting {part}", highlight=False))
         _explain(stack)
@@ -33,18 +37,26 @@ def up(folder: Path) -> int:
         pass
     finally:
         stack.stop_all()
-        pid_file.unlink(missing_ok=True)
+        lock.close()
     return 0
 
 
 def down(folder: Path) -> int:
     """End the stack in `folder`; return the exit code."""
-    pid_file = folder / "pid"
-    if not _alive(pid_file):
+    if not (folder / _LOCK).exists():
         console.print(f"No stack runs in {folder}.")
         return 0
-    os.kill(int(pid_file.read_text()), signal.SIGTERM)
-    console.print("ending it")
+    lock = ProcessLock(folder / _LOCK)
+    while (process := lock.holder()) != 0:
+        with suppress(ProcessLookupError):
+            handle = os.pidfd_open(process)
+            # Held by its handle, it is still the one that has the lock: nobody else has its number.
+            if lock.holder() == process:
+                signal.pidfd_send_signal(handle, signal.SIGTERM)
+                console.print("ending it")
+                return 0
+            os.close(handle)
+    console.print(f"No stack runs in {folder}.")
     return 0
 
 
@@ -69,14 +81,6 @@ def _options(stack: DevStack, who: str) -> str:
 
 def _show(command: str) -> None:
     console.print(command, highlight=False, soft_wrap=True)
-
-
-def _alive(pid_file: Path) -> bool:
-    try:
-        os.kill(int(pid_file.read_text()), 0)
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 if __name__ == "__main__":

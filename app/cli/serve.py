@@ -16,6 +16,7 @@ def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The node'
     from app.serve import serve as run
     from app.tls import BadTls
     from app.wiring import build
+    from cluster.process_lock import FolderInUse, ProcessLock
     from hsm.errors import HsmRefused
 
     try:
@@ -28,7 +29,9 @@ def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The node'
     set_up_logs(settings.node.log_level)
     raise_descriptors()
     try:
-        code = run(lambda: build(settings))
-    except (BadTls, HsmRefused, OSError) as error:
+        # Two processes of one node would take each other's lease, and write over what it last knew of the ledger.
+        with ProcessLock(settings.node.trail / f"{settings.node.node_id}.lock"):
+            code = run(lambda: build(settings))
+    except (BadTls, FolderInUse, HsmRefused, OSError) as error:
         fail(str(error), code=EXIT_REFUSED)
     raise typer.Exit(code)

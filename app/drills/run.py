@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from app.drills.world import (
     longest_gap_ms,
     revoked_leases,
 )
-from app.stackfiles import StackPlan
+from app.stackfiles import StackPlan, module_command
 from cluster.history import OwnerGone, OwnerSeen
 from cluster.shards import shard_of
 from core.domain.meter import MeterId
@@ -110,7 +109,7 @@ def run_drill(drill: Drill, plan: DrillPlan, run: int, say: Callable[[str], None
 
 
 def _program(drill: Drill) -> tuple[str, ...]:
-    return (sys.executable, "-m", drill.node_program) if drill.node_program else ()
+    return tuple(module_command(drill.node_program)) if drill.node_program else ()
 
 
 @contextmanager
