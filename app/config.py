@@ -94,7 +94,7 @@ class Config:
 
 
 def load_config(path: Path, environ: Mapping[str, str] = os.environ) -> Config:
-    """Return the configuration of `path`, with `UTRN_SECTION__KEY` from the environment over it.
+    """Return the configuration of `path`, with `UTRN_SECTION__KEY` from the environment over it; lists are TOML.
 
     Relative paths are relative to the file's folder.
 
@@ -137,7 +137,15 @@ def _overlay(raw: dict[str, Any], environ: Mapping[str, str]) -> None:
     for name, value in environ.items():
         if name.startswith(_ENVIRONMENT_PREFIX) and "__" in name:
             section, _, key = name.removeprefix(_ENVIRONMENT_PREFIX).lower().partition("__")
-            raw.setdefault(section, {})[key] = value
+            raw.setdefault(section, {})[key] = _list_of(name, value) if value.startswith("[") else value
+
+
+def _list_of(name: str, value: str) -> Any:
+    """Return a list, as TOML writes it: an environment variable has text only."""
+    try:
+        return tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError as error:
+        raise BadConfig(f'{name}: a list as TOML writes it is needed, such as ["a:1", "b:2"]') from error
 
 
 def _lines(error: ValidationError) -> list[str]:

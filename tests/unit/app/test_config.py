@@ -30,6 +30,21 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert (config.flow.hot_window_days, config.node.log_level) == (7, "DEBUG")
 
 
+def test_a_list_in_the_environment_is_written_as_in_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "node.toml"
+    file.write_text(DEV)
+    config = load_config(file, {"UTRN_ETCD__ENDPOINTS": '["one:2379", "two:2379"]'})
+    assert config.etcd.endpoints == ("one:2379", "two:2379")
+    with pytest.raises(BadConfig, match="UTRN_ETCD__ENDPOINTS: a list as TOML writes it"):
+        load_config(file, {"UTRN_ETCD__ENDPOINTS": "[one:2379]"})
+
+
+def test_what_ends_a_delivery_in_production_is_its_time_and_not_a_count_of_attempts() -> None:
+    """The pauses are of any length up to the cap, half of it on average: twice as many attempts as that needs."""
+    delivery = load_config(CONFIGS / "prod.toml", {}).delivery
+    assert delivery.attempts_max * delivery.back_off_most_ms / 1000 / 2 >= 2 * delivery.give_up_after_s
+
+
 @pytest.mark.parametrize(
     ("old", "new", "names"),
     [
