@@ -14,10 +14,14 @@ from core.flows.roles import KEEPERS, OPERATORS, PSPS, READERS, SUPPLIERS, requi
 
 
 class Noted(Enum):
-    """Which decisions about a call its trail gets from the interceptor."""
+    """Which decisions about a call its trail gets from the interceptor.
+
+    Every read of personal data and every look at a code's digits is one: whatever a method does not note itself.
+    """
 
     EVERY = auto()
-    # The method notes its own, with the records they are based on; what is refused before it comes to one is left.
+    # The method notes its own, with the records they are based on. The rest is left: what is refused before it comes to
+    # one, and what is shown, or answered as it was before, without one.
     REFUSALS = auto()
     # A look at health, at descriptors, a beat: no decision about anybody's money or data.
     NONE = auto()

@@ -179,6 +179,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
             raise
         if access.noted is Noted.EVERY:
             self._note(context, method.name, asked, "allowed", notes)
+        elif access.noted is Noted.REFUSALS and not notes.decided:
+            # Nothing was decided anew: what was sold before was shown, with its digits.
+            self._note(context, method.name, asked, "repeated" if access.sells else "allowed", notes)
         return reply
 
     async def _stream(
@@ -208,6 +211,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
         """
         admit, handler = partial(self._admit, method.access, context), method.handler
         with self._counted(admit(), method):
+            if method.access.noted is not Noted.NONE:
+                # Before the first reply: whoever breaks off half-way has read half of it.
+                self._note(context, method.name, empty_pb2.Empty(), "allowed", Notes())
             if handler.request_streaming:
                 replies = handler.stream_stream(_Requests(method, requests, admit), context)
             else:

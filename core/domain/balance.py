@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from core.domain.timeline import NEVER, Ms
 
+_STEP = 500
+_SMALL_STEP = 100
+
 
 class BalanceTold(NamedTuple):
     """The last balance that was told, for the counter sequence that a code is to be taken from.
@@ -21,3 +24,12 @@ class BalanceTold(NamedTuple):
 
 
 NO_BALANCE = BalanceTold()
+
+
+def told_room(room_pence: int) -> int:
+    """Return what a seller may learn of a room: rounded down to five pounds, below five pounds to one.
+
+    To the penny it would tell a household's balance to whoever sells to it.
+    """
+    room = max(0, room_pence)
+    return room - room % (_STEP if room >= _STEP else _SMALL_STEP)

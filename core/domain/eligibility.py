@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from core.domain import errors
 from core.domain.appointment import Appointment, Appointments, AppointmentState, Terms
-from core.domain.balance import NO_BALANCE, BalanceTold
+from core.domain.balance import NO_BALANCE, BalanceTold, told_room
 from core.domain.errors import Refused
 from core.domain.meter import Card, Custody, Meter, MeterId, MeterKind, Model, Pan, PanStatus, PanUse, PaymentMode
 from core.domain.party import (
@@ -141,10 +141,10 @@ def judge(
         records: The registry.
         question: Who asks for what.
         now: The instant.
-        every: Find every objection, not only the first.
+        every: Find every objection, not only the first: somebody asks, and does not sell.
         head_ends: The names of the head ends that there are; None if they are not known, or do not matter.
     """
-    case = _Case(records, question, now, head_ends)
+    case = _Case(records, question, now, head_ends, every)
     case.decide()
     basis = tuple(case.basis)
     resolved = None if case.refusals or case.turn is not None else case.resolved(basis)
@@ -157,11 +157,14 @@ class _Case:
     """One question under way; notes every record it has looked at, and until when each holds."""
 
     __slots__ = (
-        "_card_use", "_head_ends", "_key", "_meter", "_now", "_profile", "_question", "_records", "_registration",
-        "_rule", "_settings", "basis", "meter_id", "refusals", "supplier_id", "turn", "until",
+        "_asked_only", "_card_use", "_head_ends", "_key", "_meter", "_now", "_profile", "_question", "_records",
+        "_registration", "_rule", "_settings", "basis", "meter_id", "refusals", "supplier_id", "turn", "until",
     )  # fmt: skip
 
-    def __init__(self, records: Records, question: Question, now: Ms, head_ends: frozenset[str] | None) -> None:
+    def __init__(
+        self, records: Records, question: Question, now: Ms, head_ends: frozenset[str] | None, asked_only: bool
+    ) -> None:
+        self._asked_only = asked_only
         self._records = records
         self._head_ends = head_ends
         self._question = question
@@ -403,10 +406,11 @@ class _Case:
                 )
             )
         room = None if meter.balance_at == NEVER else self._room()
-        if room is not None and question.amount > room:
-            # What was sold since then takes more of the room: that is looked at with the counter sequence.
+        if room is not None and question.amount > (told_room(room) if self._asked_only and room > 0 else room):
+            # What was sold since then takes more of the room: that is looked at with the counter sequence. Whoever only
+            # asks is answered in steps, or asking often would tell the balance to the penny.
             self._object(
-                errors.AboveMaxBalance("the meter's balance would go above its maximum", room_pence=max(0, room))
+                errors.AboveMaxBalance("the meter's balance would go above its maximum", room_pence=told_room(room))
             )
 
     def _room(self) -> int | None:

@@ -50,7 +50,7 @@ class CheckEligibility:
                 raise state
             try:
                 self.counters.check_room(state)
-                check_balance(ruling.resolved.told, state, amount or Pence(0))
+                check_balance(ruling.resolved.told, state, amount or Pence(0), asked_only=True)
             except Refused as refusal:
                 objections = (*objections, refusal)
         return Eligibility(objections=objections, supplier_id=ruling.supplier_id)

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from core.domain.balance import BalanceTold
+from core.domain.balance import BalanceTold, told_room
 from core.domain.errors import AboveMaxBalance, CounterOutOfRange, TooManyUnapplied
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.money import Pence
@@ -100,8 +100,10 @@ class Counters:
         return state.unapplied + 1 >= self._alarm
 
 
-def check_balance(told: BalanceTold, state: CounterState, amount: Pence) -> None:
+def check_balance(told: BalanceTold, state: CounterState, amount: Pence, *, asked_only: bool = False) -> None:
     """Return if a code of `amount` fits under the meter's maximum balance, with what was sold and is not yet in it.
+
+    Whoever only asks, and does not sell, is answered in the steps of `told_room`.
 
     Raises:
         AboveMaxBalance: it does not.
@@ -109,8 +111,8 @@ def check_balance(told: BalanceTold, state: CounterState, amount: Pence) -> None
     if told.room_pence is None:
         return
     room = told.room_pence - state.outstanding(told)
-    if amount > room:
+    if amount > (told_room(room) if asked_only and room > 0 else room):
         raise AboveMaxBalance(
             "the meter's balance would go above its maximum, with the codes that were sold since it was told",
-            room_pence=max(0, room),
+            room_pence=told_room(room),
         )

@@ -1,6 +1,7 @@
 """Somebody with a node's disk, or with etcd's certificate, or only with a terminal in mind, against the audit log."""
 
 import asyncio
+import contextlib
 import json
 import re
 import signal
@@ -14,12 +15,13 @@ import grpc
 import pytest
 from etcdpb import rpc_pb2 as etcd_pb
 from etcdpb import rpc_pb2_grpc as etcd_rpc
+from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
 from app.config import load_config
 from app.devstack import DevStack
-from app.stackfiles import PSP, StackPlan
+from app.stackfiles import OPERATOR, PSP, StackPlan
 from cluster import ops
 from cluster.keys import Keys
 from cluster.records import vend_of, vend_value
@@ -29,7 +31,7 @@ from core.domain.vend import Channel, Vend
 from core.gateways.audit_log_format import sealed
 from tests.fakes.clock import HandClock
 from tests.integration.test_command_line import as_json, utrn
-from tests.support.calls import caller, top_up
+from tests.support.calls import caller, registry_caller, top_up
 from tests.support.patience import PATIENCE_S
 from tests.support.selling import new_id, pans, planned, sell_all
 from tests.support.vends import utrn as other_digits
@@ -140,6 +142,31 @@ def test_what_a_refused_request_holds_is_kept_masked_and_shown_without_moving_a_
     kept = "".join(Path(one).read_text() for one in _files(attacked))
     kept += "".join(one.read_text() for one in attacked.log_file("node-a").parent.glob("node-*"))
     assert not re.search(rf"{card}|{code}", kept)
+
+
+def test_whoever_looks_at_what_was_sold_or_at_everybodys_cards_leaves_a_line(attacked: DevStack) -> None:
+    (sold,) = asyncio.run(_sell(attacked))
+
+    async def look() -> None:
+        plan = planned(pans(attacked)[1])
+        async with caller(attacked) as stub:
+            asked = top_up(pan=plan.pan, transaction_id=sold, amount_pence=plan.amount_pence, repeat=True)
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await stub.TopUp(asked, timeout=30)
+            await stub.GetVend(pb.GetVendRequest(transaction_id=sold), timeout=30)
+        async with registry_caller(attacked, OPERATOR) as registry:
+            async for _ in registry.ReconcilePans(iter([registry_pb.ReconcilePansRequest()]), timeout=60):
+                break
+
+    asyncio.run(look())
+    until = time.monotonic() + PATIENCE_S
+    seen = set[tuple[str, str, str]]()
+    wanted = {("GetVend", PSP, sold), ("ReconcilePans", OPERATOR, "")}
+    while not wanted <= seen and time.monotonic() < until:
+        kept = [json.loads(line) for file in _files(attacked) for line in Path(file).read_text().splitlines()]
+        seen = {(one["act"], one["caller"], one["subject"] or "") for one in kept if one.get("outcome") == "allowed"}
+    assert wanted <= seen, seen
+    assert any(one.get("act") == "TopUp" for one in kept), "the repeat, or its refusal"
 
 
 def _forged_on(path: Path) -> None:

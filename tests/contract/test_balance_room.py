@@ -196,8 +196,8 @@ async def test_an_unknown_outcome_counts_if_it_was_carried_out() -> None:
         etcd.after_txn = lost
         assert isinstance(await market.sell(market.a), OutcomeUnknown)
         etcd.after_txn = lambda: None
-        assert await market.refused(market.a) == 900
-        assert await market.refused(market.b) == 900
+        assert await market.refused(market.a) == 500, "of 900, which nobody is told to the penny"
+        assert await market.refused(market.b) == 500
 
 
 async def test_eligibility_tells_the_room_that_is_left(store: Store) -> None:
@@ -213,6 +213,29 @@ async def test_eligibility_tells_the_room_that_is_left(store: Store) -> None:
         assert await asked(1_000) == ()
         (objection,) = await asked(2_000)
         assert (objection.reason, objection.facts["room_pence"]) == ("ABOVE_MAX_BALANCE", "1000")
+
+
+async def test_asking_often_does_not_tell_the_balance_to_the_penny_and_a_sale_goes_by_the_penny(store: Store) -> None:
+    async with a_market(store) as market:
+        node = market.b
+        check = CheckEligibility(authorise=node.authorise, ledger=node.ledger, counters=node.counters)
+
+        async def most(least: int, most: int) -> int:
+            """Return the most that is answered without an objection, by halving."""
+            while least < most:
+                middle = (least + most + 1) // 2
+                found = await check(as_(PSP), market.pan, amount=Pence(middle), channel=None, deliver=True)
+                least, most = (least, middle - 1) if found.objections else (middle, most)
+            return least
+
+        room = await most(1, 20_000)
+        assert room % 500 == 0
+        await market.sold(market.a, 1_037)
+        left = await most(1, 20_000)
+        assert (left % 500, left <= room - 1_037) == (0, True)
+        # What is really left is sold, to the penny.
+        await market.sold(market.a, room - 1_037)
+        assert await market.refused(market.a, 1) == 0
 
 
 async def test_the_codes_of_an_earlier_supplier_take_no_room(store: Store) -> None:

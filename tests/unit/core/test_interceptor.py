@@ -11,6 +11,7 @@ import pytest
 from google.protobuf.message import Message
 from utrn.v1 import registry_service_pb2 as pb
 
+from core.api.access import ACCESS, Noted
 from core.api.errors import Context
 from core.api.health import HealthServicer
 from core.api.interceptor import Interceptor
@@ -21,7 +22,7 @@ from tests.support.market_node import OPERATOR
 from tests.support.patience import PATIENCE_S
 from tests.support.raw import Answer, raw_call, raw_stream
 from tests.support.served import METHODS, Known, served
-from tests.support.vends import PSP
+from tests.support.vends import PSP, SUPPLIER
 
 UNARY, SALE = "/utrn.v1.RegistryService/ListModels", "/utrn.v1.TopUpService/TopUp"
 STREAM, LOOK_UP = "/utrn.v1.RegistryService/LoadRecords", "/utrn.v1.TopUpService/GetVend"
@@ -257,7 +258,7 @@ async def test_a_caller_that_is_suspended_while_it_watches_hears_no_more(behind:
     [
         (UNARY, answered, [("ListModels", "allowed", 0)]),
         (UNARY, refused, [("ListModels", "PAN_BLOCKED", 0)]),
-        (SALE, answered, []),
+        (SALE, answered, [("TopUp", "repeated", 0)]),
         (SALE, refused, [("TopUp", "PAN_BLOCKED", 0)]),
         (CHECK, answered, []),
     ],
@@ -268,6 +269,24 @@ async def test_what_notes_no_decision_of_its_own_is_noted(
     async with served({path: behaviour}, [behind.interceptor]) as channel:
         await call(channel, path)
     assert behind.noted == expected
+
+
+@pytest.mark.parametrize("path", sorted(path for path in METHODS if ACCESS[path].noted is not Noted.NONE))
+async def test_whoever_is_shown_anything_leaves_a_line(behind: Behind, path: str) -> None:
+    """Every method: of each, whoever may call it is noted, the looks at what was sold before too."""
+    method = METHODS[path]
+    reply = method.output_type._concrete_class()
+
+    async def one(request: Any, context: Context) -> Any:
+        return reply
+
+    async def many(requests: Any, context: Context) -> AsyncIterator[Any]:
+        yield reply
+
+    behind.known.who = next(one for one in (OPERATOR, PSP, SUPPLIER) if one.role in ACCESS[path].roles)
+    async with served({path: many if method.server_streaming else one}, [behind.interceptor]) as channel:
+        assert (await call(channel, path)).code is grpc.StatusCode.OK
+    assert [name for name, _, _ in behind.noted] == [method.name]
 
 
 async def test_what_noted_its_own_refusal_is_not_noted_twice(behind: Behind) -> None:

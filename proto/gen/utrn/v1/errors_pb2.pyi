@@ -99,7 +99,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_ABOVE_MAX_CREDIT: _ErrorReason.ValueType  # 33
     """The amount is above the meter's Maximum Credit Threshold. Facts: max_credit_pence."""
     ERROR_REASON_ABOVE_MAX_BALANCE: _ErrorReason.ValueType  # 34
-    """The credit would lift the balance above the Maximum Meter Balance Threshold. Facts: room_pence."""
+    """The credit would lift the balance above the Maximum Meter Balance Threshold. Facts: room_pence, which is rounded down to
+    five pounds, below five pounds to one: a household's balance is nobody's but its own.
+    """
     ERROR_REASON_PAN_NOT_CURRENT: _ErrorReason.ValueType  # 35
     """The PAN was given to an earlier tenant, or by an earlier supplier of the meter. Facts: because."""
     ERROR_REASON_CENTRAL_ISSUE_OFF: _ErrorReason.ValueType  # 36
@@ -258,7 +260,9 @@ ERROR_REASON_CHANNEL_NOT_ALLOWED: ErrorReason.ValueType  # 32
 ERROR_REASON_ABOVE_MAX_CREDIT: ErrorReason.ValueType  # 33
 """The amount is above the meter's Maximum Credit Threshold. Facts: max_credit_pence."""
 ERROR_REASON_ABOVE_MAX_BALANCE: ErrorReason.ValueType  # 34
-"""The credit would lift the balance above the Maximum Meter Balance Threshold. Facts: room_pence."""
+"""The credit would lift the balance above the Maximum Meter Balance Threshold. Facts: room_pence, which is rounded down to
+five pounds, below five pounds to one: a household's balance is nobody's but its own.
+"""
 ERROR_REASON_PAN_NOT_CURRENT: ErrorReason.ValueType  # 35
 """The PAN was given to an earlier tenant, or by an earlier supplier of the meter. Facts: because."""
 ERROR_REASON_CENTRAL_ISSUE_OFF: ErrorReason.ValueType  # 36
