@@ -13,6 +13,7 @@ from app.cli.market import (
     choice,
     dates_of,
     enum_name,
+    instant_text,
     message_json,
     moment,
     pence_option,
@@ -150,6 +151,25 @@ def certificates(
     print_written(registry("SetIdentities", request, target, (cert, key, ca)).written, as_json=as_json)
 
 
+def revoke(
+    participant_id: _Id,
+    target: TARGET, cert: CERT, key: KEY, ca: CA,
+    fingerprint: Annotated[
+        list[str] | None, typer.Option(help="SHA-256 of a certificate, 64 hex digits, colons or not; may be repeated.")
+    ] = None,
+    issued_before: Annotated[str, typer.Option(help="Every one made before, as 2026-11-24T12:00:00Z.")] = "",
+    as_json: JSON = False,
+) -> None:  # fmt: skip
+    """Revoke certificates at once, for good; the participant goes on with new ones under the same name."""
+    from utrn.v1 import registry_service_pb2 as pb
+
+    plain = [one.replace(":", "").lower() for one in fingerprint or ()]
+    request = pb.RevokeCertificatesRequest(
+        participant_id=participant_id, fingerprints=plain, issued_before=moment(issued_before)
+    )
+    print_written(registry("RevokeCertificates", request, target, (cert, key, ca)).written, as_json=as_json)
+
+
 def _set_standing(participant_id: str, standing: str, target: str, tls: Files, *, as_json: bool) -> None:
     from utrn.v1 import registry_service_pb2 as pb
 
@@ -207,6 +227,11 @@ def show(
         console.print(f"originator {key_of.originator_id}, key {key_of.key_id}", highlight=False)
     rows = [(*dates_of(period.dates), period.name, "\n".join(period.identities)) for period in one.known_as]
     print_table("Name and certificates", ("since", "until", "by", "name", "certificates"), rows)
+    last = one.known_as[-1]
+    if last.HasField("revoked_before"):
+        console.print(f"revoked: issued before {instant_text(last.revoked_before)}", highlight=False)
+    for revoked in last.revoked_fingerprints:
+        console.print(f"revoked: {revoked}", highlight=False)
     stood = [(*dates_of(period.dates), enum_name(period.standing, Standing)) for period in one.standings]
     print_table("Standing", ("since", "until", "by", "standing"), stood)
     if one.role in (pb.ROLE_PSP, pb.ROLE_SUPPLIER):
@@ -259,6 +284,7 @@ def list_all(target: TARGET, cert: CERT, key: KEY, ca: CA, page: Page = 1000, as
 
 for _app in (supplier, psp):
     _app.command("certificates", for_good="lets {participant_id} in with {identity} alone")(certificates)
+    _app.command("revoke", for_good="revokes certificates of {participant_id}, which never work again")(revoke)
     _app.command("suspend")(suspend)
     _app.command("resume")(resume)
     _app.command("offboard", for_good="offboards {participant_id} for good")(offboard)

@@ -93,6 +93,7 @@ _TOP_UP: Final = {
 _REGISTRY: Final = {
     "AddParticipant": _OPERATE,
     "SetIdentities": _OPERATE,
+    "RevokeCertificates": _OPERATE,
     "SetStanding": _OPERATE,
     "SetCeiling": _OPERATE,
     "SetProfile": Access(roles=KEEPERS, bytes_max=32_768),

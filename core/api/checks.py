@@ -28,6 +28,7 @@ SCHEMES: Final = frozenset({"gbcs"})
 LATEST: Final = ms_of(datetime(9999, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC))
 _CERTIFICATE_BYTES_MAX: Final = 4000
 _AHEAD_MS: Final = 3653 * 86_400_000
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _KEY_ID = re.compile(r"(?:[0-9a-f]{2}){1,32}", re.ASCII)
 
 
@@ -56,6 +57,13 @@ def parse_certificate(raw: bytes, name: str) -> bytes:
     except UNREADABLE as error:
         raise BadField(f"{name}: an X.509 certificate in DER is needed", field=name) from error
     return raw
+
+
+def parse_fingerprints(texts: Sequence[str], name: str) -> tuple[str, ...]:
+    """Return SHA-256 fingerprints; raise BadField if one is none."""
+    if not all(_FINGERPRINT.fullmatch(one) for one in texts):
+        raise BadField(f"{name}: SHA-256 fingerprints in 64 lower-case hex digits are needed", field=name)
+    return tuple(texts)
 
 
 def parse_intermediates(raw: Sequence[bytes], name: str) -> tuple[bytes, ...]:

@@ -169,7 +169,13 @@ def participant_message(one: Participant) -> pb.Participant:
         if key is None
         else pb.SupplierKey(originator_id=key.originator_id, key_id=key.key_id, public_point=key.public_point),
         known_as=[
-            pb.KnownAsPeriod(dates=_dates(period), name=period.value.name, identities=period.value.identities)
+            pb.KnownAsPeriod(
+                dates=_dates(period),
+                name=period.value.name,
+                identities=period.value.identities,
+                revoked_fingerprints=period.value.revoked.fingerprints,
+                revoked_before=stamp(period.value.revoked.issued_before or None),
+            )
             for period in one.known_as.periods
         ],
         standings=[

@@ -20,7 +20,7 @@ from core.api.pages import fit
 from core.domain.ceiling import parse_ceiling
 from core.domain.errors import BadField, Refused
 from core.domain.meter import Custody, MeterId, Pan, PanForm, PanRule, Settings, parse_pan
-from core.domain.party import ParticipantId, Principal, Role, Standing, parse_participant_id
+from core.domain.party import ParticipantId, Principal, Revocations, Role, Standing, parse_participant_id
 from core.domain.timeline import NEVER, Ms, ms_of
 from core.flows.exchange import ExchangeMeter
 from core.flows.hand_over import HandOver, HandOverMeter
@@ -71,6 +71,22 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         asked = asked_of("SetIdentities", request, subject)
         done = await self.parties.set_identities(principal, participant_id, name, identities, asked=asked)
         return pb.SetIdentitiesResponse(written=made.written(done))
+
+    async def RevokeCertificates(
+        self, request: pb.RevokeCertificatesRequest, context: Context
+    ) -> pb.RevokeCertificatesResponse:
+        """Revoke certificates."""
+        principal, participant_id = self.authenticate(context), _participant_id(request.participant_id)
+        before = made.since_of(request, "issued_before", now=self._now())
+        if before is None and not request.fingerprints:
+            raise BadField("fingerprints: those, or issued_before, must be said", field="fingerprints")
+        if before is not None and before > self._now():
+            raise BadField("issued_before: must not be in the future", field="issued_before")
+        more = Revocations(
+            issued_before=before or NEVER, fingerprints=checks.parse_fingerprints(request.fingerprints, "fingerprints")
+        )
+        done = await self.parties.revoke(principal, participant_id, more)
+        return pb.RevokeCertificatesResponse(written=made.written(done))
 
     async def SetStanding(self, request: pb.SetStandingRequest, context: Context) -> pb.SetStandingResponse:
         """Suspend, readmit, offboard."""

@@ -143,6 +143,21 @@ class Revocations:
     issued_before: Ms = NEVER
     fingerprints: tuple[str, ...] = ()
 
+    def and_also(self, more: "Revocations") -> "Revocations":
+        """Return these and more; nothing that is revoked comes back.
+
+        Raises:
+            BadField: they are too many by their fingerprints.
+        """
+        fingerprints = tuple(dict.fromkeys((*self.fingerprints, *more.fingerprints)))
+        if len(fingerprints) > REVOKED_MAX:
+            raise BadField(
+                f"fingerprints: at most {REVOKED_MAX} are kept of a participant; revoke all that were issued before an "
+                "instant",
+                field="fingerprints",
+            )
+        return Revocations(issued_before=max(self.issued_before, more.issued_before), fingerprints=fingerprints)
+
     def covers(self, fingerprint: str, issued_at: datetime) -> bool:
         """Return whether a certificate is revoked."""
         return fingerprint in self.fingerprints or ms_of(issued_at) < self.issued_before

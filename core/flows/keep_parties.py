@@ -15,6 +15,7 @@ from core.domain.party import (
     ParticipantId,
     Principal,
     Profile,
+    Revocations,
     Role,
     Standing,
     SupplierKey,
@@ -140,6 +141,32 @@ class KeepParties:
         if revision is None:
             raise RecordExists("a certificate is taken by another participant", kind="identity")
         return Written(revision=revision)
+
+    async def revoke(self, principal: Principal, participant_id: ParticipantId, more: Revocations) -> Written:
+        """Revoke certificates of a participant, at once and for good; of one that has left too, which may look up.
+
+        One operator does it, an operator's too: it protects people. The last active operator's are not revoked.
+
+        Raises:
+            ParticipantUnknown: no participant of this name.
+            BadField: too many fingerprints.
+            LastOperator: nobody could act.
+        """
+        require(principal, OPERATORS)
+        now, by = ms_of(self.clock.now()), principal.participant_id
+
+        def change(one: Participant) -> Participant:
+            last, revoked = one.known_as.last, one.revoked.and_also(more)
+            if last is None or revoked == one.revoked:
+                return one
+            known_as = replace(last.value, revoked=revoked)
+            return replace(one, known_as=one.known_as.change(known_as, since=None, now=now, by=by))
+
+        async def consent(one: Participant) -> Consent:
+            operator = one.role is Role.OPERATOR and one.standing is Standing.ACTIVE
+            return await self.consents.to_bar_operator(participant_id) if operator else NO_CONSENT_NEEDED
+
+        return await self._update(participant_id, change, consent)
 
     async def set_standing(
         self, principal: Principal, participant_id: ParticipantId, standing: Standing, *, asked: Asked | None = None

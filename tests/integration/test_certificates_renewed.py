@@ -11,13 +11,15 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
+from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn.v1 import top_up_service_pb2 as pb
 
 from app.clock import SystemClock
 from app.devstack import DevStack
 from app.pki import CertPaths, participant_uri
-from app.stackfiles import OPERATOR, StackPlan
+from app.stackfiles import OPERATOR, PSP, StackPlan
 from core.net.address import parse_address
 from tests.support.crooked import Issuer, Made, crl_of, made
 from tests.support.patience import PATIENCE_S
@@ -26,6 +28,8 @@ from tests.support.selling import new_id
 
 pytestmark = [pytest.mark.real]
 LIST = "/utrn.v1.RegistryService/ListParticipants"
+OWN = "/utrn.v1.RegistryService/GetParticipant"
+REVOKE = "/utrn.v1.RegistryService/RevokeCertificates"
 _LOOK_AGAIN_S = 0.1
 
 
@@ -89,6 +93,28 @@ async def test_what_is_revoked_is_refused_on_a_connection_that_stands_and_others
         assert await refused()
         assert (await raw_call(ours, LIST, b"")).code is grpc.StatusCode.OK
     put(stack.crl, crl_of(issuer))
+
+
+async def test_what_an_operator_revokes_is_refused_at_once_and_a_new_one_of_the_same_name_is_not(
+    stack: WithList,
+) -> None:
+    issuer, uri = Issuer.of(stack.pki.callers), participant_uri(PSP)
+    stolen, fresh = made(issuer, uri), made(issuer, uri)
+    folder, ca = stack.folder / "pki", stack.pki.nodes.ca_file
+    theirs = stolen.write(folder, "psp-stolen", ca)
+    async with raw_channel(stack, certs=theirs) as channel, raw_channel(stack, OPERATOR) as operator:
+        assert (await raw_call(channel, OWN, b"")).code is grpc.StatusCode.OK
+        request = registry_pb.RevokeCertificatesRequest(
+            participant_id=PSP, fingerprints=[stolen.certificate.fingerprint(hashes.SHA256()).hex()]
+        )
+        assert (await raw_call(operator, REVOKE, request.SerializeToString())).code is grpc.StatusCode.OK
+
+        async def refused() -> bool:
+            return (await raw_call(channel, OWN, b"")).reason == "CERTIFICATE_REFUSED"
+
+        await until(refused)
+    async with raw_channel(stack, certs=fresh.write(folder, "psp-fresh", ca)) as channel:
+        assert (await raw_call(channel, OWN, b"")).code is grpc.StatusCode.OK
 
 
 async def test_a_new_certificate_of_a_node_is_shown_to_who_comes_next(stack: WithList) -> None:

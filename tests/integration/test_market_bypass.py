@@ -85,6 +85,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "TopUpService.SettleDelivery":         (Y,     R,     R,       R,       R,      MAY),
     "RegistryService.AddParticipant":      (R,     R,     R,       R,       R,      MAY),
     "RegistryService.SetIdentities":       (R,     R,     R,       R,       R,      MAY),
+    "RegistryService.RevokeCertificates":  (R,     R,     R,       R,       R,      MAY),
     "RegistryService.SetStanding":         (R,     R,     R,       R,       R,      MAY),
     "RegistryService.SetCeiling":          (R,     R,     R,       R,       R,      MAY),
     "RegistryService.SetProfile":          (Y,     R,     R,       R,       R,      MAY),
@@ -288,6 +289,9 @@ def _records_of(target: Attacked) -> dict[str, Message]:
         "RegistryService.AddParticipant": pb.AddParticipantRequest(participant=someone),
         "RegistryService.SetIdentities": pb.SetIdentitiesRequest(
             participant_id=NORTH, name="X", identities=["spiffe://x"]
+        ),
+        "RegistryService.RevokeCertificates": pb.RevokeCertificatesRequest(
+            participant_id=NORTH, fingerprints=["0" * 64]
         ),
         "RegistryService.SetStanding": pb.SetStandingRequest(participant_id=NORTH, standing=pb.STANDING_SUSPENDED),
         "RegistryService.SetCeiling": pb.SetCeilingRequest(participant_id=NORTH, ceiling_pence=1),
@@ -526,6 +530,8 @@ def _forged_records(target: Attacked) -> Iterator[Forged]:
     identities = pb.SetIdentitiesRequest(participant_id=OUTSIDER, name="E", identities=[participant_uri(NORTH)])
     yield Forged(f"{service}.SetIdentities", "identities", OPERATOR, identities, exists)
     yield Forged(f"{service}.SetIdentities", "participant_id", OUTSIDER, identities, R)
+    revoked = pb.RevokeCertificatesRequest(participant_id=PSP, fingerprints=["0" * 64])
+    yield Forged(f"{service}.RevokeCertificates", "participant_id", OUTSIDER, revoked, R)
     ceiling = pb.SetCeilingRequest(participant_id=PSP, ceiling_pence=10**13)
     yield Forged(f"{service}.SetCeiling", "participant_id", PSP, ceiling, R)
     yield Forged(

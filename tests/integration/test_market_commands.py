@@ -92,6 +92,9 @@ def on_board(teller: Teller) -> None:
     teller.both(OPERATOR, "supplier", "certificates", WEST, "--name", "West Energy plc", *both)
     teller.both(OPERATOR, "psp", "certificates", CHAIN, "--name", "Chain Ltd", "--identity", participant_uri(CHAIN))
     for group, name in (("supplier", WEST), ("psp", CHAIN)):
+        teller.both(OPERATOR, group, "revoke", name, "--fingerprint", ":".join(["AB"] * 32))
+        teller.json(OPERATOR, group, "revoke", name, "--issued-before", "2020-01-01T00:00:00Z")
+        assert f"revoked: {'ab' * 32}" in teller.table(OPERATOR, group, "show", name)
         teller.both(OPERATOR, group, "suspend", name)
         teller.both(OPERATOR, group, "resume", name)
     # As itself, once the node knows the certificates: without a name.
@@ -99,7 +102,8 @@ def on_board(teller: Teller) -> None:
     assert teller.json(CHAIN, "psp", "show")["participant_id"] == CHAIN
     assert "Chain Ltd" in teller.table(OPERATOR, "psp", "show", CHAIN)
     shown = teller.json(WEST_SECOND, "supplier", "show")
-    assert [one["name"] for one in shown["known_as"]] == ["West Energy", "West Energy plc"]
+    # The last two are revocations.
+    assert [one["name"] for one in shown["known_as"]] == ["West Energy", *["West Energy plc"] * 3]
     assert [one["standing"] for one in shown["standings"]] == [
         "STANDING_ACTIVE", "STANDING_SUSPENDED", "STANDING_ACTIVE",
     ]  # fmt: skip

@@ -136,6 +136,14 @@ ANSWERED: dict[str, list[tuple[Participant, Message]]] = {
     "SetIdentities": [
         (OPERATOR, pb.SetIdentitiesRequest(participant_id="psp-corner", name="C", identities=["spiffe://c"]))
     ],
+    "RevokeCertificates": [
+        (
+            OPERATOR,
+            pb.RevokeCertificatesRequest(
+                participant_id="psp-corner", fingerprints=["0" * 64], issued_before=_PASSED
+            ),
+        )
+    ],
     "SetStanding": [(OPERATOR, pb.SetStandingRequest(participant_id="psp-corner", standing=pb.STANDING_SUSPENDED))],
     "SetCeiling": [(OPERATOR, pb.SetCeilingRequest(participant_id="psp-corner", ceiling_pence=5_000_000))],
     "SetProfile": [(SUPPLIER, pb.SetProfileRequest(supplier_id="supplier-north", profile=_PROFILE, since=_AHEAD))],

@@ -38,9 +38,11 @@ FOR_GOOD = {
     "pan replace": ["lost", "new"],
     "psp certificates": ["corner", "--name", "C", "--identity", "spiffe://one"],
     "psp offboard": ["corner"],
+    "psp revoke": ["corner", "--fingerprint", "0" * 64],
     "supplier add": ["n", "--name", "N", "--identity", "i", "--originator", "o", "--key-id", "k", "--point", "04"],
     "supplier certificates": ["n", "--name", "N", "--identity", "spiffe://one"],
     "supplier offboard": ["north"],
+    "supplier revoke": ["north", "--issued-before", "2026-01-01T00:00:00Z"],
     "vend settle": ["an-id", "--credited"],
 }
 

@@ -706,6 +706,8 @@ class KnownAsPeriod(_message.Message):
     DATES_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     IDENTITIES_FIELD_NUMBER: _builtins.int
+    REVOKED_FINGERPRINTS_FIELD_NUMBER: _builtins.int
+    REVOKED_BEFORE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """For people."""
     @_builtins.property
@@ -716,16 +718,26 @@ class KnownAsPeriod(_message.Message):
     def identities(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """SAN URIs."""
 
+    @_builtins.property
+    def revoked_fingerprints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Certificates with these SHA-256 fingerprints are revoked, 64 lower-case hex digits each."""
+
+    @_builtins.property
+    def revoked_before(self) -> _timestamp_pb2.Timestamp:
+        """So is every certificate whose own not-before is earlier; absent: none for that."""
+
     def __init__(
         self,
         *,
         dates: Global___Dates | None = ...,
         name: _builtins.str = ...,
         identities: _abc.Iterable[_builtins.str] | None = ...,
+        revoked_fingerprints: _abc.Iterable[_builtins.str] | None = ...,
+        revoked_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["dates", b"dates"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dates", b"dates", "revoked_before", b"revoked_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dates", b"dates", "identities", b"identities", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dates", b"dates", "identities", b"identities", "name", b"name", "revoked_before", b"revoked_before", "revoked_fingerprints", b"revoked_fingerprints"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1240,6 +1252,64 @@ class SetStandingResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetStandingResponse: _TypeAlias = SetStandingResponse  # noqa: Y015
+
+@_typing.final
+class RevokeCertificatesRequest(_message.Message):
+    """Request of RevokeCertificates. What was revoked before stays so."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    FINGERPRINTS_FIELD_NUMBER: _builtins.int
+    ISSUED_BEFORE_FIELD_NUMBER: _builtins.int
+    participant_id: _builtins.str
+    """Whose."""
+    @_builtins.property
+    def fingerprints(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """SHA-256 fingerprints, 64 lower-case hex digits each; 20 at most are kept of a participant."""
+
+    @_builtins.property
+    def issued_before(self) -> _timestamp_pb2.Timestamp:
+        """Or every certificate whose own not-before is earlier than this instant, which is not in the future."""
+
+    def __init__(
+        self,
+        *,
+        participant_id: _builtins.str = ...,
+        fingerprints: _abc.Iterable[_builtins.str] | None = ...,
+        issued_before: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["issued_before", b"issued_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprints", b"fingerprints", "issued_before", b"issued_before", "participant_id", b"participant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeCertificatesRequest: _TypeAlias = RevokeCertificatesRequest  # noqa: Y015
+
+@_typing.final
+class RevokeCertificatesResponse(_message.Message):
+    """Response of RevokeCertificates."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRITTEN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def written(self) -> Global___Written:
+        """What became of it."""
+
+    def __init__(
+        self,
+        *,
+        written: Global___Written | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["written", b"written"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["written", b"written"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeCertificatesResponse: _TypeAlias = RevokeCertificatesResponse  # noqa: Y015
 
 @_typing.final
 class SetCeilingRequest(_message.Message):

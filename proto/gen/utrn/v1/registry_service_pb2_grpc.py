@@ -56,6 +56,11 @@ class RegistryServiceStub:
                 request_serializer=utrn_dot_v1_dot_registry__service__pb2.SetIdentitiesRequest.SerializeToString,
                 response_deserializer=utrn_dot_v1_dot_registry__service__pb2.SetIdentitiesResponse.FromString,
                 _registered_method=True)
+        self.RevokeCertificates = channel.unary_unary(
+                '/utrn.v1.RegistryService/RevokeCertificates',
+                request_serializer=utrn_dot_v1_dot_registry__service__pb2.RevokeCertificatesRequest.SerializeToString,
+                response_deserializer=utrn_dot_v1_dot_registry__service__pb2.RevokeCertificatesResponse.FromString,
+                _registered_method=True)
         self.SetStanding = channel.unary_unary(
                 '/utrn.v1.RegistryService/SetStanding',
                 request_serializer=utrn_dot_v1_dot_registry__service__pb2.SetStandingRequest.SerializeToString,
@@ -232,6 +237,14 @@ class RegistryServiceServicer:
 
     def SetIdentities(self, request, context):
         """Changes a participant's name and certificates, at once. Operators.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeCertificates(self, request, context):
+        """Revokes certificates of a participant, at once and for good, whatever their authority says: a stolen one whose URI goes
+        on to be used with a new one. Operators; not the last certificates of the last active operator.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -469,6 +482,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=utrn_dot_v1_dot_registry__service__pb2.SetIdentitiesRequest.FromString,
                     response_serializer=utrn_dot_v1_dot_registry__service__pb2.SetIdentitiesResponse.SerializeToString,
             ),
+            'RevokeCertificates': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeCertificates,
+                    request_deserializer=utrn_dot_v1_dot_registry__service__pb2.RevokeCertificatesRequest.FromString,
+                    response_serializer=utrn_dot_v1_dot_registry__service__pb2.RevokeCertificatesResponse.SerializeToString,
+            ),
             'SetStanding': grpc.unary_unary_rpc_method_handler(
                     servicer.SetStanding,
                     request_deserializer=utrn_dot_v1_dot_registry__service__pb2.SetStandingRequest.FromString,
@@ -686,6 +704,33 @@ class RegistryService:
             '/utrn.v1.RegistryService/SetIdentities',
             utrn_dot_v1_dot_registry__service__pb2.SetIdentitiesRequest.SerializeToString,
             utrn_dot_v1_dot_registry__service__pb2.SetIdentitiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeCertificates(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utrn.v1.RegistryService/RevokeCertificates',
+            utrn_dot_v1_dot_registry__service__pb2.RevokeCertificatesRequest.SerializeToString,
+            utrn_dot_v1_dot_registry__service__pb2.RevokeCertificatesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -49,6 +49,10 @@ class RegistryServiceStub:
     """Brings a participant on board. Operators."""
     SetIdentities: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SetIdentitiesRequest, _registry_service_pb2.SetIdentitiesResponse]
     """Changes a participant's name and certificates, at once. Operators."""
+    RevokeCertificates: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.RevokeCertificatesRequest, _registry_service_pb2.RevokeCertificatesResponse]
+    """Revokes certificates of a participant, at once and for good, whatever their authority says: a stolen one whose URI goes
+    on to be used with a new one. Operators; not the last certificates of the last active operator.
+    """
     SetStanding: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SetStandingRequest, _registry_service_pb2.SetStandingResponse]
     """Suspends, readmits or offboards a participant, at once. Operators."""
     SetProfile: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SetProfileRequest, _registry_service_pb2.SetProfileResponse]
@@ -145,6 +149,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Brings a participant on board. Operators."""
     SetIdentities: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SetIdentitiesRequest, _registry_service_pb2.SetIdentitiesResponse]  # type: ignore[assignment]
     """Changes a participant's name and certificates, at once. Operators."""
+    RevokeCertificates: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RevokeCertificatesRequest, _registry_service_pb2.RevokeCertificatesResponse]  # type: ignore[assignment]
+    """Revokes certificates of a participant, at once and for good, whatever their authority says: a stolen one whose URI goes
+    on to be used with a new one. Operators; not the last certificates of the last active operator.
+    """
     SetStanding: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SetStandingRequest, _registry_service_pb2.SetStandingResponse]  # type: ignore[assignment]
     """Suspends, readmits or offboards a participant, at once. Operators."""
     SetProfile: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SetProfileRequest, _registry_service_pb2.SetProfileResponse]  # type: ignore[assignment]
@@ -250,6 +258,16 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_service_pb2.SetIdentitiesResponse, _abc.Awaitable[_registry_service_pb2.SetIdentitiesResponse]]:
         """Changes a participant's name and certificates, at once. Operators."""
+
+    @_abc_1.abstractmethod
+    def RevokeCertificates(
+        self,
+        request: _registry_service_pb2.RevokeCertificatesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.RevokeCertificatesResponse, _abc.Awaitable[_registry_service_pb2.RevokeCertificatesResponse]]:
+        """Revokes certificates of a participant, at once and for good, whatever their authority says: a stolen one whose URI goes
+        on to be used with a new one. Operators; not the last certificates of the last active operator.
+        """
 
     @_abc_1.abstractmethod
     def SetStanding(
