@@ -1,8 +1,9 @@
 """One attempt to deliver one code: hear late news, ask, send, wait, and write down what is known. Keeps nothing."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
@@ -69,7 +70,8 @@ class AttemptDelivery:
     by which records. `reached_by` names the head end that reaches a vend's meter now. `origins` decides which head end
     may speak of what. `spent_here` says whether this service alone spends a sequence's counters, and by which records.
     `random_part` draws that of a message's id.
-    `utc_ahead` is how far the head ends' clocks, which are right, may be ahead of cluster time.
+    `utc_ahead` is how far the head ends' clocks, which are right, may be ahead of cluster time. `in_flight` counts the
+    attempts under way by head end, of which there are never more than it wants.
     """
 
     outbox: Outbox
@@ -84,6 +86,7 @@ class AttemptDelivery:
     reached_by: Callable[[Vend], str] = lambda vend: vend.head_end
     spent_here: SpentHere = lambda *_: (True, ())
     random_part: Callable[[], str] = new_random_part
+    in_flight: Counter[str] = field(default_factory=Counter)
 
     async def __call__(
         self, stored: StoredVend, *, shard: int, epoch: int, ours: Callable[[], bool], mailbox: Mailbox
@@ -103,7 +106,14 @@ class AttemptDelivery:
             head_end = self.head_ends.get(name)
             if head_end is None or not head_end.available:
                 return Parked(name, stored.vend.delivery.queued_at or stored.vend.issued_at)
-            return await _Attempt(self, name, head_end, stored, shard, epoch, ours, mailbox).run()
+            most = (await head_end.capabilities()).in_flight_max
+            if 0 < most <= self.in_flight[name]:
+                return Later(self.back_off_s(1))
+            self.in_flight[name] += 1
+            try:
+                return await _Attempt(self, name, head_end, stored, shard, epoch, ours, mailbox).run()
+            finally:
+                self.in_flight[name] -= 1
         except _NotOurs:
             return None
         except (HeadEndUnavailable, HeadEndStale, _NotSent) as error:

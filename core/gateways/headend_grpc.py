@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -260,7 +260,11 @@ class GrpcHeadEnd:
                 self._leave(channel)
             raise
         try:
-            self._capabilities = capabilities_of(reply.read())
+            told = capabilities_of(reply.read())
+            if told != self._capabilities:
+                can = {key: value for key, value in asdict(told).items() if key != "name"}
+                log.info("what a head end can do", extra={"head_end": self._config.name, "adapter": told.name, **can})
+            self._capabilities = told
         except OutOfBounds as odd:
             self._set_aside.record(self._config.name, f"capabilities: {odd.why}")
             self._capabilities = self._capabilities or capabilities_of(pb.GetCapabilitiesResponse())

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ class AskedHeadEnd:
 
     knows: Answer | GivenUp | MessageState = MessageState.NOT_KNOWN
     can_be_asked: bool = True
+    in_flight_max: int = 10
     available: bool = True
     sent: list[AddCredit] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
@@ -70,7 +72,7 @@ class AskedHeadEnd:
     async def capabilities(self) -> Capabilities:
         return Capabilities(
             name="asked", dedupes_by_message_id=True, status_by_message_id=self.can_be_asked, alerts_name_counter=True,
-            in_flight_max=10,
+            in_flight_max=self.in_flight_max,
         )  # fmt: skip
 
     async def send(self, message: AddCredit) -> None:
@@ -100,6 +102,7 @@ class OwedDelivery:
         self.set_aside = SetAside()
         self.ours = True
         self.utc_ahead = timedelta()
+        self.in_flight = Counter[str]()
         self.node = MarketNode(Store(cast("EtcdClient", FakeEtcd()), CONFIG), HandClock())
         self.meters = FreshMeters(self.node.registry, self.node.records)
         self.outbox = EtcdOutbox(self.node.store.client, CONFIG, self.node.clock)
@@ -134,6 +137,7 @@ class OwedDelivery:
             outbox=self.outbox, head_ends={HEAD_END: self.head_end}, clock=self.node.clock, times=StageTimes(),
             random=random.Random(1), config=self.config, lapsed=lapse, reached_by=lapse.reached_by,
             origins=Origins.by(self.meters, self.set_aside), utc_ahead=lambda: self.utc_ahead,
+            in_flight=self.in_flight,
         )  # fmt: skip
         end = await attempt(
             self.stored, shard=self.shard, epoch=self.epoch, ours=lambda: self.ours, mailbox=self.mailbox

@@ -216,3 +216,16 @@ async def test_a_delivery_follows_its_meter_to_another_head_end() -> None:
         await work.node.seen(work.meter_id, done.revision)
         await work.attempt()
     assert len(work.head_end.sent) == 1
+
+
+@pytest.mark.parametrize(("wants", "sent"), [(2, 0), (3, 1), (0, 1)], ids=["full", "room for one", "no limit"])
+async def test_a_head_end_gets_no_more_at_once_than_it_wants(wants: int, sent: int) -> None:
+    work = OwedDelivery()
+    work.head_end.in_flight_max = wants
+    work.in_flight[HEAD_END] = 2
+    async with work.owed(attempts=0):
+        end, delivery = await work.attempt()
+        assert len(work.head_end.sent) == sent
+        assert isinstance(end, Later)
+        assert delivery.attempts == sent, "a delivery that waits for room has lost no attempt"
+    assert work.in_flight[HEAD_END] == 2

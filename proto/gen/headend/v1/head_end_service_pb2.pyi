@@ -478,7 +478,7 @@ Global___GetCapabilitiesRequest: _TypeAlias = GetCapabilitiesRequest  # noqa: Y0
 
 @_typing.final
 class GetCapabilitiesResponse(_message.Message):
-    """What an adapter can do."""
+    """What an adapter can do. What a node acts on says so; a node tells the rest to the people who run it, in its log."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -498,13 +498,13 @@ class GetCapabilitiesResponse(_message.Message):
     refusal, may have been lost, and comes again with the next one.
     """
     status_by_message_id: _builtins.bool
-    """GetMessageStatus works."""
+    """GetMessageStatus works. A node asks before each repeat if it does, and repeats without asking if not."""
     status_kept_s: _builtins.int
     """How long a message's status is kept, in seconds."""
     alerts_name_counter: _builtins.bool
     """Alerts name the code's originator and counter."""
     in_flight_max: _builtins.int
-    """The most messages it wants in flight at once; 0 for no limit."""
+    """The most messages that it wants in flight at once from one node, which has no more under way; 0 for no limit."""
     fences_by_epoch: _builtins.bool
     """It refuses an owner_epoch below the highest it has accepted for the meter, also after a restart."""
     honours_not_after: _builtins.bool
