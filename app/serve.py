@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import grpc
 import uvloop
 
+from app.logs import plain_stderr
 from app.metrics import serve_metrics
 from app.wiring import Node
 from cluster.identity import LedgerUnfit
@@ -177,7 +178,7 @@ async def _run(node: Node, stop: _Stop) -> None:
 
 def _must_end(seconds: float) -> None:
     """Have the process end by then, whatever hangs: nobody starts a node again that neither serves nor ends."""
-    faulthandler.dump_traceback_later(seconds, exit=True)
+    faulthandler.dump_traceback_later(seconds, exit=True, file=plain_stderr())
 
 
 async def _for_life(part: Coroutine[Any, Any, NoReturn]) -> None:

@@ -11,7 +11,7 @@ from app.cli.output import fail
 def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The node's TOML file.")]) -> None:
     """Run one node until SIGTERM; logs are JSON lines on standard error."""
     from app.config import BadConfig, load_config, problems_of
-    from app.logs import set_up_logs
+    from app.logs import all_of_it_json
     from app.serve import EXIT_REFUSED, raise_descriptors
     from app.serve import serve as run
     from app.tls import BadTls
@@ -26,11 +26,13 @@ def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The node'
     problems = problems_of(settings)
     if problems:
         fail("\n".join(problems), code=EXIT_REFUSED)
-    set_up_logs(settings.node.log_level)
-    raise_descriptors()
     try:
         # Two processes of one node would take each other's lease, and write over what it last knew of the ledger.
-        with ProcessLock(settings.node.trail / f"{settings.node.node_id}.lock"):
+        with (
+            ProcessLock(settings.node.trail / f"{settings.node.node_id}.lock"),
+            all_of_it_json(settings.node.log_level),
+        ):
+            raise_descriptors()
             code = run(lambda: build(settings))
     except (BadTls, FolderInUse, HsmRefused, OSError) as error:
         fail(str(error), code=EXIT_REFUSED)
