@@ -61,6 +61,22 @@ def add_supplier(
     print_written(reply.written, as_json=as_json)
 
 
+@supplier.command("key", for_good="has the codes of {participant_id} made with the key {key_id}")
+def supplier_key(
+    participant_id: _Id,
+    originator: Annotated[str, typer.Option(help="EUI-64 under which its codes are made; it stays as it is.")],
+    key_id: Annotated[str, typer.Option(help="CKA_ID of its key in the HSM, hex.")],
+    point: Annotated[str, typer.Option(help="Public point of that key, hex: the one its meters know.")],
+    target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False,
+) -> None:  # fmt: skip
+    """Correct which HSM key a supplier's codes are made with; needs two operators."""
+    from utrn.v1 import registry_service_pb2 as pb
+
+    one = pb.SupplierKey(originator_id=originator, key_id=key_id, public_point=point_of(point))
+    request = pb.SetSupplierKeyRequest(participant_id=participant_id, supplier_key=one)
+    print_written(registry("SetSupplierKey", request, target, (cert, key, ca)).written, as_json=as_json)
+
+
 @psp.command("add")
 def add_psp(
     participant_id: _Id, name: _Name, identity: _Identities, target: TARGET, cert: CERT, key: KEY, ca: CA,

@@ -94,6 +94,7 @@ _REGISTRY: Final = {
     "AddParticipant": _OPERATE,
     "SetIdentities": _OPERATE,
     "RevokeCertificates": _OPERATE,
+    "SetSupplierKey": _OPERATE,
     "SetStanding": _OPERATE,
     "SetCeiling": _OPERATE,
     "SetProfile": Access(roles=KEEPERS, bytes_max=32_768),

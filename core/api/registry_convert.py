@@ -125,13 +125,14 @@ def new_participant(request: pb.AddParticipantRequest) -> NewParticipant:
         role=role,
         name=parse_text(one.name, "participant.name", least=1, most=200),
         identities=parse_uris(one.identities, "participant.identities"),
-        supplier_key=_supplier_key(one.supplier_key) if one.HasField("supplier_key") else None,
+        supplier_key=supplier_key_of(one.supplier_key) if one.HasField("supplier_key") else None,
         profile=profile_of(request.profile) if request.HasField("profile") else None,
         ceiling_pence=parse_ceiling(one.ceiling_pence, field="participant.ceiling_pence"),
     )
 
 
-def _supplier_key(key: pb.SupplierKey) -> SupplierKey:
+def supplier_key_of(key: pb.SupplierKey) -> SupplierKey:
+    """Return a supplier's key; raise BadField if one of its parts is none."""
     return SupplierKey(
         originator_id=parse_eui64(key.originator_id, field="supplier_key.originator_id"),
         key_id=parse_key_id(key.key_id, "supplier_key.key_id"),

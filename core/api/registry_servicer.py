@@ -88,6 +88,15 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         done = await self.parties.revoke(principal, participant_id, more)
         return pb.RevokeCertificatesResponse(written=made.written(done))
 
+    async def SetSupplierKey(self, request: pb.SetSupplierKeyRequest, context: Context) -> pb.SetSupplierKeyResponse:
+        """Correct a supplier's key."""
+        principal, participant_id = self.authenticate(context), _participant_id(request.participant_id)
+        key = made.supplier_key_of(request.supplier_key)
+        subject = f"make codes of {participant_id} with the HSM key {key.key_id}"
+        asked = asked_of("SetSupplierKey", request, subject)
+        done = await self.parties.set_supplier_key(principal, participant_id, key, asked=asked)
+        return pb.SetSupplierKeyResponse(written=made.written(done))
+
     async def SetStanding(self, request: pb.SetStandingRequest, context: Context) -> pb.SetStandingResponse:
         """Suspend, readmit, offboard."""
         standing = Standing(checks.number_in(request.standing, "standing", Standing))

@@ -168,6 +168,35 @@ class KeepParties:
 
         return await self._update(participant_id, change, consent)
 
+    async def set_supplier_key(
+        self, principal: Principal, participant_id: ParticipantId, key: SupplierKey, *, asked: Asked | None = None
+    ) -> Written:
+        """Correct which HSM key a supplier's codes are made with, at once; its originator stays as it is.
+
+        A sale under way with the key before does not commit: its transaction compares the supplier's record.
+
+        Raises:
+            ParticipantUnknown: no supplier of this name.
+            BadField: it is another originator.
+            NeedsApproval, SecondOperatorNeeded: two operators are needed.
+        """
+        require(principal, OPERATORS)
+
+        def change(one: Participant) -> Participant:
+            if one.role is not Role.SUPPLIER or one.supplier_key is None:
+                raise ParticipantUnknown("no supplier of this name", participant_id=participant_id)
+            if one.supplier_key.originator_id != key.originator_id:
+                raise BadField(
+                    f"supplier_key.originator_id: is {one.supplier_key.originator_id}, which can never change",
+                    field="supplier_key.originator_id",
+                )
+            return replace(one, supplier_key=key)
+
+        async def consent(_: Participant) -> Consent:
+            return await self.consents.of_two(principal, asked)
+
+        return await self._update(participant_id, change, consent)
+
     async def set_standing(
         self, principal: Principal, participant_id: ParticipantId, standing: Standing, *, asked: Asked | None = None
     ) -> Written:

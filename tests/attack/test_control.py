@@ -18,8 +18,10 @@ from cluster.reader import all_vends
 from core.flows.config import FlowConfig
 from tests.support.raw import Answer, raw_call, raw_channel
 from tests.support.selling import new_id, pans
+from tests.support.vends import POINT
 
 PLAN = StackPlan(meters=40, etcd_fsync=False, nodes=("node-a", "node-b"), flow=("approval_wait_s = 1",))
+
 pytestmark = [pytest.mark.real]
 ISSUE = "/utrn.v1.TopUpService/IssueUtrn"
 
@@ -102,6 +104,10 @@ async def test_one_stolen_operator_ends_no_supplier_and_makes_itself_no_second(a
     alone = {
         "RegistryService/SetStanding": ends,
         "RegistryService/AddParticipant": registry_pb.AddParticipantRequest(participant=accomplice),
+        "RegistryService/SetSupplierKey": registry_pb.SetSupplierKeyRequest(
+            participant_id=supplier,
+            supplier_key=registry_pb.SupplierKey(originator_id=SUPPLIERS[supplier], key_id="01", public_point=POINT),
+        ),
         "RegistryService/SetIdentities": registry_pb.SetIdentitiesRequest(
             participant_id=SECOND_OPERATOR, name="S", identities=["spiffe://third"]
         ),

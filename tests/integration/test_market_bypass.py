@@ -86,6 +86,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "RegistryService.AddParticipant":      (R,     R,     R,       R,       R,      MAY),
     "RegistryService.SetIdentities":       (R,     R,     R,       R,       R,      MAY),
     "RegistryService.RevokeCertificates":  (R,     R,     R,       R,       R,      MAY),
+    "RegistryService.SetSupplierKey":      (R,     R,     R,       R,       R,      MAY),
     "RegistryService.SetStanding":         (R,     R,     R,       R,       R,      MAY),
     "RegistryService.SetCeiling":          (R,     R,     R,       R,       R,      MAY),
     "RegistryService.SetProfile":          (Y,     R,     R,       R,       R,      MAY),
@@ -289,6 +290,10 @@ def _records_of(target: Attacked) -> dict[str, Message]:
         "RegistryService.AddParticipant": pb.AddParticipantRequest(participant=someone),
         "RegistryService.SetIdentities": pb.SetIdentitiesRequest(
             participant_id=NORTH, name="X", identities=["spiffe://x"]
+        ),
+        "RegistryService.SetSupplierKey": pb.SetSupplierKeyRequest(
+            participant_id=NORTH,
+            supplier_key=pb.SupplierKey(originator_id="0" * 16, key_id="01", public_point=POINT),
         ),
         "RegistryService.RevokeCertificates": pb.RevokeCertificatesRequest(
             participant_id=NORTH, fingerprints=["0" * 64]
@@ -532,6 +537,10 @@ def _forged_records(target: Attacked) -> Iterator[Forged]:
     yield Forged(f"{service}.SetIdentities", "participant_id", OUTSIDER, identities, R)
     revoked = pb.RevokeCertificatesRequest(participant_id=PSP, fingerprints=["0" * 64])
     yield Forged(f"{service}.RevokeCertificates", "participant_id", OUTSIDER, revoked, R)
+    other = pb.SupplierKey(originator_id="0" * 16, key_id="01", public_point=POINT)
+    corrected = pb.SetSupplierKeyRequest(participant_id=NORTH, supplier_key=other)
+    yield Forged(f"{service}.SetSupplierKey", "participant_id", SOUTH, corrected, R)
+    yield Forged(f"{service}.SetSupplierKey", "supplier_key.originator_id", OPERATOR, corrected, "BAD_FIELD")
     ceiling = pb.SetCeilingRequest(participant_id=PSP, ceiling_pence=10**13)
     yield Forged(f"{service}.SetCeiling", "participant_id", PSP, ceiling, R)
     yield Forged(

@@ -480,6 +480,11 @@ def approved(teller: Teller, *asked: str) -> None:
 def offboarded(teller: Teller) -> None:
     teller.both(WEST, "appoint", "end", WEST, CHAIN, "web-2026")
     teller.both(OPERATOR, "psp", "offboard", CHAIN)
+    key = teller.stack.make_keys()[SOUTH]
+    corrected = ["--originator", "90b3d51f30010003", "--key-id", "0c", "--point", key.public_point]
+    approved(teller, "supplier", "key", WEST, *corrected)
+    teller.both(OPERATOR, "supplier", "key", WEST, *corrected)
+    assert teller.json(OPERATOR, "supplier", "show", WEST)["supplier_key"]["key_id"] == "0c"
     approved(teller, "supplier", "offboard", WEST)
     teller.both(OPERATOR, "supplier", "offboard", WEST)
     assert teller.json(OPERATOR, "supplier", "show", WEST)["identities"] == []

@@ -28,7 +28,7 @@ from tests.support.etcd import Store
 from tests.support.market_node import GAINING, OPERATOR, MarketNode, as_, open_market
 from tests.support.patience import PATIENCE_S
 from tests.support.servicers import Servicers, calling
-from tests.support.vends import NOW, POINT, SUPPLIER, new_id, utrn
+from tests.support.vends import NOW, ORIGINATOR, POINT, SUPPLIER, new_id, utrn
 
 SERVICES = {
     "registry": pb.DESCRIPTOR.services_by_name["RegistryService"],
@@ -135,6 +135,17 @@ ANSWERED: dict[str, list[tuple[Participant, Message]]] = {
     ],
     "SetIdentities": [
         (OPERATOR, pb.SetIdentitiesRequest(participant_id="psp-corner", name="C", identities=["spiffe://c"]))
+    ],
+    "SetSupplierKey": [
+        (
+            OPERATOR,
+            pb.SetSupplierKeyRequest(
+                participant_id="supplier-north",
+                supplier_key=pb.SupplierKey(
+                    originator_id=ORIGINATOR, key_id="0a", public_point=POINT
+                ),
+            ),
+        )
     ],
     "RevokeCertificates": [
         (

@@ -42,6 +42,7 @@ FOR_GOOD = {
     "supplier add": ["n", "--name", "N", "--identity", "i", "--originator", "o", "--key-id", "k", "--point", "04"],
     "supplier certificates": ["n", "--name", "N", "--identity", "spiffe://one"],
     "supplier offboard": ["north"],
+    "supplier key": ["north", "--originator", "90b3d51f30010001", "--key-id", "01", "--point", "04" + "00" * 64],
     "supplier revoke": ["north", "--issued-before", "2026-01-01T00:00:00Z"],
     "vend settle": ["an-id", "--credited"],
 }

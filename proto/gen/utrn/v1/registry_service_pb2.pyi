@@ -1312,6 +1312,58 @@ class RevokeCertificatesResponse(_message.Message):
 Global___RevokeCertificatesResponse: _TypeAlias = RevokeCertificatesResponse  # noqa: Y015
 
 @_typing.final
+class SetSupplierKeyRequest(_message.Message):
+    """Request of SetSupplierKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
+    SUPPLIER_KEY_FIELD_NUMBER: _builtins.int
+    participant_id: _builtins.str
+    """Which supplier."""
+    @_builtins.property
+    def supplier_key(self) -> Global___SupplierKey:
+        """Its key from now on: the originator as it is, the CKA_ID, and the public point that its meters know."""
+
+    def __init__(
+        self,
+        *,
+        participant_id: _builtins.str = ...,
+        supplier_key: Global___SupplierKey | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["supplier_key", b"supplier_key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["participant_id", b"participant_id", "supplier_key", b"supplier_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetSupplierKeyRequest: _TypeAlias = SetSupplierKeyRequest  # noqa: Y015
+
+@_typing.final
+class SetSupplierKeyResponse(_message.Message):
+    """Response of SetSupplierKey."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WRITTEN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def written(self) -> Global___Written:
+        """What became of it."""
+
+    def __init__(
+        self,
+        *,
+        written: Global___Written | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["written", b"written"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["written", b"written"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetSupplierKeyResponse: _TypeAlias = SetSupplierKeyResponse  # noqa: Y015
+
+@_typing.final
 class SetCeilingRequest(_message.Message):
     """Request of SetCeiling."""
 

@@ -61,6 +61,11 @@ class RegistryServiceStub:
                 request_serializer=utrn_dot_v1_dot_registry__service__pb2.RevokeCertificatesRequest.SerializeToString,
                 response_deserializer=utrn_dot_v1_dot_registry__service__pb2.RevokeCertificatesResponse.FromString,
                 _registered_method=True)
+        self.SetSupplierKey = channel.unary_unary(
+                '/utrn.v1.RegistryService/SetSupplierKey',
+                request_serializer=utrn_dot_v1_dot_registry__service__pb2.SetSupplierKeyRequest.SerializeToString,
+                response_deserializer=utrn_dot_v1_dot_registry__service__pb2.SetSupplierKeyResponse.FromString,
+                _registered_method=True)
         self.SetStanding = channel.unary_unary(
                 '/utrn.v1.RegistryService/SetStanding',
                 request_serializer=utrn_dot_v1_dot_registry__service__pb2.SetStandingRequest.SerializeToString,
@@ -245,6 +250,14 @@ class RegistryServiceServicer:
     def RevokeCertificates(self, request, context):
         """Revokes certificates of a participant, at once and for good, whatever their authority says: a stolen one whose URI goes
         on to be used with a new one. Operators; not the last certificates of the last active operator.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetSupplierKey(self, request, context):
+        """Corrects which HSM key a supplier's codes are made with; its originator stays. Two operators: with a key that meters do
+        not know, no code of the supplier works.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -486,6 +499,11 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     servicer.RevokeCertificates,
                     request_deserializer=utrn_dot_v1_dot_registry__service__pb2.RevokeCertificatesRequest.FromString,
                     response_serializer=utrn_dot_v1_dot_registry__service__pb2.RevokeCertificatesResponse.SerializeToString,
+            ),
+            'SetSupplierKey': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetSupplierKey,
+                    request_deserializer=utrn_dot_v1_dot_registry__service__pb2.SetSupplierKeyRequest.FromString,
+                    response_serializer=utrn_dot_v1_dot_registry__service__pb2.SetSupplierKeyResponse.SerializeToString,
             ),
             'SetStanding': grpc.unary_unary_rpc_method_handler(
                     servicer.SetStanding,
@@ -731,6 +749,33 @@ class RegistryService:
             '/utrn.v1.RegistryService/RevokeCertificates',
             utrn_dot_v1_dot_registry__service__pb2.RevokeCertificatesRequest.SerializeToString,
             utrn_dot_v1_dot_registry__service__pb2.RevokeCertificatesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetSupplierKey(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/utrn.v1.RegistryService/SetSupplierKey',
+            utrn_dot_v1_dot_registry__service__pb2.SetSupplierKeyRequest.SerializeToString,
+            utrn_dot_v1_dot_registry__service__pb2.SetSupplierKeyResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -53,6 +53,10 @@ class RegistryServiceStub:
     """Revokes certificates of a participant, at once and for good, whatever their authority says: a stolen one whose URI goes
     on to be used with a new one. Operators; not the last certificates of the last active operator.
     """
+    SetSupplierKey: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SetSupplierKeyRequest, _registry_service_pb2.SetSupplierKeyResponse]
+    """Corrects which HSM key a supplier's codes are made with; its originator stays. Two operators: with a key that meters do
+    not know, no code of the supplier works.
+    """
     SetStanding: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SetStandingRequest, _registry_service_pb2.SetStandingResponse]
     """Suspends, readmits or offboards a participant, at once. Operators."""
     SetProfile: _grpc.UnaryUnaryMultiCallable[_registry_service_pb2.SetProfileRequest, _registry_service_pb2.SetProfileResponse]
@@ -152,6 +156,10 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     RevokeCertificates: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.RevokeCertificatesRequest, _registry_service_pb2.RevokeCertificatesResponse]  # type: ignore[assignment]
     """Revokes certificates of a participant, at once and for good, whatever their authority says: a stolen one whose URI goes
     on to be used with a new one. Operators; not the last certificates of the last active operator.
+    """
+    SetSupplierKey: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SetSupplierKeyRequest, _registry_service_pb2.SetSupplierKeyResponse]  # type: ignore[assignment]
+    """Corrects which HSM key a supplier's codes are made with; its originator stays. Two operators: with a key that meters do
+    not know, no code of the supplier works.
     """
     SetStanding: _aio.UnaryUnaryMultiCallable[_registry_service_pb2.SetStandingRequest, _registry_service_pb2.SetStandingResponse]  # type: ignore[assignment]
     """Suspends, readmits or offboards a participant, at once. Operators."""
@@ -267,6 +275,16 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_service_pb2.RevokeCertificatesResponse, _abc.Awaitable[_registry_service_pb2.RevokeCertificatesResponse]]:
         """Revokes certificates of a participant, at once and for good, whatever their authority says: a stolen one whose URI goes
         on to be used with a new one. Operators; not the last certificates of the last active operator.
+        """
+
+    @_abc_1.abstractmethod
+    def SetSupplierKey(
+        self,
+        request: _registry_service_pb2.SetSupplierKeyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_service_pb2.SetSupplierKeyResponse, _abc.Awaitable[_registry_service_pb2.SetSupplierKeyResponse]]:
+        """Corrects which HSM key a supplier's codes are made with; its originator stays. Two operators: with a key that meters do
+        not know, no code of the supplier works.
         """
 
     @_abc_1.abstractmethod
