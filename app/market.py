@@ -28,6 +28,7 @@ from core.flows.keep_pans import KeepPans
 from core.flows.keep_parties import KeepParties
 from core.flows.load_records import LoadRecords
 from core.flows.market_view import MarketView
+from core.flows.quota import registrations
 from core.flows.reconcile import ReconcilePans
 from core.flows.turn import TurnMeter
 from core.flows.two_people import TwoPeople
@@ -79,14 +80,20 @@ class Market:
         """Return the registry's service."""
         parties = KeepParties(store=self.store, clock=self.clock, consents=self.consents)
         ledger = self.vending.refuse.ledger
-        meters = KeepMeters(store=self.store, turn=self.turn, clock=self.clock, head_ends=self.head_ends)
+        flow = self.config.flow
+        count_new = registrations(
+            self.vending.clock, burst=flow.registrations_burst, per_minute=flow.registrations_per_minute
+        )
+        meters = KeepMeters(
+            store=self.store, turn=self.turn, clock=self.clock, head_ends=self.head_ends, count_new=count_new
+        )
         return RegistryServicer(
             authenticate=self._authenticate,
             parties=parties,
             meters=meters,
             exchange=ExchangeMeter(meters=meters, store=self.store),
             hand_over=HandOverMeter(meters=meters, store=self.store, ledger=ledger, clock=self.clock),
-            pans=KeepPans(store=self.store, clock=self.clock),
+            pans=KeepPans(store=self.store, clock=self.clock, count_new=count_new),
             load=LoadRecords(
                 store=self.store,
                 parties=parties,
@@ -94,6 +101,7 @@ class Market:
                 clock=self.clock,
                 trail=self.trail,
                 head_ends=self.head_ends,
+                count_new=count_new,
             ),
             reconcile=ReconcilePans(registry=self.registry, book=self.registry, clock=self.clock),
             view=self._view,

@@ -68,7 +68,7 @@ from core.flows.open_cases import OpenCases
 from core.flows.origins import Origins
 from core.flows.prove import CustodyOf
 from core.flows.record import Recorder
-from core.flows.refuse import ClosingQuota, RefuseSale
+from core.flows.refuse import RefuseSale, closing_quota
 from core.flows.send import SendIssued
 from core.flows.turn import TurnMeter
 from core.gateways.audit_log_file import AuditLogFile
@@ -463,7 +463,7 @@ def _refuse(config: Config, ports: Adapters, answers: Answers) -> RefuseSale:
         ledger=ports.ledger,
         answers=answers,
         clock=ports.clock,
-        quota=ClosingQuota(ports.clock, burst=flow.closings_burst, per_minute=flow.closings_per_minute),
+        quota=closing_quota(ports.clock, burst=flow.closings_burst, per_minute=flow.closings_per_minute),
         id_window=flow.hot_window,
         node_id=config.node.node_id,
     )

@@ -31,6 +31,9 @@ class FlowConfig:
         closings_burst: Ids, 1 to 1000000, that one caller may have closed as refused at once at this node; each takes
             about 500 bytes of the ledger.
         closings_per_minute: Ids, 1 to 1000000, a minute, once the burst is used up.
+        registrations_burst: Meters and PANs, 1 to 10000000, that one supplier may register at once at this node;
+            operators, and so the registration feed, any number.
+        registrations_per_minute: Of them, 1 to 1000000, once the burst is used up.
         approval_wait_s: Seconds, 0 to 604800, between asking for what cannot be undone and doing it.
         ceiling_pence: Pence, 1 to 10 million million, that a seller without a ceiling of its own may sell in an hour.
     """
@@ -49,6 +52,8 @@ class FlowConfig:
     recent_answers_max: int = 50_000
     closings_burst: int = 1000
     closings_per_minute: int = 60
+    registrations_burst: int = 5000
+    registrations_per_minute: int = 300
     ceiling_pence: int = 10_000_000
     approval_wait_s: int = 900
 
@@ -67,6 +72,8 @@ class FlowConfig:
         _within(self, "recent_answers_max", 0, 10_000_000)
         _within(self, "closings_burst", 1, 1_000_000)
         _within(self, "closings_per_minute", 1, 1_000_000)
+        _within(self, "registrations_burst", 1, 10_000_000)
+        _within(self, "registrations_per_minute", 1, 1_000_000)
         _within(self, "ceiling_pence", 1, CEILING_PENCE_MAX)
         _within(self, "approval_wait_s", 0, 604_800)
         if self.unapplied_alarm > self.unapplied_refuse:

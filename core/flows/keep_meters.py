@@ -16,6 +16,7 @@ from core.domain.registry import Kind, Known, Ref
 from core.domain.timeline import FAR_FUTURE, Ms, Period, Timeline, ms_of
 from core.flows.head_end_names import check_head_ends
 from core.flows.keep_parties import Written
+from core.flows.quota import CountNew, count_nothing
 from core.flows.roles import KEEPERS, OPERATORS, own, require
 from core.flows.turn import Sequence, TurnMeter
 from core.ports.clock import Clock
@@ -39,12 +40,13 @@ Extend = Callable[[RegistryWrite, Meter], Awaitable[RegistryWrite]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepMeters:
-    """Changes meters."""
+    """Changes meters. `count_new` is asked before one is registered, with who does it."""
 
     store: RegistryStore
     turn: TurnMeter
     clock: Clock
     head_ends: HeadEndNames
+    count_new: CountNew = count_nothing
 
     async def add(self, principal: Principal, meter: Meter) -> Written:
         """Register a meter; registering it again as it is changes nothing.
@@ -53,6 +55,7 @@ class KeepMeters:
             RecordExists: it is there with other content.
             ParticipantUnknown: its supplier is not.
             HeadEndUnknown: its head end is not there.
+            Overloaded: this supplier has registered so much lately.
         """
         require(principal, KEEPERS)
         first = meter.registrations.periods[0].value
@@ -64,6 +67,7 @@ class KeepMeters:
             if not same_meter(known.record, meter):
                 raise RecordExists("the meter is registered already, with other content", kind="meter")
             return Written(revision=known.revision, changed=False)
+        self.count_new(principal, 1)
         write = RegistryWrite(expect=[(_ref(meter.meter_id), 0)], put=[meter], due=due_of(meter, meter.turned_at))
         revision = await self.store.write(write)
         if revision is None:

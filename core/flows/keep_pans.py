@@ -11,6 +11,7 @@ from core.domain.party import ParticipantId, Principal
 from core.domain.registry import Kind, Known, Ref
 from core.domain.timeline import Ms, Period, begin, ms_of
 from core.flows.keep_parties import Written
+from core.flows.quota import CountNew, count_nothing
 from core.flows.roles import KEEPERS, own, require
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
@@ -20,10 +21,11 @@ _RACES_MAX = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepPans:
-    """Changes PANs. Every change is one write, based on what was read."""
+    """Changes PANs. Every change is one write, based on what was read. `count_new` is asked before one is given."""
 
     store: RegistryStore
     clock: Clock
+    count_new: CountNew = count_nothing
 
     async def give(self, principal: Principal, pan: Pan, form: PanForm, meter_id: MeterId, since: Ms | None) -> Written:
         """Give a new PAN to the tenant that a meter has at `since`; giving it again as it is changes nothing.
@@ -31,6 +33,7 @@ class KeepPans:
         Raises:
             RecordExists: the PAN is there and stands for something else.
             RecordUnknown: no such meter.
+            Overloaded: this supplier has registered so much lately.
         """
         for _ in range(_RACES_MAX):
             use, meter = await self._use(principal, meter_id, since)
@@ -41,6 +44,7 @@ class KeepPans:
                 if not same_card(known.record, card):
                     raise RecordExists("the PAN is registered already, for something else", kind="pan")
                 return Written(revision=known.revision, changed=False)
+            self.count_new(principal, 1)
             revision = await self.store.write(RegistryWrite(expect=[(_ref(pan), 0), meter], put=[card]))
             if revision is not None:
                 return Written(revision=revision)

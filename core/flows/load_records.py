@@ -24,6 +24,7 @@ from core.flows.head_end_names import check_head_ends
 from core.flows.keep_meters import due_of, new_meter, same_meter
 from core.flows.keep_pans import same_card
 from core.flows.keep_parties import KeepParties, NewParticipant
+from core.flows.quota import CountNew, count_nothing
 from core.flows.roles import KEEPERS, own, require
 from core.ports.clock import Clock
 from core.ports.head_ends import HeadEndNames
@@ -94,6 +95,7 @@ class LoadRecords:
     clock: Clock
     trail: Trail
     head_ends: HeadEndNames
+    count_new: CountNew = count_nothing
 
     async def __call__(self, principal: Principal, lines: Sequence[tuple[int, Loadable | Refused]]) -> Loaded:
         """Load lines, each with its number; those that could not be read come as what is wrong with them.
@@ -101,6 +103,7 @@ class LoadRecords:
         Raises:
             RoleNotAllowed: the caller may load nothing.
             LedgerUnavailable, OutcomeUnknown: some may have been loaded; load the part again.
+            Overloaded: likewise; this supplier has registered so much lately.
         """
         require(principal, KEEPERS)
         loaded = await self._load(principal, lines)
@@ -193,6 +196,7 @@ class LoadRecords:
         )
         if not wanted or await self.store.write(write) is not None:
             loaded.loaded += len(wanted)
+            self.count_new(principal, len(wanted))
             return
         found = await self.store.read_many([Ref(Kind.METER, meter.meter_id) for _, meter in wanted])
         missing = _sort_out(wanted, found, loaded)
@@ -214,6 +218,7 @@ class LoadRecords:
             )
             if await self.store.write(write) is not None:
                 loaded.loaded += len(wanted)
+                self.count_new(principal, len(wanted))
                 return
             found = await self.store.read_many([Ref(Kind.PAN, card.pan) for _, card in wanted])
             wanted = _sort_out(wanted, found, loaded)

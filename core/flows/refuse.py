@@ -8,51 +8,29 @@ compares; only then it is refused. The first attempt of an id writes nothing: no
 from dataclasses import dataclass
 from datetime import timedelta
 
-from core.domain.errors import IF_FIRST, LedgerUnavailable, Overloaded, Refused, TransactionIdTooOld
+from core.domain.errors import IF_FIRST, LedgerUnavailable, Refused, TransactionIdTooOld
 from core.domain.party import ParticipantId
 from core.domain.refusal import ClosedRefusal, closed
 from core.domain.timeline import ms_of
 from core.domain.transaction_id import TransactionId, check_window
 from core.flows.idempotency import Answers
+from core.flows.quota import Quota
 from core.ports.clock import Clock
 from core.ports.ledger import Ledger, StoredVend
 
 
-class ClosingQuota:
-    """How many ids a participant may have closed at this node: a burst, then so many a minute.
-
-    A closed id stays in the ledger, and anybody with a certificate can ask for it with ids at random.
-    """
-
-    def __init__(self, clock: Clock, *, burst: int, per_minute: int) -> None:
-        self._clock = clock
-        self._burst = burst
-        self._per_s = per_minute / 60
-        # What is left of the burst, and when that was so. Only registered participants come here.
-        self._left: dict[ParticipantId, tuple[float, float]] = {}
-
-    def take(self, participant_id: ParticipantId) -> None:
-        """Take one.
-
-        Raises:
-            Overloaded: none is left now.
-        """
-        now = self._clock.monotonic()
-        left, at = self._left.get(participant_id, (float(self._burst), now))
-        left = min(self._burst, left + (now - at) * self._per_s)
-        if left < 1:
-            raise Overloaded("so many repeats of this caller were refused that no more are kept now; repeat later")
-        self._left[participant_id] = (left - 1, now)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RefuseSale:
-    """Refuses. `id_window` is how old an id may be: of an older one the ledger may have forgotten that it was sold."""
+    """Refuses. `id_window` is how old an id may be: of an older one the ledger may have forgotten that it was sold.
+
+    `quota` bounds what one participant may have closed: a closed id stays in the ledger, and anybody with a certificate
+    can ask for it with ids at random.
+    """
 
     ledger: Ledger
     answers: Answers
     clock: Clock
-    quota: ClosingQuota
+    quota: Quota
     id_window: timedelta
     node_id: str = ""
 
@@ -96,3 +74,9 @@ class RefuseSale:
         return await self.ledger.close_refused(
             closed(refusal, participant_id, transaction_id, at=ms_of(now), node_id=self.node_id)
         )
+
+
+def closing_quota(clock: Clock, *, burst: int, per_minute: int) -> Quota:
+    """Return how many ids a participant may have closed."""
+    told = "so many repeats of this caller were refused that no more are kept now; repeat later"
+    return Quota(clock, burst=burst, per_minute=per_minute, refusal=told)

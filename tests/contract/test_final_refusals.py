@@ -39,7 +39,7 @@ from core.domain.timeline import ms_of
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Channel, Operation, Sale
 from core.flows.idempotency import Issued
-from core.flows.refuse import ClosingQuota
+from core.flows.refuse import closing_quota
 from core.ports.ledger import Closed, CounterState, Entry, StoredVend
 from core.ports.registry import RegistryWrite
 from tests.fakes.clock import HandClock
@@ -290,7 +290,7 @@ async def test_other_content_under_a_committed_id_closes_nothing(store: Store) -
 
 async def test_a_caller_closes_so_many_ids_and_no_more(store: Store) -> None:
     async with two_nodes(store) as two:
-        quota = ClosingQuota(two.b.clock, burst=3, per_minute=60)
+        quota = closing_quota(two.b.clock, burst=3, per_minute=60)
         issue = replace(two.b.issue, refuse=replace(two.b.issue.refuse, quota=quota))
         unknown = Pan("9826999999999999993")
         closed_ids: list[Sale] = []

@@ -12,7 +12,7 @@ from core.domain.vend import Vend
 from core.flows.authorise import Authorise
 from core.flows.config import FlowConfig
 from core.flows.idempotency import Answers
-from core.flows.refuse import ClosingQuota, RefuseSale
+from core.flows.refuse import RefuseSale, closing_quota
 from core.flows.turn import TurnMeter
 from core.ports.clock import Clock
 from core.ports.ledger import Ledger
@@ -100,5 +100,5 @@ def authorise(registry: Registry, clock: Clock, trail: KeptTrail | None = None) 
 def refusing(ledger: Ledger, answers: Answers, clock: Clock, config: FlowConfig | None = None) -> RefuseSale:
     """What answers refused sales, as the composition root makes it."""
     flow = config or FlowConfig()
-    quota = ClosingQuota(clock, burst=flow.closings_burst, per_minute=flow.closings_per_minute)
+    quota = closing_quota(clock, burst=flow.closings_burst, per_minute=flow.closings_per_minute)
     return RefuseSale(ledger=ledger, answers=answers, clock=clock, quota=quota, id_window=flow.hot_window, node_id="n")

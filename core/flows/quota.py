@@ -1,0 +1,56 @@
+"""Quota: how much of something a participant may do at this node: a burst, then so much a minute."""
+
+from collections.abc import Callable
+
+from core.domain.errors import Overloaded
+from core.domain.party import ParticipantId, Principal, Role
+from core.ports.clock import Clock
+
+# Asked before records are registered, with who does it and how many; raises Overloaded.
+CountNew = Callable[[Principal, int], None]
+
+
+class Quota:
+    """Counts per participant; forgets nobody, since only registered participants come here."""
+
+    def __init__(self, clock: Clock, *, burst: int, per_minute: int, refusal: str) -> None:
+        """Take the burst, what comes back in a minute, and the sentence that whoever has none left is told."""
+        self._clock = clock
+        self._burst = burst
+        self._per_s = per_minute / 60
+        self._refusal = refusal
+        # What is left of the burst, and when that was so.
+        self._left: dict[ParticipantId, tuple[float, float]] = {}
+
+    def take(self, participant_id: ParticipantId, many: int = 1) -> None:
+        """Take so many, if one is left: what was taken beyond that is waited for before the next.
+
+        Raises:
+            Overloaded: none is left now.
+        """
+        now = self._clock.monotonic()
+        left, at = self._left.get(participant_id, (float(self._burst), now))
+        left = min(self._burst, left + (now - at) * self._per_s)
+        if left < 1:
+            raise Overloaded(self._refusal)
+        self._left[participant_id] = (left - many, now)
+
+
+def count_nothing(_: Principal, __: int) -> None:
+    """Let anybody register any number: for whoever writes straight into etcd."""
+
+
+def registrations(clock: Clock, *, burst: int, per_minute: int) -> CountNew:
+    """Return what counts the meters and PANs that a supplier registers itself; operators, the feed, have no limit."""
+    quota = Quota(
+        clock,
+        burst=burst,
+        per_minute=per_minute,
+        refusal="this supplier has registered so much lately that more has to wait; repeat later, or ask an operator",
+    )
+
+    def count(principal: Principal, many: int) -> None:
+        if principal.role is Role.SUPPLIER:
+            quota.take(principal.participant_id, many)
+
+    return count
