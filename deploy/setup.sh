@@ -52,8 +52,15 @@ if [ ! -f "$stamp" ] || [ "$(cat "$stamp")" != "$wanted" ]; then
         say "making the virtual environment .venv with $python"
         "$python" -m venv .venv
     fi
-    say "installing $(grep -c '^[a-z]' requirements.lock) pinned Python packages into .venv"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+    say "installing $(grep -c '^[a-z]' requirements.lock) pinned Python packages into .venv, a minute or two"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock &
+    installing=$! began=$(date +%s)
+    while kill -0 "$installing" 2>/dev/null; do
+        sleep 1
+        passed=$(($(date +%s) - began))
+        [ $((passed % 10)) -ne 0 ] || say "still installing, $passed s"
+    done
+    wait "$installing" || stop "pip has failed, as it says above; mend that and run this again"
     .venv/bin/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
     echo "$wanted" > "$stamp"
 fi

@@ -84,7 +84,6 @@ def make_fleet(
         lines.append({"type": "pan", "pan": _pan(chance), "meter_id": meter_id, "blocked": False})
     store.write_now(rows)
     store.close()
-    state.chmod(0o600)
     registry = folder / "meters.jsonl"
     registry.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return registry

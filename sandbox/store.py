@@ -1,6 +1,7 @@
 """Store: SQLite that commits what has queued up, and lets nobody answer before that. Survives kill -9."""
 
 import asyncio
+import os
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,9 +11,11 @@ Statement = tuple[str, tuple[Any, ...]]
 
 
 class Store:
-    """One file. Reads see what is committed; writes queue up and are committed together."""
+    """One file, its owner's alone. Reads see what is committed; writes queue up and are committed together."""
 
     def __init__(self, path: Path, schema: str) -> None:
+        # SQLite gives its other files the mode of the first.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._connection = sqlite3.connect(path, check_same_thread=False, isolation_level=None)
         self._connection.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;" + schema)
         self._queue: list[Statement] = []

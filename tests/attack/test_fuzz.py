@@ -26,7 +26,9 @@ pytestmark = [pytest.mark.real]
 
 CALLERS = (next(iter(SUPPLIERS)), PSP, OPERATOR, HELPDESK, AUDITOR, "nobody")
 # What an operator does by it to this very stack would end the run: only made-up names are sent there.
-_ENDS_THE_RUN: Final = re.compile(r".*/(SetStanding|SetIdentities|SetDrain|SetProfile|ChangeSupplier|HandOverMeter)")
+_ENDS_THE_RUN: Final = re.compile(
+    r".*/(SetStanding|SetIdentities|RevokeCertificates|SetSupplierKey|SetDrain|SetProfile|ChangeSupplier|HandOverMeter)"
+)
 _AT_ONCE = 8
 _MIB = 2**20
 # A Python process that has served its first thousand calls grows by less than this.
