@@ -238,8 +238,12 @@ class PeerWatch:
     async def revoke(self, node_id: str, lease_id: int, why: str) -> None:
         """Revoke a peer's lease, so that others take its shards; asked again while etcd elects a leader.
 
-        A lease id is never used twice: asking again cannot meet another lease.
+        A lease id is never used twice: asking again cannot meet another lease. One that the ledger says is another
+        node's is never revoked for this one, whatever it has named in its beats.
         """
+        if any(one.lease_id == lease_id and one.node_id != node_id for one in self._members()):
+            self._tell_anothers_lease(node_id, lease_id)
+            return
         if not self._within_budget():
             log.warning("too many peers died within a minute; this one is left to its lease", extra={"peer": node_id})
             return
@@ -261,6 +265,11 @@ class PeerWatch:
                 self.revokes += 1
                 log.warning("a peer's lease is revoked", extra={"peer": node_id, "lease": lease_id, "reason": why})
                 return
+
+    def _tell_anothers_lease(self, node_id: str, lease_id: int) -> None:
+        self._mistaken += 1
+        if told_now(self._mistaken):
+            log.error("a peer names another node's lease as its own", extra={"peer": node_id, "lease": lease_id})
 
     def _within_budget(self) -> bool:
         """Return whether one more lease may be revoked now, and count it."""
