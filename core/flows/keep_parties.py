@@ -203,10 +203,12 @@ class KeepParties:
         """Suspend, readmit or offboard a participant, at once. Whoever leaves gives its certificates up.
 
         To end a supplier, or an operator, and to readmit an operator needs two operators. To suspend never does: it
-        protects people. The last active operator is neither suspended nor ended.
+        protects people. The last active operator is neither suspended nor ended. A supplier that has left comes back
+        by two operators, with the certificates it had, since its originator, which its meters know, is nobody else's.
 
         Raises:
             NeedsApproval, SecondOperatorNeeded, LastOperator: as named.
+            RecordChanged: it has left, and is no supplier; or one of its certificates is another's by now.
         """
         require(principal, OPERATORS)
         now, by = ms_of(self.clock.now()), principal.participant_id
@@ -214,7 +216,7 @@ class KeepParties:
         def change(one: Participant) -> Participant:
             if one.standing is standing:
                 return one
-            if one.standing is Standing.LEFT:
+            if one.standing is Standing.LEFT and one.role is not Role.SUPPLIER:
                 raise _left()
             return replace(one, standings=one.standings.change(standing, since=None, now=now, by=by))
 
@@ -222,7 +224,7 @@ class KeepParties:
             operator, found = one.role is Role.OPERATOR, NO_CONSENT_NEEDED
             if operator and standing is not Standing.ACTIVE:
                 found = await self.consents.to_bar_operator(participant_id)
-            ends = standing is Standing.LEFT and one.role is Role.SUPPLIER
+            ends = Standing.LEFT in (standing, one.standing) and one.role is Role.SUPPLIER
             if ends or (operator and standing is not Standing.SUSPENDED):
                 found = found.and_of(await self.consents.of_two(principal, asked))
             return found
@@ -309,11 +311,12 @@ class KeepParties:
             after = change(before.record)
             if after == before.record:
                 return Written(revision=before.revision, changed=False)
-            gone = set(before.record.identities) - set(after.identities)
+            had, has = set(before.record.identities), set(after.identities)
             write = RegistryWrite(
                 expect=[(_ref(participant_id), before.revision)],
                 put=[after],
-                release=[Ref(Kind.IDENTITY, one) for one in sorted(gone)],
+                claim=[(Ref(Kind.IDENTITY, one), str(participant_id)) for one in sorted(has - had)],
+                release=[Ref(Kind.IDENTITY, one) for one in sorted(had - has)],
                 consent=NO_CONSENT_NEEDED if consent is None else await consent(before.record),
             )
             revision = await self.store.write(write)

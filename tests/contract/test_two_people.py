@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 
@@ -23,7 +24,7 @@ from core.flows.two_people import TwoPeople
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, OPERATOR, MarketNode, as_, open_market, put_all
-from tests.support.vends import PSP_ID, SUPPLIER, SUPPLIER_ID, known_as
+from tests.support.vends import PSP, PSP_ID, SUPPLIER, SUPPLIER_ID, known_as
 
 SECOND = replace(OPERATOR, participant_id=ParticipantId("operator-two"), known_as=known_as("Two", "operator-two"))
 THIRD = replace(OPERATOR, participant_id=ParticipantId("operator-three"), known_as=known_as("Three", "operator-three"))
@@ -92,6 +93,42 @@ async def test_a_supplier_is_ended_by_two_operators_after_the_waiting_time_and_o
     assert known is not None
     assert known.record.state is ApprovalState.DONE
     assert not (await office.offboard(OPERATOR)).changed, "what is so already needs nobody"
+
+
+async def test_a_supplier_that_left_comes_back_by_two_operators_with_its_originator_and_certificates(
+    office: Office,
+) -> None:
+    await office.approved(office.offboard)
+    office.wait()
+    await office.offboard(OPERATOR)
+    back = partial(office.standing, whom=SUPPLIER, standing=Standing.ACTIVE)
+    await office.approved(back)
+    office.wait()
+    assert (await back(OPERATOR)).changed
+    after = await office.node.records.read(Participant, SUPPLIER_ID)
+    assert after is not None
+    assert (after.record.standing, after.record.identities) == (Standing.ACTIVE, SUPPLIER.identities)
+    assert after.record.supplier_key == SUPPLIER.supplier_key
+    # A PSP comes back under another name, as ever.
+    await office.standing(OPERATOR, PSP, Standing.LEFT)
+    with pytest.raises(RecordChanged, match="has left"):
+        await office.standing(OPERATOR, PSP, Standing.ACTIVE)
+
+
+async def test_one_whose_certificate_is_anothers_by_now_does_not_come_back_with_it(office: Office) -> None:
+    await office.approved(office.offboard)
+    office.wait()
+    await office.offboard(OPERATOR)
+    taker = NewParticipant(
+        participant_id=ParticipantId("taker"), role=Role.PSP, name="Taker", identities=SUPPLIER.identities
+    )
+    await office.node.parties.add(as_(OPERATOR), taker)
+    back = partial(office.standing, whom=SUPPLIER, standing=Standing.ACTIVE)
+    await office.approved(back)
+    office.wait()
+    with pytest.raises(RecordChanged):
+        await back(OPERATOR)
+    assert await office.there(SUPPLIER_ID) is Standing.LEFT
 
 
 async def test_one_operator_alone_does_not_get_further_by_asking_again(office: Office) -> None:

@@ -488,4 +488,8 @@ def offboarded(teller: Teller) -> None:
     approved(teller, "supplier", "offboard", WEST)
     teller.both(OPERATOR, "supplier", "offboard", WEST)
     assert teller.json(OPERATOR, "supplier", "show", WEST)["identities"] == []
-    assert teller.refused(OPERATOR, "supplier", "resume", WEST).startswith("RECORD_CHANGED: the participant has left")
+    assert teller.refused(OPERATOR, "psp", "resume", CHAIN).startswith("RECORD_CHANGED: the participant has left")
+    # Its originator is what its meters know: a supplier comes back, by two operators.
+    approved(teller, "supplier", "resume", WEST)
+    teller.both(OPERATOR, "supplier", "resume", WEST)
+    assert teller.json(OPERATOR, "supplier", "show", WEST)["identities"] != []
