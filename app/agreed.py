@@ -11,7 +11,7 @@ DELIVERY = ("attempts_max", "give_up_after_s", "explain_wait_ms", "send_within_m
 # one list or the other; a test says so to whoever adds one.
 OWN_FLOW = (
     "in_flight_max", "batch_max", "commit_attempts_max", "least_deadline_ms", "counter_cache_max", "counter_trust_s",
-    "recent_answers_max", "closings_burst", "closings_per_minute",
+    "recent_answers_max", "closings_burst", "closings_per_minute", "suppliers_register",
     "registrations_burst", "registrations_per_minute",
 )  # fmt: skip
 OWN_DELIVERY = ("answer_wait_ms", "back_off_first_ms", "back_off_most_ms", "in_flight_max", "advise_after_s")

@@ -28,8 +28,8 @@ from core.flows.keep_pans import KeepPans
 from core.flows.keep_parties import KeepParties
 from core.flows.load_records import LoadRecords
 from core.flows.market_view import MarketView
-from core.flows.quota import registrations
 from core.flows.reconcile import ReconcilePans
+from core.flows.registrations import registrations
 from core.flows.turn import TurnMeter
 from core.flows.two_people import TwoPeople
 from core.ports.clock import Clock
@@ -81,11 +81,14 @@ class Market:
         parties = KeepParties(store=self.store, clock=self.clock, consents=self.consents)
         ledger = self.vending.refuse.ledger
         flow = self.config.flow
-        count_new = registrations(
-            self.vending.clock, burst=flow.registrations_burst, per_minute=flow.registrations_per_minute
+        new = registrations(
+            self.vending.clock,
+            burst=flow.registrations_burst,
+            per_minute=flow.registrations_per_minute,
+            suppliers_register=flow.suppliers_register,
         )
         meters = KeepMeters(
-            store=self.store, turn=self.turn, clock=self.clock, head_ends=self.head_ends, count_new=count_new
+            store=self.store, turn=self.turn, clock=self.clock, head_ends=self.head_ends, registrations=new
         )
         return RegistryServicer(
             authenticate=self._authenticate,
@@ -93,7 +96,7 @@ class Market:
             meters=meters,
             exchange=ExchangeMeter(meters=meters, store=self.store),
             hand_over=HandOverMeter(meters=meters, store=self.store, ledger=ledger, clock=self.clock),
-            pans=KeepPans(store=self.store, clock=self.clock, count_new=count_new),
+            pans=KeepPans(store=self.store, clock=self.clock, registrations=new),
             load=LoadRecords(
                 store=self.store,
                 parties=parties,
@@ -101,7 +104,7 @@ class Market:
                 clock=self.clock,
                 trail=self.trail,
                 head_ends=self.head_ends,
-                count_new=count_new,
+                registrations=new,
             ),
             reconcile=ReconcilePans(registry=self.registry, book=self.registry, clock=self.clock),
             view=self._view,

@@ -304,8 +304,9 @@ def _lasting_ports(folder: Path, count: int) -> list[int]:
 
 def _flow_lines(flow: Sequence[str]) -> list[str]:
     """Return the lines of [flow]; without a waiting time, for nobody waits on one machine, unless they say so."""
-    waits = any(line.startswith("approval_wait_s") for line in flow)
-    return [*flow] if waits else ["approval_wait_s = 0", *flow]
+    said = {line.split("=")[0].strip() for line in flow}
+    ours = {"approval_wait_s": "0", "suppliers_register": '["meters", "pans"]'}
+    return [*(f"{name} = {value}" for name, value in ours.items() if name not in said), *flow]
 
 
 def _tls_lines(tls: CertPaths, *, ca: str = "ca") -> list[str]:

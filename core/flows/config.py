@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Literal
 
 from core.domain.ceiling import CEILING_PENCE_MAX
 from core.domain.meter import PanRule
@@ -31,6 +32,8 @@ class FlowConfig:
         closings_burst: Ids, 1 to 1000000, that one caller may have closed as refused at once at this node; each takes
             about 500 bytes of the ledger.
         closings_per_minute: Ids, 1 to 1000000, a minute, once the burst is used up.
+        suppliers_register: Of "meters" and "pans", which a supplier may register itself while nobody has the id. None
+            by default: the registration feed is loaded by an operator. A lost PAN is replaced by its supplier anyway.
         registrations_burst: Meters and PANs, 1 to 10000000, that one supplier may register at once at this node;
             operators, and so the registration feed, any number.
         registrations_per_minute: Of them, 1 to 1000000, once the burst is used up.
@@ -52,6 +55,7 @@ class FlowConfig:
     recent_answers_max: int = 50_000
     closings_burst: int = 1000
     closings_per_minute: int = 60
+    suppliers_register: tuple[Literal["meters", "pans"], ...] = ()
     registrations_burst: int = 5000
     registrations_per_minute: int = 300
     ceiling_pence: int = 10_000_000

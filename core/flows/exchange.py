@@ -32,15 +32,21 @@ class ExchangeMeter:
             ChangePending: a change of supplier, or an end, waits; cancel it first.
             RecordExists: the new meter is registered already.
             HeadEndUnknown: the new meter's head end is not there.
+            Overloaded: this supplier has registered so much lately.
         """
         require(principal, KEEPERS)
         check_head_ends(self.meters.head_ends, new)
+        counted = False
         for _ in range(_RACES_MAX):
             await self.meters.turn(old_id)
             known = await self.meters.known(principal, old_id)
             done = await self._done(known, new)
             if done is not None:
                 return done
+            if not counted:
+                # The new meter's id is new too: an exchange is no way round the quota.
+                self.meters.registrations.count(principal, 1)
+                counted = True
             revision = await self.store.write(await self._write(principal, known, new, pans))
             if revision is not None:
                 return Written(revision=revision)

@@ -16,7 +16,7 @@ from core.domain.registry import Kind, Known, Ref
 from core.domain.timeline import FAR_FUTURE, Ms, Period, Timeline, ms_of
 from core.flows.head_end_names import check_head_ends
 from core.flows.keep_parties import Written
-from core.flows.quota import CountNew, count_nothing
+from core.flows.registrations import UNLIMITED, Registrations
 from core.flows.roles import KEEPERS, OPERATORS, own, require
 from core.flows.turn import Sequence, TurnMeter
 from core.ports.clock import Clock
@@ -40,13 +40,13 @@ Extend = Callable[[RegistryWrite, Meter], Awaitable[RegistryWrite]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepMeters:
-    """Changes meters. `count_new` is asked before one is registered, with who does it."""
+    """Changes meters. `registrations` says who may register a new one, and how many."""
 
     store: RegistryStore
     turn: TurnMeter
     clock: Clock
     head_ends: HeadEndNames
-    count_new: CountNew = count_nothing
+    registrations: Registrations = UNLIMITED
 
     async def add(self, principal: Principal, meter: Meter) -> Written:
         """Register a meter; registering it again as it is changes nothing.
@@ -55,6 +55,7 @@ class KeepMeters:
             RecordExists: it is there with other content.
             ParticipantUnknown: its supplier is not.
             HeadEndUnknown: its head end is not there.
+            OperatorOnly: suppliers register no meters here.
             Overloaded: this supplier has registered so much lately.
         """
         require(principal, KEEPERS)
@@ -67,7 +68,8 @@ class KeepMeters:
             if not same_meter(known.record, meter):
                 raise RecordExists("the meter is registered already, with other content", kind="meter")
             return Written(revision=known.revision, changed=False)
-        self.count_new(principal, 1)
+        self.registrations.refuse(principal, Kind.METER)
+        self.registrations.count(principal, 1)
         write = RegistryWrite(expect=[(_ref(meter.meter_id), 0)], put=[meter], due=due_of(meter, meter.turned_at))
         revision = await self.store.write(write)
         if revision is None:

@@ -11,7 +11,7 @@ from core.domain.party import ParticipantId, Principal
 from core.domain.registry import Kind, Known, Ref
 from core.domain.timeline import Ms, Period, begin, ms_of
 from core.flows.keep_parties import Written
-from core.flows.quota import CountNew, count_nothing
+from core.flows.registrations import UNLIMITED, Registrations
 from core.flows.roles import KEEPERS, own, require
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
@@ -21,11 +21,11 @@ _RACES_MAX = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepPans:
-    """Changes PANs. Every change is one write, based on what was read. `count_new` is asked before one is given."""
+    """Changes PANs. Every change is one write, based on what was read. `registrations` says who may give a new one."""
 
     store: RegistryStore
     clock: Clock
-    count_new: CountNew = count_nothing
+    registrations: Registrations = UNLIMITED
 
     async def give(self, principal: Principal, pan: Pan, form: PanForm, meter_id: MeterId, since: Ms | None) -> Written:
         """Give a new PAN to the tenant that a meter has at `since`; giving it again as it is changes nothing.
@@ -33,6 +33,7 @@ class KeepPans:
         Raises:
             RecordExists: the PAN is there and stands for something else.
             RecordUnknown: no such meter.
+            OperatorOnly: suppliers give no new PANs here.
             Overloaded: this supplier has registered so much lately.
         """
         for _ in range(_RACES_MAX):
@@ -44,7 +45,8 @@ class KeepPans:
                 if not same_card(known.record, card):
                     raise RecordExists("the PAN is registered already, for something else", kind="pan")
                 return Written(revision=known.revision, changed=False)
-            self.count_new(principal, 1)
+            self.registrations.refuse(principal, Kind.PAN)
+            self.registrations.count(principal, 1)
             revision = await self.store.write(RegistryWrite(expect=[(_ref(pan), 0), meter], put=[card]))
             if revision is not None:
                 return Written(revision=revision)
@@ -58,6 +60,7 @@ class KeepPans:
         Raises:
             RecordChanged: the lost one has been replaced already, by another.
             RecordExists: the new one is taken.
+            Overloaded: this supplier has registered so much lately.
         """
         known = await self._known(principal, lost)
         if known.record.replaced_by == new:
@@ -71,6 +74,7 @@ class KeepPans:
         live = begin(replace(use.value, status=PanStatus.ACTIVE), since=None, now=now, by=by)
         for later in [one for one in uses.periods if one.since > now]:
             live = live.change(replace(later.value, status=PanStatus.ACTIVE), since=later.since, now=now, by=by)
+        self.registrations.count(principal, 1)
         write = RegistryWrite(
             expect=[(_ref(lost), known.revision), (_ref(new), 0)],
             put=[Card(pan=new, form=form, uses=live), replace(known.record, uses=dead, replaced_by=new)],

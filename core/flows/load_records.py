@@ -24,7 +24,7 @@ from core.flows.head_end_names import check_head_ends
 from core.flows.keep_meters import due_of, new_meter, same_meter
 from core.flows.keep_pans import same_card
 from core.flows.keep_parties import KeepParties, NewParticipant
-from core.flows.quota import CountNew, count_nothing
+from core.flows.registrations import UNLIMITED, Registrations
 from core.flows.roles import KEEPERS, own, require
 from core.ports.clock import Clock
 from core.ports.head_ends import HeadEndNames
@@ -95,7 +95,7 @@ class LoadRecords:
     clock: Clock
     trail: Trail
     head_ends: HeadEndNames
-    count_new: CountNew = count_nothing
+    registrations: Registrations = UNLIMITED
 
     async def __call__(self, principal: Principal, lines: Sequence[tuple[int, Loadable | Refused]]) -> Loaded:
         """Load lines, each with its number; those that could not be read come as what is wrong with them.
@@ -189,16 +189,19 @@ class LoadRecords:
             except Refused as refusal:
                 loaded.problems[number] = refusal
         due = [one for _, meter in wanted for one in due_of(meter, now)]
+        refs = [Ref(Kind.METER, meter.meter_id) for _, meter in wanted]
+        if await self._none_may_be_new(principal, refs, wanted, loaded):
+            return
         write = RegistryWrite(
-            expect=[(Ref(Kind.METER, meter.meter_id), 0) for _, meter in wanted],
+            expect=[(ref, 0) for ref in refs],
             put=[meter for _, meter in wanted],
             due=due,
         )
         if not wanted or await self.store.write(write) is not None:
             loaded.loaded += len(wanted)
-            self.count_new(principal, len(wanted))
+            self.registrations.count(principal, len(wanted))
             return
-        found = await self.store.read_many([Ref(Kind.METER, meter.meter_id) for _, meter in wanted])
+        found = await self.store.read_many(refs)
         missing = _sort_out(wanted, found, loaded)
         if missing:
             await self._meters(principal, missing, suppliers, loaded)
@@ -213,15 +216,30 @@ class LoadRecords:
             except Refused as refusal:
                 loaded.problems[number] = refusal
         while wanted:
-            write = RegistryWrite(
-                expect=[(Ref(Kind.PAN, card.pan), 0) for _, card in wanted], put=[card for _, card in wanted]
-            )
+            refs = [Ref(Kind.PAN, card.pan) for _, card in wanted]
+            if await self._none_may_be_new(principal, refs, wanted, loaded):
+                return
+            write = RegistryWrite(expect=[(ref, 0) for ref in refs], put=[card for _, card in wanted])
             if await self.store.write(write) is not None:
                 loaded.loaded += len(wanted)
-                self.count_new(principal, len(wanted))
+                self.registrations.count(principal, len(wanted))
                 return
-            found = await self.store.read_many([Ref(Kind.PAN, card.pan) for _, card in wanted])
+            found = await self.store.read_many(refs)
             wanted = _sort_out(wanted, found, loaded)
+
+    async def _none_may_be_new(
+        self, principal: Principal, refs: Sequence[Ref], wanted: Sequence[tuple[int, _R]], loaded: Loaded
+    ) -> bool:
+        """Return whether new records are refused here; if so, those that are there are counted and the others named."""
+        if not refs:
+            return False
+        try:
+            self.registrations.refuse(principal, refs[0].kind)
+        except Refused as refusal:
+            for number, _ in _sort_out(wanted, await self.store.read_many(refs), loaded):
+                loaded.problems[number] = refusal
+            return True
+        return False
 
     def _card(self, principal: Principal, one: NewCard, meter: Known[Meter] | None) -> Card:
         if meter is None:

@@ -1,13 +1,8 @@
 """Quota: how much of something a participant may do at this node: a burst, then so much a minute."""
 
-from collections.abc import Callable
-
 from core.domain.errors import Overloaded
-from core.domain.party import ParticipantId, Principal, Role
+from core.domain.party import ParticipantId
 from core.ports.clock import Clock
-
-# Asked before records are registered, with who does it and how many; raises Overloaded.
-CountNew = Callable[[Principal, int], None]
 
 
 class Quota:
@@ -34,23 +29,3 @@ class Quota:
         if left < 1:
             raise Overloaded(self._refusal)
         self._left[participant_id] = (left - many, now)
-
-
-def count_nothing(_: Principal, __: int) -> None:
-    """Let anybody register any number: for whoever writes straight into etcd."""
-
-
-def registrations(clock: Clock, *, burst: int, per_minute: int) -> CountNew:
-    """Return what counts the meters and PANs that a supplier registers itself; operators, the feed, have no limit."""
-    quota = Quota(
-        clock,
-        burst=burst,
-        per_minute=per_minute,
-        refusal="this supplier has registered so much lately that more has to wait; repeat later, or ask an operator",
-    )
-
-    def count(principal: Principal, many: int) -> None:
-        if principal.role is Role.SUPPLIER:
-            quota.take(principal.participant_id, many)
-
-    return count
