@@ -44,6 +44,7 @@ from core.ports.headend import StreamRestored
 from tests.support.etcd import RealEtcd
 
 _LOOK_S = 0.1
+_QUIET_LOOKS = 5
 _BEAT_S = 0.1
 _ESTABLISHED = "01"
 # What is left where nothing ends a dead connection: gRPC's defaults, but for the pool that each channel has.
@@ -62,11 +63,21 @@ def _connections(port: int) -> set[int]:
     return found
 
 
-def _held_by_server(port: int) -> bool:
+def _rows(port: int, column: int) -> list[list[str]]:
+    """Return the kernel's rows of the connections whose local (1) or remote (2) port is this one."""
     lines = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
     lines += Path("/proc/self/net/tcp6").read_text().splitlines()[1:]
     rows = [line.split() for line in lines]
-    return any(row[3] == _ESTABLISHED and int(row[1].rpartition(":")[2], 16) == port for row in rows)
+    return [row for row in rows if row[3] == _ESTABLISHED and int(row[column].rpartition(":")[2], 16) == port]
+
+
+def _held_by_server(port: int) -> bool:
+    return bool(_rows(port, 1))
+
+
+def _nothing_under_way(port: int) -> bool:
+    """Return whether every byte of the connections to `port` has been read and acknowledged, by the kernel's queues."""
+    return all(row[4] == "00000000:00000000" for row in (*_rows(port, 1), *_rows(port, 2)))
 
 
 def _cut(port: int) -> None:
@@ -207,6 +218,11 @@ async def _caller(tls: CertPaths, stack: AsyncExitStack, *, bare: bool) -> tuple
     named = (*_BARE, ("grpc.ssl_target_name_override", "localhost"))
     channel = await stack.enter_async_context(grpc.aio.secure_channel(f"127.0.0.1:{port}", credentials, options=named))
     await channel.channel_ready()
+    # TCP itself gives up what was under way when the packets began to vanish: the connection is to be idle.
+    quiet = 0
+    while quiet < _QUIET_LOOKS:
+        quiet = quiet + 1 if _nothing_under_way(port) else 0
+        await asyncio.sleep(_LOOK_S)
 
     async def works() -> bool:
         return not _connections(port) or not _held_by_server(port)
