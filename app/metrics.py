@@ -58,6 +58,7 @@ class NodeCollector(Collector):
         yield from self._head_ends()
         yield from self._ledger()
         yield from self._tls()
+        yield from self._connections()
 
     def _stages(self) -> Metric:
         family = HistogramMetricFamily(
@@ -105,6 +106,16 @@ class NodeCollector(Collector):
         yield owed
         yield from self._sold()
         yield from self._said()
+
+    def _connections(self) -> Iterator[Metric]:
+        caps = self._node.connection_caps
+        yield GaugeMetricFamily("utrn_connections", "Connections to this node at the last look.", value=caps.held)
+        ended = CounterMetricFamily(
+            "utrn_connections_ended", "Connections ended beyond a cap, by address or certificate.", labels=["cap"]
+        )
+        for cap, count in sorted(caps.ended.items()):
+            ended.add_metric([cap], count)
+        yield ended
 
     def _tls(self) -> Iterator[Metric]:
         days = GaugeMetricFamily(

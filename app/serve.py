@@ -162,7 +162,7 @@ async def _run(node: Node, stop: _Stop) -> None:
             async with asyncio.TaskGroup() as tasks:
                 # Listening comes before the lease: a peer that finds nobody listening takes a lease away.
                 await server.start()
-                running = [tasks.create_task(_for_life(part)) for part in _parts(node)]
+                running = [tasks.create_task(_for_life(part)) for part in _parts(node, port)]
                 log.info("listening", extra={"node_id": node.config.node.node_id, "port": port})
                 await stop.wait()
                 _must_end(node.config.api.drain_s + _END_S)
@@ -195,7 +195,7 @@ async def _for_life(part: Coroutine[Any, Any, NoReturn]) -> None:
         raise
 
 
-def _parts(node: Node) -> list[Coroutine[Any, Any, NoReturn]]:
+def _parts(node: Node, port: int) -> list[Coroutine[Any, Any, NoReturn]]:
     """Return what runs for as long as the node does."""
     return [
         node.signer.run(),
@@ -215,6 +215,7 @@ def _parts(node: Node) -> list[Coroutine[Any, Any, NoReturn]]:
         node.services.health.run(),
         node.loop_delay.run(),
         node.time.run(),
+        node.connection_caps.run(port),
         node.tls.run([node.client.renew, *(one.renew for one in node.head_ends.values())]),
         _watch_keys(node),
         _report(node.times),

@@ -48,6 +48,7 @@ class StackPlan:
         knobs: Of the head end, as NAME=VALUE.
         max_balance_pence: Of every meter.
         delivery: Lines of the node's [delivery] section.
+        api: Lines of the node's [api] section.
         flow: Lines of the node's [flow] section.
         etcd: Lines of the node's [etcd] section.
         etcd_quota_bytes: Of each member. A country's registry is larger than etcd's default of 2 GB; 8 GB is the most
@@ -66,6 +67,7 @@ class StackPlan:
     knobs: tuple[str, ...] = ()
     max_balance_pence: int = 10_000_000
     delivery: tuple[str, ...] = ()
+    api: tuple[str, ...] = ()
     flow: tuple[str, ...] = ()
     # Elections take half a second here (start_etcd_member): a call that waits longer waits for a leader that is gone.
     etcd: tuple[str, ...] = ("call_timeout_ms = 600",)
@@ -215,7 +217,7 @@ class StackFiles:
                     f'metrics = "{host}:{self.metrics_ports[node]}"',
                     f'advertise = "{self.node_target(node)}"',
                     "[api]", f'listen = "{host}:{self.node_ports[node]}"', *_tls_lines(tls, ca=""),
-                    f'client_ca = "{self.pki.callers.ca_file}"',
+                    f'client_ca = "{self.pki.callers.ca_file}"', *self.plan.api,
                     "[hsm]", f'module = "{hsm.module}"', f'token_label = "{hsm.token_label}"',
                     f'pin_file = "{hsm.pin_file}"', f'softhsm_conf = "{hsm.softhsm_conf}"',
                     "[etcd]", f"endpoints = [{endpoints}]", *_tls_lines(self.pki.etcd_client(node)),

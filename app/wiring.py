@@ -14,6 +14,7 @@ from app.agreed import agreed_settings
 from app.beat import beat_of
 from app.clock import SystemClock
 from app.config import Config
+from app.connection_caps import ConnectionCaps
 from app.head_end_states import HeadEndStates
 from app.market import Market
 from app.tls_watch import NodeTls
@@ -140,6 +141,7 @@ class Node:
     time: LedgerTime
     ledger: LedgerParts
     tls: NodeTls
+    connection_caps: ConnectionCaps
 
     @property
     def ceilings(self) -> Ceilings:
@@ -233,6 +235,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         time=time,
         ledger=base,
         tls=tls,
+        connection_caps=_connection_caps(config, tls),
     )
 
 
@@ -466,6 +469,14 @@ def _refuse(config: Config, ports: Adapters, answers: Answers) -> RefuseSale:
         quota=closing_quota(ports.clock, burst=flow.closings_burst, per_minute=flow.closings_per_minute),
         id_window=flow.hot_window,
         node_id=config.node.node_id,
+    )
+
+
+def _connection_caps(config: Config, tls: NodeTls) -> ConnectionCaps:
+    return ConnectionCaps(
+        tls.certificates.callers,
+        per_address=config.api.connections_per_address,
+        per_certificate=config.api.connections_per_certificate,
     )
 
 

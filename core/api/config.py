@@ -31,6 +31,9 @@ class ApiConfig:
         connection_age_s: Seconds, 10 to 86400, after which every connection is ended in good order, so that callers
             come back to all nodes, and with the certificate that they have now.
         connection_age_grace_s: Seconds, 5 to 3600, that calls under way on it may then still take.
+        connections_per_address: Connections, 0 to 1000000, that one address may hold at this node; those that have not
+            called are ended first. 0 for any number, as behind a load balancer that hides who calls.
+        connections_per_certificate: Connections, 0 to 1000000, that have called with one certificate; 0 for any number.
         ping_min_s: Seconds, 0.1 to 300, between a caller's pings. Who pings more often is thrown out.
         drain_s: Seconds, 0 to 300, that calls under way may take after SIGTERM.
         reflection: Answer grpc.reflection (describes the public contract, reveals nothing else).
@@ -50,6 +53,8 @@ class ApiConfig:
     connection_idle_s: float = 300.0
     connection_age_s: float = 3600.0
     connection_age_grace_s: float = 300.0
+    connections_per_address: int = 2000
+    connections_per_certificate: int = 500
     ping_min_s: float = 5.0
     drain_s: float = 10.0
     reflection: bool = True
@@ -67,6 +72,8 @@ class ApiConfig:
             ("connection_idle_s", 10, 86_400),
             ("connection_age_s", 10, 86_400),
             ("connection_age_grace_s", 5, 3_600),
+            ("connections_per_address", 0, 1_000_000),
+            ("connections_per_certificate", 0, 1_000_000),
             ("ping_min_s", 0.1, 300),
             ("drain_s", 0, 300),
         ):

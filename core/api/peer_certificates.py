@@ -35,12 +35,17 @@ class Trust:
 
 
 class PeerCertificates:
-    """Returns the certificate of a call's peer."""
+    """Returns the certificate of a call's peer.
+
+    `callers`: the fingerprint of each connection that has called, by gRPC's name of its peer; whoever looks at the
+    connections takes out those that are gone.
+    """
 
     def __init__(self, clock: Clock, trust: Trust | None = None) -> None:
         """Take the clock whose `now` is cluster time, and the authorities; without any, every call is refused."""
         self._clock = clock
         self._trust = trust
+        self.callers: dict[str, str] = {}
         self._kept: OrderedDict[tuple[bytes, ...], tuple[PeerCertificate | CertificateRefused, float]] = OrderedDict()
 
     def trust(self, trust: Trust) -> None:
@@ -59,6 +64,7 @@ class PeerCertificates:
         now = self._now()
         found = self._find(pems, now)
         found.check_time(now)
+        self.callers[context.peer()] = found.fingerprint
         return found
 
     def _now(self) -> datetime:

@@ -49,8 +49,8 @@ def main() -> None:
     parts_of = serve._parts
     more: list[Any] = {"worker": [], "part": [_ends_when_told], "hang": [_ends_when_told, _never_ends]}[arguments.kind]
 
-    def parts(node: Node) -> list[Any]:
-        return [*parts_of(node), *(make() for make in more)]
+    def parts(node: Node, port: int) -> list[Any]:
+        return [*parts_of(node, port), *(make() for make in more)]
 
     serve._parts = parts
     serve._END_S = 3.0

@@ -60,6 +60,9 @@ class _Call:
     def auth_context(self) -> dict[str, list[bytes]]:
         return self.properties
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:50000"
+
 
 def calling_with(one: Made) -> Context:
     """Return the context of a call, as gRPC gives it: the certificate, and in one text what was sent with it."""
