@@ -171,10 +171,9 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
 
     `between` puts something between the core and its adapters; drills use it to crash at a chosen step.
     """
-    system = SystemClock()
+    system, base = SystemClock(), _base(config)
     clock = ClusterClock(TimeKeeper(TimeRule()), system)
-    tls, base = NodeTls(config, clock), _base(config)
-    client, signer, aside = base.client, HsmSigner(config.hsm), base.aside
+    tls, signer, client, aside = NodeTls(config, clock), HsmSigner(config.hsm), base.client, base.aside
     outbox, registry = EtcdOutbox(client, config.etcd, clock, aside), EtcdRegistry(client, config.etcd, aside)
     cluster = _cluster(config, base, system, _Standby(signer=signer, outbox=outbox, registry=registry))
     time = _time(config, client, clock, cluster)
