@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -73,14 +73,15 @@ class _Method:
                 return self.parse(body)
         return empty_pb2.Empty()
 
-    async def arrive(self, requests: AsyncIterator[bytes]) -> bytes:
-        """Return the one request of a call.
+    async def arrive(self, requests: AsyncIterator[bytes], within: AbstractAsyncContextManager[object]) -> bytes:
+        """Return the one request of a call; it arrives `within` what bounds that.
 
         Raises:
             BadField: there is none, or it does not come.
+            Overloaded: neither it nor others of this caller come soon.
         """
         try:
-            async with asyncio.timeout(_ARRIVES_WITHIN_S):
+            async with within:
                 body = await anext(requests, None)
         except TimeoutError as error:
             raise self._wrong(f"request: did not arrive within {_ARRIVES_WITHIN_S:.0f} s") from error
@@ -163,7 +164,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         try:
             principal = self._caller(access, context)
             with self._counted(principal, method):
-                body = await method.arrive(requests)
+                body = await method.arrive(requests, self._soon(principal))
                 try:
                     if principal is not None:
                         access.check_role(principal)
@@ -210,14 +211,16 @@ class Interceptor(grpc.aio.ServerInterceptor):
         once.
         """
         admit, handler = partial(self._admit, method.access, context), method.handler
-        with self._counted(admit(), method):
+        principal = admit()
+        with self._counted(principal, method):
             if method.access.noted is not Noted.NONE:
                 # Before the first reply: whoever breaks off half-way has read half of it.
                 self._note(context, method.name, empty_pb2.Empty(), "allowed", Notes())
             if handler.request_streaming:
                 replies = handler.stream_stream(_Requests(method, requests, admit), context)
             else:
-                replies = handler.unary_stream(method.parse(await method.arrive(requests)), context)
+                body = await method.arrive(requests, self._soon(principal))
+                replies = handler.unary_stream(method.parse(body), context)
             async with aclosing(replies):
                 async for reply in replies:
                     if not handler.request_streaming:
@@ -229,6 +232,11 @@ class Interceptor(grpc.aio.ServerInterceptor):
         if principal is not None:
             access.check_role(principal)
         return principal
+
+    def _soon(self, principal: Principal | None) -> AbstractAsyncContextManager[object]:
+        if principal is None:
+            return asyncio.timeout(_ARRIVES_WITHIN_S)
+        return self._limits.arriving(principal.participant_id, _ARRIVES_WITHIN_S)
 
     @contextmanager
     def _counted(self, principal: Principal | None, method: _Method) -> Iterator[None]:

@@ -3,9 +3,9 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from core.api.access import Access
 from core.domain.errors import Overloaded
@@ -14,6 +14,10 @@ _T = TypeVar("_T")
 _R = TypeVar("_R")
 # So many seconds' worth of refusals may come at once.
 _BURST_S: Final = 20.0
+# What a request takes that is under way as a whole, and how many of one caller may take longer at once.
+_SOON_S: Final = 0.25
+_LATE_S: Final = 0.05
+_SLOW_MAX: Final = 32
 # The most that one conversion works before others have their turn.
 _SLICE_S: Final = 0.005
 
@@ -34,6 +38,11 @@ class CallerLimits:
         self._refusals_per_s = refusals_per_s
         self._under_way: Counter[tuple[str, str]] = Counter()
         self._refused: dict[str, _Bucket] = {}
+        self._slow: Counter[str] = Counter()
+
+    def arriving(self, caller: str, within_s: float) -> AbstractAsyncContextManager[object]:
+        """Return the context in which a request of this caller arrives; see Arriving."""
+        return Arriving(self._slow, caller, within_s)
 
     @contextmanager
     def under_way(self, caller: str, method: str, access: Access) -> Iterator[None]:
@@ -80,6 +89,65 @@ class CallerLimits:
         bucket.tokens = min(most, bucket.tokens + (now - bucket.at) * self._refusals_per_s)
         bucket.at = now
         return bucket
+
+
+class Arriving:
+    """The context in which one request of a caller arrives.
+
+    gRPC keeps what has arrived of a request, up to `api.message_bytes_max`, for as long as somebody waits for the rest:
+    a caller that sends a thousand requests but for their last byte would have it keep two gigabytes. An honest request
+    is there whole when it is asked for; of those that are not, a few may take their time.
+    """
+
+    def __init__(self, slow: Counter[str], caller: str, within_s: float) -> None:
+        """Take the count of slow requests by caller, the caller, and the seconds that a slow one may take."""
+        self._slow = slow
+        self._caller = caller
+        self._limit = asyncio.timeout(within_s)
+        self._timer: asyncio.TimerHandle | None = None
+        self._counted = self._too_many = False
+
+    async def __aenter__(self) -> None:
+        """Begin to wait."""
+        await self._limit.__aenter__()
+        self._look_soon()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        """End to wait.
+
+        Raises:
+            Overloaded: it did not come soon, and neither did others of this caller.
+            TimeoutError: it has not come in time.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._counted:
+            self._slow[self._caller] -= 1
+            if not self._slow[self._caller]:
+                del self._slow[self._caller]
+        try:
+            await self._limit.__aexit__(kind, error, trace)
+        except TimeoutError:
+            if not self._too_many:
+                raise
+            told = f"{_SLOW_MAX} requests of this caller are under way and do not end; ask again"
+            raise Overloaded(told) from None
+
+    def _look_soon(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(_SOON_S, self._not_soon, loop.time() + _SOON_S)
+
+    def _not_soon(self, due: float) -> None:
+        now = asyncio.get_running_loop().time()
+        if now > due + _LATE_S:
+            # This node is late: what has arrived meanwhile has its turn first.
+            self._look_soon()
+        elif self._slow[self._caller] < _SLOW_MAX:
+            self._slow[self._caller] += 1
+            self._counted = True
+        else:
+            self._too_many = True
+            self._limit.reschedule(now)
 
 
 async def in_slices(items: Iterable[_T], convert: Callable[[_T], _R]) -> list[_R]:

@@ -108,6 +108,9 @@ def server_options(limits: ServerLimits) -> Options:
         ("grpc.max_connection_age_grace_ms", _ms(limits.age_grace_s)),
         # Two servers on one port would each get half of the calls and none of the blame.
         ("grpc.so_reuseport", 0),
+        # A caller's window stays at 64 KiB until somebody waits for its message: gRPC would widen it to megabytes, and
+        # keep as much of each call that nobody reads yet.
+        ("grpc.http2.bdp_probe", 0),
     )
 
 

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 
+import core.api.limits
 from core.api.access import ACCESS
 from core.api.errors import Context
 from core.api.interceptor import Interceptor
@@ -136,3 +138,44 @@ async def test_a_long_conversion_lets_others_have_their_turn() -> None:
         assert len(await in_slices(range(300), lambda one: sum(range(20_000)) + one)) == 300
         other.cancel()
     assert turns > 5
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> CallerLimits:
+    """Two requests may be slow; what has not come after 50 ms is."""
+    monkeypatch.setattr(core.api.limits, "_SOON_S", 0.05)
+    monkeypatch.setattr(core.api.limits, "_SLOW_MAX", 2)
+    # However busy the machine is.
+    monkeypatch.setattr(core.api.limits, "_LATE_S", PATIENCE_S)
+    return limits()
+
+
+async def test_a_few_requests_may_be_slow_and_the_next_one_is_sent_away(hasty: CallerLimits) -> None:
+    async with AsyncExitStack() as slow:
+        for _ in range(2):
+            await slow.enter_async_context(hasty.arriving("psp-a", PATIENCE_S))
+        with pytest.raises(Overloaded):
+            async with hasty.arriving("psp-a", PATIENCE_S):
+                await asyncio.Event().wait()
+        # Another's are counted apart, and what comes at once is never slow.
+        for caller in ("psp-b", "psp-a"):
+            async with hasty.arriving(caller, PATIENCE_S):
+                pass
+    assert not hasty._slow
+
+
+async def test_what_does_not_come_at_all_is_late_and_not_too_much(hasty: CallerLimits) -> None:
+    with pytest.raises(TimeoutError):
+        async with hasty.arriving("psp-a", 0.1):
+            await asyncio.Event().wait()
+    assert not hasty._slow
+
+
+async def test_while_the_node_itself_is_late_nobody_is_sent_away(
+    hasty: CallerLimits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core.api.limits, "_SLOW_MAX", 0)
+    monkeypatch.setattr(core.api.limits, "_LATE_S", -1.0)
+    with pytest.raises(TimeoutError):
+        async with hasty.arriving("psp-a", 0.3):
+            await asyncio.Event().wait()
