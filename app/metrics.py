@@ -4,11 +4,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.collector import CollectorPauses
+from app.metrics_server import metrics_server
 from app.wiring import Node
 from core.api.interceptor import Interceptor
 from core.net.address import parse_address
@@ -28,15 +29,12 @@ def serve_metrics(node: Node, interceptor: Interceptor) -> Iterator[None]:
     at = parse_address(node.config.node.metrics, field="node.metrics")
     registry, pauses = CollectorRegistry(), CollectorPauses()
     registry.register(NodeCollector(node, interceptor, pauses))
-    server, thread = start_http_server(at.port, addr=at.host, registry=registry)
-    pauses.install()
-    try:
-        yield
-    finally:
-        pauses.remove()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with metrics_server(at, registry):
+        pauses.install()
+        try:
+            yield
+        finally:
+            pauses.remove()
 
 
 class NodeCollector(Collector):

@@ -1,0 +1,100 @@
+"""The HTTP server of a node's figures: a few threads, whoever comes; no connection lasts longer than a scrape takes."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, Final
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import CollectorRegistry, make_wsgi_app
+
+from core.net.address import Address
+
+_WORKERS: Final = 4
+# Connections that are served or wait for a worker; more are closed.
+_CONNECTIONS_MAX: Final = 32
+_CONNECTION_S: Final = 10.0
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Log nothing: a collector asks every few seconds."""
+
+
+class MetricsServer(WSGIServer):
+    """Serves a page by a few threads.
+
+    A stranger who opens connections and says nothing, or little, keeps collectors away for a while; the node it costs
+    no more than these threads.
+    """
+
+    request_queue_size = _CONNECTIONS_MAX
+
+    def __init__(self, at: Address) -> None:
+        """Bind and listen.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        self.address_family = socket.getaddrinfo(at.host, at.port, type=socket.SOCK_STREAM)[0][0]
+        self._room = threading.BoundedSemaphore(_CONNECTIONS_MAX)
+        self._workers = ThreadPoolExecutor(_WORKERS, "metrics")
+        self._open = set[socket.socket]()
+        super().__init__((at.host, at.port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Have a worker serve a connection, or close it."""
+        if self._room.acquire(blocking=False):
+            self._open.add(request)
+            self._workers.submit(self._serve, request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def _serve(self, request: socket.socket, client_address: Any) -> None:
+        end = threading.Timer(_CONNECTION_S, _shut, [request])
+        end.daemon = True
+        end.start()
+        try:
+            self.finish_request(request, client_address)
+        except OSError:
+            pass  # it left, or had its time
+        finally:
+            end.cancel()
+            self._open.discard(request)
+            self.shutdown_request(request)
+            self._room.release()
+
+    def server_close(self) -> None:
+        """Stop listening, and end every connection: none may keep the process from ending."""
+        super().server_close()
+        for request in list(self._open):
+            _shut(request)
+        self._workers.shutdown(wait=False, cancel_futures=True)
+
+
+def _shut(request: socket.socket) -> None:
+    try:
+        request.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return
+
+
+@contextmanager
+def metrics_server(at: Address, registry: CollectorRegistry) -> Iterator[int]:
+    """Serve the page of a registry for as long as the context lasts; yield the port.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    server = MetricsServer(at)
+    server.set_app(make_wsgi_app(registry))
+    thread = threading.Thread(target=server.serve_forever, name="metrics", daemon=True)
+    thread.start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,74 @@
+"""The server of a node's figures: what strangers on its port cost, and that it answers when they are gone."""
+
+import http.client
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry, Gauge
+
+import app.metrics_server
+from app.metrics_server import metrics_server
+from core.net.address import Address
+from tests.support.patience import PATIENCE_S
+
+HOST = "127.0.0.1"
+
+
+@pytest.fixture
+def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    monkeypatch.setattr(app.metrics_server, "_CONNECTION_S", 0.5)
+    registry = CollectorRegistry()
+    Gauge("utrn_test", "A figure.", registry=registry).set(7)
+    with metrics_server(Address(HOST, 0), registry) as port:
+        yield port
+
+
+def _page(port: int) -> str:
+    connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE_S)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    return text
+
+
+def _served_page(port: int) -> str:
+    """Return the page once there is room to be served."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return _page(port)
+        except (ConnectionError, http.client.HTTPException):
+            assert time.monotonic() < until
+
+
+def test_a_collector_is_served(port: int) -> None:
+    assert "utrn_test 7.0" in _page(port)
+
+
+def test_silent_connections_cost_a_few_threads_and_a_collector_is_served_after_them(port: int) -> None:
+    before = threading.active_count()
+    silent = [socket.create_connection((HOST, port), timeout=PATIENCE_S) for _ in range(100)]
+    try:
+        assert silent[-1].recv(1) == b"", "what is beyond the room is closed"
+        # The workers, a timer for what each serves.
+        assert threading.active_count() - before <= 2 * app.metrics_server._WORKERS
+        assert "utrn_test" in _served_page(port), "they have had their time"
+    finally:
+        for one in silent:
+            one.close()
+
+
+def test_a_connection_that_drips_does_not_hold_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.metrics_server, "_CONNECTION_S", 600.0)
+    with metrics_server(Address(HOST, 0), CollectorRegistry()) as port:
+        dripping = socket.create_connection((HOST, port), timeout=PATIENCE_S)
+        dripping.sendall(b"GET /metrics HTTP/1.1\r\nHost:")
+    try:
+        assert dripping.recv(1) == b""
+    except ConnectionResetError:
+        pass
+    finally:
+        dripping.close()
