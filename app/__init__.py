@@ -1,1 +1,1 @@
-"""The composition root: configuration, wiring, and the `utrn` command."""
+"""A node and the `utrn` command, and what runs, breaks and checks whole clusters; the one place that assembles."""

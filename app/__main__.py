@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from app.cli.invocation import PROFILE
-from app.cli.output import EXIT_USAGE, errors
+from app.terminal.invocation import PROFILE
+from app.terminal.output import EXIT_USAGE, errors
 
 
 class _Place(NamedTuple):
@@ -30,11 +30,11 @@ _PLACES: Final = {
         "Check a node's configuration: every key, every rule, its files; show what TLS will use."
     ),
     "topup": _Place(
-        "callers", "topup",
+        "vends", "topup",
         "Issue a code and have it sent to the meter, in one step; what is open already is taken up.",
     ),
     "issue": _Place(
-        "callers", "issue", "Issue a code and send nothing: step one of two; what is open already is taken up."
+        "vends", "issue", "Issue a code and send nothing: step one of two; what is open already is taken up."
     ),
     "conformance": _Place(
         "conformance", "conformance", "Compute every vector of FILE through the HSM path, and compare."
@@ -49,12 +49,12 @@ _PLACES: Final = {
     "ledger": _Place("ledger", "app", "The ledger itself; on a node's machine, with its configuration."),
     "pki": _Place("pki", "app", "Certificates for development."),
     "registry": _Place("registry", "app", "Registry files, the capability matrix, and who could sell when."),
-    "supplier": _Place("parties", "supplier", "Suppliers: on board, suspended, offboarded; their profiles."),
-    "psp": _Place("parties", "psp", "PSPs and other participants: on board, suspended, offboarded."),
+    "supplier": _Place("participants", "supplier", "Suppliers: on board, suspended, offboarded; their profiles."),
+    "psp": _Place("participants", "psp", "PSPs and other participants: on board, suspended, offboarded."),
     "appoint": _Place("appoint", "app", "Appointments of PSPs by suppliers."),
     "meter": _Place("meters", "meter", "Meters: registered, changed, handed from one to another."),
     "pan": _Place("pans", "pan", "PANs: given, replaced, blocked, pointed elsewhere."),
-    "vend": _Place("callers", "vend", "One vend."),
+    "vend": _Place("vends", "vend", "One vend."),
     "approval": _Place("approval", "app", "What needs two operators: list, approve, withdraw."),
     "audit": _Place("audit", "app", "The audit files: who asked for what, which rule decided, what was sold."),
     "credit": _Place("credit", "app", "Credit without payment: two people of a supplier."),

@@ -1,1 +1,1 @@
-"""The service itself, free of HSM and etcd; start reading at `flows/issue.py`."""
+"""The service itself, free of HSM and etcd; start reading at `issuing/issue.py`."""

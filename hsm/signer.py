@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from core.domain.errors import KeyMissing, UtrnError
-from core.domain.party import SupplierKey
-from core.domain.token import Utrn
+from core.domain.participant import SupplierKey
+from core.domain.utrn import Utrn
 from core.ports.signer import KeyFinder, SignRequest, TokenSigner
 from hsm.config import HsmConfig
 from hsm.pool import WorkerFigures, WorkerPool

@@ -13,9 +13,9 @@ from multiprocessing.connection import Connection
 
 import pkcs11.exceptions as ckr
 
-from core.domain.code_value import CodeValue, ValueClass
 from core.domain.errors import HsmUnavailable, NotSupportedByMeter, UtrnError
-from core.domain.token import Utrn
+from core.domain.utrn import Utrn
+from core.domain.utrn_value import CodeValue, ValueClass
 from hsm.config import HsmConfig
 from hsm.errors import refusal_of
 from hsm.schemes.table import SCHEMES

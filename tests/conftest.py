@@ -7,7 +7,7 @@ import tempfile
 import pytest
 from hypothesis import settings
 
-from app.keeper import keep
+from app.devstack.keeper import keep
 
 pytest_plugins = ["tests.support.etcd", "tests.support.stack"]
 

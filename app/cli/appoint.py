@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.asking import check_certificates
 from app.cli.command import Commands
-from app.cli.listing import Listing, print_listing
-from app.cli.market import (
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
+from app.cli.paging import Listing, print_listing
+from app.cli.requests import (
     Instant,
     appointments,
     choice,
@@ -20,8 +20,8 @@ from app.cli.market import (
     moment,
     pence_option,
 )
-from app.cli.options import CA, CERT, JSON, KEY, TARGET
-from app.cli.output import EXIT_FAILED, EXIT_USAGE, console, fail, print_json, print_table
+from app.cli.rpc import check_certificates
+from app.terminal.output import EXIT_FAILED, EXIT_USAGE, console, fail, print_json, print_table
 
 if TYPE_CHECKING:
     from utrn.v1 import appointment_service_pb2 as pb
@@ -83,9 +83,9 @@ def _signed(
     from utrn.v1 import appointment_service_pb2 as pb
     from utrn_client.appointing import sign_terms
 
-    from app.clock import SystemClock
-    from core.domain.party import Level
+    from core.domain.participant import Level
     from core.domain.vend import SOLD_THROUGH
+    from core.gateways.system_clock import SystemClock
 
     since = moment(dates[0] or SystemClock().now().isoformat(timespec="milliseconds"))
     terms = pb.AppointmentTerms(
@@ -178,7 +178,7 @@ _COLUMNS = ("supplier", "PSP", "appointment", "level", "state", "since", "until"
 
 def _row(one: "pb.Appointment") -> tuple[object, ...]:
     from core.domain.appointment import AppointmentState
-    from core.domain.party import Level
+    from core.domain.participant import Level
     from core.domain.vend import Channel
 
     channels = ", ".join(enum_name(number, Channel) for number in one.terms.channels)

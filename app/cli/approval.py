@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.asking import ask_nodes
 from app.cli.command import Commands
-from app.cli.market import enum_name, instant_text, message_json
 from app.cli.options import CA, CERT, JSON, KEY, TARGET
-from app.cli.output import console, print_json, print_table
+from app.cli.requests import enum_name, instant_text, message_json
+from app.cli.rpc import ask_nodes
+from app.terminal.output import console, print_json, print_table
 
 if TYPE_CHECKING:
     import grpc

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.command import Commands
-from app.cli.output import EXIT_FAILED, console, fail, print_json, print_table
+from app.terminal.output import EXIT_FAILED, console, fail, print_json, print_table
 
 if TYPE_CHECKING:
-    from app.config import Config
+    from app.node.config import Config
     from app.verification.sales import Found
     from core.gateways.audit_log_reader import Verdict
     from core.ports.audit_anchors import Anchor
@@ -37,9 +37,9 @@ def verify(
         verdicts, problems = _read(files)
         _tell(verdicts, problems, [], None, as_json=as_json)
         return
-    from app.config import BadConfig, load_config
+    from app.node.config import BadConfig, load_config
     from app.verification.sales import SalesCheck
-    from cluster.client import EtcdUnreachable
+    from cluster.etcd.client import EtcdUnreachable
     from core.domain.errors import LedgerUnavailable
 
     try:
@@ -95,10 +95,10 @@ def _ledger(config: "Config") -> "tuple[dict[str, Anchor | None], list[Any], int
     """
     import asyncio
 
-    from app.clock import SystemClock
-    from cluster.anchors import TrailAnchors
-    from cluster.client import EtcdClient
-    from cluster.reader import all_under_vend_keys
+    from cluster.audit.anchors import TrailAnchors
+    from cluster.audit.ledger_scan import all_under_vend_keys
+    from cluster.etcd.client import EtcdClient
+    from core.gateways.system_clock import SystemClock
 
     async def read() -> "tuple[dict[str, Anchor | None], list[Any], int]":
         client = EtcdClient(config.etcd)

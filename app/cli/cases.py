@@ -5,8 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
-from app.cli.listing import Listing, print_listing
-from app.cli.market import (
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
+from app.cli.paging import Listing, print_listing
+from app.cli.requests import (
     Most,
     Page,
     enum_name,
@@ -14,8 +15,7 @@ from app.cli.market import (
     message_json,
     top_up,
 )
-from app.cli.options import CA, CERT, JSON, KEY, TARGET
-from app.cli.output import console, print_json
+from app.terminal.output import console, print_json
 
 
 def cases(

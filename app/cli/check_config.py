@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.output import EXIT_FAILED, console, errors, fail, print_json, print_table
+from app.terminal.output import EXIT_FAILED, console, errors, fail, print_json, print_table
 
 if TYPE_CHECKING:
-    from app.config import Config
-    from app.tls import Shown
+    from app.node.config import Config
+    from app.node.tls import Shown
 
 
 def check_config(
@@ -18,9 +18,9 @@ def check_config(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Check a node's configuration: every key, every rule, its files; show what TLS will use."""
-    from app.clock import SystemClock
-    from app.config import BadConfig, load_config
-    from app.tls import ends_of
+    from app.node.config import BadConfig, load_config
+    from app.node.tls import ends_of
+    from core.gateways.system_clock import SystemClock
 
     shown: tuple[Shown, ...] = ()
     try:
@@ -48,8 +48,8 @@ def check_config(
 
 def _read(config: "Config", *, files: bool) -> "tuple[list[str], tuple[Shown, ...]]":
     """Return what is wrong with the files of a configuration, and the certificates in them."""
-    from app.config import problems_of
-    from app.tls import BadTls, read_tls
+    from app.node.config import problems_of
+    from app.node.tls import BadTls, read_tls
 
     if not files:
         return [], ()

@@ -5,14 +5,14 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from app.cli.asking import ask_nodes
 from app.cli.cluster_lines import lines_of
 from app.cli.cluster_problems import exit_code_of, problems_of
 from app.cli.cluster_time import accept_time, get_status, sets_time, time_line
 from app.cli.cluster_time import time as show_time
 from app.cli.command import Commands
 from app.cli.options import CA, CERT, JSON, KEY, TARGET
-from app.cli.output import console, print_json, visible
+from app.cli.rpc import ask_nodes
+from app.terminal.output import console, print_json, visible
 
 if TYPE_CHECKING:
     import grpc

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.asking import ask_nodes
 from app.cli.options import CA, CERT, JSON, KEY, TARGET
-from app.cli.output import console, print_json
+from app.cli.rpc import ask_nodes
+from app.terminal.output import console, print_json
 
 if TYPE_CHECKING:
     import grpc

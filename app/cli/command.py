@@ -13,10 +13,10 @@ from typing import Any, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand
 
-from app.cli.invocation import Invocation, invoked_as
 from app.cli.options import CA, CERT, DRY_RUN, SERVER_NAME, TARGET, YES
-from app.cli.output import EXIT_USAGE, console, fail, print_json, print_problem
 from app.cli.profile import ProfileDefaults
+from app.terminal.invocation import Invocation, invoked_as
+from app.terminal.output import EXIT_USAGE, console, fail, print_json, print_problem
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 # What a command does for good, as a sentence that ends with "...", of its arguments; "" for nothing this time.

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli.output import EXIT_FAILED, EXIT_USAGE, console, errors, fail, print_json
+from app.terminal.output import EXIT_FAILED, EXIT_USAGE, console, errors, fail, print_json
 
 
 def conformance(
@@ -14,7 +14,7 @@ def conformance(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Compute every vector of FILE through the HSM path, and compare."""
-    from app.conformance import BadVectorFile, run_conformance
+    from app.verification.conformance import BadVectorFile, run_conformance
     from hsm.errors import HsmRefused
 
     try:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.command import Commands
-from app.cli.listing import Listing, print_listing
-from app.cli.market import (
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
+from app.cli.paging import Listing, print_listing
+from app.cli.requests import (
     choice,
     credit_of,
     enum_name,
@@ -15,9 +16,8 @@ from app.cli.market import (
     message_json,
     pence_of,
 )
-from app.cli.options import CA, CERT, JSON, KEY, TARGET
-from app.cli.output import console, print_json
 from app.cli.sales import GIVEN_ID, NEW_ID, SALES, Asked, carry_out
+from app.terminal.output import console, print_json
 
 if TYPE_CHECKING:
     from utrn.v1 import credit_service_pb2 as pb
@@ -45,7 +45,7 @@ def ask_credit(
     from utrn.v1 import credit_service_pb2 as pb
     from utrn_client.verdict import judge_request
 
-    from core.domain.credit import CreditReason
+    from core.domain.goodwill_credit import CreditReason
 
     why = pb.CreditReason.ValueType(choice(reason, CreditReason, "--reason"))
     pence = pence_of(amount)
@@ -112,7 +112,7 @@ def report(
 
 
 def _row(one: "pb.Credit") -> tuple[object, ...]:
-    from core.domain.credit import CreditReason, CreditState
+    from core.domain.goodwill_credit import CreditReason, CreditState
 
     return (
         one.transaction_id, one.pan, one.amount_pence, enum_name(one.reason, CreditReason),

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.output import EXIT_FAILED, console, end_on_sigterm, errors, fail, print_json, print_table
+from app.terminal.output import EXIT_FAILED, console, end_on_sigterm, errors, fail, print_json, print_table
 
 if TYPE_CHECKING:
-    from app.demo import DemoResult
+    from app.workloads.demo import DemoResult
 
 
 def demo(
@@ -20,8 +20,8 @@ def demo(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Start three etcd, three nodes and the sandbox; sell over a bad network; kill a node; audit to the penny."""
-    from app.demo import DemoPlan, run_demo
-    from app.stackfiles import StackFailed
+    from app.devstack.files import StackFailed
+    from app.workloads.demo import DemoPlan, run_demo
 
     end_on_sigterm()
     plan = DemoPlan(vends=vends, meters=meters, seed=seed)
@@ -39,7 +39,7 @@ def demo(
 
 
 def _show(result: "DemoResult") -> None:
-    from app.demo import reasons
+    from app.workloads.demo import reasons
 
     figures = result.figures
     print_table(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.command import Commands
-from app.cli.output import EXIT_FAILED, EXIT_USAGE, console, end_on_sigterm, errors, fail, print_json, print_table
+from app.terminal.output import EXIT_FAILED, EXIT_USAGE, console, end_on_sigterm, errors, fail, print_json, print_table
 
 if TYPE_CHECKING:
     from app.drills.catalogue import Drill
@@ -64,8 +64,8 @@ def run(
 
 
 def _run(drill: "Drill", plan: "DrillPlan", number: int, *, as_json: bool) -> "DrillResult":
+    from app.devstack.files import StackFailed
     from app.drills.run import run_drill
-    from app.stackfiles import StackFailed
 
     try:
         with errors.status(f"{drill.name}, run {number}") as status:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.command import Commands
-from app.cli.output import console, fail, print_json, print_table
+from app.terminal.output import console, fail, print_json, print_table
 
 if TYPE_CHECKING:
+    from hsm.ceremony import KeyEntry
     from hsm.config import HsmConfig
-    from hsm.provision import KeyEntry
 
 app = Commands(help="The HSM token and the suppliers' keys.")
 
@@ -39,15 +39,15 @@ def init(
     audit: _Audit = None,
 ) -> None:
     """Make the token."""
-    from app.clock import SystemClock
-    from hsm import provision
+    from core.gateways.system_clock import SystemClock
+    from hsm import ceremony
 
     config = _config(token, pin_file, module, softhsm_conf)
     with _refusals():
         if new_pins:
-            provision.new_pin_file(pin_file)
-            provision.new_pin_file(so_pin_file)
-        provision.init_token(config, so_pin_file, now=SystemClock().now(), audit=audit)
+            ceremony.new_pin_file(pin_file)
+            ceremony.new_pin_file(so_pin_file)
+        ceremony.init_token(config, so_pin_file, now=SystemClock().now(), audit=audit)
     console.print(f"Token {token!r} made. Keep {so_pin_file} apart from {pin_file}.", highlight=False)
 
 
@@ -64,12 +64,12 @@ def import_key(
     as_json: _Json = False,
 ) -> None:
     """Store a supplier's prepayment key in the HSM, never to come out again."""
-    from app.clock import SystemClock
-    from hsm import provision
+    from core.gateways.system_clock import SystemClock
+    from hsm import ceremony
 
     config = _config(token, pin_file, module, softhsm_conf)
     with _refusals():
-        entry = provision.import_key(config, pem, key_id=key_id, label=label, now=SystemClock().now(), audit=audit)
+        entry = ceremony.import_key(config, pem, key_id=key_id, label=label, now=SystemClock().now(), audit=audit)
     _show([entry], as_json=as_json)
 
 
@@ -85,12 +85,12 @@ def generate_key(
     as_json: _Json = False,
 ) -> None:
     """Have the HSM make a supplier's prepayment key."""
-    from app.clock import SystemClock
-    from hsm import provision
+    from core.gateways.system_clock import SystemClock
+    from hsm import ceremony
 
     config = _config(token, pin_file, module, softhsm_conf)
     with _refusals():
-        entry = provision.generate_key(config, key_id=key_id, label=label, now=SystemClock().now(), audit=audit)
+        entry = ceremony.generate_key(config, key_id=key_id, label=label, now=SystemClock().now(), audit=audit)
     _show([entry], as_json=as_json)
 
 
@@ -103,11 +103,11 @@ def list_keys(
     as_json: _Json = False,
 ) -> None:
     """List the keys: names and public halves only."""
-    from hsm import provision
+    from hsm import ceremony
 
     config = _config(token, pin_file, module, softhsm_conf)
     with _refusals():
-        entries = provision.list_keys(config)
+        entries = ceremony.list_keys(config)
     _show(entries, as_json=as_json)
 
 
@@ -124,7 +124,7 @@ def _config(token: str, pin_file: Path, module: Path | None, softhsm_conf: Path 
 
 @contextmanager
 def _refusals() -> Iterator[None]:
-    from hsm.provision import CeremonyRefused
+    from hsm.ceremony import CeremonyRefused
 
     try:
         yield
@@ -133,7 +133,7 @@ def _refusals() -> Iterator[None]:
 
 
 def _show(entries: "list[KeyEntry]", *, as_json: bool) -> None:
-    from hsm.provision import as_json as plain
+    from hsm.ceremony import as_json as plain
 
     if as_json:
         print_json({"keys": [plain(entry) for entry in entries]})

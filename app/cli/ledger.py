@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from app.cli.command import Commands
-from app.cli.output import EXIT_USAGE, console, fail, print_json
+from app.terminal.output import EXIT_USAGE, console, fail, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from cluster.client import EtcdClient
-    from cluster.guard import LedgerGuard
-    from cluster.identity import LedgerSeen
-    from cluster.keys import Keys
-    from cluster.state_file import LedgerState
+    from cluster.etcd.client import EtcdClient
+    from cluster.etcd.keys import Keys
+    from cluster.etcd.ledger_guard import LedgerGuard
+    from cluster.ledger.identity import LedgerSeen
+    from cluster.ledger.state_file import LedgerState
 
 app = Commands(help="The ledger itself; on a node's machine, with its configuration.")
 
@@ -43,9 +43,9 @@ class _Bench:
 @app.command("create")
 def create(config: _Config, as_json: _Json = False) -> None:
     """Make the ledger, once ever: its identity, and the settings that every node must have. Nodes start on no other."""
-    from app.clock import SystemClock
-    from cluster.identity import create as make
-    from cluster.identity import differences
+    from cluster.ledger.identity import create as make
+    from cluster.ledger.identity import differences
+    from core.gateways.system_clock import SystemClock
 
     async def work(bench: _Bench) -> tuple[str, bool]:
         if bench.seen.value is not None:
@@ -70,7 +70,7 @@ def create(config: _Config, as_json: _Json = False) -> None:
 @app.command("show")
 def show(config: _Config, as_json: _Json = False) -> None:
     """Show the ledger's identity, the agreed settings, and what this node knew of it. Exit code 1 if they differ."""
-    from cluster.identity import differences, unfit
+    from cluster.ledger.identity import differences, unfit
 
     async def work(bench: _Bench) -> tuple[dict[str, Any], list[str]]:
         why = unfit(bench.keys, bench.seen, bench.known)
@@ -102,9 +102,9 @@ def show(config: _Config, as_json: _Json = False) -> None:
 @app.command("agree", for_good="makes the settings of {config} those that every node must have")
 def agree(config: _Config) -> None:
     """Make this configuration's settings the agreed ones. Nodes that differ stop serving until they have them."""
-    from app.clock import SystemClock
-    from cluster.identity import agree as write
-    from cluster.identity import unfit
+    from cluster.ledger.identity import agree as write
+    from cluster.ledger.identity import unfit
+    from core.gateways.system_clock import SystemClock
 
     async def work(bench: _Bench) -> list[str]:
         why = unfit(bench.keys, bench.seen, bench.known)
@@ -140,8 +140,8 @@ def accept(
 
     It gets a new incarnation; nodes that run go on refusing it until they are restarted.
     """
-    from app.clock import SystemClock
-    from cluster.identity import accept as write
+    from cluster.ledger.identity import accept as write
+    from core.gateways.system_clock import SystemClock
 
     if i_know != _WORDS:
         fail(
@@ -162,14 +162,14 @@ def accept(
 
 def _run(config: Path, work: Callable[[_Bench], Awaitable[_T]]) -> _T:
     """Look at the ledger and this node's state, and do `work`; end with a sentence if that is not possible."""
-    from app.agreed import agreed_settings
-    from app.config import BadConfig, load_config
-    from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
-    from cluster.guard import LedgerGuard
-    from cluster.identity import LedgerThere, LedgerUnfit, look
-    from cluster.keys import Keys
-    from cluster.records import Unreadable
-    from cluster.state_file import StateFile, UnreadableState
+    from app.node.agreed_settings import agreed_settings
+    from app.node.config import BadConfig, load_config
+    from cluster.codec.vend import Unreadable
+    from cluster.etcd.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
+    from cluster.etcd.keys import Keys
+    from cluster.etcd.ledger_guard import LedgerGuard
+    from cluster.ledger.identity import LedgerThere, LedgerUnfit, look
+    from cluster.ledger.state_file import StateFile, UnreadableState
 
     try:
         loaded = load_config(config)

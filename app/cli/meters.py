@@ -5,22 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.command import Commands
-from app.cli.hands import cancel, change_supplier, change_tenant, hand_over
-from app.cli.listing import Listing, print_listing
-from app.cli.market import (
-    Instant,
-    Most,
-    Page,
-    dates_of,
-    enum_name,
-    instant_text,
-    message_json,
-    moment,
-    pence_option,
-    print_written,
-    registry,
-)
-from app.cli.meter_settings import (
+from app.cli.meter_options import (
     COHORT,
     FIRMWARE,
     GENERATION,
@@ -37,8 +22,23 @@ from app.cli.meter_settings import (
     meter_of,
     settings_of,
 )
+from app.cli.meter_transfers import cancel, change_supplier, change_tenant, hand_over
 from app.cli.options import CA, CERT, JSON, KEY, TARGET
-from app.cli.output import EXIT_USAGE, console, fail, print_json, print_table
+from app.cli.paging import Listing, print_listing
+from app.cli.requests import (
+    Instant,
+    Most,
+    Page,
+    dates_of,
+    enum_name,
+    instant_text,
+    message_json,
+    moment,
+    pence_option,
+    print_written,
+    registry,
+)
+from app.terminal.output import EXIT_USAGE, console, fail, print_json, print_table
 
 meter = Commands(help="Meters: registered, changed, handed from one to another.")
 
@@ -196,8 +196,8 @@ def list_all(
     """List meters in the order of their ids."""
     from utrn.v1 import registry_service_pb2 as pb
 
-    from app.clock import SystemClock
     from core.domain.meter import MeterKind
+    from core.gateways.system_clock import SystemClock
 
     now_ms = int(SystemClock().now().timestamp() * 1000)
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.advice import ADVICE
-from app.cli.asking import facts_text
 from app.cli.command import Commands
-from app.cli.market import (
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
+from app.cli.reconcile import reconcile
+from app.cli.remedies import ADVICE
+from app.cli.requests import (
     Files,
     Instant,
     choice,
@@ -24,9 +25,8 @@ from app.cli.market import (
     registry,
     top_up,
 )
-from app.cli.options import CA, CERT, JSON, KEY, TARGET
-from app.cli.output import EXIT_FAILED, console, print_json, print_table
-from app.cli.reconcile import reconcile
+from app.cli.rpc import facts_text
+from app.terminal.output import EXIT_FAILED, console, print_json, print_table
 
 if TYPE_CHECKING:
     from utrn.v1 import registry_service_pb2 as pb

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from app.cli.command import Commands
-from app.cli.output import errors, print_json, print_table
+from app.terminal.output import errors, print_json, print_table
 
 app = Commands(help="Certificates for development.")
 
@@ -30,8 +30,8 @@ def dev(
 
     A node gets three: its own, and one each by which it reaches etcd and head ends.
     """
-    from app.clock import SystemClock
-    from app.pki import DevPki
+    from app.devstack.ca import DevPki
+    from core.gateways.system_clock import SystemClock
 
     pki = DevPki.load_or_create(folder, now=SystemClock().now())
     made = [pki.participant(name, renew=renew) for name in participant or ()]

@@ -11,9 +11,9 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any, Final
 
-from app.cli.invocation import PROFILE
 from app.cli.options import CONNECTION
-from app.cli.output import EXIT_USAGE, fail
+from app.terminal.invocation import PROFILE
+from app.terminal.output import EXIT_USAGE, fail
 
 DEFAULT: Final = "default"
 _PATHS = ("cert", "key", "ca")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from app.cli.listing import JsonText
-from app.cli.market import (
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
+from app.cli.paging import JsonText
+from app.cli.requests import (
     ask,
     enum_name,
     stub_of,
 )
-from app.cli.options import CA, CERT, JSON, KEY, TARGET
-from app.cli.output import EXIT_FAILED, EXIT_USAGE, console, errors, fail, print_table
+from app.terminal.output import EXIT_FAILED, EXIT_USAGE, console, errors, fail, print_table
 
 if TYPE_CHECKING:
     import grpc
@@ -33,7 +33,7 @@ def reconcile(
     as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Reconcile PANs, meters and suppliers; changes nothing. The exit code is 1 if something does not fit."""
-    from core.flows.reconcile import FindingKind
+    from core.registry.reconcile import FindingKind
 
     claims = [] if list_ is None else list(_claims(list_))
     text, rows = JsonText("findings"), list[tuple[str, ...]]()
@@ -76,7 +76,7 @@ def _claims(file: Path) -> "Iterator[pb.PanClaim]":
     """Yield the PANs in use that a registry file names; end with the line that cannot be read."""
     from utrn.v1 import registry_service_pb2 as pb
 
-    from app.registry_load import UnreadableFile, read_lines
+    from app.cli.registry_files import UnreadableFile, read_lines
 
     try:
         for number, line in read_lines(file):

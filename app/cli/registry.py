@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.command import Commands
-from app.cli.listing import Listing, print_listing
-from app.cli.market import (
+from app.cli.options import CA, CERT, JSON, KEY, TARGET
+from app.cli.paging import Listing, print_listing
+from app.cli.requests import (
     Instant,
     Most,
     Page,
@@ -22,11 +23,10 @@ from app.cli.market import (
     print_written,
     registry,
 )
-from app.cli.options import CA, CERT, JSON, KEY, TARGET
-from app.cli.output import EXIT_FAILED, EXIT_USAGE, console, errors, fail, print_json, print_table
+from app.terminal.output import EXIT_FAILED, EXIT_USAGE, console, errors, fail, print_json, print_table
 
 if TYPE_CHECKING:
-    from app.registry_load import Total
+    from app.cli.registry_files import Total
 
 app = Commands(help="Registry files, the capability matrix, and who could sell when.")
 
@@ -41,8 +41,8 @@ _SHOWN = 20
 @app.command("check")
 def check(file: _File, config: _Rules = None, as_json: JSON = False) -> None:
     """Read every line of a file; load nothing."""
-    from app.config import BadConfig, load_config
-    from app.registry_load import UnreadableFile, check_lines, read_lines
+    from app.cli.registry_files import UnreadableFile, check_lines, read_lines
+    from app.node.config import BadConfig, load_config
     from core.domain.meter import PanRule
 
     try:
@@ -71,9 +71,9 @@ def load(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from app.registry_load import Total, UnreadableFile, load_remote, read_lines
-    from cluster.client import EtcdUnreachable
-    from cluster.identity import LedgerUnfit
+    from app.cli.registry_files import Total, UnreadableFile, load_remote, read_lines
+    from cluster.etcd.client import EtcdUnreachable
+    from cluster.ledger.identity import LedgerUnfit
     from core.domain.errors import UtrnError
 
     # A target of the environment or the profile is whom to ask if nothing else is said.
@@ -112,8 +112,8 @@ def load(
 
 
 async def _direct(config_file: Path, file: Path, after: int, heard: "Callable[[Total], None]") -> "Total":
-    from app.config import BadConfig, load_config
-    from app.registry_load import load_direct, read_lines
+    from app.cli.registry_files import load_direct, read_lines
+    from app.node.config import BadConfig, load_config
 
     try:
         config = load_config(config_file)
@@ -175,7 +175,7 @@ def changes(
     """Changes of hands that were carried out; --json names what was owed, and codes not known to be credited."""
     from utrn.v1 import registry_service_pb2 as pb
 
-    from core.domain.market_change import ChangeKind
+    from core.domain.registration_change import ChangeKind
 
     def row(one: pb.MarketChange) -> tuple[object, ...]:
         kinds = ", ".join(enum_name(kind, ChangeKind) for kind in one.kinds)

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, NoReturn, Protocol
 
 import typer
 
-from app.cli.asking import check_certificates, check_target, refusal_json, told
 from app.cli.command import Commands
-from app.cli.market import (
+from app.cli.requests import (
     Files,
     request_of,
 )
-from app.cli.output import EXIT_FAILED, EXIT_NO_ANSWER, EXIT_USAGE, console, errors, fail, print_json
+from app.cli.rpc import check_certificates, check_target, refusal_json, told
+from app.terminal.output import EXIT_FAILED, EXIT_NO_ANSWER, EXIT_USAGE, console, errors, fail, print_json
 
 if TYPE_CHECKING:
     import grpc
@@ -259,8 +259,8 @@ def _end_without(
 
 def new_transaction_id() -> str:
     """Return a new transaction id."""
-    from app.clock import SystemClock
     from core.domain.transaction_id import make_transaction_id
+    from core.gateways.system_clock import SystemClock
 
     return make_transaction_id(int(SystemClock().now().timestamp() * 1000), secrets.randbits(_ID_BITS))
 
@@ -310,7 +310,7 @@ def close_open(
 
 
 def _open_of(asked: Asked, tls: Files) -> Open:
-    from app.clock import SystemClock
+    from core.gateways.system_clock import SystemClock
 
     cert, _, ca = tls
     at = SystemClock().now().isoformat(timespec="seconds")

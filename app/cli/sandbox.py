@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from app.cli.command import Commands
-from app.cli.market import (
+from app.cli.requests import (
     pence_option,
 )
-from app.cli.output import EXIT_FAILED, console, fail, print_json, print_table
+from app.terminal.output import EXIT_FAILED, console, fail, print_json, print_table
 
 if TYPE_CHECKING:
     from utrn.sandbox.v1 import sandbox_pb2 as pb
@@ -177,8 +177,8 @@ def audit(
     as_json: _Json = False,
 ) -> None:
     """Compare, meter by meter and to the penny, what was credited with what the ledger says."""
-    from app.audit import audit_all
-    from app.config import BadConfig, load_config
+    from app.node.config import BadConfig, load_config
+    from app.verification.money import audit_all
 
     try:
         settings = load_config(config)

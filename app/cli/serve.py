@@ -5,18 +5,18 @@ from typing import Annotated
 
 import typer
 
-from app.cli.output import fail
+from app.terminal.output import fail
 
 
 def serve(config: Annotated[Path, typer.Option("--config", "-c", help="The node's TOML file.")]) -> None:
     """Run one node until SIGTERM; logs are JSON lines on standard error."""
-    from app.config import BadConfig, load_config, problems_of
-    from app.logs import all_of_it_json
-    from app.serve import EXIT_REFUSED, raise_descriptors
-    from app.serve import serve as run
-    from app.tls import BadTls
-    from app.wiring import build
-    from cluster.process_lock import FolderInUse, ProcessLock
+    from app.node.assembly import build
+    from app.node.config import BadConfig, load_config, problems_of
+    from app.node.logging import all_of_it_json
+    from app.node.process_lock import FolderInUse, ProcessLock
+    from app.node.run import EXIT_REFUSED, raise_descriptors
+    from app.node.run import serve as run
+    from app.node.tls import BadTls
     from hsm.errors import HsmRefused
 
     try:

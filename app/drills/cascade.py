@@ -5,8 +5,9 @@ import random
 import signal
 import time
 
+from app.devstack.files import NODES
+from app.drills.environment import World
 from app.drills.faults import Fault, FaultMaker, hide_token, send_signal, show_token
-from app.drills.world import NODES, World
 
 
 def cascade(seconds: float) -> FaultMaker:

@@ -11,14 +11,15 @@ from utrn.v1 import registry_service_pb2 as pb
 from utrn.v1 import registry_service_pb2_grpc as rpc
 from utrn_client.channel import Tls, open_channel
 
-from app.clock import SystemClock
+from app.devstack.files import NODES, OPERATOR, SUPPLIERS
+from app.devstack.stack import etcd_config
+from app.drills.environment import World
 from app.drills.faults import Fault, send_signal
-from app.drills.world import NODES, World, etcd_config
-from app.stackfiles import OPERATOR, SUPPLIERS
-from cluster.client import EtcdClient, EtcdUnreachable
+from cluster.audit.ledger_scan import time_and_due
 from cluster.config import EtcdConfig
-from cluster.reader import time_and_due
+from cluster.etcd.client import EtcdClient, EtcdUnreachable
 from core.domain.delivery import DeliveryState
+from core.gateways.system_clock import SystemClock
 
 _GIVEN_UP = (DeliveryState.ENTER_BY_HAND, DeliveryState.REFUSED)
 _HOUR = 3600

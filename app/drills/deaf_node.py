@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from app.config import load_config
-from app.logs import set_up_logs
-from app.serve import serve
-from app.wiring import Node, build
-from cluster.client import EtcdClient
+from app.node.assembly import Node, build
+from app.node.config import load_config
+from app.node.logging import set_up_logs
+from app.node.run import serve
+from cluster.etcd.client import EtcdClient
 
 
 def deaf_file(config: Path) -> Path:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.drills.world import NODES, World
-from cluster.history import OwnerSeen
+from app.devstack.files import NODES
+from app.drills.environment import World
+from cluster.audit.change_feed import OwnerSeen
 
 # etcd grants what is asked for here: its floor is 1.5 elections of 0.5 s.
 LEASE_TTL_S = 2.0

@@ -8,12 +8,13 @@ import time
 import urllib.request
 from pathlib import Path
 
-from app.devstack import DevStack
+from app.devstack.files import NODES
+from app.devstack.stack import DevStack, etcd_config
 from app.drills.deaf_node import deaf_file
+from app.drills.environment import World
 from app.drills.faults import WAIT_S, Fault, FaultMaker
-from app.drills.world import NODES, World, etcd_config
-from cluster.client import EtcdClient
-from cluster.keys import Keys
+from cluster.etcd.client import EtcdClient
+from cluster.etcd.keys import Keys
 
 _SELL_S = 3.0
 _LOOK_S = 0.05

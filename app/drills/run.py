@@ -10,27 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.audit import AuditResult, audit_all
-from app.config import load_config
-from app.devstack import DevStack
+from app.devstack.files import NODES, StackPlan, module_command
+from app.devstack.stack import DevStack, etcd_config
 from app.drills.catalogue import Drill
-from app.drills.checker import GiveUp, Run, check_run
+from app.drills.environment import Load, World
 from app.drills.faults import Fault
-from app.drills.history import History, read_history, successes
-from app.drills.world import (
-    NODES,
-    LedgerWatch,
-    Load,
-    World,
-    applied_times,
-    etcd_config,
-    log_texts,
-    longest_gap_ms,
-    revoked_leases,
-)
-from app.stackfiles import StackPlan, module_command
-from cluster.history import OwnerGone, OwnerSeen
-from cluster.shards import shard_of
+from app.node.config import load_config
+from app.verification.call_log import History, read_history, successes
+from app.verification.checker import GiveUp, Run, check_run
+from app.verification.ledger_watch import LedgerWatch, applied_times, longest_gap_ms
+from app.verification.money import AuditResult, audit_all
+from app.verification.node_logs import log_texts, revoked_leases
+from cluster.audit.change_feed import OwnerGone, OwnerSeen
+from cluster.membership.placement import shard_of
 from core.domain.meter import MeterId
 
 WARM_UP_S = 2.0

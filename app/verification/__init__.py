@@ -1,1 +1,1 @@
-"""Checks what is stored against what was written down elsewhere."""
+"""Whether promises were kept: money, ledger, calls and audit log held against each other."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
+from core.access.roles import KEEPERS, OPERATORS, PSPS, READERS, SUPPLIERS, require
 from core.domain.errors import OperatorOnly, UnknownCaller
-from core.domain.party import NODE_URI, Principal, Role
-from core.flows.roles import KEEPERS, OPERATORS, PSPS, READERS, SUPPLIERS, require
+from core.domain.participant import NODE_URI, Principal, Role
 
 
 class Noted(Enum):

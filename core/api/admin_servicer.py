@@ -8,18 +8,18 @@ from google.protobuf import timestamp_pb2
 from utrn.admin.v1 import admin_service_pb2 as pb
 from utrn.admin.v1 import admin_service_pb2_grpc as rpc
 
-from core.api.asked import asked_of
+from core.access.approvals import TwoPeople
+from core.api.approval_request import asked_of
 from core.api.authenticate import Authenticate
-from core.api.errors import Context
-from core.api.registry_convert import page_after, page_limit, stamp
+from core.api.registry_messages import page_after, page_limit, stamp
+from core.api.status import Context
 from core.domain.approval import Approval, parse_approval_id
 from core.domain.errors import BadField, OperatorOnly
-from core.domain.party import Principal, Role
-from core.flows.accept_time import AcceptTime
-from core.flows.drain import DrainNode
-from core.flows.forget import ForgetHeadEnd, ForgetNode
-from core.flows.two_people import TwoPeople
-from core.ports.cluster import Cluster
+from core.domain.participant import Principal, Role
+from core.operations.accept_cluster_time import AcceptTime
+from core.operations.drain_node import DrainNode
+from core.operations.forget_node import ForgetHeadEnd, ForgetNode
+from core.ports.cluster_admin import Cluster
 
 ADMIN_SERVICE: Final = "utrn.admin.v1.AdminService"
 

@@ -7,17 +7,17 @@ from google.protobuf.message import DecodeError
 from utrn.v1 import appointment_service_pb2 as pb
 from utrn.v1 import appointment_service_pb2_grpc as rpc
 
-from core.api import checks
-from core.api import registry_convert as made
+from core.api import registry_messages as made
+from core.api import validation
 from core.api.authenticate import Authenticate
-from core.api.errors import Context
-from core.api.pages import fit
+from core.api.paging import fit
+from core.api.status import Context
 from core.domain.appointment import Evidence
+from core.domain.effective_dated import ms_of
 from core.domain.errors import BadField
-from core.domain.party import ParticipantId, parse_participant_id
-from core.domain.timeline import ms_of
-from core.flows.appoint import Appoint
-from core.flows.market_view import MarketView
+from core.domain.participant import ParticipantId, parse_participant_id
+from core.registry.appointments import Appoint
+from core.registry.queries import MarketView
 
 _BYTES_MAX = {"terms": 2000, "signature": 200, "certificate": 4000}
 
@@ -43,12 +43,12 @@ class AppointmentServicer(rpc.AppointmentServiceServicer):
             raise BadField(
                 "signed_terms.terms: a serialized AppointmentTerms is needed", field="signed_terms.terms"
             ) from error
-        certificate = checks.parse_certificate(signed.certificate, "signed_terms.certificate")
+        certificate = validation.parse_certificate(signed.certificate, "signed_terms.certificate")
         evidence = Evidence(
             terms=signed.terms,
             signature=signed.signature,
             certificate=certificate,
-            intermediates=checks.parse_intermediates(signed.intermediates, "signed_terms.intermediates"),
+            intermediates=validation.parse_intermediates(signed.intermediates, "signed_terms.intermediates"),
         )
         asked = made.terms_of(terms, "signed_terms.terms", now=ms_of(self.appoint.clock.now()))
         done = await self.appoint.propose(principal, asked, evidence)

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from core.api.errors import Context
+from core.access.certificates import PeerCertificate, refused
+from core.api.status import Context
 from core.domain.errors import CallerSuspended, CertificateRefused, NotReady, Refused, UnknownCaller
-from core.domain.party import NODE_URI, Participant, Principal, Standing
-from core.flows.certificates import PeerCertificate, refused
+from core.domain.participant import NODE_URI, Participant, Principal, Standing
 from core.ports.registry import Registry
 
 CertificateOf = Callable[[Context], PeerCertificate]

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from utrn.v1 import credit_service_pb2 as pb
 from utrn.v1 import credit_service_pb2_grpc as rpc
 
-from core.api import convert
-from core.api import registry_convert as made
+from core.api import registry_messages as made
+from core.api import top_up_messages
 from core.api.authenticate import Authenticate
-from core.api.errors import Context
-from core.domain.credit import day_start
+from core.api.status import Context
+from core.credit.goodwill_credit import CreditQuery, GiveCredit
+from core.domain.effective_dated import ms_of
+from core.domain.goodwill_credit import day_start
 from core.domain.meter import PanRule
-from core.domain.party import parse_participant_id
-from core.domain.timeline import ms_of
+from core.domain.participant import parse_participant_id
 from core.domain.transaction_id import parse_transaction_id
-from core.flows.give_credit import CreditQuery, GiveCredit
 from core.ports.clock import Clock
 
 
@@ -44,7 +44,7 @@ class CreditServicer(rpc.CreditServiceServicer):
             time_left_s=context.time_remaining(),
             repeat=request.repeat,
         )
-        code = None if issued is None else convert.issued_code(issued.stored.vend)
+        code = None if issued is None else top_up_messages.issued_code(issued.stored.vend)
         return pb.DecideCreditResponse(credit=made.credit_message(decided), code=code)
 
     async def ListCredits(self, request: pb.ListCreditsRequest, context: Context) -> pb.ListCreditsResponse:

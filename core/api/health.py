@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2 as pb
 from grpc_health.v1 import health_pb2_grpc as rpc
 
-from core.api.errors import Context
+from core.api.status import Context
 
 log = logging.getLogger(__name__)
 

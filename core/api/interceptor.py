@@ -20,12 +20,12 @@ from google.rpc import code_pb2, status_pb2
 
 from core.api.access import ACCESS, Access, Noted
 from core.api.authenticate import Authenticate
-from core.api.errors import Context, internal_error, status_of, tell
 from core.api.limits import CallerLimits
+from core.api.status import Context, internal_error, status_of, tell
 from core.domain.errors import IF_FIRST, BadField, NotReady, Refused, UtrnError
 from core.domain.invariant import InvariantBroken
-from core.domain.party import Principal
-from core.ports.notes import NOTES, Notes
+from core.domain.participant import Principal
+from core.ports.audit_context import NOTES, Notes
 
 log = logging.getLogger(__name__)
 

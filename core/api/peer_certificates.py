@@ -13,10 +13,10 @@ from typing import Final
 
 from cryptography import x509
 
-from core.api.errors import Context
+from core.access.certificates import UNREADABLE, Authority, PeerCertificate, identity_of, refused
+from core.api.status import Context
 from core.domain.errors import CertificateRefused, NotReady
-from core.domain.party import NODE_URI
-from core.flows.certificates import UNREADABLE, Authority, PeerCertificate, identity_of, refused
+from core.domain.participant import NODE_URI
 from core.ports.clock import Clock
 
 _CERTIFICATE = "x509_pem_cert"

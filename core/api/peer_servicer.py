@@ -8,7 +8,7 @@ from typing import Final
 from utrn.peer.v1 import peer_service_pb2 as pb
 from utrn.peer.v1 import peer_service_pb2_grpc as rpc
 
-from core.api.errors import Context
+from core.api.status import Context
 
 PEER_SERVICE: Final = "utrn.peer.v1.PeerService"
 

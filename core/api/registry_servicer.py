@@ -9,28 +9,28 @@ from typing import Final
 from utrn.v1 import registry_service_pb2 as pb
 from utrn.v1 import registry_service_pb2_grpc as rpc
 
-from core.api import checks, convert
-from core.api import registry_convert as made
-from core.api.asked import asked_of
+from core.api import registry_messages as made
+from core.api import top_up_messages, validation
+from core.api.approval_request import asked_of
 from core.api.authenticate import Authenticate
-from core.api.errors import Context
 from core.api.limits import in_slices
-from core.api.lines import read_line
-from core.api.pages import fit
+from core.api.paging import fit
+from core.api.registry_file import read_line
+from core.api.status import Context
 from core.domain.ceiling import parse_ceiling
+from core.domain.effective_dated import NEVER, Ms, ms_of
 from core.domain.errors import BadField, Refused
 from core.domain.meter import Custody, MeterId, Pan, PanForm, PanRule, Settings, parse_pan
-from core.domain.party import ParticipantId, Principal, Revocations, Role, Standing, parse_participant_id
-from core.domain.timeline import NEVER, Ms, ms_of
-from core.flows.exchange import ExchangeMeter
-from core.flows.hand_over import HandOver, HandOverMeter
-from core.flows.keep_meters import KeepMeters
-from core.flows.keep_pans import KeepPans
-from core.flows.keep_parties import KeepParties
-from core.flows.load_records import Loadable, LoadRecords
-from core.flows.market_view import MarketView, key_of
-from core.flows.reconcile import Claim, ReconcilePans
+from core.domain.participant import ParticipantId, Principal, Revocations, Role, Standing, parse_participant_id
 from core.ports.clock import Clock
+from core.registry.bulk_load import Loadable, LoadRecords
+from core.registry.counter_transfer import HandOver, HandOverMeter
+from core.registry.meter_exchange import ExchangeMeter
+from core.registry.meters import KeepMeters
+from core.registry.pans import KeepPans
+from core.registry.participants import KeepParties
+from core.registry.queries import MarketView, key_of
+from core.registry.reconcile import Claim, ReconcilePans
 
 REGISTRY_SERVICE: Final = "utrn.v1.RegistryService"
 _LINES_MAX = 1000
@@ -65,8 +65,8 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     async def SetIdentities(self, request: pb.SetIdentitiesRequest, context: Context) -> pb.SetIdentitiesResponse:
         """Change name and certificates."""
         principal, participant_id = self.authenticate(context), _participant_id(request.participant_id)
-        name = checks.parse_text(request.name, "name", least=1, most=200)
-        identities = checks.parse_uris(request.identities, "identities")
+        name = validation.parse_text(request.name, "name", least=1, most=200)
+        identities = validation.parse_uris(request.identities, "identities")
         subject = f"certificates of {participant_id}: {', '.join(identities)}"
         asked = asked_of("SetIdentities", request, subject)
         done = await self.parties.set_identities(principal, participant_id, name, identities, asked=asked)
@@ -83,7 +83,8 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         if before is not None and before > self._now():
             raise BadField("issued_before: must not be in the future", field="issued_before")
         more = Revocations(
-            issued_before=before or NEVER, fingerprints=checks.parse_fingerprints(request.fingerprints, "fingerprints")
+            issued_before=before or NEVER,
+            fingerprints=validation.parse_fingerprints(request.fingerprints, "fingerprints"),
         )
         done = await self.parties.revoke(principal, participant_id, more)
         return pb.RevokeCertificatesResponse(written=made.written(done))
@@ -99,7 +100,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
 
     async def SetStanding(self, request: pb.SetStandingRequest, context: Context) -> pb.SetStandingResponse:
         """Suspend, readmit, offboard."""
-        standing = Standing(checks.number_in(request.standing, "standing", Standing))
+        standing = Standing(validation.number_in(request.standing, "standing", Standing))
         principal, participant_id = self.authenticate(context), _participant_id(request.participant_id)
         asked = asked_of("SetStanding", request, f"{participant_id}: {standing.name.lower()}")
         done = await self.parties.set_standing(principal, participant_id, standing, asked=asked)
@@ -235,8 +236,8 @@ class RegistryServicer(rpc.RegistryServiceServicer):
         principal = self.authenticate(context)
         if len(request.codes) > _CODES_MAX:
             raise BadField(f"codes: at most {_CODES_MAX}", field="codes")
-        before = Custody(checks.number_in(request.custody_before, "custody_before", Custody))
-        after = Custody(checks.number_in(request.custody, "custody", Custody))
+        before = Custody(validation.number_in(request.custody_before, "custody_before", Custody))
+        after = Custody(validation.number_in(request.custody, "custody", Custody))
         if request.HasField("settings") and before is not Custody.SMSO:
             raise BadField("settings: they go with an enrolment from an SMSO; else use ChangeMeter", field="settings")
         if (request.HasField("last_issued") or request.highest_applied) and after is not Custody.CENTRAL:
@@ -253,29 +254,31 @@ class RegistryServicer(rpc.RegistryServiceServicer):
                 custody=after,
                 last_issued=request.last_issued,
                 highest_applied=request.highest_applied,
-                codes=tuple(convert.unspent_code(one, self.pan_rule, self._now()) for one in request.codes),
+                codes=tuple(top_up_messages.unspent_code(one, self.pan_rule, self._now()) for one in request.codes),
                 settings=(lambda one: replace(made.merged(one, request.settings), enrolled=True))
                 if before is Custody.SMSO
                 else (lambda one: replace(one, enrolled=False))
                 if after is Custody.SMSO
                 else None,
-                public_point=checks.parse_point(request.public_point, "public_point") if request.public_point else None,
+                public_point=validation.parse_point(request.public_point, "public_point")
+                if request.public_point
+                else None,
             ),
         )
         note = done.changed.note
         return pb.HandOverMeterResponse(
             written=made.written(done.changed.written),
             change=None if note is None else made.change_message(note),
-            open_codes=[convert.unspent_code_message(one) for one in done.open_codes],
+            open_codes=[top_up_messages.unspent_code_message(one) for one in done.open_codes],
         )
 
     async def RecordBalance(self, request: pb.RecordBalanceRequest, context: Context) -> pb.RecordBalanceResponse:
         """Keep a balance."""
         if not request.HasField("at"):
             raise BadField("at: is missing", field="at")
-        at = checks.check_passed(checks.instant(request.at, "at"), "at", self._now())
-        most = checks.BALANCE_PENCE_MAX
-        pence = checks.check_pence(request.balance_pence, "balance_pence", least=-most, most=most)
+        at = validation.check_passed(validation.instant(request.at, "at"), "at", self._now())
+        most = validation.BALANCE_PENCE_MAX
+        pence = validation.check_pence(request.balance_pence, "balance_pence", least=-most, most=most)
         done = await self.meters.record_balance(self.authenticate(context), _meter_id(request.meter_id), pence, at)
         return pb.RecordBalanceResponse(written=made.written(done))
 
@@ -459,8 +462,8 @@ def _participant_id(text: str) -> ParticipantId:
 
 
 def _meter_id(text: str, field: str = "meter_id") -> MeterId:
-    return checks.parse_meter_id(text, field)
+    return validation.parse_meter_id(text, field)
 
 
 def _form(number: int) -> PanForm:
-    return PanForm(checks.number_in(number or PanForm.PLASTIC, "form", PanForm))
+    return PanForm(validation.number_in(number or PanForm.PLASTIC, "form", PanForm))

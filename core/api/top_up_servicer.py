@@ -8,23 +8,23 @@ from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2_grpc as rpc
 from utrn.v1 import types_pb2
 
-from core.api import convert
-from core.api.asked import asked_of
+from core.api import top_up_messages
+from core.api.approval_request import asked_of
 from core.api.authenticate import Authenticate
-from core.api.errors import Context
-from core.api.registry_convert import page_after, page_limit
+from core.api.registry_messages import page_after, page_limit
+from core.api.status import Context
+from core.delivery.manual_entry import AdviseByHand
+from core.delivery.open_cases import OpenCases
 from core.domain.delivery import Delivery
 from core.domain.errors import FENCED, IF_FIRST, BadField
 from core.domain.meter import PanRule
-from core.domain.party import parse_participant_id
+from core.domain.participant import parse_participant_id
 from core.domain.vend import Operation
-from core.flows.advise import AdviseByHand
-from core.flows.check_eligibility import CheckEligibility
-from core.flows.idempotency import Issued
-from core.flows.issue import IssueVend
-from core.flows.lookup import FindVend
-from core.flows.open_cases import OpenCases
-from core.flows.send import SendIssued
+from core.issuing.check_eligibility import CheckEligibility
+from core.issuing.find_vend import FindVend
+from core.issuing.issue import IssueVend
+from core.issuing.recent_vends import Issued
+from core.issuing.request_delivery import SendIssued
 
 # What a gRPC library sends with an attempt that it makes by itself, after one that failed.
 _ATTEMPTS_BEFORE: Final = "grpc-previous-rpc-attempts"
@@ -46,12 +46,12 @@ class TopUpServicer(rpc.TopUpServiceServicer):
     async def IssueUtrn(self, request: pb.IssueUtrnRequest, context: Context) -> pb.IssueUtrnResponse:
         """Issue a code."""
         issued = await self._sell(request, Operation.ISSUE, context)
-        return pb.IssueUtrnResponse(code=convert.issued_code(issued.stored.vend), replayed=issued.replayed)
+        return pb.IssueUtrnResponse(code=top_up_messages.issued_code(issued.stored.vend), replayed=issued.replayed)
 
     async def TopUp(self, request: pb.TopUpRequest, context: Context) -> pb.TopUpResponse:
         """Issue a code and owe its delivery."""
         issued = await self._sell(request, Operation.TOP_UP, context)
-        return pb.TopUpResponse(code=convert.issued_code(issued.stored.vend), replayed=issued.replayed)
+        return pb.TopUpResponse(code=top_up_messages.issued_code(issued.stored.vend), replayed=issued.replayed)
 
     async def SendTopUp(self, request: pb.SendTopUpRequest, context: Context) -> pb.SendTopUpResponse:
         """Owe the delivery of a code issued before, or made elsewhere."""
@@ -59,14 +59,14 @@ class TopUpServicer(rpc.TopUpServiceServicer):
             issued = await self._sell(request, Operation.MADE_ELSEWHERE, context)
             return pb.SendTopUpResponse(delivery=self._delivery(issued.stored.vend.delivery), replayed=issued.replayed)
         principal, barred = self.authenticate.even_barred(context)
-        owner, transaction_id = convert.vend_asked_for(request, principal)
+        owner, transaction_id = top_up_messages.vend_asked_for(request, principal)
         if barred is not None:
             requested = await self.send.refused(principal, owner, transaction_id, barred)
         else:
             requested = await self.send(principal, owner, transaction_id)
         return pb.SendTopUpResponse(delivery=self._delivery(requested.delivery), replayed=requested.replayed)
 
-    async def _sell(self, request: convert.SaleRequest, operation: Operation, context: Context) -> Issued:
+    async def _sell(self, request: top_up_messages.SaleRequest, operation: Operation, context: Context) -> Issued:
         """Return the committed code of what `request` asks for.
 
         Whoever may not ask, or asks for what cannot be, is answered what was committed before, if it was: another node
@@ -75,9 +75,9 @@ class TopUpServicer(rpc.TopUpServiceServicer):
         principal, barred = self.authenticate.even_barred(context)
         repeat = _is_repeat(request, context)
         try:
-            sale = convert.sale_of(request, operation, principal, self.pan_rule)
+            sale = top_up_messages.sale_of(request, operation, principal, self.pan_rule)
         except BadField as wrong:
-            asked = convert.as_asked(request, operation, principal)
+            asked = top_up_messages.as_asked(request, operation, principal)
             if asked is None:
                 # Nothing is ever sold under what is no id: this is as good as closed.
                 wrong.final = FENCED
@@ -95,9 +95,9 @@ class TopUpServicer(rpc.TopUpServiceServicer):
     ) -> pb.CheckEligibilityResponse:
         """Say whether a sale would be allowed, and what stands against it."""
         principal = self.authenticate(context)
-        pan, amount, channel = convert.eligibility_asked(request, self.pan_rule)
+        pan, amount, channel = top_up_messages.eligibility_asked(request, self.pan_rule)
         eligibility = await self.check(principal, pan, amount=amount, channel=channel, deliver=request.deliver)
-        return convert.eligibility_message(eligibility)
+        return top_up_messages.eligibility_message(eligibility)
 
     async def ListOpenCases(self, request: pb.ListOpenCasesRequest, context: Context) -> pb.ListOpenCasesResponse:
         """List codes that nobody knows to be credited."""
@@ -110,36 +110,38 @@ class TopUpServicer(rpc.TopUpServiceServicer):
         after, limit = page_after(request.after), page_limit(request.limit)
         vends, more = await self.cases.list_page(principal, supplier_id, after=after, limit=limit)
         return pb.ListOpenCasesResponse(
-            vends=[convert.case_message(one, digits=supplier_id == principal.participant_id) for one in vends],
+            vends=[top_up_messages.case_message(one, digits=supplier_id == principal.participant_id) for one in vends],
             next_after=more,
         )
 
     async def SettleDelivery(self, request: pb.SettleDeliveryRequest, context: Context) -> pb.SettleDeliveryResponse:
         """Settle an open case."""
         principal = self.authenticate(context)
-        owner, transaction_id = convert.vend_asked_for(request, principal)
+        owner, transaction_id = top_up_messages.vend_asked_for(request, principal)
         if not request.HasField("credited"):
             # Left out, it would read as "not credited", and money would be given back for a code that may be.
             raise BadField("credited: what the meter's credit log says must be said", field="credited")
         said = "credited" if request.credited else "not credited"
         asked = asked_of("SettleDelivery", request, f"settle {owner}/{transaction_id} as {said}")
         delivery = await self.cases.settle(principal, owner, transaction_id, credited=request.credited, asked=asked)
-        return pb.SettleDeliveryResponse(delivery=convert.delivery_message(delivery, advised=False))
+        return pb.SettleDeliveryResponse(delivery=top_up_messages.delivery_message(delivery, advised=False))
 
     async def GetVend(self, request: pb.GetVendRequest, context: Context) -> pb.GetVendResponse:
         """Look a vend up."""
         principal, barred = self.authenticate.even_barred(context)
-        owner, transaction_id = convert.vend_asked_for(request, principal)
+        owner, transaction_id = top_up_messages.vend_asked_for(request, principal)
         if barred is not None and owner != principal.participant_id:
             raise barred
         stored = await self.find(principal, owner, transaction_id)
-        return pb.GetVendResponse(vend=convert.vend_message(stored.vend, advised=self.advise(stored.vend.delivery)))
+        return pb.GetVendResponse(
+            vend=top_up_messages.vend_message(stored.vend, advised=self.advise(stored.vend.delivery))
+        )
 
     def _delivery(self, delivery: Delivery) -> types_pb2.Delivery:
-        return convert.delivery_message(delivery, advised=self.advise(delivery))
+        return top_up_messages.delivery_message(delivery, advised=self.advise(delivery))
 
 
-def _is_repeat(request: convert.SaleRequest, context: Context) -> bool:
+def _is_repeat(request: top_up_messages.SaleRequest, context: Context) -> bool:
     """Return whether an attempt before this one may be under way: its caller says so, or its gRPC library does.
 
     A library that repeats calls by itself counts them in a header, and leaves the request as it was. Source: gRPC A6.

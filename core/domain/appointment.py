@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
+from core.domain.effective_dated import FAR_FUTURE, Ms, Timeline
 from core.domain.errors import ChangePending
-from core.domain.party import Level, ParticipantId
-from core.domain.timeline import FAR_FUTURE, Ms, Timeline
+from core.domain.participant import Level, ParticipantId
 
 INTERMEDIATES_MAX: Final = 4
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Final
 
+from core.domain.effective_dated import NEVER, Ms
 from core.domain.errors import BadField, NeedsApproval, RecordChanged, TwoPeopleNeeded
-from core.domain.party import ParticipantId, Principal
-from core.domain.registry import Basis
-from core.domain.timeline import NEVER, Ms
+from core.domain.participant import ParticipantId, Principal
+from core.domain.record import Basis
 
 # From the end of the waiting time on.
 LIFE_MS: Final = 24 * 3600 * 1000

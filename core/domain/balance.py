@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from core.domain.timeline import NEVER, Ms
+from core.domain.effective_dated import NEVER, Ms
 
 _STEP = 500
 _SMALL_STEP = 100

@@ -7,10 +7,10 @@ for an hour, less what was given back, is in all never above the ceiling; so nei
 from dataclasses import dataclass
 from typing import Final
 
+from core.domain.effective_dated import Ms
 from core.domain.errors import BadField
 from core.domain.money import Pence
-from core.domain.party import ParticipantId
-from core.domain.timeline import Ms
+from core.domain.participant import ParticipantId
 
 HOUR_MS: Final = 3_600_000
 CEILING_PENCE_MAX: Final = 10**13

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from core.domain.timeline import Ms
+from core.domain.effective_dated import Ms
 
 _DAY_MS = 86_400_000
 

@@ -2,7 +2,7 @@
 
 `Refused`: never repeat as it is. `Busy`: nothing was done, repeat the same transaction id after `retry_after_ms`.
 `Unknown`: it may have been done, repeat the same transaction id and the ledger will say. The classes know no gRPC;
-`core/api/errors.py` maps each one to a status once.
+`core/api/status.py` maps each one to a status once.
 """
 
 from collections.abc import Mapping

@@ -9,7 +9,7 @@ import re
 import secrets
 
 from core.domain.meter import MeterId, OriginatorId
-from core.domain.token import Counter
+from core.domain.utrn import Counter
 
 _COUNTER_SHIFT = 32
 _RANDOM_BYTES = 16

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NewType
 
+from core.domain.effective_dated import NEVER, Ms, Timeline
 from core.domain.errors import BadField
-from core.domain.party import ParticipantId
-from core.domain.timeline import NEVER, Ms, Timeline
+from core.domain.participant import ParticipantId
 
 MeterId = NewType("MeterId", str)
 OriginatorId = NewType("OriginatorId", str)

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from core.domain import errors
+from core.domain.effective_dated import Ms
 from core.domain.errors import FENCED, BadField, NotReady, Refused
-from core.domain.party import ParticipantId
-from core.domain.timeline import Ms
+from core.domain.participant import ParticipantId
 from core.domain.transaction_id import TransactionId
 
 # Written into the ledger for whoever asks twice: none of it may grow with what a caller sends.

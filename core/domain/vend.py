@@ -9,10 +9,10 @@ from core.domain.errors import TransactionIdReused
 from core.domain.message_id import message_id
 from core.domain.meter import MeterId, MeterKind, OriginatorId, Pan
 from core.domain.money import Pence
-from core.domain.party import ParticipantId
-from core.domain.registry import Basis
-from core.domain.token import Counter, Utrn
+from core.domain.participant import ParticipantId
+from core.domain.record import Basis
 from core.domain.transaction_id import TransactionId
+from core.domain.utrn import Counter, Utrn
 
 
 class Channel(IntEnum):
@@ -27,7 +27,7 @@ class Channel(IntEnum):
     NOT_PAID = 7
 
 
-# Credit without payment has a way of its own (core/flows/give_credit.py), which no sale can take.
+# Credit without payment has a way of its own (core/credit/goodwill_credit.py), which no sale can take.
 SOLD_THROUGH = frozenset(Channel) - {Channel.NOT_PAID}
 
 

@@ -22,8 +22,8 @@ from core.domain.vend import Vend
 from core.gateways.audit_log_ends import end_earlier
 from core.gateways.audit_log_format import decision_line, header_line, sale_line, sealed
 from core.ports.audit_anchors import Anchor, AnchorEnded, AnchorState, AuditAnchors
+from core.ports.audit_log import Decision, Trail
 from core.ports.clock import Clock
-from core.ports.trail import Decision, Trail
 
 log = logging.getLogger(__name__)
 

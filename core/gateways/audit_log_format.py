@@ -17,9 +17,9 @@ from functools import lru_cache
 from json import JSONEncoder
 
 from core.domain.mask import masked
-from core.domain.registry import Kind, Ref
+from core.domain.record import Kind, Ref
 from core.domain.vend import Vend
-from core.ports.trail import Decision
+from core.ports.audit_log import Decision
 
 FORMAT = 2
 SOLD = "SOLD"

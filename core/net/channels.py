@@ -39,7 +39,8 @@ class Remote(Enum):
 
     # etcd ends connections that ping more often than every 5 s (--grpc-keepalive-min-time), or without calls.
     ETCD = _Care(dead_after_ms=3_000, connect_ms=500)
-    # Beats come several times a second, and their absence is judged by cluster/peers.py; this ends what is left behind.
+    # Beats come several times a second, and their absence is judged by cluster/membership/failure_detector.py; this
+    # ends what is left behind.
     PEER = _Care(dead_after_ms=3_000)
     # Signs of life on the event stream come more often than a ping would be sent, so a head end whose server knows
     # nothing of pings never sees one while its stream works.

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from core.domain.party import ParticipantId
-from core.domain.timeline import Ms
+from core.domain.effective_dated import Ms
+from core.domain.participant import ParticipantId
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from core.domain.balance import NO_BALANCE, BalanceTold
+from core.domain.effective_dated import FAR_FUTURE, NEVER, Ms
 from core.domain.errors import LedgerUnavailable, UtrnError
 from core.domain.meter import MeterId, OriginatorId
-from core.domain.party import ParticipantId
+from core.domain.participant import ParticipantId
+from core.domain.record import Basis
 from core.domain.refusal import ClosedRefusal
-from core.domain.registry import Basis
-from core.domain.timeline import FAR_FUTURE, NEVER, Ms
-from core.domain.token import Counter
 from core.domain.transaction_id import TransactionId
+from core.domain.utrn import Counter
 from core.domain.vend import Vend
 
 

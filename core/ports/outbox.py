@@ -6,13 +6,13 @@ from typing import Protocol
 
 from core.domain.approval import NO_CONSENT_NEEDED, Consent
 from core.domain.delivery import Delivery
+from core.domain.effective_dated import NEVER, Ms
 from core.domain.errors import DeliveryChanged, Deposed, UtrnError
 from core.domain.meter import MeterId, OriginatorId
-from core.domain.party import ParticipantId
-from core.domain.registry import Basis
-from core.domain.timeline import NEVER, Ms
-from core.domain.token import Counter
+from core.domain.participant import ParticipantId
+from core.domain.record import Basis
 from core.domain.transaction_id import TransactionId
+from core.domain.utrn import Counter
 from core.ports.ledger import CounterState, StoredVend
 
 

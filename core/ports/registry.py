@@ -6,13 +6,13 @@ from typing import Protocol, TypeVar
 
 from core.domain.appointment import Appointments
 from core.domain.approval import NO_CONSENT_NEEDED, Approval, Consent
-from core.domain.credit import CreditDay, CreditRequest
-from core.domain.eligibility import Says
-from core.domain.market_change import MarketChange, OwedVend
+from core.domain.authorization import Says
+from core.domain.effective_dated import NEVER, Ms
+from core.domain.goodwill_credit import CreditDay, CreditRequest
 from core.domain.meter import Card, Meter, MeterId, Model, OriginatorId, Pan
-from core.domain.party import Participant, ParticipantId
-from core.domain.registry import Known, Ref
-from core.domain.timeline import NEVER, Ms
+from core.domain.participant import Participant, ParticipantId
+from core.domain.record import Known, Ref
+from core.domain.registration_change import MarketChange, OwedVend
 from core.domain.vend import Vend
 from core.ports.ledger import CounterState
 

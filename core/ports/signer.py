@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from core.domain.code_value import CodeValue
 from core.domain.errors import UtrnError
 from core.domain.meter import MeterId
-from core.domain.party import SupplierKey
-from core.domain.token import Counter, Utrn
+from core.domain.participant import SupplierKey
+from core.domain.utrn import Counter, Utrn
+from core.domain.utrn_value import CodeValue
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from core.domain.code_value import CodeValue
-from core.domain.token import COUNTER_MAX, PPTD_OFFSET, Utrn, check_digit
+from core.domain.utrn import COUNTER_MAX, PPTD_OFFSET, Utrn, check_digit
+from core.domain.utrn_value import CodeValue
 
 NAME = "gbcs"
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from core.domain.code_value import CodeValue
-from core.domain.token import Utrn
+from core.domain.utrn import Utrn
+from core.domain.utrn_value import CodeValue
 from hsm.schemes import gbcs
 
 

@@ -71,7 +71,7 @@ def test_the_page_of_an_alert_names_it(rule: dict[str, Any]) -> None:
 
 
 def test_every_figure_of_the_runbooks_is_told_by_nodes() -> None:
-    figures = (ROOT / "app" / "metrics.py").read_text()
+    figures = (ROOT / "app" / "node" / "metrics.py").read_text()
     for page in sorted((ROOT / "docs" / "runbooks").glob("*.md")):
         for name in set(re.findall(r"\butrn_[a-z_]+", page.read_text())):
             assert f'"{re.sub("_(total|bucket)$", "", name)}"' in figures, f"{page.name}: {name}"

@@ -10,8 +10,8 @@ import pytest
 from utrn.v1 import errors_pb2, types_pb2
 from utrn_client.outcomes import OUTCOMES, Says
 
-from app.cli.advice import ADVICE
-from core.api.errors import DOMAIN, STATUS, status_of
+from app.cli.remedies import ADVICE
+from core.api.status import DOMAIN, STATUS, status_of
 from core.domain import errors
 from core.domain.delivery import DeliveryReason, DeliveryState
 from core.domain.vend import Channel

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.cli.cluster_problems import EXIT_MISSING, EXIT_NO_SERVICE
-from app.cli.output import EXIT_FAILED, EXIT_USAGE
+from app.terminal.output import EXIT_FAILED, EXIT_USAGE
 
 RUNBOOKS = Path(__file__).parents[2] / "docs" / "runbooks"
 GATE = ".venv/bin/utrn cluster status --wait 60 $OPERATOR"

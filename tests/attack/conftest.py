@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.devstack import DevStack
-from app.stackfiles import StackPlan
+from app.devstack.files import StackPlan
+from app.devstack.stack import DevStack
 from tests.support.honest_till import WHOLE_ATTACK
 
 _SMALL = StackPlan(meters=40, etcd_fsync=False)

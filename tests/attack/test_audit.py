@@ -19,14 +19,14 @@ from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
-from app.config import load_config
-from app.devstack import DevStack
-from app.stackfiles import OPERATOR, PSP, StackPlan
-from cluster import ops
-from cluster.keys import Keys
-from cluster.records import vend_of, vend_value
+from app.devstack.files import OPERATOR, PSP, StackPlan
+from app.devstack.stack import DevStack
+from app.node.config import load_config
+from cluster.codec.vend import vend_of, vend_value
+from cluster.etcd import ops
+from cluster.etcd.keys import Keys
 from core.domain.money import Pence
-from core.domain.party import ParticipantId
+from core.domain.participant import ParticipantId
 from core.domain.vend import Channel, Vend
 from core.gateways.audit_log_format import sealed
 from tests.fakes.clock import HandClock

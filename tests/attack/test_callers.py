@@ -3,8 +3,8 @@
 import grpc
 import pytest
 
-from app.devstack import DevStack
-from app.stackfiles import OUTSIDER
+from app.devstack.files import OUTSIDER
+from app.devstack.stack import DevStack
 from tests.support.honest_till import beside
 from tests.support.raw import raw_call, raw_channel
 

@@ -10,12 +10,12 @@ from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
-from app.config import load_config
-from app.devstack import DevStack
-from app.stackfiles import OPERATOR, PSP, SECOND_OPERATOR, SUPPLIERS, StackPlan
-from cluster.client import EtcdClient
-from cluster.reader import all_vends
-from core.flows.config import FlowConfig
+from app.devstack.files import OPERATOR, PSP, SECOND_OPERATOR, SUPPLIERS, StackPlan
+from app.devstack.stack import DevStack
+from app.node.config import load_config
+from cluster.audit.ledger_scan import all_vends
+from cluster.etcd.client import EtcdClient
+from core.issuing.config import FlowConfig
 from tests.support.raw import Answer, raw_call, raw_channel
 from tests.support.selling import new_id, pans
 from tests.support.vends import POINT

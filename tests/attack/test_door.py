@@ -13,10 +13,10 @@ from etcdpb import rpc_pb2 as etcd
 from etcdpb import rpc_pb2_grpc as etcd_rpc
 from utrn.peer.v1 import peer_service_pb2 as peer
 
-from app.clock import SystemClock
-from app.devstack import DevStack
-from app.pki import CertPaths, DevCa, node_uri, participant_uri
-from app.stackfiles import OPERATOR, PSP
+from app.devstack.ca import CertPaths, DevCa, node_uri, participant_uri
+from app.devstack.files import OPERATOR, PSP
+from app.devstack.stack import DevStack
+from core.gateways.system_clock import SystemClock
 from tests.support.crooked import SERVER, Issuer, made
 from tests.support.raw import Answer, raw_call, raw_channel, raw_stream
 

@@ -14,8 +14,8 @@ import pytest
 from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn.v1 import types_pb2
 
-from app.devstack import DevStack
-from app.stackfiles import OPERATOR, OUTSIDER, PSP, StackPlan
+from app.devstack.files import OPERATOR, OUTSIDER, PSP, StackPlan
+from app.devstack.stack import DevStack
 from tests.support.frames import Frames, framed, frames
 from tests.support.honest_till import beside
 from tests.support.raw import raw_call, raw_channel

@@ -14,8 +14,8 @@ import grpc
 import pytest
 from google.protobuf.message import Message
 
-from app.devstack import DevStack
-from app.stackfiles import AUDITOR, HELPDESK, OPERATOR, PSP, SUPPLIERS
+from app.devstack.files import AUDITOR, HELPDESK, OPERATOR, PSP, SUPPLIERS
+from app.devstack.stack import DevStack
 from tests.support.nasty import broken_bytes, mutated, nasty_message
 from tests.support.raw import Answer, raw_call, raw_channel, raw_stream
 from tests.support.requests import ANSWERED

@@ -13,15 +13,15 @@ from utrn.sandbox.v1 import sandbox_pb2
 from utrn.sandbox.v1 import sandbox_pb2_grpc as sandbox_rpc
 from utrn.v1 import registry_service_pb2 as registry_pb
 
-from app.config import load_config
-from app.stackfiles import SUPPLIERS, StackPlan
-from cluster.client import EtcdClient
-from cluster.keys import Keys
-from cluster.records import vend_of
+from app.devstack.files import SUPPLIERS, StackPlan
+from app.node.config import load_config
+from cluster.codec.vend import vend_of
+from cluster.etcd.client import EtcdClient
+from cluster.etcd.keys import Keys
+from core.delivery.outcomes import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
 from core.domain.delivery import DeliveryState
 from core.domain.message_id import message_id, new_random_part
 from core.domain.vend import Vend
-from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
 from sandbox.servers import Tls
 from tests.integration.test_market import meters_of
 from tests.support.calls import caller, registry_caller, top_up

@@ -10,9 +10,9 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 import grpc
 import pytest
 
-from app.devstack import DevStack
-from app.serve import DESCRIPTORS_NEEDED
-from app.stackfiles import OPERATOR, PSP, StackPlan
+from app.devstack.files import OPERATOR, PSP, StackPlan
+from app.devstack.stack import DevStack
+from app.node.run import DESCRIPTORS_NEEDED
 from core.net.address import parse_address
 from tests.support.patience import PATIENCE_S
 from tests.support.raw import raw_call, raw_channel

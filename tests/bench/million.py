@@ -2,9 +2,9 @@
 
 from etcdpb import rpc_pb2 as pb
 
-from cluster.keys import Keys
-from cluster.registry import Copy
-from cluster.registry_records import name_of, value_of
+from cluster.codec.registry import name_of, value_of
+from cluster.etcd.keys import Keys
+from cluster.registry.replica import Copy
 from core.domain.meter import MeterId, Pan
 from core.ports.registry import Registry, StoredRecord
 from tests.support.vends import APPOINTMENTS, PSP, SUPPLIER, card, meter

@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from app.config import load_config
-from app.devstack import DevStack
-from app.registry_load import Total, load_remote, read_lines
-from app.selling import secure_channel
-from app.stackfiles import HEAD_END, OPERATOR, SUPPLIERS, StackPlan
-from cluster.client import EtcdClient
+from app.cli.registry_files import Total, load_remote, read_lines
+from app.devstack.files import HEAD_END, OPERATOR, SUPPLIERS, StackPlan
+from app.devstack.stack import DevStack
+from app.node.config import load_config
+from app.workloads.sale_driver import secure_channel
+from cluster.etcd.client import EtcdClient
 from core.domain.meter import luhn_digit
 from tests.support.vends import POINT
 

@@ -24,25 +24,25 @@ from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2_grpc as rpc
 from utrn.v1 import types_pb2
 
-from app.clock import SystemClock
-from app.config import load_config
-from app.devstack import DevStack
-from app.selling import secure_channel
-from app.stackfiles import PSP, StackPlan
-from cluster import ops
-from cluster.client import EtcdClient
+from app.devstack.files import PSP, StackPlan
+from app.devstack.stack import DevStack
+from app.node.config import load_config
+from app.workloads.sale_driver import secure_channel
 from cluster.config import EtcdConfig
-from cluster.keys import Keys
-from cluster.ledger import EtcdLedger
-from cluster.registry import Copy
-from core.domain.eligibility import Act
-from core.domain.party import Principal
+from cluster.etcd import ops
+from cluster.etcd.client import EtcdClient
+from cluster.etcd.keys import Keys
+from cluster.ledger.vends import EtcdLedger
+from cluster.registry.replica import Copy
+from core.domain.authorization import Act
+from core.domain.participant import Principal
 from core.domain.vend import Operation
-from core.flows.authorise import Authorise
-from core.flows.turn import TurnMeter
 from core.gateways.audit_log_file import AuditLogFile
+from core.gateways.system_clock import SystemClock
+from core.issuing.authorize import Authorise
 from core.ports.ledger import CounterState, Entry
 from core.ports.registry import RegistryStore
+from core.registry.due_changes import TurnMeter
 from tests.bench.million import million_meters, pan_of
 from tests.support.head_ends import known_head_ends
 from tests.support.selling import new_id, pans

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cluster import compares
-from cluster.anchors import TrailAnchors
+from cluster.audit.anchors import TrailAnchors
+from cluster.etcd import preconditions
 from core.domain.errors import LedgerUnavailable
 from core.ports.audit_anchors import Anchor, AnchorEnded, AnchorState
 from tests.fakes.clock import HandClock
@@ -50,7 +50,7 @@ async def test_without_its_compare_the_end_of_a_file_is_written_over(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped = await _ended_by_the_next_life(store)
-    monkeypatch.setattr(compares, "anchor_unmoved", lambda *_: [])
+    monkeypatch.setattr(preconditions, "anchor_unmoved", lambda *_: [])
     await stopped.put(FILE, OPEN._replace(block=5))
     assert await _anchors(store).all() != {FILE: DIED}
 

@@ -10,19 +10,19 @@ from typing import cast
 import pytest
 from etcdpb import rpc_pb2 as pb
 
-from cluster import ops
-from cluster.client import EtcdClient, EtcdUnknown
+from cluster.codec.vend import vend_value
 from cluster.config import EtcdConfig
-from cluster.keys import Keys
-from cluster.records import vend_value
+from cluster.etcd import ops
+from cluster.etcd.client import EtcdClient, EtcdUnknown
+from cluster.etcd.keys import Keys
 from core.domain.delivery import DeliveryReason, DeliveryState
+from core.domain.effective_dated import ms_of
 from core.domain.errors import AboveMaxBalance, OutcomeUnknown, Refused, UtrnError
 from core.domain.meter import MeterId, Pan, PanForm
 from core.domain.money import Pence
-from core.domain.timeline import ms_of
 from core.domain.vend import Vend
-from core.flows import commit
-from core.flows.check_eligibility import CheckEligibility
+from core.issuing import group_commit
+from core.issuing.check_eligibility import CheckEligibility
 from core.ports.ledger import CounterState
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
@@ -113,7 +113,7 @@ async def test_with_room_for_sixty_pounds_one_of_three_sales_of_fifty_passes(sto
 
 
 async def test_without_the_count_of_what_was_sold_all_three_pass(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commit, "check_balance", lambda *_: None)
+    monkeypatch.setattr(group_commit, "check_balance", lambda *_: None)
     async with a_market(store) as market:
         for node in (market.a, market.b, market.a):
             await market.sold(node)

@@ -12,12 +12,12 @@ from utrn.v1 import credit_service_pb2 as credit_pb
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
-from core.api.errors import Context, status_of
+from core.api.status import Context, status_of
 from core.domain.errors import UtrnError
 from core.domain.meter import MeterId, Pan, PanRule
-from core.domain.party import CreditRule, Participant, Profile, Standing
+from core.domain.participant import CreditRule, Participant, Profile, Standing
 from core.domain.refusal import ClosedRefusal
-from core.domain.token import Utrn
+from core.domain.utrn import Utrn
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, OPERATOR, MarketNode, as_, open_market

@@ -8,14 +8,14 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from cluster import compares
-from cluster.reader import all_vends
+from cluster.audit.ledger_scan import all_vends
+from cluster.etcd import preconditions
 from core.domain.ceiling import HOUR_MS, hour_of
+from core.domain.effective_dated import Ms, instant_of, ms_of
 from core.domain.errors import FENCED, IF_FIRST, CeilingReached, NotReady, Refused
 from core.domain.meter import Pan
 from core.domain.money import Pence
-from core.domain.timeline import Ms, instant_of, ms_of
-from core.flows.ceilings import Ceilings
+from core.issuing.ceilings import Ceilings
 from core.ports.ceilings import Allotment
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
@@ -92,7 +92,7 @@ async def test_all_nodes_together_sell_up_to_the_ceiling_and_no_further(cluster:
 
 
 async def test_without_the_compare_they_sell_more(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compares, "ceiling_unmoved", lambda *_: [])
+    monkeypatch.setattr(preconditions, "ceiling_unmoved", lambda *_: [])
     async with AsyncExitStack() as stack:
         await run(cluster, stack)
         await cluster.sell_out(cluster.nodes)

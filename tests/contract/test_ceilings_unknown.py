@@ -7,15 +7,15 @@ from typing import cast
 import pytest
 from utrn.store.v1 import records_pb2 as store
 
-from cluster.ceilings import EtcdCeilings
-from cluster.client import EtcdClient, EtcdUnknown
+from cluster.codec.vend import SCHEMA
 from cluster.config import EtcdConfig
-from cluster.keys import Keys
-from cluster.ledger import EtcdLedger
-from cluster.records import SCHEMA
+from cluster.etcd.client import EtcdClient, EtcdUnknown
+from cluster.etcd.keys import Keys
+from cluster.ledger.ceilings import EtcdCeilings
+from cluster.ledger.vends import EtcdLedger
 from core.domain.ceiling import hour_of
+from core.domain.effective_dated import ms_of
 from core.domain.errors import OutcomeUnknown
-from core.domain.timeline import ms_of
 from core.ports.ledger import CommitOutcome, Committed, Entry, Present
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd

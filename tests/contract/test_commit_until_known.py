@@ -13,23 +13,23 @@ import pytest
 from etcdpb import rpc_pb2 as pb
 from etcdpb import rpc_pb2_grpc as rpc
 
-from app.clock import SystemClock
-from cluster import commit as commit_module
-from cluster import ops
-from cluster.anchors import TrailAnchors
-from cluster.client import EtcdClient, EtcdReadDenied, EtcdRefused, EtcdUnknown, EtcdUnreachable
-from cluster.commit import Known, NotKnown, NotWritten, Settled, commit_each, commit_until_known
+from cluster.audit.anchors import TrailAnchors
 from cluster.config import EtcdConfig
-from cluster.group import GroupWriter
-from cluster.ledger import EtcdLedger
-from cluster.registry_store import EtcdRegistryStore
-from cluster.view import EtcdCluster
+from cluster.etcd import commit as commit_module
+from cluster.etcd import ops
+from cluster.etcd.client import EtcdClient, EtcdReadDenied, EtcdRefused, EtcdUnknown, EtcdUnreachable
+from cluster.etcd.commit import Known, NotKnown, NotWritten, Settled, commit_each, commit_until_known
+from cluster.etcd.write_batcher import GroupWriter
+from cluster.ledger.vends import EtcdLedger
+from cluster.membership.cluster_admin import EtcdCluster
+from cluster.registry.store import EtcdRegistryStore
 from core.domain.delivery import NOT_REQUESTED
+from core.domain.effective_dated import ms_of
 from core.domain.errors import LedgerUnavailable, OutcomeUnknown, PanBlocked, UtrnError
-from core.domain.party import ParticipantId
+from core.domain.participant import ParticipantId
+from core.domain.record import Kind, Ref
 from core.domain.refusal import closed
-from core.domain.registry import Kind, Ref
-from core.domain.timeline import ms_of
+from core.gateways.system_clock import SystemClock
 from core.ports.audit_anchors import Anchor
 from core.ports.ledger import Committed, CounterState, Entry
 from core.ports.registry import RegistryWrite

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 import pytest
 from etcdpb import rpc_pb2 as pb
 
-from cluster import compares, ops
-from cluster.client import Compacted, EtcdRefused
+from cluster.etcd import ops, preconditions
+from cluster.etcd.client import Compacted, EtcdRefused
 from tests.support.etcd import Store
 from tests.support.patience import PATIENCE_S
 
@@ -51,7 +51,7 @@ async def test_children_are_compared_with_the_state_before_the_batch_and_lose_al
     await _put(store, "there")
     children = [
         pb.TxnRequest(
-            compare=compares.absent(_key(store, name)),
+            compare=preconditions.absent(_key(store, name)),
             success=[ops.put(_key(store, name), b"new")],
             failure=[ops.get(_key(store, name))],
         )
@@ -109,7 +109,7 @@ async def test_a_child_that_names_a_dead_lease_sinks_the_batch_if_it_would_be_ca
 
     def claim(name: str) -> pb.TxnRequest:
         key = _key(store, name)
-        return pb.TxnRequest(compare=compares.absent(key), success=[ops.put(key, b"mine", lease=lease)])
+        return pb.TxnRequest(compare=preconditions.absent(key), success=[ops.put(key, b"mine", lease=lease)])
 
     reply = await store.client.txn(ops.group([claim("there")]))
     assert not reply.responses[0].response_txn.succeeded

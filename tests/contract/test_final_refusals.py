@@ -9,12 +9,13 @@ from typing import cast
 
 import pytest
 
-from cluster import compares
-from cluster.client import EtcdClient, EtcdUnknown, EtcdUnreachable
+from cluster.audit.change_feed import RefusalSeen, event_of
+from cluster.audit.ledger_scan import all_vends
 from cluster.config import EtcdConfig
-from cluster.history import RefusalSeen, event_of
-from cluster.keys import Keys
-from cluster.reader import all_vends
+from cluster.etcd import preconditions
+from cluster.etcd.client import EtcdClient, EtcdUnknown, EtcdUnreachable
+from cluster.etcd.keys import Keys
+from core.domain.effective_dated import ms_of
 from core.domain.errors import (
     FENCED,
     IF_FIRST,
@@ -32,14 +33,13 @@ from core.domain.errors import (
 )
 from core.domain.meter import Card, MeterId, Pan
 from core.domain.money import Pence
-from core.domain.party import Principal
+from core.domain.participant import Principal
+from core.domain.record import Kind, Ref
 from core.domain.refusal import ClosedRefusal, closed
-from core.domain.registry import Kind, Ref
-from core.domain.timeline import ms_of
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Channel, Operation, Sale
-from core.flows.idempotency import Issued
-from core.flows.refuse import closing_quota
+from core.issuing.recent_vends import Issued
+from core.issuing.refuse_sale import closing_quota
 from core.ports.ledger import Closed, CounterState, Entry, StoredVend
 from core.ports.registry import RegistryWrite
 from tests.fakes.clock import HandClock
@@ -115,7 +115,7 @@ async def _refused_while_a_commit_is_under_way(two: Two, *, repeat: bool) -> tup
 @pytest.fixture
 def free_of_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit that was authorised by other records than the refusal: of those it compares, none has moved."""
-    monkeypatch.setattr(compares, "registration_unmoved", lambda key, revision: [])
+    monkeypatch.setattr(preconditions, "registration_unmoved", lambda key, revision: [])
 
 
 @pytest.mark.usefixtures("free_of_the_card")
@@ -141,7 +141,7 @@ async def test_without_the_fence_what_was_refused_is_sold(store: Store) -> None:
 async def test_without_the_vend_absent_compare_the_fence_holds_nothing(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compares, "vend_absent", lambda key: [])
+    monkeypatch.setattr(preconditions, "vend_absent", lambda key: [])
     async with two_nodes(store) as two:
         _, refused, came = await _refused_while_a_commit_is_under_way(two, repeat=True)
         assert refused.final == FENCED

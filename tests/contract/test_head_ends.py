@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 from etcdpb import rpc_pb2 as pb
 
-from cluster import ops
-from cluster.head_ends import EtcdHeadEnds, head_end_names
-from cluster.keys import Keys
+from cluster.etcd import ops
+from cluster.etcd.keys import Keys
+from cluster.membership.head_ends import EtcdHeadEnds, head_end_names
+from core.domain.effective_dated import ms_of
 from core.domain.errors import HeadEndUnknown, NotReady
 from core.domain.meter import Custody, Meter, Settings
-from core.domain.timeline import ms_of
 from core.domain.vend import Operation
-from core.flows.hand_over import HandOver
+from core.registry.counter_transfer import HandOver
 from tests.contract.test_load_records import load, problems
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store

@@ -9,14 +9,14 @@ from typing import cast
 import pytest
 from etcdpb import rpc_pb2 as pb
 
-from cluster import informer, ops
-from cluster.client import Compacted, EtcdClient
-from cluster.keys import Keys
-from cluster.ledger import EtcdLedger
-from cluster.mirror import MirroredPrefix
-from cluster.outbox import EtcdOutbox
-from cluster.registry import EtcdRegistry
-from cluster.registry_records import name_of, value_of
+from cluster.codec.registry import name_of, value_of
+from cluster.etcd import informer, ops
+from cluster.etcd.client import Compacted, EtcdClient
+from cluster.etcd.keys import Keys
+from cluster.etcd.prefix_mirror import MirroredPrefix
+from cluster.ledger.outbox import EtcdOutbox
+from cluster.ledger.vends import EtcdLedger
+from cluster.registry.replica import EtcdRegistry
 from core.domain.meter import MeterId
 from core.domain.vend import Vend
 from core.ports.ledger import Committed, CounterState, Entry

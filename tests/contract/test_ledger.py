@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from cluster import compares
-from cluster.ledger import EtcdLedger
+from cluster.etcd import preconditions
+from cluster.ledger.vends import EtcdLedger
 from core.domain.errors import CounterTaken
 from core.domain.vend import Operation
 from core.ports.ledger import CommitOutcome, Committed, CounterMoved, CounterState, Entry, Present, StoredVend
@@ -178,7 +178,7 @@ async def test_one_id_gets_one_code_at_two_nodes(store: Store) -> None:
 async def test_without_the_vend_absent_compare_one_id_gets_two_codes(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compares, "vend_absent", lambda key: [])
+    monkeypatch.setattr(preconditions, "vend_absent", lambda key: [])
     assert len(await _race_for_one_id(store)) == 2
 
 
@@ -190,15 +190,15 @@ async def test_one_counter_gets_one_code_at_two_nodes(store: Store) -> None:
 async def test_either_compare_alone_keeps_one_counter_to_one_code(
     without: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compares, without, lambda *_: [])
+    monkeypatch.setattr(preconditions, without, lambda *_: [])
     assert await _race_for_one_counter(store) == 1
 
 
 async def test_without_the_counter_and_code_compares_one_counter_gets_two_codes(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compares, "counter_unmoved", lambda key, revision: [])
-    monkeypatch.setattr(compares, "code_absent", lambda key: [])
+    monkeypatch.setattr(preconditions, "counter_unmoved", lambda key, revision: [])
+    monkeypatch.setattr(preconditions, "code_absent", lambda key: [])
     assert await _race_for_one_counter(store) == 2
 
 
@@ -217,7 +217,7 @@ async def test_without_the_code_compare_one_counter_has_two_vends(
     ledger: EtcdLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(await _two_ids_for_a_code_made_elsewhere(ledger), CounterTaken)
-    monkeypatch.setattr(compares, "code_absent", lambda key: [])
+    monkeypatch.setattr(preconditions, "code_absent", lambda key: [])
     assert isinstance(await _two_ids_for_a_code_made_elsewhere(ledger), Committed)
 
 

@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from etcdpb import rpc_pb2 as pb
 
-from app.clock import SystemClock
-from cluster import ops
-from cluster.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
 from cluster.config import EtcdConfig
-from cluster.guard import LedgerGuard
-from cluster.identity import LedgerThere, LedgerUnfit, accept, agree, create, look, unfit
-from cluster.keys import Keys
-from cluster.ledger_watch import LedgerWatch
-from cluster.state_file import LedgerState, StateFile
+from cluster.etcd import ops
+from cluster.etcd.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
+from cluster.etcd.keys import Keys
+from cluster.etcd.ledger_guard import LedgerGuard
+from cluster.ledger.identity import LedgerThere, LedgerUnfit, accept, agree, create, look, unfit
+from cluster.ledger.state_file import LedgerState, StateFile
+from cluster.ledger.watch import LedgerWatch
+from core.gateways.system_clock import SystemClock
 from tests.contract.test_informer import until
 from tests.support.etcd import RealEtcd
 from tests.support.patience import PATIENCE_S

@@ -7,15 +7,15 @@ from typing import Any, cast
 import pytest
 from etcdpb import rpc_pb2 as pb
 
-from cluster import compares, ops
-from cluster.client import EtcdClient
-from cluster.keys import Keys
-from cluster.registry_store import EtcdRegistryStore
-from cluster.time import ClusterClock, LedgerTime
-from cluster.time_fence import TimeFence
+from cluster.etcd import ops, preconditions
+from cluster.etcd.client import EtcdClient
+from cluster.etcd.keys import Keys
+from cluster.registry.store import EtcdRegistryStore
+from cluster.timekeeping.fence import TimeFence
+from cluster.timekeeping.ledger_time import ClusterClock, LedgerTime
 from core.domain.cluster_time import Doubt, TimeKeeper, TimeRule
+from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import ClocksDisagree, LedgerUnavailable, NotReady
-from core.domain.timeline import Ms, ms_of
 from core.ports.registry import RegistryWrite
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
@@ -366,20 +366,22 @@ async def test_without_the_time_compare_a_node_that_is_wrong_writes_before_its_t
 ) -> None:
     """The compare is in the transaction of the write: a node that asks nobody writes nothing early."""
     key, at = Machines(store).keys.time_now(), 1_795_000_000_000
-    await store.client.txn(pb.TxnRequest(success=[ops.put(key, compares.time_value(at))]))
+    await store.client.txn(pb.TxnRequest(success=[ops.put(key, preconditions.time_value(at))]))
     early = ops.put(key + b"-early", b"x")
-    fenced = pb.TxnRequest(compare=compares.time_reached(key, at + ahead_ms), success=[early])
+    fenced = pb.TxnRequest(compare=preconditions.time_reached(key, at + ahead_ms), success=[early])
     assert (await store.client.txn(fenced)).succeeded is written
     assert (await store.client.txn(pb.TxnRequest(success=[early]))).succeeded, "the control: nothing else holds it up"
 
 
 async def test_the_instant_only_rises_whoever_writes(store: Store) -> None:
     key = Machines(store).keys.time_now()
-    first = await store.client.txn(pb.TxnRequest(success=[ops.put(key, compares.time_value(5_000))]))
-    back = pb.TxnRequest(compare=compares.time_unmoved(key, first.header.revision, 5_000), success=[ops.put(key, b"0")])
+    first = await store.client.txn(pb.TxnRequest(success=[ops.put(key, preconditions.time_value(5_000))]))
+    back = pb.TxnRequest(
+        compare=preconditions.time_unmoved(key, first.header.revision, 5_000), success=[ops.put(key, b"0")]
+    )
     assert not (await store.client.txn(back)).succeeded
-    forward = compares.time_unmoved(key, first.header.revision, 5_001)
-    put = [ops.put(key, compares.time_value(5_001))]
+    forward = preconditions.time_unmoved(key, first.header.revision, 5_001)
+    put = [ops.put(key, preconditions.time_value(5_001))]
     assert (await store.client.txn(pb.TxnRequest(compare=forward, success=put))).succeeded
     assert not (await store.client.txn(pb.TxnRequest(compare=forward, success=put))).succeeded, "it has moved since"
 
@@ -487,7 +489,7 @@ class SlowToAsk:
     async def _on_its_way(self) -> None:
         self._clock.advance(5.0)
         key = Keys(self._store.config.prefix).time_now()
-        await self._store.client.txn(pb.TxnRequest(success=[ops.put(key, compares.time_value(self._after))]))
+        await self._store.client.txn(pb.TxnRequest(success=[ops.put(key, preconditions.time_value(self._after))]))
 
     async def list_prefix(self, prefix: bytes) -> tuple[list[pb.KeyValue], int]:
         await self._on_its_way()

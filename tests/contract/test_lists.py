@@ -8,16 +8,16 @@ import pytest
 from etcdpb import rpc_pb2 as etcd
 from utrn.v1 import registry_service_pb2 as pb
 
-from cluster import ops
-from cluster.keys import Keys
-from cluster.pan_index import PanIndex
-from cluster.registry_records import value_of
-from core.api import pages
+from cluster.codec.registry import value_of
+from cluster.etcd import ops
+from cluster.etcd.keys import Keys
+from cluster.registry.pan_index import PanIndex
+from core.api import paging
+from core.domain.effective_dated import Ms, Period, Timeline
 from core.domain.meter import Meter, Pan
-from core.domain.party import Participant
-from core.domain.registry import Kind
-from core.domain.timeline import Ms, Period, Timeline
-from core.flows.keep_meters import new_meter
+from core.domain.participant import Participant
+from core.domain.record import Kind
+from core.registry.meters import new_meter
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import OPERATOR, MarketNode, as_, open_market, put_all
@@ -70,7 +70,7 @@ async def test_a_page_is_what_one_message_carries_whatever_the_histories(
         assert {one.meter_id for one in meters} < set(listed)
         assert max(page.ByteSize() for page in found) < GRPC_TAKES / 2
         # The control: counted by number alone, one page is more than gRPC takes.
-        monkeypatch.setattr(pages, "PAGE_BYTES_MAX", 1 << 40)
+        monkeypatch.setattr(paging, "PAGE_BYTES_MAX", 1 << 40)
         (page,) = await _pages(node, who)
         assert page.ByteSize() > GRPC_TAKES
 

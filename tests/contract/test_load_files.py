@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from etcdpb import rpc_pb2 as etcd_pb
 
-from app.registry_load import Line, Total, load_remote, read_lines
-from cluster.client import prefix_end
+from app.cli.registry_files import Line, Total, load_remote, read_lines
+from cluster.etcd.client import prefix_end
 from core.api.config import ApiConfig
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store

@@ -11,13 +11,13 @@ from google.protobuf import timestamp_pb2
 from utrn.v1 import appointment_service_pb2 as appointment_pb
 from utrn_client.appointing import BadEvidence, sign_terms, verify_terms
 
-from app.clock import SystemClock
-from app.pki import DevCa, participant_uri
-from core.api.lines import read_line
+from app.devstack.ca import DevCa, participant_uri
+from core.api.registry_file import read_line
+from core.domain.effective_dated import ms_of
 from core.domain.errors import Refused
 from core.domain.meter import Meter, MeterId
-from core.domain.timeline import ms_of
-from core.flows.load_records import Loadable, Loaded
+from core.gateways.system_clock import SystemClock
+from core.registry.bulk_load import Loadable, Loaded
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.lines import PSP_LINE, RULE, SUPPLIER_LINE, meter_line, pan_line, read

@@ -5,19 +5,19 @@ from collections.abc import AsyncIterator
 import pytest
 from etcdpb import rpc_pb2 as pb
 
-from cluster import ops
-from cluster.keys import Keys
-from cluster.shards import shard_of
+from cluster.etcd import ops
+from cluster.etcd.keys import Keys
+from cluster.membership.placement import shard_of
 from core.domain.delivery import DeliveryReason, DeliveryState
 from core.domain.errors import CounterOutOfRange, CounterTaken
 from core.domain.meter import Custody, MeterId, OriginatorId, Pan
 from core.domain.money import Pence
-from core.domain.token import REBUILT_AT_MOST, Counter
+from core.domain.utrn import REBUILT_AT_MOST, Counter
 from core.domain.vend import Channel, Operation, Sale
-from core.flows.counters import Counters
-from core.flows.hand_over import HandOver
+from core.issuing.counter_cache import Counters
 from core.ports.ledger import StoredVend
 from core.ports.outbox import DeliveryChange
+from core.registry.counter_transfer import HandOver
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.head_ends import HEAD_END
@@ -130,8 +130,8 @@ async def test_a_change_of_supplier_tells_every_code_that_is_not_known_to_be_cre
         await bench.end(by_hand, DeliveryState.ENTER_BY_HAND, DeliveryReason.NO_ANSWER)
         owed = (await node.sell(PSP, pan)).stored
         with monkeypatch.context() as patched:
-            patched.setattr("cluster.registry_store._CODES_AT_ONCE", 2)
-            patched.setattr("cluster.registry_store._UNCREDITED_MAX", 2)
+            patched.setattr("cluster.registry.store._CODES_AT_ONCE", 2)
+            patched.setattr("cluster.registry.store._UNCREDITED_MAX", 2)
             few, more = await node.records.codes_uncredited(OriginatorId(ORIGINATOR), meter_id)
         assert ([one.counter for one in few], more) == ([1, 3], 1)
         await node.meters.change_supplier(as_(OPERATOR), meter_id, SUPPLIER_ID, GAINING_ID, None)

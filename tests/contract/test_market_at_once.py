@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from core.domain.credit import CreditDay, CreditReason, CreditRequest, CreditState, day_of
+from core.credit.goodwill_credit import CreditQuery
+from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import BadField, NothingToEnd, NotYours, RecordExists, RoleNotAllowed, UtrnError
-from core.domain.market_change import ChangeKind, MarketChange
+from core.domain.goodwill_credit import CreditDay, CreditReason, CreditRequest, CreditState, day_of
 from core.domain.meter import (
     Abilities,
     Card,
@@ -24,14 +25,13 @@ from core.domain.meter import (
     PaymentMode,
 )
 from core.domain.money import Pence
-from core.domain.party import Option, Participant, ParticipantId, Profile, Role, Standing
-from core.domain.timeline import Ms, ms_of
+from core.domain.participant import Option, Participant, ParticipantId, Profile, Role, Standing
+from core.domain.registration_change import ChangeKind, MarketChange
 from core.domain.vend import Channel, Operation, Sale
-from core.flows.give_credit import CreditQuery
-from core.flows.hand_over import HandOver, SoldElsewhere
-from core.flows.keep_meters import new_meter
-from core.flows.keep_parties import NewParticipant
 from core.ports.registry import RegistryWrite
+from core.registry.counter_transfer import HandOver, SoldElsewhere
+from core.registry.meters import new_meter
+from core.registry.participants import NewParticipant
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, GAINING_ID, OPERATOR, MarketNode, as_, at, open_market, put_all

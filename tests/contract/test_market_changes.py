@@ -7,8 +7,9 @@ from datetime import timedelta
 
 import pytest
 
-from cluster import compares
-from core.domain.credit import CreditReason, CreditRequest, CreditState
+from cluster.etcd import preconditions
+from core.credit.goodwill_credit import CreditQuery
+from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import (
     ChangePending,
     CounterElsewhere,
@@ -24,19 +25,18 @@ from core.domain.errors import (
     TwoPeopleNeeded,
     UtrnError,
 )
-from core.domain.market_change import ChangeKind, MarketChange
+from core.domain.goodwill_credit import CreditReason, CreditRequest, CreditState
 from core.domain.meter import Card, Custody, Meter, Pan, PanForm
 from core.domain.money import Pence
-from core.domain.party import CreditRule, Option, Profile, Role, Standing
-from core.domain.registry import Kind, Ref
-from core.domain.timeline import Ms, ms_of
+from core.domain.participant import CreditRule, Option, Profile, Role, Standing
+from core.domain.record import Kind, Ref
+from core.domain.registration_change import ChangeKind, MarketChange
 from core.domain.vend import Channel, Operation, Sale, Vend
-from core.flows.give_credit import CreditQuery
-from core.flows.hand_over import HandOver, SoldElsewhere
-from core.flows.idempotency import Issued
-from core.flows.keep_parties import NewParticipant
+from core.issuing.recent_vends import Issued
 from core.ports.ledger import StoredVend
 from core.ports.registry import RegistryWrite
+from core.registry.counter_transfer import HandOver, SoldElsewhere
+from core.registry.participants import NewParticipant
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, GAINING_ID, OPERATOR, MarketNode, as_, at, open_market
@@ -80,7 +80,7 @@ async def test_an_issue_never_commits_on_a_registration_that_ended_before_it(sto
 
 async def test_without_the_compare_it_does(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The positive control: take the fence away, and the old supplier's code is committed after the change."""
-    monkeypatch.setattr(compares, "registration_unmoved", lambda _key, _revision: [])
+    monkeypatch.setattr(preconditions, "registration_unmoved", lambda _key, _revision: [])
     issued = await _sell_while_the_supplier_changes(MarketNode(store, HandClock()))
     assert isinstance(issued, Issued)
     assert issued.stored.vend.supplier_id == SUPPLIER_ID

@@ -11,15 +11,16 @@ import pytest
 from etcdpb import rpc_pb2 as etcd
 from utrn.v1 import registry_service_pb2 as pb
 
-from cluster import compares, ops
-from cluster.keys import Keys
-from cluster.outbox import EtcdOutbox
-from cluster.shards import shard_of
-from cluster.time_fence import TimeFence
+from cluster.etcd import ops, preconditions
+from cluster.etcd.keys import Keys
+from cluster.ledger.outbox import EtcdOutbox
+from cluster.membership.placement import shard_of
+from cluster.timekeeping.fence import TimeFence
 from core.api.registry_servicer import RegistryServicer
+from core.delivery.guard import Lapse
 from core.domain.appointment import Appointments, AppointmentState
-from core.domain.credit import CreditReason, CreditRequest
 from core.domain.delivery import DeliveryState
+from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import (
     AmountOutOfLimits,
     BadField,
@@ -34,20 +35,19 @@ from core.domain.errors import (
     RecordChanged,
     RegistryMoved,
 )
-from core.domain.market_change import ChangeKind
+from core.domain.goodwill_credit import CreditReason, CreditRequest
 from core.domain.meter import Abilities, Card, Custody, Meter, Pan, PanForm, PaymentMode, Settings
 from core.domain.money import Pence
-from core.domain.party import CreditRule, Option, Participant, ParticipantId, Profile
-from core.domain.registry import Kind, Ref
-from core.domain.timeline import Ms, ms_of
+from core.domain.participant import CreditRule, Option, Participant, ParticipantId, Profile
+from core.domain.record import Kind, Ref
+from core.domain.registration_change import ChangeKind
 from core.domain.vend import Channel, Operation, Sale
-from core.flows.hand_over import HandOver, SoldElsewhere
-from core.flows.keep_changes import ChangeKeeper
-from core.flows.keep_meters import new_meter
-from core.flows.lapse import Lapse
 from core.ports.ledger import StoredVend
 from core.ports.outbox import DeliveryChange
 from core.ports.registry import RegistryWrite
+from core.registry.counter_transfer import HandOver, SoldElsewhere
+from core.registry.due_change_runner import ChangeKeeper
+from core.registry.meters import new_meter
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.head_ends import HEAD_END
@@ -190,7 +190,7 @@ async def test_a_node_that_is_wrong_about_the_time_changes_nothing(
         await wrong.turn(meter_id)
     with pytest.raises(NotReady):
         await wrong.meters.end(as_(OPERATOR), meter_id, None)
-    # Not even one that does not ask first: the write compares.
+    # Not even one that does not ask first: the write preconditions.
     monkeypatch.setattr(wrong.records._fence, "reach", _asks_nobody)
     with pytest.raises(RegistryMoved):
         await wrong.turn(meter_id)
@@ -208,7 +208,7 @@ async def test_without_the_time_compare_a_node_that_is_wrong_about_the_time_chan
     await node.meters.change_supplier(as_(OPERATOR), meter_id, SUPPLIER_ID, GAINING_ID, due)
     wrong = MarketNode(node.store, HandClock(node.clock.now() + timedelta(days=30)))
     monkeypatch.setattr(wrong.records._fence, "reach", _asks_nobody)
-    monkeypatch.setattr(compares, "time_reached", lambda *_: [])
+    monkeypatch.setattr(preconditions, "time_reached", lambda *_: [])
     assert await wrong.turn(meter_id) is not None
     known = await node.records.read(Meter, meter_id)
     assert known is not None

@@ -15,22 +15,22 @@ from datetime import timedelta
 
 import pytest
 
-from cluster import compares
+from cluster.etcd import preconditions
 from core.domain.appointment import Appointments
+from core.domain.effective_dated import NEVER, Ms, ms_of
 from core.domain.errors import RecordChanged, UtrnError
-from core.domain.market_change import ChangeKind, MarketChange
 from core.domain.meter import Custody, Meter, MeterId, Pan, PanForm, PaymentMode, Settings
 from core.domain.money import Pence
-from core.domain.party import Participant
-from core.domain.timeline import NEVER, Ms, ms_of
-from core.domain.token import Counter as UtrnCounter
+from core.domain.participant import Participant
+from core.domain.registration_change import ChangeKind, MarketChange
+from core.domain.utrn import Counter as UtrnCounter
 from core.domain.vend import Channel, Operation, Sale
-from core.flows import keep_changes
-from core.flows.appoint import Appoint
-from core.flows.hand_over import HandOver
-from core.flows.idempotency import Issued
-from core.flows.keep_changes import ChangeKeeper
+from core.issuing.recent_vends import Issued
 from core.ports.ledger import StoredVend
+from core.registry import due_change_runner
+from core.registry.appointments import Appoint
+from core.registry.counter_transfer import HandOver
+from core.registry.due_change_runner import ChangeKeeper
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING_ID, OPERATOR, MarketNode, as_, at, no_authority, open_market
@@ -275,8 +275,8 @@ async def test_without_the_compare_codes_lie_on_the_wrong_side(
     store: Store, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """The positive control: the same races without the fence, which is a double one where the change was recorded."""
-    monkeypatch.setattr(compares, "registration_unmoved", lambda _key, _revision: [])
-    monkeypatch.setattr(compares, "time_before", lambda _key, _at: [])
+    monkeypatch.setattr(preconditions, "registration_unmoved", lambda _key, _revision: [])
+    monkeypatch.setattr(preconditions, "time_before", lambda _key, _at: [])
     came = await run_race(BY_NAME[name], store, 0, following=False)
     assert list(came.on_the_wrong_side())
 
@@ -288,7 +288,7 @@ async def test_without_the_compare_codes_lie_on_the_wrong_side(
 async def test_a_change_that_nobody_needs_takes_place_by_the_clock(
     store: Store, monkeypatch: pytest.MonkeyPatch, keepers: int
 ) -> None:
-    monkeypatch.setattr(keep_changes, "_LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(due_change_runner, "_LOOK_EVERY_S", 0.01)
     nodes = [MarketNode(store, HandClock()) for _ in range(keepers)]
     first = nodes[0]
     ((meter_id, _),) = await open_market(first)

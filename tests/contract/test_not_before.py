@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator
 import pytest
 from etcdpb import rpc_pb2 as pb
 
-from app.clock import SystemClock
-from cluster import compares, ops
-from cluster.keys import Keys
-from cluster.registry_store import EtcdRegistryStore
-from cluster.time_fence import TimeFence
+from cluster.etcd import ops, preconditions
+from cluster.etcd.keys import Keys
+from cluster.registry.store import EtcdRegistryStore
+from cluster.timekeeping.fence import TimeFence
 from core.domain.delivery import DeliveryReason, DeliveryState
-from core.domain.registry import Kind, Ref
-from core.domain.timeline import Ms
+from core.domain.effective_dated import Ms
+from core.domain.record import Kind, Ref
+from core.gateways.system_clock import SystemClock
 from core.ports.ledger import StoredVend
 from core.ports.outbox import DeliveryChange
 from core.ports.registry import RegistryWrite
@@ -34,7 +34,7 @@ async def believing(store: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
         return
 
     monkeypatch.setattr(TimeFence, "reach", reached)
-    now = ops.put(Keys(store.config.prefix).time_now(), compares.time_value(LEDGER_MS))
+    now = ops.put(Keys(store.config.prefix).time_now(), preconditions.time_value(LEDGER_MS))
     await store.client.txn(pb.TxnRequest(success=[now]))
     return store
 

@@ -6,15 +6,15 @@ from collections.abc import AsyncIterator
 import pytest
 from etcdpb import rpc_pb2 as pb
 
-from cluster import compares, ops
-from cluster.keys import Keys
-from cluster.ledger import EtcdLedger
-from cluster.outbox import EtcdOutbox
-from cluster.shards import shard_of
+from cluster.etcd import ops, preconditions
+from cluster.etcd.keys import Keys
+from cluster.ledger.outbox import EtcdOutbox
+from cluster.ledger.vends import EtcdLedger
+from cluster.membership.placement import shard_of
 from core.domain.delivery import DeliveryReason, DeliveryState
 from core.domain.errors import DeliveryChanged, Deposed
 from core.domain.meter import MeterId
-from core.domain.token import Counter
+from core.domain.utrn import Counter
 from core.ports.ledger import Committed, CounterState, Entry, StoredVend
 from core.ports.outbox import Added, DeliveryChange, Listing, Owed, Removed, WriteOutcome
 from tests.fakes.clock import HandClock
@@ -121,7 +121,7 @@ async def test_a_deposed_epoch_writes_nothing(bench: Bench) -> None:
 
 
 async def test_without_the_epoch_compare_a_deposed_owner_writes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compares, "epoch_current", lambda key, epoch: [])
+    monkeypatch.setattr(preconditions, "epoch_current", lambda key, epoch: [])
     assert isinstance(await _deposed_owner_writes(bench), StoredVend)
 
 
@@ -223,7 +223,7 @@ async def _one_delivery(bench: Bench) -> bool:
     if not reply.kvs:
         await bench.store.client.txn(
             pb.TxnRequest(
-                compare=compares.absent(bench.keys.shard(shard)), success=[ops.put(bench.keys.shard(shard), b"a")]
+                compare=preconditions.absent(bench.keys.shard(shard)), success=[ops.put(bench.keys.shard(shard), b"a")]
             )
         )
         reply = await bench.store.client.range(pb.RangeRequest(key=bench.keys.shard(shard)))

@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 
 from etcdpb import rpc_pb2 as pb
 
-from app.clock import SystemClock
-from cluster import ops
-from cluster.keys import Keys
-from cluster.lease import Lease
-from cluster.ownership import EtcdOwnership
+from cluster.etcd import ops
+from cluster.etcd.keys import Keys
+from cluster.membership.lease import Lease
+from cluster.membership.shard_ownership import EtcdOwnership
+from core.gateways.system_clock import SystemClock
 from core.ports.clock import Clock
 from core.ports.ownership import Gained, Lost
 from tests.fakes.clock import HandClock

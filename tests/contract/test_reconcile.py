@@ -7,10 +7,10 @@ import pytest
 
 from core.domain.errors import BadField, NotYours, RoleNotAllowed
 from core.domain.meter import MeterId, Pan, PanForm, PanStatus, PaymentMode
-from core.domain.party import Participant, ParticipantId
-from core.flows import reconcile
-from core.flows.keep_meters import new_meter
-from core.flows.reconcile import Claim, Finding, FindingKind
+from core.domain.participant import Participant, ParticipantId
+from core.registry import reconcile
+from core.registry.meters import new_meter
+from core.registry.reconcile import Claim, Finding, FindingKind
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, GAINING_ID, OPERATOR, MarketNode, as_, open_market, put_all

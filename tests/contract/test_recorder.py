@@ -9,23 +9,23 @@ from typing import Any
 import pytest
 from etcdpb import rpc_pb2 as pb
 
-from cluster import ops
-from cluster.keys import Keys
-from cluster.ledger import EtcdLedger
-from cluster.outbox import EtcdOutbox
-from cluster.shards import shard_of
+from cluster.etcd import ops
+from cluster.etcd.keys import Keys
+from cluster.ledger.outbox import EtcdOutbox
+from cluster.ledger.vends import EtcdLedger
+from cluster.membership.placement import shard_of
+from core.delivery import recorder as recorder_module
+from core.delivery.origins import Received
+from core.delivery.outcomes import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
+from core.delivery.recorder import Deliveries, Hand, Recorder
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.errors import HeadEndUnavailable
 from core.domain.meter import MeterId
-from core.domain.registry import Basis
-from core.domain.token import COUNTER_CACHE, Counter
+from core.domain.record import Basis
+from core.domain.utrn import COUNTER_CACHE, Counter
 from core.domain.vend import Operation, Vend
-from core.flows import record
-from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
-from core.flows.origins import Received
-from core.flows.record import Deliveries, Hand, Recorder
-from core.observe import SetAside
-from core.ports.headend import Alert, Answer, AnswerKind, Numbered
+from core.metrics import SetAside
+from core.ports.head_end import Alert, Answer, AnswerKind, Numbered
 from core.ports.ledger import Committed, CounterState, Entry, StoredVend
 from core.ports.outbox import DeliveryChange
 from core.ports.ownership import OwnershipChange
@@ -171,8 +171,8 @@ class Bench:
 
 @pytest.fixture
 async def bench(store: Store, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bench]:
-    monkeypatch.setattr(record, "_SAVE_EVERY_S", -1.0)
-    monkeypatch.setattr(record, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(recorder_module, "_SAVE_EVERY_S", -1.0)
+    monkeypatch.setattr(recorder_module, "_AGAIN_S", 0.01)
     made = Bench(store)
     running = asyncio.get_running_loop().create_task(made.outbox.run())
     yield made
@@ -338,7 +338,7 @@ async def test_a_deposed_node_records_nothing_and_moves_no_cursor(
 
 
 async def test_a_shard_whose_place_is_not_understood_waits_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "_ASIDE_AGAIN_S", 0.05)
+    monkeypatch.setattr(recorder_module, "_ASIDE_AGAIN_S", 0.05)
     stored, epoch, other = await bench.issue(), await bench.own("node-a"), (bench.shard + 1) % bench.store.config.shards
     key = Keys(bench.store.config.prefix).heard(other, HEAD_END)
     await bench.store.client.txn(pb.TxnRequest(success=[ops.put(key, b"\xff\xfenot a record")]))
@@ -397,7 +397,7 @@ async def test_an_outage_of_the_head_end_ends(bench: Bench, monkeypatch: pytest.
 async def test_what_was_told_of_a_counter_before_it_was_issued_is_not_believed_afterwards(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(record, "_SAVE_EVERY_S", 3600.0)
+    monkeypatch.setattr(recorder_module, "_SAVE_EVERY_S", 3600.0)
     first, epoch = await bench.issue(), await bench.own("node-a")
     async with bench.node(epoch) as node:
         bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, 2))
@@ -471,17 +471,17 @@ async def test_what_a_head_end_can_say_without_end_is_not_logged_without_end(
         outbox=bench.outbox, ownership=Owning(bench.store.config.shards), head_ends={}, answers=memory(),
         clock=HandClock(), origins=at_head_end(bench.set_aside),
     )  # fmt: skip
-    reading = record._Reading(HEAD_END, {})
+    reading = recorder_module._Reading(HEAD_END, {})
     for sequence in [10, 5] * 500:
         recorder._check_order(reading, [Numbered(sequence)])
     for counter in range(1, 501):
         alert = Alert(
             meter_id=bench.meter_id, alert_code=CREDIT_ADDED_LOCALLY, originator_id=ORIGINATOR, counter=Counter(counter)
         )
-        named = record._named(Numbered(counter, alert))
+        named = recorder_module._named(Numbered(counter, alert))
         assert named is not None
         await recorder._write(named, bench.shard, 1, reading)
     assert (recorder.counts["began_anew"], recorder.counts["never_issued"]) == (500, 500)
     # Its own lines: an earlier test's gRPC may still complain of its closed loop.
-    said = [one for one in caplog.records if one.levelname == "ERROR" and one.name == record.__name__]
+    said = [one for one in caplog.records if one.levelname == "ERROR" and one.name == recorder_module.__name__]
     assert 0 < len(said) <= 20

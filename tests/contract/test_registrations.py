@@ -6,12 +6,12 @@ import pytest
 
 from core.domain.errors import OperatorOnly, Overloaded, RecordExists
 from core.domain.meter import Meter, Pan, PanForm
-from core.domain.party import Participant
-from core.flows.exchange import ExchangeMeter
-from core.flows.keep_meters import KeepMeters
-from core.flows.keep_pans import KeepPans
-from core.flows.load_records import LoadRecords
-from core.flows.registrations import registrations
+from core.domain.participant import Participant
+from core.registry.bulk_load import LoadRecords
+from core.registry.meter_exchange import ExchangeMeter
+from core.registry.meters import KeepMeters
+from core.registry.pans import KeepPans
+from core.registry.registrations import registrations
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import OPERATOR, MarketNode, as_, open_market

@@ -4,11 +4,11 @@ from datetime import timedelta
 
 import pytest
 
+from core.access.approvals import TwoPeople
+from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import BadField, LastOperator
-from core.domain.party import REVOKED_MAX, Participant, Revocations
-from core.domain.timeline import Ms, ms_of
-from core.flows.keep_parties import KeepParties
-from core.flows.two_people import TwoPeople
+from core.domain.participant import REVOKED_MAX, Participant, Revocations
+from core.registry.participants import KeepParties
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import OPERATOR, MarketNode, as_, open_market

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 from etcdpb import rpc_pb2 as pb
 
-from app.clock import SystemClock
-from cluster import ops
-from cluster.keys import Keys
-from cluster.ownership import EtcdOwnership
-from cluster.view import EtcdCluster
+from cluster.etcd import ops
+from cluster.etcd.keys import Keys
+from cluster.membership.cluster_admin import EtcdCluster
+from cluster.membership.shard_ownership import EtcdOwnership
+from core.gateways.system_clock import SystemClock
 from tests.contract.test_ownership import SHARDS, owned, until
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store

@@ -6,26 +6,26 @@ import pytest
 from etcdpb import rpc_pb2 as pb
 from utrn.store.v1 import records_pb2 as store_pb
 
-from app.clock import SystemClock
-from cluster import ops
-from cluster.anchors import TrailAnchors
-from cluster.history import NotUnderstood, event_of
-from cluster.keys import Keys
-from cluster.ledger import EtcdLedger
-from cluster.outbox import EtcdOutbox
-from cluster.ownership import EtcdOwnership
-from cluster.reader import all_vends
-from cluster.records import SCHEMA, Unreadable, pointer_value, vend_value
-from cluster.registry import EtcdRegistry
-from cluster.registry_records import name_of, value_of
-from cluster.registry_store import EtcdRegistryStore
-from cluster.set_aside import SetAsideRecords
-from cluster.shards import shard_of
+from cluster.audit.anchors import TrailAnchors
+from cluster.audit.change_feed import NotUnderstood, event_of
+from cluster.audit.ledger_scan import all_vends
+from cluster.codec.registry import name_of, value_of
+from cluster.codec.set_aside import SetAsideRecords
+from cluster.codec.vend import SCHEMA, Unreadable, pointer_value, vend_value
+from cluster.etcd import ops
+from cluster.etcd.keys import Keys
+from cluster.ledger.outbox import EtcdOutbox
+from cluster.ledger.vends import EtcdLedger
+from cluster.membership.placement import shard_of
+from cluster.membership.shard_ownership import EtcdOwnership
+from cluster.registry.replica import EtcdRegistry
+from cluster.registry.store import EtcdRegistryStore
 from core.domain.delivery import DeliveryReason, DeliveryState
 from core.domain.errors import LedgerUnavailable, NotReady
 from core.domain.meter import Meter, MeterId
-from core.domain.party import ParticipantId
-from core.domain.registry import Kind
+from core.domain.participant import ParticipantId
+from core.domain.record import Kind
+from core.gateways.system_clock import SystemClock
 from core.ports.audit_anchors import Anchor
 from core.ports.ledger import Committed, CounterState, Entry
 from core.ports.outbox import Listing, Owed

@@ -10,19 +10,19 @@ import pytest
 from etcdpb import rpc_pb2 as pb
 from etcdpb import rpc_pb2_grpc as rpc
 
-from cluster import ops
-from cluster.client import EtcdClient, EtcdRefused
-from cluster.guard import LedgerGuard
-from cluster.identity import create, look
-from cluster.keys import Keys
-from cluster.lease import Lease
-from cluster.ledger import EtcdLedger
-from cluster.registry_records import name_of
-from cluster.registry_store import EtcdRegistryStore
-from cluster.space import LedgerSpace
-from core.api.errors import status_of
+from cluster.codec.registry import name_of
+from cluster.etcd import ops
+from cluster.etcd.client import EtcdClient, EtcdRefused
+from cluster.etcd.keys import Keys
+from cluster.etcd.ledger_guard import LedgerGuard
+from cluster.etcd.space import LedgerSpace
+from cluster.ledger.identity import create, look
+from cluster.ledger.vends import EtcdLedger
+from cluster.membership.lease import Lease
+from cluster.registry.store import EtcdRegistryStore
+from core.api.status import status_of
 from core.domain.errors import LedgerFull
-from core.domain.registry import Ref
+from core.domain.record import Ref
 from core.ports.ledger import Committed, CounterState, Entry, Present
 from core.ports.registry import RegistryWrite
 from tests.fakes.clock import HandClock

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from core.access.approvals import TwoPeople
 from core.domain.approval import Asked
 from core.domain.errors import BadField, NeedsApproval, ParticipantUnknown
-from core.domain.party import Participant, ParticipantId, SupplierKey
-from core.flows.keep_parties import KeepParties
-from core.flows.two_people import TwoPeople
+from core.domain.participant import Participant, ParticipantId, SupplierKey
+from core.registry.participants import KeepParties
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import OPERATOR, MarketNode, as_, open_market, put_all

@@ -8,13 +8,13 @@ import pytest
 from etcdpb import rpc_pb2 as pb
 from utrn.peer.v1 import peer_service_pb2 as peer
 
-from app.clock import SystemClock
-from cluster.client import EtcdRefused
 from cluster.config import PeersConfig
-from cluster.keys import Keys
-from cluster.ownership import EtcdOwnership, Member
-from cluster.peers import PeerWatch
-from cluster.suspicion import Suspicions, stands
+from cluster.etcd.client import EtcdRefused
+from cluster.etcd.keys import Keys
+from cluster.membership.failure_detector import PeerWatch
+from cluster.membership.shard_ownership import EtcdOwnership, Member
+from cluster.membership.suspicion import Suspicions, stands
+from core.gateways.system_clock import SystemClock
 from tests.contract.test_ownership import until
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store

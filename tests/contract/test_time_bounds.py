@@ -6,16 +6,16 @@ from datetime import timedelta
 import pytest
 from etcdpb import rpc_pb2 as pb
 
-from cluster import compares, ops
-from cluster.keys import Keys
-from cluster.ledger import EtcdLedger
-from cluster.outbox import EtcdOutbox
-from cluster.shards import shard_of
+from cluster.etcd import ops, preconditions
+from cluster.etcd.keys import Keys
+from cluster.ledger.outbox import EtcdOutbox
+from cluster.ledger.vends import EtcdLedger
+from cluster.membership.placement import shard_of
+from core.delivery.attempt import Done, Later
 from core.domain.delivery import DeliveryReason, DeliveryState
+from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import NotReady
-from core.domain.timeline import Ms, ms_of
-from core.flows.config import DeliveryConfig
-from core.flows.delivery_attempt import Done, Later
+from core.issuing.config import DeliveryConfig
 from core.ports.ledger import Committed, CounterState, Entry, RegistrationMoved, StoredVend
 from core.ports.outbox import DeliveryChange
 from tests.fakes.clock import HandClock
@@ -27,7 +27,7 @@ T = ms_of(NOW)
 
 
 async def set_time(store: Store, at: int) -> None:
-    put = ops.put(Keys(store.config.prefix).time_now(), compares.time_value(at))
+    put = ops.put(Keys(store.config.prefix).time_now(), preconditions.time_value(at))
     await store.client.txn(pb.TxnRequest(success=[put]))
 
 
@@ -37,7 +37,7 @@ async def test_without_the_time_compare_a_vend_is_sold_on_what_has_ended(
 ) -> None:
     """A node signs, stands still, and commits when what allowed the sale has ended: its own clock has said yes."""
     if without:
-        monkeypatch.setattr(compares, "time_before", lambda *_: [])
+        monkeypatch.setattr(preconditions, "time_before", lambda *_: [])
     ledger = EtcdLedger(store.client, store.config, HandClock())
     entry = Entry(vend=vend(1, new_meter_id()), seen=CounterState(), until=Ms(T + 1000))
     await set_time(store, T + 1000)
@@ -84,11 +84,11 @@ async def _asks_nobody(_: Ms) -> None:
 async def test_without_the_time_compare_an_owner_two_days_ahead_gives_up_at_once(
     monkeypatch: pytest.MonkeyPatch, *, without: bool
 ) -> None:
-    """Its clock says that a day has passed, and it does not ask the ledger first; the write compares."""
+    """Its clock says that a day has passed, and it does not ask the ledger first; the write preconditions."""
     work = OwedDelivery(DeliveryConfig(answer_wait_ms=50, give_up_after_s=86_400))
     monkeypatch.setattr(work.outbox._fence, "reach", _asks_nobody)
     if without:
-        monkeypatch.setattr(compares, "time_reached", lambda *_: [])
+        monkeypatch.setattr(preconditions, "time_reached", lambda *_: [])
     async with work.owed(attempts=1):
         work.node.clock.advance(timedelta(days=2).total_seconds())
         end, delivery = await work.attempt()

@@ -11,12 +11,12 @@ from typing import Any
 import pkcs11
 import pytest
 
-from app.clock import SystemClock
 from core.domain.errors import HsmUnavailable, KeyMissing, NotSupportedByMeter
+from core.gateways.system_clock import SystemClock
 from core.ports.signer import TokenSigner
 from hsm import session as hsm_session
+from hsm.ceremony import store_scalar
 from hsm.errors import HsmRefused
-from hsm.provision import store_scalar
 from hsm.signer import HsmSigner
 from sandbox.codes import mac_is_right, read_token, shared_secret
 from tests.fakes.signer import FakeSigner

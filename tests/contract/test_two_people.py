@@ -6,7 +6,8 @@ from functools import partial
 
 import pytest
 
-from cluster import compares
+from cluster.etcd import preconditions
+from core.access.approvals import TwoPeople
 from core.domain.approval import LIFE_MS, Approval, ApprovalState, Asked
 from core.domain.errors import (
     LastOperator,
@@ -18,9 +19,8 @@ from core.domain.errors import (
     TwoPeopleNeeded,
     UtrnError,
 )
-from core.domain.party import Participant, ParticipantId, Role, Standing
-from core.flows.keep_parties import NewParticipant, Written
-from core.flows.two_people import TwoPeople
+from core.domain.participant import Participant, ParticipantId, Role, Standing
+from core.registry.participants import NewParticipant, Written
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, OPERATOR, MarketNode, as_, open_market, put_all
@@ -162,7 +162,7 @@ async def test_without_the_compare_one_approval_is_used_twice(office: Office, mo
     await office.add_operator(OPERATOR)
     with pytest.raises(RecordExists):
         await office.add_operator(OPERATOR, "operator-other")
-    monkeypatch.setattr(compares, "consent_unmoved", lambda *_: [])
+    monkeypatch.setattr(preconditions, "consent_unmoved", lambda *_: [])
     await office.add_operator(OPERATOR, "operator-other")
 
 

@@ -5,13 +5,13 @@ from typing import cast
 
 import pytest
 
-from app.clock import SystemClock
-from cluster.client import EtcdClient, EtcdUnknown
+from cluster.audit.ledger_scan import all_vends
 from cluster.config import EtcdConfig
-from cluster.ledger import EtcdLedger
-from cluster.reader import all_vends
+from cluster.etcd.client import EtcdClient, EtcdUnknown
+from cluster.ledger.vends import EtcdLedger
 from core.domain.errors import LedgerUnavailable, OutcomeUnknown
 from core.domain.vend import Vend
+from core.gateways.system_clock import SystemClock
 from core.ports.ledger import Committed, CounterMoved, CounterState, Entry
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd

@@ -8,8 +8,8 @@ import grpc
 from etcdpb import rpc_pb2 as pb
 from etcdpb import rpc_pb2_grpc as rpc
 
-from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
+from cluster.etcd.client import EtcdClient
 
 _KEYS = 12
 

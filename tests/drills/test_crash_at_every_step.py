@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.devstack import DevStack
-from app.selling import Step
+from app.devstack.stack import DevStack
+from app.workloads.sale_driver import Step
 from tests.support.crashing_node import STEPS
 from tests.support.selling import drained, pans, planned, sell_all
 from tests.support.stack import MakeStack

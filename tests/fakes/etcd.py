@@ -12,7 +12,7 @@ from typing import Any
 
 from etcdpb import rpc_pb2 as pb
 
-from cluster.client import Compacted, EtcdRefused, prefix_end
+from cluster.etcd.client import Compacted, EtcdRefused, prefix_end
 
 _CHILDREN_MAX = 128
 # Where a nested transaction stands: branch and index, level by level.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from core.domain.errors import KeyMissing, NotSupportedByMeter, UtrnError
-from core.domain.token import Utrn
+from core.domain.utrn import Utrn
 from core.ports.signer import SignRequest
 from hsm.schemes.table import SCHEMES
 

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn.v1 import top_up_service_pb2 as pb
 
-from app.clock import SystemClock
-from app.devstack import DevStack
-from app.pki import CertPaths, participant_uri
-from app.stackfiles import OPERATOR, PSP, StackPlan
+from app.devstack.ca import CertPaths, participant_uri
+from app.devstack.files import OPERATOR, PSP, StackPlan
+from app.devstack.stack import DevStack
+from core.gateways.system_clock import SystemClock
 from core.net.address import parse_address
 from tests.support.crooked import Issuer, Made, crl_of, made
 from tests.support.patience import PATIENCE_S

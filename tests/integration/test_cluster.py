@@ -23,9 +23,9 @@ from utrn_client.channel import Tls, open_channel
 from utrn_client.ids import FileSaleBook, Sale, make_transaction_id
 from utrn_client.till import Answer, NoAnswer, SaleRefused, Till
 
-from app.devstack import DevStack
-from app.drills.world import NODES, LedgerWatch, etcd_config
-from app.stackfiles import OPERATOR, PSP, StackPlan
+from app.devstack.files import NODES, OPERATOR, PSP, StackPlan
+from app.devstack.stack import DevStack, etcd_config
+from app.verification.ledger_watch import LedgerWatch
 from tests.integration.test_command_line import as_json, utrn
 from tests.support.calls import failure_of
 from tests.support.guide import PROGRAMS, environment, make_guide
@@ -315,10 +315,10 @@ async def test_a_node_too_old_for_a_record_sets_it_aside_says_so_and_sells_on(ma
     from etcdpb import rpc_pb2 as etcd
     from utrn.store.v1 import records_pb2 as store
 
-    from cluster import ops
-    from cluster.client import EtcdClient
-    from cluster.keys import Keys
-    from core.domain.registry import Kind
+    from cluster.etcd import ops
+    from cluster.etcd.client import EtcdClient
+    from cluster.etcd.keys import Keys
+    from core.domain.record import Kind
 
     stack = make_stack(meters=2, etcd_fsync=False)
     stack.start_all()

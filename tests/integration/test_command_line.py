@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from app.devstack import DevStack
-from app.stackfiles import PSP
+from app.devstack.files import PSP
+from app.devstack.stack import DevStack
 from tests.support.selling import pans
 from tests.support.teller import meant
 
@@ -173,7 +173,7 @@ def test_a_small_demo_keeps_every_promise() -> None:
 
 def test_a_stack_that_stays_says_how_to_top_up_and_ends_when_told(tmp_path: Path) -> None:
     folder = str(tmp_path / "run")
-    up = [sys.executable, "-m", "app.up", folder]
+    up = [sys.executable, "-m", "app.devstack.up", folder]
     with subprocess.Popen(up, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         said = [running.stdout.readline()]

@@ -18,10 +18,11 @@ from utrn.v1 import top_up_service_pb2_grpc as rpc
 from utrn.v1 import types_pb2
 from utrn_client.outcomes import OUTCOMES
 
-from app.cli import market, output
+from app.cli import requests
 from app.cli.sales import CommandBook
-from app.devstack import DevStack
-from app.stackfiles import PSP, SUPPLIERS
+from app.devstack.files import PSP, SUPPLIERS
+from app.devstack.stack import DevStack
+from app.terminal import output
 from tests.support.guide import options, serving
 from tests.support.teller import invoke
 
@@ -124,7 +125,7 @@ def _scripted(book: Path, script: Sequence[tuple[str, str]]) -> Any:
 async def test_the_same_command_takes_up_what_nobody_knows_the_end_of(
     module_stack: DevStack, book: Path, monkeypatch: pytest.MonkeyPatch, command: str, reason: str
 ) -> None:
-    monkeypatch.setattr(market, "TIMEOUT_S", 0.5 if reason == "silence" else 30.0)
+    monkeypatch.setattr(requests, "TIMEOUT_S", 0.5 if reason == "silence" else 30.0)
     who, typed = COMMANDS[command]
     node = _scripted(book, [(reason, "")])
     async with serving(module_stack, node, node) as target:
@@ -133,7 +134,7 @@ async def test_the_same_command_takes_up_what_nobody_knows_the_end_of(
         ((first, _),) = node.asked
         assert (code, printed, desk.open()) == (75, "", [first])
         assert f"{first} stays open, it may have been done: repeat the same command, which takes it up" in errors
-        monkeypatch.setattr(market, "TIMEOUT_S", 30.0)
+        monkeypatch.setattr(requests, "TIMEOUT_S", 30.0)
         code, printed, errors = await desk.gives(who, *typed)
         assert (code, node.asked[1:]) == (0, [(first, True)])
         assert f"transaction_id {first}: taken up" in errors

@@ -14,8 +14,8 @@ from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2_grpc as rpc
 from utrn_client.channel import Tls, open_channel
 
-from app.clock import SystemClock
-from app.pki import CertPaths, DevCa
+from app.devstack.ca import CertPaths, DevCa
+from core.gateways.system_clock import SystemClock
 from core.net.channels import Options, ServerLimits, server_options
 from tests.support.patience import PATIENCE_S
 

@@ -10,7 +10,7 @@ from utrn.sandbox.v1 import sandbox_pb2_grpc as sandbox_rpc
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
-from app.devstack import DevStack
+from app.devstack.stack import DevStack
 from core.domain.delivery import CLOSED
 from sandbox.servers import Tls
 from tests.support.calls import caller, top_up

@@ -1,4 +1,4 @@
-"""What deploy/ says fits what `python -m app.prepare` writes, what nodes measure, and what the runbooks are called."""
+"""What deploy/ says fits what `app.devstack.compose_files` writes, what nodes measure, and what runbooks are called."""
 
 import re
 import subprocess
@@ -10,8 +10,8 @@ import pytest
 import yaml
 from cryptography import x509
 
-from app.config import load_config, problems_of
-from app.drills.world import NODES
+from app.devstack.files import NODES
+from app.node.config import load_config, problems_of
 
 pytestmark = [pytest.mark.real]
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,7 @@ DEPLOY = ROOT / "deploy"
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder as the compose file's `prepare` leaves it."""
     folder = tmp_path_factory.mktemp("state")
-    subprocess.run([sys.executable, "-m", "app.prepare", str(folder)], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "app.devstack.compose_files", str(folder)], cwd=ROOT, check=True)
     return folder
 
 
@@ -60,13 +60,13 @@ def test_prepared_nodes_have_configurations_that_pass_and_names_that_fit(prepare
 
 def test_preparing_again_changes_nothing(prepared: Path) -> None:
     before = {file: file.read_bytes() for file in prepared.rglob("*") if file.is_file() and "tokens" not in file.parts}
-    subprocess.run([sys.executable, "-m", "app.prepare", str(prepared)], cwd=ROOT, check=True)
+    subprocess.run([sys.executable, "-m", "app.devstack.compose_files", str(prepared)], cwd=ROOT, check=True)
     assert {file: file.read_bytes() for file in before} == before
 
 
 def test_every_alert_has_its_page_and_asks_for_figures_that_nodes_have() -> None:
     rules = yaml.safe_load((DEPLOY / "observe" / "alerts.yaml").read_text())["groups"][0]["rules"]
-    figures = (ROOT / "app" / "metrics.py").read_text()
+    figures = (ROOT / "app" / "node" / "metrics.py").read_text()
     for rule in rules:
         assert (ROOT / "docs" / "runbooks" / rule["annotations"]["runbook"]).exists(), rule["alert"]
         for name in set(re.findall(r"\butrn_[a-z_]+", rule["expr"])):

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from app.clock import SystemClock
-from app.devstack import DevStack
-from app.stackfiles import StackPlan
+from app.devstack.files import StackPlan
+from app.devstack.stack import DevStack
+from core.gateways.system_clock import SystemClock
 
 pytestmark = pytest.mark.real
 CLOCK = SystemClock()
 _ASK = """
 import time
-from app.clock import SystemClock
+from core.gateways.system_clock import SystemClock
 print(SystemClock().now().timestamp(), time.monotonic(), SystemClock().monotonic())
 """
 

@@ -11,8 +11,8 @@ from etcdpb import rpc_pb2_grpc as etcd_rpc
 from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn.v1 import top_up_service_pb2 as pb
 
-from app.devstack import DevStack
-from app.stackfiles import OPERATOR, StackFailed
+from app.devstack.files import OPERATOR, StackFailed
+from app.devstack.stack import DevStack
 from tests.integration.test_command_line import as_json, utrn
 from tests.support.calls import caller, refused, registry_caller, top_up
 from tests.support.patience import PATIENCE_S

@@ -11,12 +11,12 @@ import pytest
 from utrn.peer.v1 import peer_service_pb2 as pb
 from utrn.peer.v1 import peer_service_pb2_grpc as rpc
 
-from app.clock import SystemClock
-from app.pki import CertPaths, DevCa
+from app.devstack.ca import CertPaths, DevCa
 from cluster.config import PeersConfig
-from cluster.guard import LedgerGuard
-from cluster.ownership import Member
-from cluster.peers import PeerWatch
+from cluster.etcd.ledger_guard import LedgerGuard
+from cluster.membership.failure_detector import PeerWatch
+from cluster.membership.shard_ownership import Member
+from core.gateways.system_clock import SystemClock
 from tests.contract.test_ownership import until
 from tests.fakes.etcd import FakeEtcd
 

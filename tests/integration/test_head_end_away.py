@@ -13,12 +13,12 @@ from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
-from app.config import load_config
-from app.devstack import DevStack
-from app.stackfiles import HEAD_END, OPERATOR, SUPPLIERS
-from cluster import ops
-from cluster.client import EtcdClient
-from cluster.keys import Keys
+from app.devstack.files import HEAD_END, OPERATOR, SUPPLIERS
+from app.devstack.stack import DevStack
+from app.node.config import load_config
+from cluster.etcd import ops
+from cluster.etcd.client import EtcdClient
+from cluster.etcd.keys import Keys
 from sandbox.servers import Tls
 from tests.integration.test_command_line import utrn
 from tests.integration.test_market import meters_of

@@ -11,12 +11,12 @@ import grpc
 import pytest
 from utrn.peer.v1 import peer_service_pb2 as pb
 
-from app.clock import SystemClock
-from app.pki import CertPaths, DevPki
-from cluster import peers
+from app.devstack.ca import CertPaths, DevPki
 from cluster.config import PeersConfig
-from cluster.ownership import Member
-from cluster.peers import PeerWatch
+from cluster.membership import failure_detector
+from cluster.membership.failure_detector import PeerWatch
+from cluster.membership.shard_ownership import Member
+from core.gateways.system_clock import SystemClock
 from tests.fakes.etcd import FakeEtcd
 from tests.support.nasty import broken_bytes, mutated, nasty_message
 from tests.support.patience import PATIENCE_S
@@ -28,7 +28,7 @@ Says = Callable[[], bytes]
 @pytest.fixture(autouse=True)
 def dials_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_DIAL_AGAIN_S", "_MISTAKEN_AGAIN_S"):
-        monkeypatch.setattr(peers, name, 0.01)
+        monkeypatch.setattr(failure_detector, name, 0.01)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ async def saying(tls: CertPaths, says: Says) -> AsyncIterator[tuple[int, list[in
 
 @asynccontextmanager
 async def watching(tls: CertPaths, etcd: FakeEtcd, members: list[Member]) -> AsyncIterator[PeerWatch]:
-    """Node A's watch on its peers, running; it must not end by itself."""
+    """Node A's watch on its failure_detector, running; it must not end by itself."""
     config = PeersConfig(ca=tls.ca, cert=tls.cert, key=tls.key, redial_ms=300)
     client: Any = etcd
     watch = PeerWatch(client, config, SystemClock(), node_id="node-a", members=lambda: members)

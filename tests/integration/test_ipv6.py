@@ -15,13 +15,13 @@ from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2_grpc as rpc
 from utrn_client.channel import Tls, open_channel
 
-from app import metrics
-from app.clock import SystemClock
-from app.config import load_config
-from app.free_ports import free_ports
-from app.pki import DevCa
+from app.devstack.ca import DevCa
+from app.devstack.ports import free_ports
+from app.node import metrics
+from app.node.config import load_config
 from cluster.config import PeersConfig
-from cluster.peers import PeerWatch
+from cluster.membership.failure_detector import PeerWatch
+from core.gateways.system_clock import SystemClock
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 from tests.support.patience import PATIENCE_S

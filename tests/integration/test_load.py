@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 def test_a_short_load_keeps_every_promise_and_is_drawn(shape: str, tmp_path: Path) -> None:
     report = tmp_path / "load.html"
     done = subprocess.run(
-        [sys.executable, "-m", "app.load", shape, "--seconds", "12", "--report", str(report), "--json"],
+        [sys.executable, "-m", "app.workloads.locust_run", shape, "--seconds", "12", "--report", str(report), "--json"],
         cwd=ROOT, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     figures = as_json(done.stdout)

@@ -9,9 +9,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from utrn.v1 import top_up_service_pb2 as pb
 
-from app.devstack import DevStack
-from app.selling import secure_channel
-from app.stackfiles import PSP, StackFailed
+from app.devstack.files import PSP, StackFailed
+from app.devstack.stack import DevStack
+from app.workloads.sale_driver import secure_channel
 from tests.support.calls import caller, refused, top_up
 from tests.support.patience import PATIENCE_S
 from tests.support.selling import audit, drained, new_id, pans, planned, sell_all

@@ -13,10 +13,10 @@ from utrn.v1 import registry_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2 as top_up_pb
 from utrn.v1 import types_pb2
 
-from app.devstack import DevStack
-from app.fleet_file import meter_by_pan
-from app.pki import participant_uri
-from app.stackfiles import OPERATOR, OUTSIDER, SUPPLIERS
+from app.devstack.ca import participant_uri
+from app.devstack.files import OPERATOR, OUTSIDER, SUPPLIERS
+from app.devstack.fleet import meter_by_pan
+from app.devstack.stack import DevStack
 from tests.integration.test_command_line import as_json, utrn
 from tests.support.calls import (
     caller,

@@ -29,13 +29,13 @@ from utrn.v1 import top_up_service_pb2 as top_up_pb
 from utrn.v1 import top_up_service_pb2_grpc as top_up_rpc
 from utrn_client.appointing import sign_terms
 
-from app.clock import SystemClock
-from app.config import load_config
-from app.devstack import DevStack
-from app.pki import CertPaths, participant_uri
-from app.selling import secure_channel
-from app.stackfiles import AUDITOR, HELPDESK, OPERATOR, OUTSIDER, PSP, SUPPLIERS
-from cluster.client import EtcdClient
+from app.devstack.ca import CertPaths, participant_uri
+from app.devstack.files import AUDITOR, HELPDESK, OPERATOR, OUTSIDER, PSP, SUPPLIERS
+from app.devstack.stack import DevStack
+from app.node.config import load_config
+from app.workloads.sale_driver import secure_channel
+from cluster.etcd.client import EtcdClient
+from core.gateways.system_clock import SystemClock
 from tests.integration.test_market import meters_of
 from tests.support.calls import by_two, caller, credit_caller, failure_of, refused, registry_caller
 from tests.support.patience import PATIENCE_S

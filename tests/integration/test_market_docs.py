@@ -28,12 +28,12 @@ from utrn.v1 import types_pb2
 from utrn_client.ids import make_transaction_id
 
 from app.__main__ import app
-from app.cli import output
-from app.clock import SystemClock
-from app.devstack import DevStack
-from app.fleet_file import meter_by_pan
-from app.stackfiles import AUDITOR, HELPDESK, OPERATOR, PSP, SECOND_OPERATOR, SUPPLIERS
+from app.devstack.files import AUDITOR, HELPDESK, OPERATOR, PSP, SECOND_OPERATOR, SUPPLIERS
+from app.devstack.fleet import meter_by_pan
+from app.devstack.stack import DevStack
+from app.terminal import output
 from core.domain.meter import luhn_digit
+from core.gateways.system_clock import SystemClock
 from tests.support.calls import caller
 from tests.support.guide import PROGRAMS, ended, environment, make_guide, objects, options, serving, started
 from tests.support.patience import PATIENCE_S

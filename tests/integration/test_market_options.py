@@ -21,14 +21,14 @@ from utrn.v1 import errors_pb2, types_pb2
 from utrn.v1 import registry_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2 as top_up_pb
 
-from app.clock import SystemClock
-from app.config import load_config
-from app.devstack import DevStack
-from app.stackfiles import OPERATOR, PSP, SUPPLIERS, StackPlan
-from cluster.client import EtcdClient
-from core.domain.code_value import code_value
+from app.devstack.files import OPERATOR, PSP, SUPPLIERS, StackPlan
+from app.devstack.stack import DevStack
+from app.node.config import load_config
+from cluster.etcd.client import EtcdClient
 from core.domain.delivery import CLOSED
 from core.domain.money import Pence
+from core.domain.utrn_value import code_value
+from core.gateways.system_clock import SystemClock
 from hsm.schemes import gbcs
 from sandbox.codes import shared_secret
 from tests.integration.test_market import meters_of

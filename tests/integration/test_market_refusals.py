@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from app.cli.advice import ADVICE
-from app.devstack import DevStack
-from app.pki import participant_uri
-from app.stackfiles import OPERATOR, PSP, SUPPLIERS
+from app.cli.remedies import ADVICE
+from app.devstack.ca import participant_uri
+from app.devstack.files import OPERATOR, PSP, SUPPLIERS
+from app.devstack.stack import DevStack
 from tests.integration.test_command_line import as_json, utrn
 from tests.support.teller import Teller, meter_id_of, pan_of, teller_of
 from tests.support.vends import POINT

@@ -8,14 +8,14 @@ import sys
 
 import pytest
 
-from app.devstack import DevStack
+from app.devstack.stack import DevStack
 from core.net.address import parse_address
 from tests.support.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.real]
 _PROGRAM = """
 import os, subprocess, sys
-from app.logs import all_of_it_json
+from app.node.logging import all_of_it_json
 print("before", file=sys.stderr)
 with all_of_it_json("INFO"):
     os.write(2, b"a library\\n" + b"x" * 9000 + b"\\n" + bytes([255, 10]))

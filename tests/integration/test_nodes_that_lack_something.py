@@ -10,8 +10,8 @@ import grpc
 import pytest
 from utrn.v1 import top_up_service_pb2 as pb
 
-from app.devstack import DevStack
-from app.stackfiles import PSP
+from app.devstack.files import PSP
+from app.devstack.stack import DevStack
 from tests.support.calls import Failure, caller, refused, top_up
 from tests.support.hsm_keys import destroy_key
 from tests.support.patience import PATIENCE_S

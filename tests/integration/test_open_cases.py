@@ -12,9 +12,9 @@ from utrn.sandbox.v1 import sandbox_pb2_grpc as sandbox_rpc
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
-from app.devstack import DevStack
-from app.stackfiles import SUPPLIERS
-from core.domain.token import COUNTER_CACHE
+from app.devstack.files import SUPPLIERS
+from app.devstack.stack import DevStack
+from core.domain.utrn import COUNTER_CACHE
 from sandbox.servers import Tls
 from tests.support.calls import caller, refused, top_up
 from tests.support.patience import PATIENCE_S

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.free_ports import free_ports
+from app.devstack.ports import free_ports
 
 pytestmark = pytest.mark.timeout(110)
 

@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
-from app.clock import SystemClock
-from app.config import load_config
-from app.devstack import DevStack
-from app.fleet_file import meter_by_pan
-from app.stackfiles import OPERATOR, PSP, SUPPLIERS, StackPlan
+from app.devstack.files import OPERATOR, PSP, SUPPLIERS, StackPlan
+from app.devstack.fleet import meter_by_pan
+from app.devstack.stack import DevStack
+from app.node.config import load_config
+from core.gateways.system_clock import SystemClock
 from tests.support.teller import invoke
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(180)]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from app.devstack import DevStack
-from app.stackfiles import module_command, run_tool, utrn_command
-from app.up import down
-from cluster.process_lock import FolderInUse, ProcessLock
+from app.devstack.files import module_command, run_tool, utrn_command
+from app.devstack.stack import DevStack
+from app.devstack.up import down
+from app.node.process_lock import FolderInUse, ProcessLock
 from tests.support.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.real]
@@ -21,7 +21,7 @@ _SLEEPS = (sys.executable, "-c", "import time; time.sleep(600)")
 # What starts processes of its own, one of them in a session of its own, and is then killed.
 _STARTER = """
 import subprocess, sys, time
-from app.keeper import keep
+from app.devstack.keeper import keep
 keep()
 child = [sys.executable, "-c", "import time; time.sleep(600)"]
 print(subprocess.Popen(child).pid, subprocess.Popen(child, start_new_session=True).pid, flush=True)
@@ -31,7 +31,7 @@ _WITHOUT = _STARTER.replace("keep()\n", "", 1)
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from cluster.process_lock import ProcessLock
+from app.node.process_lock import ProcessLock
 with ProcessLock(Path(sys.argv[1])):
     print("has it", flush=True)
     time.sleep(600)

@@ -6,10 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.devstack import DevStack
+from app.devstack.files import HEAD_END, NODES, OPERATOR, StackPlan
+from app.devstack.stack import DevStack
 from app.drills.faults import kill_workers, send_signal
-from app.drills.world import NODES
-from app.stackfiles import HEAD_END, OPERATOR, StackPlan
 from tests.integration.test_command_line import as_json, utrn
 from tests.support.patience import PATIENCE_S
 

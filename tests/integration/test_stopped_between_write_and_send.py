@@ -15,9 +15,9 @@ from utrn.sandbox.v1 import sandbox_pb2 as sandbox_pb
 from utrn.sandbox.v1 import sandbox_pb2_grpc as sandbox_rpc
 from utrn.v1 import registry_service_pb2 as pb
 
-from app.devstack import DevStack
-from app.fleet_file import meter_by_pan
-from app.stackfiles import OPERATOR, SUPPLIERS
+from app.devstack.files import OPERATOR, SUPPLIERS
+from app.devstack.fleet import meter_by_pan
+from app.devstack.stack import DevStack
 from sandbox.servers import Tls
 from tests.integration.test_market import meters_of
 from tests.support.calls import caller, registry_caller, top_up

@@ -16,8 +16,8 @@ from utrn.v1 import top_up_service_pb2_grpc as rpc
 from utrn.v1 import types_pb2
 from utrn_client.ids import make_transaction_id
 
-from app.devstack import DevStack
-from app.stackfiles import PSP
+from app.devstack.files import PSP
+from app.devstack.stack import DevStack
 from tests.support.guide import PROGRAMS, ended, environment, make_guide, options, serving
 
 pytestmark = [pytest.mark.real]

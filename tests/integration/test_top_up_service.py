@@ -9,12 +9,12 @@ from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
-from app.clock import SystemClock
-from app.devstack import DevStack
-from app.fleet_file import meter_by_pan
-from app.pki import DevPki, participant_uri
-from app.stackfiles import OUTSIDER, PSP, SUPPLIERS
+from app.devstack.ca import DevPki, participant_uri
+from app.devstack.files import OUTSIDER, PSP, SUPPLIERS
+from app.devstack.fleet import meter_by_pan
+from app.devstack.stack import DevStack
 from core.domain.meter import luhn_digit
+from core.gateways.system_clock import SystemClock
 from tests.support.calls import caller, failure_of, refused, registry_caller, top_up
 from tests.support.patience import PATIENCE_S
 from tests.support.selling import drained, new_id, pans

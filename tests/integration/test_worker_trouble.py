@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from app.devstack import DevStack
+from app.devstack.stack import DevStack
 from tests.support.calls import caller, top_up
 from tests.support.hsm_keys import children
 from tests.support.patience import PATIENCE_S
@@ -120,9 +120,9 @@ async def test_without_a_bound_a_part_that_hangs_keeps_the_node_from_ending(make
 
 
 _WITHOUT_A_BOUND = """
-from app import serve
+from app.node import run
 from tests.support import fragile_node
-serve._must_end = lambda seconds: None
+run._must_end = lambda seconds: None
 fragile_node.main()
 """
 

@@ -9,7 +9,7 @@ from utrn_client.outcomes import OUTCOMES, Says
 from utrn_client.verdict import Failure as Read
 from utrn_client.verdict import Verdict, judge_sale
 
-from app.devstack import DevStack
+from app.devstack.stack import DevStack
 from tests.support.calls import Failure, caller, refused, top_up
 from tests.support.selling import new_id, pans
 

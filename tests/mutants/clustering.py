@@ -7,15 +7,15 @@ _OWNERS = "tests/contract/test_ownership.py"
 CLUSTERING = (
     Mutant(
         name="shard-is-claimed-from-its-owner",
-        file="cluster/ownership.py",
-        old="pb.TxnRequest(compare=compares.absent(key), success=[ops.put(key, value, lease=lease_id)])",
+        file="cluster/membership/shard_ownership.py",
+        old="pb.TxnRequest(compare=preconditions.absent(key), success=[ops.put(key, value, lease=lease_id)])",
         new="pb.TxnRequest(compare=[], success=[ops.put(key, value, lease=lease_id)])",
         killer=150,
         why="two nodes deliver the same codes",
     ),
     Mutant(
         name="shard-of-another-is-handed-over",
-        file="cluster/compares.py",
+        file="cluster/etcd/preconditions.py",
         old='only by the owner that has it."""\n    return [_equal(pb.Compare.CREATE, key, create_revision=epoch)]',
         new='only by the owner that has it."""\n    return []',
         killer=f"{_OWNERS}::test_a_shard_is_handed_over_only_by_the_owner_that_has_it",
@@ -23,7 +23,7 @@ CLUSTERING = (
     ),
     Mutant(
         name="lease-counts-from-its-answer",
-        file="cluster/lease.py",
+        file="cluster/membership/lease.py",
         old="        self._good_until = sent_at + self._fence_s\n",
         new="        self._good_until = self._clock.monotonic() + self._fence_s\n",
         killer="tests/unit/cluster/test_lease.py",
@@ -31,7 +31,7 @@ CLUSTERING = (
     ),
     Mutant(
         name="lease-that-is-gone-is-kept",
-        file="cluster/lease.py",
+        file="cluster/membership/lease.py",
         old="            self.lease_id = 0\n            self._good_until",
         new="            self._good_until",
         killer="tests/unit/cluster/test_lease.py::test_one_that_is_gone_is_relied_on_no_more",
@@ -39,7 +39,7 @@ CLUSTERING = (
     ),
     Mutant(
         name="shard-that-is-lost-is-not-told",
-        file="cluster/ownership.py",
+        file="cluster/membership/shard_ownership.py",
         old="                    del told[shard]\n                    yield Lost(shard)\n",
         new="                    del told[shard]\n",
         killer=_OWNERS,
@@ -47,7 +47,7 @@ CLUSTERING = (
     ),
     Mutant(
         name="compacted-watch-is-not-begun-anew",
-        file="cluster/informer.py",
+        file="cluster/etcd/informer.py",
         old="            except (Compacted, EtcdUnreachable):\n                await asyncio.sleep(_RETRY_AFTER_S)\n",
         new="            except EtcdUnreachable:\n                await asyncio.sleep(_RETRY_AFTER_S)\n",
         killer=60,
@@ -55,7 +55,7 @@ CLUSTERING = (
     ),
     Mutant(
         name="what-a-watch-lost-is-not-healed",
-        file="cluster/informer.py",
+        file="cluster/etcd/informer.py",
         old="                if self._replica.revision_of(part, name) < kv.mod_revision:\n",
         new="                if self._replica.revision_of(part, name) > kv.mod_revision:\n",
         killer=60,
@@ -63,7 +63,7 @@ CLUSTERING = (
     ),
     Mutant(
         name="older-news-overwrites-newer",
-        file="cluster/informer.py",
+        file="cluster/etcd/informer.py",
         old="        if kv.mod_revision <= max(there, self._gone.get(kv.key, _NOT_GONE)[0]):\n",
         new="        if kv.mod_revision <= self._gone.get(kv.key, _NOT_GONE)[0]:\n",
         killer="tests/contract/test_informer.py",
@@ -87,7 +87,7 @@ CLUSTERING = (
     ),
     Mutant(
         name="own-wall-clock-is-the-time",
-        file="cluster/time.py",
+        file="cluster/timekeeping/ledger_time.py",
         old="        return instant_of(told)\n",
         new="        return self.wall()\n",
         killer=40,
@@ -95,7 +95,7 @@ CLUSTERING = (
     ),
     Mutant(
         name="time-goes-back",
-        file="cluster/compares.py",
+        file="cluster/etcd/preconditions.py",
         old="    return [_unmoved(key, revision), *(time_before(key, at) if revision else ())]\n",
         new="    return []\n",
         killer="tests/contract/test_ledger_time.py",
@@ -103,15 +103,15 @@ CLUSTERING = (
     ),
     Mutant(
         name="change-is-not-bounded-by-the-ledgers-time",
-        file="cluster/registry_store.py",
-        old="            compare += compares.time_reached(keys.time_now(), write.not_before)\n",
+        file="cluster/registry/store.py",
+        old="            compare += preconditions.time_reached(keys.time_now(), write.not_before)\n",
         new="            compare += []\n",
         killer="tests/contract/test_not_before.py::test_a_change_is_not_carried_out_before_the_ledgers_time",
         why="a node whose time is ahead carries changes out for good",
     ),
     Mutant(
         name="one-peer-alone-ends-a-lease",
-        file="cluster/suspicion.py",
+        file="cluster/membership/suspicion.py",
         old="    return 2 * len(accusers) > len(living)\n",
         new="    return len(accusers) > 0\n",
         killer="tests/contract/test_suspicion.py",
@@ -119,7 +119,7 @@ CLUSTERING = (
     ),
     Mutant(
         name="suspect-is-not-heard",
-        file="cluster/suspicion.py",
+        file="cluster/membership/suspicion.py",
         old="                if await self._stands_in_ledger(*case):\n",
         new="                if case:\n",
         killer="tests/contract/test_suspicion.py::test_no_lease_is_revoked_where_the_ledger_has_the_suspects_answer",
@@ -127,7 +127,7 @@ CLUSTERING = (
     ),
     Mutant(
         name="group-sinks-with-one-bad-write",
-        file="cluster/commit.py",
+        file="cluster/etcd/commit.py",
         old="    if malformed and len(children) > 1:\n",
         new="    if malformed and len(children) > 64:\n",
         killer="tests/contract/test_ledger.py::test_one_bad_entry_does_not_sink_its_neighbours",

@@ -7,7 +7,7 @@ _ATTEMPT = "tests/unit/core/test_delivery_attempt.py"
 DELIVERIES = (
     Mutant(
         name="every-delivery-is-closed-unsent",
-        file="core/flows/delivery_attempt.py",
+        file="core/delivery/attempt.py",
         old="        verdict = await self._late_news()\n        if not isinstance(verdict, Ended) and self",
         new="        if self._config:\n            return await self._enter_by_hand()\n"
         "        verdict = await self._late_news()\n        if not isinstance(verdict, Ended) and self",
@@ -17,7 +17,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="every-delivery-lapses",
-        file="core/flows/lapse.py",
+        file="core/delivery/guard.py",
         old="        if registration.supplier_id != vend.supplier_id:\n            return DeliveryReason",
         new="        if registration.supplier_id:\n            return DeliveryReason",
         killer=10,
@@ -26,7 +26,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="nothing-lapses-at-a-change-of-tenancy",
-        file="core/flows/lapse.py",
+        file="core/delivery/guard.py",
         old="        if settings.tenancy != vend.tenancy:\n",
         new="        if settings.tenancy < vend.tenancy:\n",
         killer=100,
@@ -34,7 +34,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="applied-is-a-thousand-too-high",
-        file="cluster/outbox.py",
+        file="cluster/ledger/outbox.py",
         old="        return vend.counter if vend.counter > highest else None\n",
         new="        return vend.counter + 1000 if vend.counter > highest else None\n",
         killer=10,
@@ -43,7 +43,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="applied-falls",
-        file="cluster/outbox.py",
+        file="cluster/ledger/outbox.py",
         old="        return vend.counter if vend.counter > highest else None\n",
         new="        return vend.counter\n",
         killer="tests/contract/test_outbox.py",
@@ -51,7 +51,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="epoch-is-not-compared",
-        file="cluster/compares.py",
+        file="cluster/etcd/preconditions.py",
         old='however long they believe otherwise (INV-5)."""\n'
         "    return [_equal(pb.Compare.CREATE, key, create_revision=epoch)]",
         new='however long they believe otherwise (INV-5)."""\n    return []',
@@ -60,23 +60,23 @@ DELIVERIES = (
     ),
     Mutant(
         name="delivery-does-not-compare-its-vend",
-        file="cluster/outbox.py",
-        old="        compare += compares.vend_unmoved(vend_key, change.stored.revision)\n",
+        file="cluster/ledger/outbox.py",
+        old="        compare += preconditions.vend_unmoved(vend_key, change.stored.revision)\n",
         new="",
         killer=200,
         why="a write on an old state undoes the newer one",
     ),
     Mutant(
         name="send-does-not-compare-the-meter",
-        file="cluster/outbox.py",
-        old="            compare += compares.registration_unmoved(keys.record(ref.kind, ref.id), revision)\n",
+        file="cluster/ledger/outbox.py",
+        old="            compare += preconditions.registration_unmoved(keys.record(ref.kind, ref.id), revision)\n",
         new="            compare += []\n",
         killer=200,
         why="a node whose copy is behind sends a code to a meter that has changed hands",
     ),
     Mutant(
         name="outbox-key-is-never-deleted",
-        file="cluster/outbox.py",
+        file="cluster/ledger/outbox.py",
         old="        puts = [ops.delete(keys.outbox(change.shard, vend.meter_id, vend.counter, vend.originator_id))]\n",
         new="        puts: list[pb.RequestOp] = []\n",
         killer=5,
@@ -85,7 +85,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="given-up-after-a-second",
-        file="core/flows/delivery_attempt.py",
+        file="core/delivery/attempt.py",
         old="self._config.give_up_after_s * 1000)",
         new="1000)",
         killer=20,
@@ -94,15 +94,15 @@ DELIVERIES = (
     ),
     Mutant(
         name="given-up-on-a-clock-nobody-bounds",
-        file="cluster/outbox.py",
-        old="            compare += compares.time_reached(keys.time_now(), change.not_before)\n",
+        file="cluster/ledger/outbox.py",
+        old="            compare += preconditions.time_reached(keys.time_now(), change.not_before)\n",
         new="            compare += []\n",
         killer="tests/contract/test_not_before.py::test_a_delivery_is_not_given_up_before_the_ledgers_time",
         why="a node whose time is ahead gives deliveries up for good",
     ),
     Mutant(
         name="answer-to-what-was-never-sent-is-believed",
-        file="core/flows/origins.py",
+        file="core/delivery/origins.py",
         old="        elif message_id != vend.message_id:\n",
         new="        elif not message_id:\n",
         killer="tests/unit/core/test_origins.py::test_an_answer_under_a_guessed_id_moves_nothing",
@@ -110,7 +110,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="answer-of-whoever-did-not-carry-the-message-is-believed",
-        file="core/flows/origins.py",
+        file="core/delivery/origins.py",
         old="        elif head_end not in vend.delivery.head_ends:\n",
         new="        elif not head_end:\n",
         killer="tests/unit/core/test_origins.py::test_a_head_end_that_did_not_carry_the_message_answers_nothing",
@@ -118,7 +118,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="alert-of-whoever-does-not-reach-the-meter-is-believed",
-        file="core/flows/origins.py",
+        file="core/delivery/origins.py",
         old="            reached_by, basis = self.registered(meter_id)\n        if reached_by == head_end:\n",
         new="            reached_by, basis = self.registered(meter_id)\n        if reached_by:\n",
         killer="tests/unit/core/test_origins.py::test_an_alert_of_anothers_meter_moves_nothing",
@@ -135,7 +135,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="sent-without-a-word-to-the-ledger",
-        file="core/flows/delivery_attempt.py",
+        file="core/delivery/attempt.py",
         old="        await self._write(sending, basis)\n",
         new="",
         killer=5,
@@ -144,7 +144,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="not-looked-at-again-between-write-and-send",
-        file="core/flows/delivery_attempt.py",
+        file="core/delivery/attempt.py",
         old="        self._check_still_ours(began)\n",
         new="",
         killer=_ATTEMPT,
@@ -152,7 +152,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="message-carries-no-instant",
-        file="core/flows/delivery_attempt.py",
+        file="core/delivery/attempt.py",
         old="timedelta(milliseconds=self._config.send_within_ms)",
         new="timedelta(days=1)",
         killer=f"{_ATTEMPT}::test_a_code_goes_out_with_its_owners_epoch_and_an_instant_after_which_it_may_not",
@@ -160,7 +160,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="instant-for-head-ends-by-late-cluster-time",
-        file="core/flows/delivery_attempt.py",
+        file="core/delivery/attempt.py",
         old="now + self._by.utc_ahead() + timedelta",
         new="now + timedelta",
         killer=f"{_ATTEMPT}::test_cluster_time_that_is_a_little_late_makes_no_send_stale",
@@ -168,7 +168,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="message-carries-no-epoch",
-        file="core/flows/delivery_attempt.py",
+        file="core/delivery/attempt.py",
         old="        owner_epoch=owner_epoch,\n",
         new="        owner_epoch=1 << 62,\n",
         killer=f"{_ATTEMPT}::test_a_code_goes_out_with_its_owners_epoch_and_an_instant_after_which_it_may_not",
@@ -176,7 +176,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="alert-about-another-code-is-taken-for-this-one",
-        file="core/flows/confirm.py",
+        file="core/delivery/outcomes.py",
         old="    elif (alert.originator_id, alert.counter) != (vend.originator_id, vend.counter):\n",
         new="    elif alert.originator_id != vend.originator_id:\n",
         killer="tests/unit/core/test_confirm.py::test_an_alert_about_another_code_says_nothing",
@@ -184,7 +184,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="unexplained-refusal-is-final",
-        file="core/flows/confirm.py",
+        file="core/delivery/outcomes.py",
         old="    AnswerKind.UNEXPLAINED: Next.EXPLAIN,\n",
         new="    AnswerKind.UNEXPLAINED: Ended(DeliveryState.REFUSED, DeliveryReason.MAX_CREDIT),\n",
         killer=60,
@@ -192,7 +192,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="temporary-failure-is-final",
-        file="core/flows/confirm.py",
+        file="core/delivery/outcomes.py",
         old="    AnswerKind.TEMPORARY_FAILURE: Next.TRY_AGAIN,\n",
         new="    AnswerKind.TEMPORARY_FAILURE: Ended(DeliveryState.REFUSED, DeliveryReason.NOT_AUTHENTIC),\n",
         killer=60,
@@ -200,7 +200,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="no-turn-for-what-is-owed-anew",
-        file="core/flows/deliver.py",
+        file="core/delivery/worker.py",
         old="        lane.waiting = True\n        self._turn.append(key)\n        self._work.set()\n",
         new="        lane.waiting = True\n        self._turn.append(key)\n",
         killer=5,
@@ -209,7 +209,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="gained-shard-is-not-looked-at",
-        file="core/flows/deliver.py",
+        file="core/delivery/worker.py",
         old="                    for key in self._lanes_of(shard):\n                        self._wake(key)\n",
         new="                    pass\n",
         killer=40,
@@ -217,7 +217,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="lane-stays-taken-after-its-attempt",
-        file="core/flows/deliver.py",
+        file="core/delivery/worker.py",
         old="        self._under_way -= 1\n        lane.task = None\n",
         new="        self._under_way -= 1\n",
         killer=10,
@@ -226,7 +226,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="doubtful-lease-is-not-looked-at-again",
-        file="core/flows/deliver.py",
+        file="core/delivery/worker.py",
         old="        if owed.shard in self._ours:\n            self._rest(",
         new="        if owed.shard not in self._ours:\n            self._rest(",
         killer="tests/unit/core/test_deliver.py::test_a_delivery_that_met_a_doubtful_lease_is_looked_at_again",
@@ -234,7 +234,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="duplicate-always-proves-a-credit",
-        file="core/domain/token.py",
+        file="core/domain/utrn.py",
         old="    return last_issued - counter < COUNTER_CACHE\n",
         new="    return last_issued - counter < COUNTER_CACHE * COUNTER_CACHE\n",
         killer="tests/unit/core/test_duplicate.py",
@@ -242,7 +242,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="counter-that-was-never-issued-is-believed",
-        file="core/flows/record.py",
+        file="core/delivery/recorder.py",
         old="            if said.counter > code.sequence.last_issued:\n",
         new="            if said.counter > code.sequence.last_issued and not said.meter_id:\n",
         killer="tests/contract/test_recorder.py",
@@ -250,7 +250,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="applied-is-noted-above-what-was-issued",
-        file="cluster/outbox.py",
+        file="cluster/ledger/outbox.py",
         old="            if not state.highest_applied < counter <= state.last_issued:\n",
         new="            if not state.highest_applied < counter:\n",
         killer="tests/contract/test_recorder.py",
@@ -258,7 +258,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="code-keyed-in-does-not-reach-its-vend",
-        file="core/flows/record.py",
+        file="core/delivery/recorder.py",
         old="        if not said.duplicate:\n            return delivery.credit(now, epoch), ()\n",
         new="        if not said.duplicate:\n"
         "            return (delivery.credit(now, epoch) if delivery.owed else delivery), ()\n",
@@ -267,7 +267,7 @@ DELIVERIES = (
     ),
     Mutant(
         name="shard-that-is-gained-is-not-read-again",
-        file="core/flows/record.py",
+        file="core/delivery/recorder.py",
         old="        for gained in self._gained.values():\n            gained.set()\n",
         new="        for gained in self._gained.values():\n"
         "            if len(self._ours) == 1:\n                gained.set()\n",
@@ -276,8 +276,8 @@ DELIVERIES = (
     ),
     Mutant(
         name="how-far-was-heard-is-written-by-anybody",
-        file="cluster/outbox.py",
-        old="                compare=compares.epoch_current(self._keys.shard(shard), epoch),\n"
+        file="cluster/ledger/outbox.py",
+        old="                compare=preconditions.epoch_current(self._keys.shard(shard), epoch),\n"
         "                success=[ops.put(self._keys.heard",
         new="                success=[ops.put(self._keys.heard",
         killer="tests/contract/test_outbox.py::test_a_deposed_owner_does_not_say_how_far_it_has_heard",

@@ -9,7 +9,7 @@ _TABLE = "tests/unit/core/test_decision_table.py"
 ISSUING = (
     Mutant(
         name="drawn-again-though-it-may-have-been-drawn",
-        file="cluster/ceilings.py",
+        file="cluster/ledger/ceilings.py",
         old="        if not settled.resent or _revision(now) == _revision(there):\n            return None\n",
         new="        if now is None or now.value != wanted_value:\n            return None\n",
         killer="tests/contract/test_ceilings_unknown.py::test_what_may_have_been_given_back_is_not_given_back_again",
@@ -17,7 +17,7 @@ ISSUING = (
     ),
     Mutant(
         name="own-sale-found-is-another-ones",
-        file="core/flows/commit.py",
+        file="core/issuing/group_commit.py",
         old="                    if outcome.stored.vend.same_code(entry.vend):\n",
         new="                    if outcome.stored.vend == entry.vend:\n",
         killer="tests/contract/test_ceilings_unknown.py::"
@@ -26,7 +26,7 @@ ISSUING = (
     ),
     Mutant(
         name="vend-absent-is-not-compared",
-        file="cluster/compares.py",
+        file="cluster/etcd/preconditions.py",
         old='must not exist yet (INV-1)."""\n    return [_equal(pb.Compare.VERSION, key, version=0)]',
         new='must not exist yet (INV-1)."""\n    return []',
         killer=60,
@@ -35,7 +35,7 @@ ISSUING = (
     ),
     Mutant(
         name="registration-is-not-compared",
-        file="cluster/compares.py",
+        file="cluster/etcd/preconditions.py",
         old='meter, PAN, supplier, appointment."""\n    return [_unmoved(key, revision)]',
         new='meter, PAN, supplier, appointment."""\n    return []',
         killer=60,
@@ -44,7 +44,7 @@ ISSUING = (
     ),
     Mutant(
         name="earlier-answer-is-not-looked-up",
-        file="core/flows/refuse.py",
+        file="core/issuing/refuse_sale.py",
         old="            found = await self.ledger.find(participant_id, transaction_id)\n",
         new="            found = None\n",
         killer=150,
@@ -53,7 +53,7 @@ ISSUING = (
     ),
     Mutant(
         name="repeat-is-refused-without-a-fence",
-        file="core/flows/refuse.py",
+        file="core/issuing/refuse_sale.py",
         old="        if found is None and not repeat:\n",
         new="        if found is None:\n",
         killer=60,
@@ -62,15 +62,16 @@ ISSUING = (
     ),
     Mutant(
         name="refusal-closes-an-id-that-is-sold",
-        file="cluster/ledger.py",
-        old="compare=compares.vend_absent(key), success=[ops.put(key, refusal_value(refusal))]",
-        new="compare=[], success=[ops.put(key, refusal_value(refusal))]",
+        file="cluster/ledger/vends.py",
+        old="            compare=preconditions.vend_absent(key),\n"
+        "            success=[ops.put(key, refusal_value(refusal))],\n",
+        new="            compare=[],\n            success=[ops.put(key, refusal_value(refusal))],\n",
         killer=f"{_FINAL}::test_a_committed_vend_is_not_closed",
         why="refused for good, and sold all the same",
     ),
     Mutant(
         name="closed-id-is-answered-as-if-open",
-        file="cluster/ledger.py",
+        file="cluster/ledger/vends.py",
         old="        if isinstance(there, ClosedRefusal):\n            return Closed(refusal=there)\n",
         new="        if isinstance(there, ClosedRefusal):\n            return RegistrationMoved()\n",
         killer=f"{_FINAL}::test_what_is_closed_is_refused_for_ever_at_every_node",
@@ -78,7 +79,7 @@ ISSUING = (
     ),
     Mutant(
         name="too-old-an-id-is-fenced",
-        file="core/flows/refuse.py",
+        file="core/issuing/refuse_sale.py",
         old="        except TransactionIdTooOld as too_old:\n            raise too_old from refusal\n",
         new="        except TransactionIdTooOld:\n            pass\n",
         killer=f"{_FINAL}::test_an_id_older_than_the_window_is_never_closed",
@@ -103,7 +104,7 @@ ISSUING = (
     ),
     Mutant(
         name="refusal-after-an-unknown-sending-says-nothing-was-written",
-        file="cluster/commit.py",
+        file="cluster/etcd/commit.py",
         old="            resent, failed = True, error\n",
         new="            failed = error\n",
         killer=_UNKNOWN,
@@ -111,7 +112,7 @@ ISSUING = (
     ),
     Mutant(
         name="counter-index-is-not-written",
-        file="cluster/ledger.py",
+        file="cluster/ledger/vends.py",
         old="ops.put(counter_key, _counter_value(entry)), ops.put(code_key, pointer)]",
         new="ops.put(counter_key, _counter_value(entry))]",
         killer=5,
@@ -120,7 +121,7 @@ ISSUING = (
     ),
     Mutant(
         name="outbox-key-is-never-written",
-        file="cluster/ledger.py",
+        file="cluster/ledger/vends.py",
         old="        if vend.delivery.owed:\n            success.append(self._owe(vend, pointer))\n",
         new="",
         killer=5,
@@ -129,7 +130,7 @@ ISSUING = (
     ),
     Mutant(
         name="step-two-owes-nothing",
-        file="cluster/ledger.py",
+        file="cluster/ledger/vends.py",
         old="success=[ops.put(key, wanted), self._owe(queued, pointer_value(queued))],",
         new="success=[ops.put(key, wanted)],",
         killer=20,
@@ -138,15 +139,15 @@ ISSUING = (
     ),
     Mutant(
         name="step-two-does-not-compare-the-vend",
-        file="cluster/ledger.py",
-        old="compares.vend_unmoved(key, stored.revision) + self.registration_unmoved(basis)",
+        file="cluster/ledger/vends.py",
+        old="preconditions.vend_unmoved(key, stored.revision) + self.registration_unmoved(basis)",
         new="self.registration_unmoved(basis)",
         killer=200,
         why="a delivery that has ended is queued once more",
     ),
     Mutant(
         name="counter-that-moved-is-taken-for-a-registration",
-        file="cluster/ledger.py",
+        file="cluster/ledger/vends.py",
         old="    return CounterMoved(counter=state) if moved else RegistrationMoved()\n",
         new="    return RegistrationMoved()\n",
         killer=40,
@@ -154,7 +155,7 @@ ISSUING = (
     ),
     Mutant(
         name="next-vend-of-a-meter-is-not-let-go",
-        file="core/flows/commit.py",
+        file="core/issuing/group_commit.py",
         old="            self._again.append(behind.popleft())\n",
         new="            behind.popleft()\n",
         killer=20,
@@ -162,7 +163,7 @@ ISSUING = (
     ),
     Mutant(
         name="vend-waits-past-the-end-of-what-allows-it",
-        file="core/flows/commit.py",
+        file="core/issuing/group_commit.py",
         old="            if ms_of(vend.issued_at) >= min(job.draft.resolved.until, job.draft.dated_before):\n",
         new="            if ms_of(vend.issued_at) >= job.draft.dated_before:\n",
         killer=200,
@@ -170,7 +171,7 @@ ISSUING = (
     ),
     Mutant(
         name="where-the-counter-moved-to-is-not-kept",
-        file="core/flows/commit.py",
+        file="core/issuing/group_commit.py",
         old="                    self._counters.put(job.draft.sequence, outcome.counter)\n"
         "                    self._sign_again(job)\n",
         new="                    self._sign_again(job)\n",
@@ -179,7 +180,7 @@ ISSUING = (
     ),
     Mutant(
         name="one-unapplied-code-more",
-        file="core/flows/counters.py",
+        file="core/issuing/counter_cache.py",
         old="        if state.unapplied >= self._refuse:\n",
         new="        if state.unapplied > self._refuse:\n",
         killer="tests/unit/core/test_commit_line.py::test_the_five_hundredth_unapplied_code_is_the_last",
@@ -187,7 +188,7 @@ ISSUING = (
     ),
     Mutant(
         name="card-of-an-earlier-tenant-is-taken",
-        file="core/domain/eligibility.py",
+        file="core/domain/authorization.py",
         old="        elif use.tenancy != self._settings.tenancy:\n",
         new="        elif use.tenancy > self._settings.tenancy:\n",
         killer=60,
@@ -196,7 +197,7 @@ ISSUING = (
     ),
     Mutant(
         name="card-of-an-earlier-supplier-is-taken",
-        file="core/domain/eligibility.py",
+        file="core/domain/authorization.py",
         old="        if use.supplier_id != self._registration.supplier_id:\n",
         new="        if False:\n",
         killer=60,
@@ -205,7 +206,7 @@ ISSUING = (
     ),
     Mutant(
         name="blocked-card-is-taken",
-        file="core/domain/eligibility.py",
+        file="core/domain/authorization.py",
         old="        if use.status is not PanStatus.ACTIVE and self._question.act is not Act.DELIVER:\n",
         new="        if use.status is PanStatus.REPLACED and self._question.act is not Act.DELIVER:\n",
         killer=60,
@@ -214,7 +215,7 @@ ISSUING = (
     ),
     Mutant(
         name="suspended-seller-sells",
-        file="core/domain/eligibility.py",
+        file="core/domain/authorization.py",
         old="        if myself is None or self._hold(myself.record.standings) is not Standing.ACTIVE:\n",
         new="        if myself is None or self._hold(myself.record.standings) is Standing.LEFT:\n",
         killer=100,
@@ -222,7 +223,7 @@ ISSUING = (
     ),
     Mutant(
         name="ended-appointment-is-in-force",
-        file="core/domain/eligibility.py",
+        file="core/domain/authorization.py",
         old="            if accepted and one.terms.since <= self._now < (one.terms.until or FAR_FUTURE):\n",
         new="            if accepted and one.terms.since <= self._now:\n",
         killer=100,
@@ -230,7 +231,7 @@ ISSUING = (
     ),
     Mutant(
         name="due-change-is-not-carried-out-first",
-        file="core/domain/eligibility.py",
+        file="core/domain/authorization.py",
         old="        if meter.due(self._now) is not None:\n            self.turn = meter_id\n",
         new="        if meter.due(self._now) is not None and False:\n            self.turn = meter_id\n",
         killer=150,
@@ -238,7 +239,7 @@ ISSUING = (
     ),
     Mutant(
         name="change-does-not-compare-the-counters-of-the-side-before",
-        file="core/flows/turn.py",
+        file="core/registry/due_changes.py",
         old="        unmoved = () if originator_id is None else ((originator_id, before.record.meter_id, state),)\n",
         new="        unmoved = ()\n",
         killer="tests/contract/test_market_races.py",
@@ -246,7 +247,7 @@ ISSUING = (
     ),
     Mutant(
         name="appointment-level-is-not-looked-at",
-        file="core/domain/eligibility.py",
+        file="core/domain/authorization.py",
         old="        if needed is None or level < needed:\n",
         new="        if needed is None:\n",
         killer=_TABLE,

@@ -5,13 +5,13 @@ from collections.abc import Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from cluster.keys import Keys
-from cluster.registry_records import record_of
+from cluster.codec.registry import record_of
+from cluster.etcd.keys import Keys
+from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import UtrnError
 from core.domain.meter import Meter, MeterId, PanForm
-from core.domain.party import Option, ParticipantId, Profile, Standing
-from core.domain.registry import Kind
-from core.domain.timeline import Ms, ms_of
+from core.domain.participant import Option, ParticipantId, Profile, Standing
+from core.domain.record import Kind
 from tests.sim.clock import now_s
 from tests.sim.town import HARBOUR, OPERATOR, SOUTH, SUPPLIERS, principal
 from tests.support.vends import NOW, SUPPLIER_ID

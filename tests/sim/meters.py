@@ -8,13 +8,13 @@ from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from app.drills.checker import CodeKey, Credited, Said, Taken
+from app.verification.checker import CodeKey, Credited, Said, Taken
+from core.delivery.outcomes import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN, EXCEEDS_MAX_BALANCE
 from core.domain.delivery import DeliveryReason
 from core.domain.errors import HeadEndStale, HeadEndUnavailable, HsmUnavailable, UtrnError
 from core.domain.meter import MeterId, OriginatorId
-from core.domain.token import COUNTER_MAX, Counter, Utrn, truncated_counter, value_of
-from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN, EXCEEDS_MAX_BALANCE
-from core.ports.headend import (
+from core.domain.utrn import COUNTER_MAX, Counter, Utrn, truncated_counter, value_of
+from core.ports.head_end import (
     AddCredit,
     Alert,
     Answer,

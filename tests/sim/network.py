@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from etcdpb import rpc_pb2 as pb
 
-from cluster.client import Compacted, EtcdRefused, EtcdUnknown, EtcdUnreachable
+from cluster.etcd.client import Compacted, EtcdRefused, EtcdUnknown, EtcdUnreachable
 from tests.fakes.etcd import FakeEtcd
 
 _T = TypeVar("_T")

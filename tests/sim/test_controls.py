@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from cluster import compares
-from cluster.keys import Keys
-from cluster.records import under_vend_key_of
+from cluster.codec.vend import under_vend_key_of
+from cluster.etcd import preconditions
+from cluster.etcd.keys import Keys
 from core.domain.vend import Vend
-from core.flows import issue
+from core.issuing import issue
 from core.ports.ledger import CommitOutcome, Committed, CounterState, Entry, Ledger, StoredVend
 from tests.sim.world import Sabotage, Simulation, simulate
 
@@ -47,7 +47,7 @@ def test_without_this_compare_this_invariant_breaks(
     monkeypatch: pytest.MonkeyPatch, guards: tuple[str, ...], invariant: int
 ) -> None:
     for guard in guards:
-        monkeypatch.setattr(compares, guard, _without(guard))
+        monkeypatch.setattr(preconditions, guard, _without(guard))
     seed = first_broken(invariant, Sabotage())
     monkeypatch.undo()
     assert simulate(seed).findings == [], "with its guard the same seed holds"

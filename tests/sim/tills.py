@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from core.domain.errors import FENCED, IF_FIRST, Refused, TransactionIdReused, UtrnError
 from core.domain.meter import MeterId
 from core.domain.money import Pence
-from core.domain.party import ParticipantId
-from core.domain.token import Counter
+from core.domain.participant import ParticipantId
 from core.domain.transaction_id import TransactionId, make_transaction_id
+from core.domain.utrn import Counter
 from core.domain.vend import Channel, Operation, Sale, Vend
-from core.flows.idempotency import Issued
+from core.issuing.recent_vends import Issued
 from tests.sim.clock import now_s
 from tests.sim.meters import code_of
 from tests.sim.town import CORNER, HARBOUR, NORTH, SOUTH, WEST, principal

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from core.domain.appointment import Appointments
+from core.domain.effective_dated import Ms, ms_of
 from core.domain.meter import Card, Custody, Meter, MeterId, Pan, PanUse, Registration
-from core.domain.party import Option, Participant, ParticipantId, Principal, Profile, Role, Standing
-from core.domain.timeline import Ms, ms_of
+from core.domain.participant import Option, Participant, ParticipantId, Principal, Profile, Role, Standing
 from core.ports.registry import StoredRecord
 from tests.support.vends import (
     APPOINTMENT,

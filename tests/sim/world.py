@@ -16,49 +16,49 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from app.drills.checker import Finding, GiveUp, Run, check_run
-from app.drills.checker_run import TimeOff
-from app.drills.history import History
-from cluster.ceilings import EtcdCeilings
-from cluster.client import EtcdClient
+from app.verification.call_log import History
+from app.verification.checker import Finding, GiveUp, Run, check_run
+from app.verification.observed_run import TimeOff
+from cluster.audit.change_feed import LedgerEvent, VendKey, VendSeen, event_of
+from cluster.codec.registry import name_of, value_of
 from cluster.config import EtcdConfig
-from cluster.history import LedgerEvent, VendKey, VendSeen, event_of
-from cluster.keys import Keys
-from cluster.ledger import EtcdLedger, counter_of
-from cluster.outbox import EtcdOutbox
-from cluster.ownership import EtcdOwnership, Fitness
-from cluster.registry import EtcdRegistry
-from cluster.registry_records import name_of, value_of
-from cluster.registry_store import EtcdRegistryStore
-from cluster.time import ClusterClock, LedgerTime
+from cluster.etcd.client import EtcdClient
+from cluster.etcd.keys import Keys
+from cluster.ledger.ceilings import EtcdCeilings
+from cluster.ledger.outbox import EtcdOutbox
+from cluster.ledger.vends import EtcdLedger, counter_of
+from cluster.membership.shard_ownership import EtcdOwnership, Fitness
+from cluster.registry.replica import EtcdRegistry
+from cluster.registry.store import EtcdRegistryStore
+from cluster.timekeeping.ledger_time import ClusterClock, LedgerTime
+from core.access.approvals import ConsentOfLedger
+from core.delivery.attempt import AttemptDelivery
+from core.delivery.duplicate_proof import CustodyOf
+from core.delivery.fresh_meters import FreshMeters
+from core.delivery.guard import Lapse
+from core.delivery.origins import Origins
+from core.delivery.recorder import Recorder
+from core.delivery.worker import DeliveryWorker
 from core.domain.cluster_time import Doubt, Sight, TimeKeeper, TimeRule
 from core.domain.delivery import DeliveryReason
+from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import UtrnError
-from core.domain.timeline import Ms, ms_of
-from core.flows.appoint import Appoint
-from core.flows.authorise import Authorise
-from core.flows.ceilings import Ceilings
-from core.flows.commit import CommitLine
-from core.flows.config import DeliveryConfig, FlowConfig
-from core.flows.counters import Counters
-from core.flows.deliver import DeliveryWorker
-from core.flows.delivery_attempt import AttemptDelivery
-from core.flows.fresh_meters import FreshMeters
-from core.flows.issue import IssueVend
-from core.flows.keep_changes import ChangeKeeper
-from core.flows.keep_meters import KeepMeters
-from core.flows.keep_pans import KeepPans
-from core.flows.keep_parties import KeepParties
-from core.flows.lapse import Lapse
-from core.flows.lookup import FindVend
-from core.flows.origins import Origins
-from core.flows.prove import CustodyOf
-from core.flows.record import Recorder
-from core.flows.send import SendIssued
-from core.flows.turn import TurnMeter
-from core.flows.two_people import ConsentOfLedger
-from core.observe import SetAside, StageTimes
+from core.issuing.authorize import Authorise
+from core.issuing.ceilings import Ceilings
+from core.issuing.config import DeliveryConfig, FlowConfig
+from core.issuing.counter_cache import Counters
+from core.issuing.find_vend import FindVend
+from core.issuing.group_commit import CommitLine
+from core.issuing.issue import IssueVend
+from core.issuing.request_delivery import SendIssued
+from core.metrics import SetAside, StageTimes
 from core.ports.ledger import Ledger
+from core.registry.appointments import Appoint
+from core.registry.due_change_runner import ChangeKeeper
+from core.registry.due_changes import TurnMeter
+from core.registry.meters import KeepMeters
+from core.registry.pans import KeepPans
+from core.registry.participants import KeepParties
 from tests.fakes.etcd import FakeEtcd
 from tests.sim.clock import now_s
 from tests.sim.faults import Nemesis

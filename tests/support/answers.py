@@ -1,7 +1,7 @@
 """The memory of answers, as a node has it, of any size."""
 
-from cluster.records import packed, unpacked
-from core.flows.idempotency import Answers
+from cluster.codec.vend import packed, unpacked
+from core.issuing.recent_vends import Answers
 
 
 def memory(recent_max: int = 10) -> Answers:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from core.domain.registry import Kind, Ref
+from core.domain.record import Kind, Ref
 from core.gateways.audit_log_file import SUFFIX, AuditLogFile
 from core.gateways.audit_log_reader import AuditLogReader
 from core.ports.audit_anchors import Anchor, AnchorEnded
-from core.ports.trail import Decision
+from core.ports.audit_log import Decision
 from tests.fakes.clock import HandClock
 
 

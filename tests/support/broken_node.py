@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.config import load_config
-from app.logs import set_up_logs
-from app.serve import serve
-from app.wiring import Adapters, build
+from app.node.assembly import Adapters, build
+from app.node.config import load_config
+from app.node.logging import set_up_logs
+from app.node.run import serve
 from core.domain.invariant import check
 from core.ports.ledger import Ledger
 

@@ -18,10 +18,10 @@ from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2_grpc as rpc
 from utrn.v1 import types_pb2
 
-from app.devstack import DevStack
-from app.pki import CertPaths
-from app.selling import secure_channel
-from app.stackfiles import PSP, SECOND_OPERATOR
+from app.devstack.ca import CertPaths
+from app.devstack.files import PSP, SECOND_OPERATOR
+from app.devstack.stack import DevStack
+from app.workloads.sale_driver import secure_channel
 
 if TYPE_CHECKING:
     # Only the stubs know this class.

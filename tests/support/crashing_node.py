@@ -1,8 +1,8 @@
 """A node that dies at a chosen step of a vend, once: `python -m tests.support.crashing_node STEP MARKER ... serve`.
 
 STEP is one of `STEPS`; MARKER a file that says that it has died before. `--without COMPARE` takes a compare of
-cluster/compares.py away, `--without self_fence` what has an owner stop by itself once its lease is in doubt. Only the
-composition is touched: the service itself has no code for this.
+cluster/etcd/preconditions.py away, `--without self_fence` what has an owner stop by itself once its lease is in doubt.
+Only the composition is touched: the service itself has no code for this.
 """
 
 import argparse
@@ -14,15 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.config import load_config
-from app.logs import set_up_logs
-from app.serve import serve
-from app.wiring import Adapters, build
-from cluster import compares
-from cluster.client import EtcdClient
-from cluster.lease import Lease
-from core.flows.deliver import DeliveryWorker
-from core.ports.headend import AddCredit, Answer, HeadEnd, HeadEndEvent
+from app.node.assembly import Adapters, build
+from app.node.config import load_config
+from app.node.logging import set_up_logs
+from app.node.run import serve
+from cluster.etcd import preconditions
+from cluster.etcd.client import EtcdClient
+from cluster.membership.lease import Lease
+from core.delivery.worker import DeliveryWorker
+from core.ports.head_end import AddCredit, Answer, HeadEnd, HeadEndEvent
 from core.ports.ledger import CommitOutcome, Entry, Ledger
 
 STEPS = ("signed", "txn-sent", "committed", "head-end-took", "meter-applied")
@@ -126,7 +126,7 @@ def main() -> None:
         if without == _SELF_FENCE:
             _go_on_when_deposed()
         else:
-            setattr(compares, without, lambda *_: [])
+            setattr(preconditions, without, lambda *_: [])
     death = Death(arguments.step, arguments.marker)
     _die_after_sending(death)
 

@@ -28,19 +28,19 @@ from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2_grpc as rpc
 from utrn_client import channel as kit
 
-import cluster.client
-import cluster.peers
-import core.gateways.headend_grpc as gateway
-from app.clock import SystemClock
-from app.pki import CertPaths, DevCa
-from cluster.client import EtcdClient, EtcdReadDenied, EtcdUnreachable
+import cluster.etcd.client
+import cluster.membership.failure_detector
+import core.gateways.head_end_client as gateway
+from app.devstack.ca import CertPaths, DevCa
 from cluster.config import PeersConfig
-from cluster.ownership import Member
-from cluster.peers import PeerWatch
+from cluster.etcd.client import EtcdClient, EtcdReadDenied, EtcdUnreachable
+from cluster.membership.failure_detector import PeerWatch
+from cluster.membership.shard_ownership import Member
 from core.api.config import ApiConfig
 from core.gateways.config import HeadEndConfig
+from core.gateways.system_clock import SystemClock
 from core.net.channels import server_options
-from core.ports.headend import StreamRestored
+from core.ports.head_end import StreamRestored
 from tests.support.etcd import RealEtcd
 
 _LOOK_S = 0.1
@@ -246,7 +246,7 @@ def _take_away() -> None:
     def bare(_: Any, *, server_name: str = "") -> Any:
         return (*_BARE, ("grpc.ssl_target_name_override", server_name)) if server_name else _BARE
 
-    for module in (cluster.client, cluster.peers, gateway):
+    for module in (cluster.etcd.client, cluster.membership.failure_detector, gateway):
         module.channel_options = bare  # type: ignore[attr-defined]
     gateway.GrpcHeadEnd._leave = lambda *_: None  # type: ignore[method-assign]
     options = kit.options

@@ -16,9 +16,9 @@ import pytest
 from etcdpb import rpc_pb2 as pb
 from etcdpb import rpc_pb2_grpc as rpc
 
-from app.free_ports import free_ports
-from cluster.client import EtcdClient
+from app.devstack.ports import free_ports
 from cluster.config import EtcdConfig
+from cluster.etcd.client import EtcdClient
 from core.net.channels import Remote, channel_options
 from tests.fakes.etcd import FakeEtcd
 

@@ -10,10 +10,10 @@ import signal
 from pathlib import Path
 from typing import Any, NoReturn
 
-from app import serve
-from app.config import load_config
-from app.logs import set_up_logs
-from app.wiring import Node, build
+from app.node import run
+from app.node.assembly import Node, build
+from app.node.config import load_config
+from app.node.logging import set_up_logs
 from hsm.pool import WorkerPool
 from hsm.worker_process import WorkerProcess
 
@@ -46,17 +46,17 @@ def main() -> None:
     arguments = parser.parse_args()
     config = load_config(arguments.config)
     set_up_logs("INFO")
-    parts_of = serve._parts
+    parts_of = run._parts
     more: list[Any] = {"worker": [], "part": [_ends_when_told], "hang": [_ends_when_told, _never_ends]}[arguments.kind]
 
     def parts(node: Node, port: int) -> list[Any]:
         return [*parts_of(node, port), *(make() for make in more)]
 
-    serve._parts = parts
-    serve._END_S = 3.0
+    run._parts = parts
+    run._END_S = 3.0
     if arguments.kind == "worker":
         WorkerPool._start = _start_or_raise  # type: ignore[method-assign]  # what this program is for
-    raise SystemExit(serve.serve(lambda: build(config)))
+    raise SystemExit(run.serve(lambda: build(config)))
 
 
 if __name__ == "__main__":

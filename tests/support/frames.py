@@ -13,8 +13,8 @@ from h2.events import ConnectionTerminated, DataReceived, StreamEnded, StreamRes
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
-from app.devstack import DevStack
-from app.pki import CertPaths
+from app.devstack.ca import CertPaths
+from app.devstack.stack import DevStack
 from core.net.address import parse_address
 
 _READ_BYTES = 65_536

@@ -16,7 +16,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from utrn.v1 import credit_service_pb2_grpc as credit_rpc
 from utrn.v1 import top_up_service_pb2_grpc as rpc
 
-from app.devstack import DevStack
+from app.devstack.stack import DevStack
 from tests.support.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]

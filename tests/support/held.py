@@ -5,7 +5,7 @@ from typing import Any, cast
 
 from etcdpb import rpc_pb2 as pb
 
-from cluster.client import EtcdClient
+from cluster.etcd.client import EtcdClient
 
 
 class HeldClient:

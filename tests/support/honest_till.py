@@ -25,11 +25,11 @@ from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2_grpc as rpc
 from utrn.v1 import types_pb2
 
-from app.clock import SystemClock
-from app.devstack import DevStack
-from app.selling import secure_channel
-from app.stackfiles import PSP
+from app.devstack.files import PSP
+from app.devstack.stack import DevStack
+from app.workloads.sale_driver import secure_channel
 from core.domain.transaction_id import make_transaction_id
+from core.gateways.system_clock import SystemClock
 from tests.support.selling import pans
 
 # What `make attack` sets: figures in milliseconds are promises there, and only printed elsewhere.

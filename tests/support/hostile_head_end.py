@@ -10,8 +10,8 @@ import grpc
 from google.protobuf.message import Message
 from headend.v1 import head_end_service_pb2 as pb
 
-from app.devstack import DevStack
-from app.free_ports import free_ports
+from app.devstack.ports import free_ports
+from app.devstack.stack import DevStack
 from sandbox.servers import Tls
 
 NAME = "hostile"

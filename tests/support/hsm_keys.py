@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.clock import SystemClock
-from app.conformance import scratch_token
-from core.domain.code_value import CodeValue, ValueClass
+from app.verification.conformance import scratch_token
 from core.domain.meter import MeterId
-from core.domain.party import SupplierKey
-from core.domain.token import Counter
+from core.domain.participant import SupplierKey
+from core.domain.utrn import Counter
+from core.domain.utrn_value import CodeValue, ValueClass
+from core.gateways.system_clock import SystemClock
 from core.ports.signer import SignRequest
+from hsm.ceremony import store_scalar
 from hsm.config import HsmConfig
-from hsm.provision import store_scalar
 from hsm.signer import HsmSigner
 from tests.support.patience import PATIENCE_S
 

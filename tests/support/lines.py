@@ -5,12 +5,12 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from app.pki import participant_uri
-from core.api.lines import read_line
+from app.devstack.ca import participant_uri
+from core.api.registry_file import read_line
+from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import Refused
 from core.domain.meter import PanRule
-from core.domain.timeline import Ms, ms_of
-from core.flows.load_records import Loadable
+from core.registry.bulk_load import Loadable
 from tests.support.vends import NOW, POINT, PSP_ID, SUPPLIER_ID
 
 RULE = PanRule(luhn=False)

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from etcdpb import rpc_pb2 as pb
 
-from cluster.client import EtcdClient
+from cluster.etcd.client import EtcdClient
 
 Loses = Callable[[pb.Event], bool]
 

@@ -7,10 +7,10 @@ from datetime import timedelta
 
 from etcdpb import rpc_pb2 as pb
 
-from cluster.keys import Keys
-from cluster.time import ClusterClock, LedgerTime
+from cluster.etcd.keys import Keys
+from cluster.timekeeping.ledger_time import ClusterClock, LedgerTime
 from core.domain.cluster_time import Sight, TimeKeeper, TimeRule
-from core.domain.timeline import Ms
+from core.domain.effective_dated import Ms
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.patience import PATIENCE_S

@@ -4,20 +4,20 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from core.domain.appointment import Appointments
-from core.domain.eligibility import Says
+from core.domain.authorization import Says
 from core.domain.meter import Card, Meter, MeterId, Model, Pan
-from core.domain.party import Participant, ParticipantId, Standing
-from core.domain.registry import Known
+from core.domain.participant import Participant, ParticipantId, Standing
+from core.domain.record import Known
 from core.domain.vend import Vend
-from core.flows.authorise import Authorise
-from core.flows.config import FlowConfig
-from core.flows.idempotency import Answers
-from core.flows.refuse import RefuseSale, closing_quota
-from core.flows.turn import TurnMeter
+from core.issuing.authorize import Authorise
+from core.issuing.config import FlowConfig
+from core.issuing.recent_vends import Answers
+from core.issuing.refuse_sale import RefuseSale, closing_quota
+from core.ports.audit_log import Decision
 from core.ports.clock import Clock
 from core.ports.ledger import Ledger
 from core.ports.registry import Registry, RegistryStore
-from core.ports.trail import Decision
+from core.registry.due_changes import TurnMeter
 from tests.support.head_ends import known_head_ends
 
 

@@ -6,46 +6,46 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from cluster.ceilings import EtcdCeilings
-from cluster.keys import Keys
-from cluster.ledger import EtcdLedger
-from cluster.outbox import EtcdOutbox
-from cluster.registry import EtcdRegistry
-from cluster.registry_records import name_of
-from cluster.registry_store import EtcdRegistryStore
-from cluster.time_fence import TimeFence
+from cluster.codec.registry import name_of
+from cluster.etcd.keys import Keys
+from cluster.ledger.ceilings import EtcdCeilings
+from cluster.ledger.outbox import EtcdOutbox
+from cluster.ledger.vends import EtcdLedger
+from cluster.registry.replica import EtcdRegistry
+from cluster.registry.store import EtcdRegistryStore
+from cluster.timekeeping.fence import TimeFence
+from core.access.approvals import ConsentOfLedger, Consents
+from core.access.certificates import Authority
+from core.credit.goodwill_credit import GiveCredit
+from core.delivery.open_cases import OpenCases
+from core.domain.effective_dated import ms_of
 from core.domain.meter import MeterId, Pan
 from core.domain.money import Pence
-from core.domain.party import Participant, ParticipantId, Principal, Profile, Role, Standing, SupplierKey
-from core.domain.registry import Ref
-from core.domain.timeline import ms_of
+from core.domain.participant import Participant, ParticipantId, Principal, Profile, Role, Standing, SupplierKey
+from core.domain.record import Ref
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Channel, Operation, Sale
-from core.flows.appoint import Appoint
-from core.flows.authorise import Authorise
-from core.flows.ceilings import Ceilings
-from core.flows.certificates import Authority
-from core.flows.commit import CommitLine
-from core.flows.config import FlowConfig
-from core.flows.counters import Counters
-from core.flows.exchange import ExchangeMeter
-from core.flows.give_credit import GiveCredit
-from core.flows.hand_over import HandOverMeter
-from core.flows.idempotency import Issued
-from core.flows.issue import IssueVend
-from core.flows.keep_meters import KeepMeters, new_meter
-from core.flows.keep_pans import KeepPans
-from core.flows.keep_parties import KeepParties
-from core.flows.load_records import LoadRecords
-from core.flows.lookup import FindVend
-from core.flows.market_view import MarketView
-from core.flows.open_cases import OpenCases
-from core.flows.reconcile import ReconcilePans
-from core.flows.send import SendIssued
-from core.flows.turn import TurnMeter
-from core.flows.two_people import ConsentOfLedger, Consents
-from core.observe import StageTimes
+from core.issuing.authorize import Authorise
+from core.issuing.ceilings import Ceilings
+from core.issuing.config import FlowConfig
+from core.issuing.counter_cache import Counters
+from core.issuing.find_vend import FindVend
+from core.issuing.group_commit import CommitLine
+from core.issuing.issue import IssueVend
+from core.issuing.recent_vends import Issued
+from core.issuing.request_delivery import SendIssued
+from core.metrics import StageTimes
 from core.ports.registry import RegistryRecord, RegistryWrite
+from core.registry.appointments import Appoint
+from core.registry.bulk_load import LoadRecords
+from core.registry.counter_transfer import HandOverMeter
+from core.registry.due_changes import TurnMeter
+from core.registry.meter_exchange import ExchangeMeter
+from core.registry.meters import KeepMeters, new_meter
+from core.registry.pans import KeepPans
+from core.registry.participants import KeepParties
+from core.registry.queries import MarketView
+from core.registry.reconcile import ReconcilePans
 from tests.fakes.clock import HandClock
 from tests.fakes.signer import FakeSigner
 from tests.support.answers import memory

@@ -2,10 +2,10 @@
 
 from datetime import datetime
 
+from core.delivery.origins import Origins, Received
 from core.domain.delivery import Delivery
-from core.flows.origins import Origins, Received
-from core.observe import SetAside
-from core.ports.headend import HeadEndEvent
+from core.metrics import SetAside
+from core.ports.head_end import HeadEndEvent
 from tests.support.head_ends import HEAD_END
 from tests.support.vends import NOW
 

@@ -11,25 +11,25 @@ from typing import cast
 
 from etcdpb import rpc_pb2 as pb
 
-from cluster import ops
-from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
-from cluster.keys import Keys
-from cluster.outbox import EtcdOutbox
-from cluster.shards import shard_of
+from cluster.etcd import ops
+from cluster.etcd.client import EtcdClient
+from cluster.etcd.keys import Keys
+from cluster.ledger.outbox import EtcdOutbox
+from cluster.membership.placement import shard_of
+from core.delivery.attempt import AttemptDelivery, AttemptEnd
+from core.delivery.fresh_meters import FreshMeters
+from core.delivery.guard import Lapse
+from core.delivery.observations import Mailbox
+from core.delivery.origins import Origins
+from core.delivery.recorder import Recorder
 from core.domain.delivery import Delivery
 from core.domain.errors import HeadEndStale
 from core.domain.message_id import message_id, new_random_part
 from core.domain.vend import Vend
-from core.flows.config import DeliveryConfig
-from core.flows.delivery_attempt import AttemptDelivery, AttemptEnd
-from core.flows.fresh_meters import FreshMeters
-from core.flows.hearing import Mailbox
-from core.flows.lapse import Lapse
-from core.flows.origins import Origins
-from core.flows.record import Recorder
-from core.observe import SetAside, StageTimes
-from core.ports.headend import AddCredit, Answer, Capabilities, GivenUp, HeadEndEvent, MessageState, Numbered
+from core.issuing.config import DeliveryConfig
+from core.metrics import SetAside, StageTimes
+from core.ports.head_end import AddCredit, Answer, Capabilities, GivenUp, HeadEndEvent, MessageState, Numbered
 from core.ports.ledger import StoredVend
 from core.ports.outbox import DeliveryChange, Outbox
 from core.ports.ownership import Ownership

@@ -8,10 +8,10 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from app.devstack import DevStack
-from app.pki import CertPaths
-from app.selling import secure_channel
-from app.stackfiles import PSP
+from app.devstack.ca import CertPaths
+from app.devstack.files import PSP
+from app.devstack.stack import DevStack
+from app.workloads.sale_driver import secure_channel
 
 _DEADLINE_S = 30.0
 _STATUS = "grpc-status-details-bin"

@@ -14,14 +14,14 @@ from utrn.v1 import appointment_service_pb2, credit_service_pb2, top_up_service_
 from utrn.v1 import registry_service_pb2 as pb
 from utrn_client.appointing import sign_terms
 
-from app.pki import DevCa, participant_uri
-from cluster.client import EtcdClient
+from app.devstack.ca import DevCa, participant_uri
 from cluster.config import EtcdConfig
+from cluster.etcd.client import EtcdClient
+from core.domain.effective_dated import ms_of
 from core.domain.errors import UtrnError
 from core.domain.meter import Custody
-from core.domain.party import CreditRule, Option, Participant, Profile
-from core.domain.timeline import ms_of
-from core.flows.hand_over import HandOver
+from core.domain.participant import CreditRule, Option, Participant, Profile
+from core.registry.counter_transfer import HandOver
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 from tests.support.etcd import Store

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC
 
-from app.drills.checker import CodeKey, Credited, GiveUp, Run, Said
-from app.drills.history import Call
-from cluster.history import (
+from app.verification.call_log import Call
+from app.verification.checker import CodeKey, Credited, GiveUp, Run, Said
+from cluster.audit.change_feed import (
     AppliedSeen,
     Change,
     CodeSeen,
@@ -18,10 +18,10 @@ from cluster.history import (
     RecordSeen,
     VendSeen,
 )
-from cluster.registry_records import name_of
-from cluster.shards import shard_of
+from cluster.codec.registry import name_of
+from cluster.membership.placement import shard_of
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
-from core.domain.registry import Basis, Ref
+from core.domain.record import Basis, Ref
 from core.domain.vend import Operation, Vend
 from core.ports.registry import RegistryRecord
 from tests.support.head_ends import HEAD_END

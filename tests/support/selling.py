@@ -5,13 +5,13 @@ import json
 import random
 from collections.abc import Sequence
 
-from app.audit import AuditResult, audit_all
-from app.clock import SystemClock
-from app.config import load_config
-from app.devstack import DevStack
-from app.selling import Journal, PlannedSale, Seller, Sold, Step, secure_channel
-from app.stackfiles import PSP
+from app.devstack.files import PSP
+from app.devstack.stack import DevStack
+from app.node.config import load_config
+from app.verification.money import AuditResult, audit_all
+from app.workloads.sale_driver import Journal, PlannedSale, Seller, Sold, Step, secure_channel
 from core.domain.transaction_id import TransactionId, make_transaction_id
+from core.gateways.system_clock import SystemClock
 from sandbox.servers import Tls
 
 _DRAIN_S = 60.0

@@ -12,9 +12,9 @@ from utrn.peer.v1 import peer_service_pb2
 from utrn.v1 import appointment_service_pb2, credit_service_pb2, registry_service_pb2, top_up_service_pb2
 
 from core.api.authenticate import Authenticate
-from core.api.errors import Context
+from core.api.status import Context
 from core.domain.errors import Refused, UtrnError
-from core.domain.party import Participant, Principal
+from core.domain.participant import Participant, Principal
 
 FILES = (
     top_up_service_pb2, registry_service_pb2, appointment_service_pb2, credit_service_pb2, admin_service_pb2,

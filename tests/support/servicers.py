@@ -8,18 +8,18 @@ from typing import Any, cast
 import grpc
 from google.protobuf.message import Message
 
+from core.access.certificates import Authority, PeerCertificate
 from core.api.appointment_servicer import AppointmentServicer
 from core.api.authenticate import Authenticate
 from core.api.credit_servicer import CreditServicer
-from core.api.errors import Context
 from core.api.registry_servicer import RegistryServicer
+from core.api.status import Context
 from core.api.top_up_servicer import TopUpServicer
-from core.domain.party import Participant
-from core.flows.advise import AdviseByHand
-from core.flows.appoint import Appoint
-from core.flows.certificates import Authority, PeerCertificate
-from core.flows.check_eligibility import CheckEligibility
-from core.flows.config import DeliveryConfig
+from core.delivery.manual_entry import AdviseByHand
+from core.domain.participant import Participant
+from core.issuing.check_eligibility import CheckEligibility
+from core.issuing.config import DeliveryConfig
+from core.registry.appointments import Appoint
 from tests.support.lines import RULE
 from tests.support.market_node import MarketNode
 

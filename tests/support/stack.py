@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from app.devstack import DevStack
-from app.stackfiles import StackPlan
+from app.devstack.files import StackPlan
+from app.devstack.stack import DevStack
 
 MakeStack = Callable[..., DevStack]
 

@@ -8,10 +8,10 @@ import signal
 import time
 from pathlib import Path
 
-from app.config import load_config
-from app.logs import set_up_logs
-from app.serve import serve
-from app.wiring import build
+from app.node.assembly import build
+from app.node.config import load_config
+from app.node.logging import set_up_logs
+from app.node.run import serve
 
 
 def main() -> None:

@@ -15,11 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.config import load_config
-from app.logs import set_up_logs
-from app.serve import serve
-from app.wiring import Adapters, build
-from core.ports.headend import AddCredit, HeadEnd, HeadEndEvent
+from app.node.assembly import Adapters, build
+from app.node.config import load_config
+from app.node.logging import set_up_logs
+from app.node.run import serve
+from core.ports.head_end import AddCredit, HeadEnd, HeadEndEvent
 
 
 class StoppingHeadEnd:

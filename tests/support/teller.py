@@ -13,11 +13,11 @@ import pytest
 import typer
 
 from app.__main__ import app
-from app.cli import output
-from app.clock import SystemClock
-from app.devstack import DevStack
-from app.pki import CertPaths
+from app.devstack.ca import CertPaths
+from app.devstack.stack import DevStack
+from app.terminal import output
 from core.domain.meter import luhn_digit
+from core.gateways.system_clock import SystemClock
 
 WEST_SECOND = "west-second"
 GROUPS = ("registry", "supplier", "psp", "appoint", "meter", "pan", "credit", "vend")

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from core.domain.appointment import Appointment, Appointments, AppointmentState, Evidence, Terms
+from core.domain.authorization import Resolved
 from core.domain.delivery import NOT_REQUESTED
-from core.domain.eligibility import Resolved
+from core.domain.effective_dated import FAR_FUTURE, Ms, Timeline, begin, ms_of
 from core.domain.meter import (
     Card,
     Meter,
@@ -21,10 +22,19 @@ from core.domain.meter import (
     Settings,
 )
 from core.domain.money import Pence
-from core.domain.party import KnownAs, Level, Option, Participant, ParticipantId, Profile, Role, Standing, SupplierKey
-from core.domain.timeline import FAR_FUTURE, Ms, Timeline, begin, ms_of
-from core.domain.token import PPTD_OFFSET, Counter, Utrn, check_digit
+from core.domain.participant import (
+    KnownAs,
+    Level,
+    Option,
+    Participant,
+    ParticipantId,
+    Profile,
+    Role,
+    Standing,
+    SupplierKey,
+)
 from core.domain.transaction_id import TransactionId, make_transaction_id
+from core.domain.utrn import PPTD_OFFSET, Counter, Utrn, check_digit
 from core.domain.vend import Channel, Operation, Sale, Vend
 from tests.support.head_ends import HEAD_END as HEAD_END
 from tests.support.market import MemoryRegistry

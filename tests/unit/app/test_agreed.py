@@ -1,13 +1,13 @@
-"""Which settings must be alike: every one is said to be agreed, or a node's own."""
+"""Which settings must be alike: every one is said to be agreed_settings, or a node's own."""
 
 from dataclasses import fields, replace
 from pathlib import Path
 
-from app import agreed
-from app.config import Config, load_config
-from cluster.identity import differences
+from app.node import agreed_settings
+from app.node.config import Config, load_config
+from cluster.ledger.identity import differences
 from core.domain.meter import PanRule
-from core.flows.config import DeliveryConfig, FlowConfig
+from core.issuing.config import DeliveryConfig, FlowConfig
 
 DEV = Path(__file__).parents[3] / "deploy" / "config" / "dev.toml"
 
@@ -18,16 +18,18 @@ def dev() -> Config:
 
 def test_every_limit_is_agreed_or_said_to_be_a_node_s_own() -> None:
     for config, lists in (
-        (FlowConfig, (agreed.FLOW, agreed.OWN_FLOW, ("pan",))),
-        (DeliveryConfig, (agreed.DELIVERY, agreed.OWN_DELIVERY)),
+        (FlowConfig, (agreed_settings.FLOW, agreed_settings.OWN_FLOW, ("pan",))),
+        (DeliveryConfig, (agreed_settings.DELIVERY, agreed_settings.OWN_DELIVERY)),
     ):
         said = [name for names in lists for name in names]
-        assert sorted(said) == sorted(one.name for one in fields(config)), "in app/agreed.py, in one list or the other"
+        assert sorted(said) == sorted(one.name for one in fields(config)), (
+            "in app/node/agreed_settings.py, in one list or the other"
+        )
 
 
 def test_a_setting_that_differs_is_named_with_both_values() -> None:
     config = dev()
-    here, there = agreed.agreed_settings(config), dict(agreed.agreed_settings(config))
+    here, there = agreed_settings.agreed_settings(config), dict(agreed_settings.agreed_settings(config))
     assert differences(here, there) == []
     for changed, named in (
         (replace(config, flow=replace(config.flow, hot_window_days=7)), "flow.hot_window_days: 7 here, 30 agreed"),
@@ -39,12 +41,12 @@ def test_a_setting_that_differs_is_named_with_both_values() -> None:
             "delivery.trust_unnamed_alerts",
         ),
     ):
-        (found,) = differences(agreed.agreed_settings(changed), there)
+        (found,) = differences(agreed_settings.agreed_settings(changed), there)
         assert found.startswith(named)
 
 
 def test_a_node_may_know_one_scheme_more_and_not_one_less() -> None:
-    there = agreed.agreed_settings(dev())
+    there = agreed_settings.agreed_settings(dev())
     assert differences({**there, "schemes": "gbcs,later"}, there) == []
     assert differences(there, {**there, "schemes": "gbcs,later"}) == [
         "schemes: gbcs here, gbcs,later agreed in the ledger"

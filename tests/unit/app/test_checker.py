@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.drills.checker import Run, check_run
-from app.drills.checker_calls import final, linearizable
-from app.drills.checker_run import TimeOff
-from app.drills.history import FENCED, IF_FIRST, Call, History, read_history
-from cluster.history import (
+from app.verification.call_checks import final, linearizable
+from app.verification.call_log import FENCED, IF_FIRST, Call, History, read_history
+from app.verification.checker import Run, check_run
+from app.verification.observed_run import TimeOff
+from cluster.audit.change_feed import (
     CodeSeen,
     CounterSeen,
     LedgerEvent,
@@ -21,10 +21,10 @@ from cluster.history import (
     RefusalSeen,
     VendGone,
 )
-from cluster.shards import shard_of
-from core.domain.party import ParticipantId
+from cluster.membership.placement import shard_of
+from core.domain.effective_dated import Ms
+from core.domain.participant import ParticipantId
 from core.domain.refusal import ClosedRefusal
-from core.domain.timeline import Ms
 from tests.support.runs import (
     SHARDS,
     call_for,

@@ -6,12 +6,21 @@ from datetime import timedelta
 
 import pytest
 
-from app.drills.checker import GiveUp, Run, Said, check_run
-from cluster.history import AppliedSeen, Change, CounterSeen, LedgerEvent, OwedGone, OwedSeen, RecordSeen, VendSeen
+from app.verification.checker import GiveUp, Run, Said, check_run
+from cluster.audit.change_feed import (
+    AppliedSeen,
+    Change,
+    CounterSeen,
+    LedgerEvent,
+    OwedGone,
+    OwedSeen,
+    RecordSeen,
+    VendSeen,
+)
 from core.domain.delivery import DeliveryReason, DeliveryState
+from core.domain.effective_dated import Ms, ms_of
 from core.domain.meter import Registration
-from core.domain.party import ParticipantId
-from core.domain.timeline import Ms, ms_of
+from core.domain.participant import ParticipantId
 from core.domain.vend import Operation, Vend
 from tests.support.runs import (
     EPOCH,

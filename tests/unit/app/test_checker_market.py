@@ -7,13 +7,13 @@ from typing import TypeVar
 
 import pytest
 
-from app.drills.checker import Run, Taken, check_run
-from app.drills.checker_run import TimeOff
-from cluster.history import LedgerEvent, RecordGone, RecordSeen, VendSeen
+from app.verification.checker import Run, Taken, check_run
+from app.verification.observed_run import TimeOff
+from cluster.audit.change_feed import LedgerEvent, RecordGone, RecordSeen, VendSeen
 from core.domain.appointment import Appointments, AppointmentState
+from core.domain.effective_dated import Ms, Timeline, ms_of
 from core.domain.meter import Card, Custody, Meter, PanStatus, PanUse, PaymentMode, Registration
-from core.domain.party import Option, Participant, ParticipantId, Profile, Standing
-from core.domain.timeline import Ms, Timeline, ms_of
+from core.domain.participant import Option, Participant, ParticipantId, Profile, Standing
 from core.domain.vend import Vend
 from core.ports.registry import RegistryRecord
 from tests.support.runs import code, good, market, new_vend, ref_of, rewritten, run_of, seen, sell, sent

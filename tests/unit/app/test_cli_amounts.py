@@ -5,8 +5,8 @@ import typer
 from typer.testing import CliRunner
 
 from app.__main__ import app
-from app.cli.market import pence_of
-from app.cli.parties import limit_of
+from app.cli.participants import limit_of
+from app.cli.requests import pence_of
 
 NODES = ["--target", "127.0.0.1:1", "--cert", "none.pem", "--key", "none.pem", "--ca", "none.pem"]
 WRONG = ["10.99", "1e3", "1_000", " 7", "+7", "seven", "１０"]

@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from app.__main__ import app
-from app.cli import asking, market
-from app.cli.invocation import invocation
+from app.cli import requests, rpc
+from app.terminal.invocation import invocation
 from tests.support.teller import COMMAND
 
 SAID = ("target", "cert", "key", "ca", "server_name")
@@ -35,7 +35,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
         found.update(zip(SAID, values, strict=True))
         raise SystemExit(0)
 
-    monkeypatch.setattr(market, "ask_nodes", ask)
+    monkeypatch.setattr(requests, "ask_nodes", ask)
     for name in SAID:
         monkeypatch.delenv(f"UTRN_{name.upper()}", raising=False)
     monkeypatch.delenv("UTRN_PROFILE", raising=False)
@@ -134,7 +134,7 @@ def test_a_node_is_known_by_its_host_unless_a_name_is_said(monkeypatch: pytest.M
         raise SystemExit(0)
 
     monkeypatch.setattr("utrn_client.channel.open_channel", opened)
-    monkeypatch.setattr(asking, "check_certificates", lambda *_: None)
+    monkeypatch.setattr(rpc, "check_certificates", lambda *_: None)
     nodes = ["psp", "list", *_options({**TYPED, "target": "node-a.internal:7443"})]
     for more, name in (
         (["--server-name", ""], "node-a.internal"),

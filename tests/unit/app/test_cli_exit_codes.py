@@ -15,7 +15,7 @@ from utrn_client.ids import FileSaleBook, Sale, make_transaction_id
 from utrn_client.verdict import judge_sale
 
 from app.cli import sales
-from app.cli.output import EXIT_NO_ANSWER, EXIT_USAGE
+from app.terminal.output import EXIT_NO_ANSWER, EXIT_USAGE
 
 ROOT = Path(__file__).parents[3]
 NO_FILE = Path("none")

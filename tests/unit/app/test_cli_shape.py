@@ -15,8 +15,8 @@ from grpc_status import rpc_status
 from typer.testing import CliRunner
 
 from app.__main__ import _PLACES, app
-from app.cli import command, market
-from app.cli.asking import refusal_json
+from app.cli import command, requests
+from app.cli.rpc import refusal_json
 from tests.support.teller import COMMAND, invoke
 
 NODES = ["--target", "127.0.0.1:1", "--cert", "none", "--key", "none", "--ca", "none"]
@@ -64,7 +64,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append(target)
         raise SystemExit(9)
 
-    for module in ("market", "cluster", "cluster_time"):
+    for module in ("requests", "cluster", "cluster_time"):
         monkeypatch.setattr(f"app.cli.{module}.ask_nodes", ask)
     return found
 
@@ -153,8 +153,8 @@ def test_a_refusal_has_json_with_keys_that_are_always_the_same(monkeypatch: pyte
     def refuse(*_: object) -> None:
         raise _refused(info, retry, bad)
 
-    monkeypatch.setattr("app.cli.asking.answer_of", refuse)
-    monkeypatch.setattr(market, "stub_of", lambda *_: None)
+    monkeypatch.setattr("app.cli.rpc.answer_of", refuse)
+    monkeypatch.setattr(requests, "stub_of", lambda *_: None)
     code, printed, errors = invoke(["psp", "list", *NODES, "--json"])
     found = json.loads(printed.splitlines()[-1])["error"]
     assert (code, set(found)) == (1, KEYS)

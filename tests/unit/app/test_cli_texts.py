@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from app.__main__ import app
-from app.cli.output import print_table
 from app.cli.sales import CommandBook, Open
+from app.terminal.output import print_table
 
 ID = "0199a1b2-0000-7000-8000-000000000001"
 OPEN = Open(

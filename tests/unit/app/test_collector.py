@@ -2,7 +2,7 @@
 
 import gc
 
-from app.collector import CollectorPauses
+from app.node.gc_pauses import CollectorPauses
 
 
 def test_collections_of_all_that_lives_are_counted_and_young_ones_are_not() -> None:

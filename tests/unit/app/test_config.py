@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.config import BadConfig, load_config, problems_of
+from app.node.config import BadConfig, load_config, problems_of
 
 CONFIGS = Path(__file__).parents[3] / "deploy" / "config"
 DEV = (CONFIGS / "dev.toml").read_text()

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from app.connection_caps import Connection, ConnectionCaps, established
+from app.node.connection_caps import Connection, ConnectionCaps, established
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 

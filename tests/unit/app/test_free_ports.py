@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from app.free_ports import free_ports
+from app.devstack.ports import free_ports
 
 _LOWEST_EPHEMERAL = 32_768
 
@@ -16,6 +16,6 @@ def test_no_port_is_given_twice_and_none_is_the_kernels_to_give() -> None:
 
 def test_processes_side_by_side_are_given_different_ports() -> None:
     mine = set(free_ports(10))
-    code = "from app.free_ports import free_ports; print(*free_ports(200))"
+    code = "from app.devstack.ports import free_ports; print(*free_ports(200))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert not mine & {int(one) for one in done.stdout.split()}

@@ -2,7 +2,7 @@
 
 import json
 
-from app.drills.world import LostLeases, lost_leases
+from app.verification.node_logs import LostLeases, lost_leases
 
 GONE, STILL = "the lease is gone, and every shard with it", "this node stood still"
 

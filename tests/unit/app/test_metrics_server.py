@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-import app.metrics_server
-from app.metrics_server import metrics_server
+import app.node.metrics_server
+from app.node.metrics_server import metrics_server
 from core.net.address import Address
 from tests.support.patience import PATIENCE_S
 
@@ -19,7 +19,7 @@ HOST = "127.0.0.1"
 
 @pytest.fixture
 def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    monkeypatch.setattr(app.metrics_server, "_CONNECTION_S", 0.5)
+    monkeypatch.setattr(app.node.metrics_server, "_CONNECTION_S", 0.5)
     registry = CollectorRegistry()
     Gauge("utrn_test", "A figure.", registry=registry).set(7)
     with metrics_server(Address(HOST, 0), registry) as port:
@@ -54,7 +54,7 @@ def test_silent_connections_cost_a_few_threads_and_a_collector_is_served_after_t
     try:
         assert silent[-1].recv(1) == b"", "what is beyond the room is closed"
         # The workers, a timer for what each serves.
-        assert threading.active_count() - before <= 2 * app.metrics_server._WORKERS
+        assert threading.active_count() - before <= 2 * app.node.metrics_server._WORKERS
         assert "utrn_test" in _served_page(port), "they have had their time"
     finally:
         for one in silent:
@@ -62,7 +62,7 @@ def test_silent_connections_cost_a_few_threads_and_a_collector_is_served_after_t
 
 
 def test_a_connection_that_drips_does_not_hold_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.metrics_server, "_CONNECTION_S", 600.0)
+    monkeypatch.setattr(app.node.metrics_server, "_CONNECTION_S", 600.0)
     with metrics_server(Address(HOST, 0), CollectorRegistry()) as port:
         dripping = socket.create_connection((HOST, port), timeout=PATIENCE_S)
         dripping.sendall(b"GET /metrics HTTP/1.1\r\nHost:")

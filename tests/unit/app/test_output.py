@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.cli.output import console, errors, print_json, print_table, visible
+from app.terminal.output import console, errors, print_json, print_table, visible
 
 NASTY = "\x1b]0;owned\x07\x9b31m\u202egnp\u2028\r\t\ud800end"
 

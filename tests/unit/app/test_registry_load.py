@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.registry_load import Line, Total, UnreadableFile, check_lines, parts, read_lines
+from app.cli.registry_files import Line, Total, UnreadableFile, check_lines, parts, read_lines
 from core.api.config import ApiConfig
-from core.api.lines import LINE_CHARACTERS_MAX
+from core.api.registry_file import LINE_CHARACTERS_MAX
 from core.domain.errors import BadField
 from tests.support.lines import MODEL_LINE, PSP_LINE, RULE, SUPPLIER_LINE, meter_line, pan_line
 from tests.support.vends import POINT

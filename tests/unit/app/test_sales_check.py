@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from app.verification.sales import Found, SalesCheck
+from core.domain.effective_dated import Ms
 from core.domain.errors import PanBlocked
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.money import Pence
-from core.domain.party import ParticipantId
+from core.domain.participant import ParticipantId
 from core.domain.refusal import closed
-from core.domain.timeline import Ms
-from core.domain.token import Counter
+from core.domain.utrn import Counter
 from core.domain.vend import Channel, Vend
 from core.gateways.audit_log_format import decision_line, sale_line
 from core.gateways.audit_log_reader import Verdict

@@ -8,12 +8,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from app.clock import SystemClock
-from app.config import load_config, problems_of
-from app.devstack import DevStack
-from app.pki import participant_uri
-from app.stackfiles import StackPlan
-from app.tls import BadTls, ends_of, read_tls
+from app.devstack.ca import participant_uri
+from app.devstack.files import StackPlan
+from app.devstack.stack import DevStack
+from app.node.config import load_config, problems_of
+from app.node.tls import BadTls, ends_of, read_tls
+from core.gateways.system_clock import SystemClock
 from tests.support.crooked import SERVER, Issuer, made
 
 Files = DevStack

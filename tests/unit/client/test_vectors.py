@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from utrn_client.amounts import BadAmount, parse_pence, parse_pounds
 from utrn_client.ids import FileSaleBook, Sale
 
-from app.cli.market import pence_of
+from app.cli.requests import pence_of
 from tests.support.node_answers import ROOT, node_answers
 
 VECTORS = ROOT / "tests" / "vectors"

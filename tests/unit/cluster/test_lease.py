@@ -5,9 +5,9 @@ from typing import cast
 
 import pytest
 
-from cluster.client import EtcdClient, EtcdUnknown
 from cluster.config import EtcdConfig
-from cluster.lease import Lease
+from cluster.etcd.client import EtcdClient, EtcdUnknown
+from cluster.membership.lease import Lease
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 

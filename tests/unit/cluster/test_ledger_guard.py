@@ -3,7 +3,7 @@
 import pytest
 from etcdpb import rpc_pb2 as pb
 
-from cluster.guard import Floor, LedgerGuard
+from cluster.etcd.ledger_guard import Floor, LedgerGuard
 
 
 def header(revision: int, term: int = 3, cluster_id: int = 7) -> pb.ResponseHeader:

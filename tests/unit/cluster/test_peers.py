@@ -7,10 +7,10 @@ from typing import cast
 import pytest
 from utrn.peer.v1 import peer_service_pb2 as pb
 
-from app.free_ports import free_ports
-from cluster.client import EtcdClient
+from app.devstack.ports import free_ports
 from cluster.config import PeersConfig
-from cluster.peers import Heard, PeerWatch
+from cluster.etcd.client import EtcdClient
+from cluster.membership.failure_detector import Heard, PeerWatch
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 

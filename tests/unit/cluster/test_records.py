@@ -7,15 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from utrn.store.v1 import records_pb2 as pb
 
-from cluster.records import NewerSchema, vend_of, vend_value
-from cluster.registry_records import name_of, record_of, value_of
-from core.domain.credit import CreditDay, CreditReason, CreditRequest
+from cluster.codec.registry import name_of, record_of, value_of
+from cluster.codec.vend import NewerSchema, vend_of, vend_value
 from core.domain.delivery import DeliveryReason, DeliveryState
-from core.domain.market_change import ChangeKind, MarketChange, OwedVend
+from core.domain.effective_dated import Ms
+from core.domain.goodwill_credit import CreditDay, CreditReason, CreditRequest
 from core.domain.meter import Abilities, Model, Pan
 from core.domain.money import Pence
-from core.domain.timeline import Ms
-from core.domain.token import Counter
+from core.domain.registration_change import ChangeKind, MarketChange, OwedVend
+from core.domain.utrn import Counter
 from core.domain.vend import Operation
 from core.ports.registry import StoredRecord
 from tests.support.head_ends import HEAD_END

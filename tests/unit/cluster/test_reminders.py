@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.reminders import Reminders
+from cluster.registry.due_queue import Reminders
+from core.domain.effective_dated import Ms
 from core.domain.meter import MeterId
-from core.domain.timeline import Ms
 
 _ONE = st.tuples(st.integers(0, 20).map(Ms), st.sampled_from("abc").map(MeterId))
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.shards import moves, plan, shard_of
+from cluster.membership.placement import moves, plan, shard_of
 from core.domain.meter import MeterId
 
 NODES = st.sets(st.text("abcdef-0123456789", min_size=1, max_size=8), min_size=1, max_size=6)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.state_file import LedgerState, StateFile, UnreadableState
+from cluster.ledger.state_file import LedgerState, StateFile, UnreadableState
 
 STATE = LedgerState(incarnation="abc", sequence=2, cluster_id=7, revision=900)
 

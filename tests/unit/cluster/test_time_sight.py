@@ -4,10 +4,10 @@ from typing import cast
 
 from utrn.peer.v1 import peer_service_pb2 as pb
 
-from cluster.ownership import EtcdOwnership
-from cluster.peers import Heard, PeerWatch
-from cluster.time_sight import sight_of
-from core.domain.timeline import Ms
+from cluster.membership.clock_sight import sight_of
+from cluster.membership.failure_detector import Heard, PeerWatch
+from cluster.membership.shard_ownership import EtcdOwnership
+from core.domain.effective_dated import Ms
 
 T = 1_795_000_000_000
 

@@ -4,13 +4,13 @@ from typing import cast
 
 import pytest
 
+from core.access.approvals import ConsentOfLedger
 from core.domain.approval import Consent
+from core.domain.effective_dated import Ms
 from core.domain.errors import BadField, ClocksDisagree
-from core.domain.party import ParticipantId, Principal
-from core.domain.timeline import Ms
-from core.flows.accept_time import AcceptTime, TimeStep
-from core.flows.two_people import ConsentOfLedger
-from core.ports.cluster import Cluster, TimeStatus
+from core.domain.participant import ParticipantId, Principal
+from core.operations.accept_cluster_time import AcceptTime, TimeStep
+from core.ports.cluster_admin import Cluster, TimeStatus
 from tests.support.market_node import OPERATOR, as_
 
 NOW = 1_795_000_000_000

@@ -1,7 +1,7 @@
 """The table of who may call what: every method of a node has a row, and no row is without a method."""
 
 from core.api.access import ACCESS
-from core.domain.party import Role
+from core.domain.participant import Role
 from tests.support.requests import ANSWERED
 from tests.support.served import METHODS
 

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from app.market import _instant
-from cluster.time import ClusterClock
+from app.node.services import _instant
+from cluster.timekeeping.ledger_time import ClusterClock
 from core.domain.cluster_time import Received, TimeKeeper, TimeRule
+from core.domain.effective_dated import ms_of
 from core.domain.errors import LedgerUnavailable
 from core.domain.meter import MeterId
-from core.domain.registry import Kind, Ref
-from core.domain.timeline import ms_of
+from core.domain.record import Kind, Ref
 from core.gateways import audit_log_file as writer
 from core.gateways.audit_log_file import AuditLogFile
 from core.gateways.audit_log_format import utrn_hash

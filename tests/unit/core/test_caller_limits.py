@@ -9,9 +9,9 @@ import pytest
 
 import core.api.limits
 from core.api.access import ACCESS
-from core.api.errors import Context
 from core.api.interceptor import Interceptor
 from core.api.limits import CallerLimits, in_slices
+from core.api.status import Context
 from core.domain.errors import Overloaded, PanUnknown
 from tests.support.market_node import OPERATOR
 from tests.support.patience import PATIENCE_S

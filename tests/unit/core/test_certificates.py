@@ -10,12 +10,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from app.clock import SystemClock
-from app.pki import DevPki, node_uri, participant_uri
-from core.api.errors import Context
+from app.devstack.ca import DevPki, node_uri, participant_uri
+from core.access.certificates import Authority, read_certificates, read_crls
 from core.api.peer_certificates import PeerCertificates, Trust
+from core.api.status import Context
 from core.domain.errors import CertificateRefused
-from core.flows.certificates import Authority, read_certificates, read_crls
+from core.gateways.system_clock import SystemClock
 from tests.fakes.clock import HandClock
 from tests.support.crooked import SERVER, Issuer, Made, crl_of, intermediate, made
 

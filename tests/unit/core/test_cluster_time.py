@@ -18,7 +18,7 @@ from core.domain.cluster_time import (
     start,
     utc_ahead_ms,
 )
-from core.domain.timeline import Ms
+from core.domain.effective_dated import Ms
 
 RULE = TimeRule()
 T = Ms(1_795_000_000_000)

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.domain.code_value import ValueClass, code_value
 from core.domain.errors import AmountNotEncodable
 from core.domain.money import Pence
+from core.domain.utrn_value import ValueClass, code_value
 
 
 @pytest.mark.parametrize(

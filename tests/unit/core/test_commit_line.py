@@ -7,19 +7,19 @@ from typing import cast
 
 import pytest
 
-from cluster.client import EtcdClient, EtcdUnreachable
 from cluster.config import EtcdConfig
-from cluster.ledger import EtcdLedger
-from core.domain.code_value import code_value
+from cluster.etcd.client import EtcdClient, EtcdUnreachable
+from cluster.ledger.vends import EtcdLedger
 from core.domain.errors import HsmUnavailable, LedgerUnavailable, NotReady, Overloaded, ShuttingDown, TooManyUnapplied
 from core.domain.meter import Meter, Pan
 from core.domain.money import Pence
 from core.domain.transaction_id import TransactionId
+from core.domain.utrn_value import code_value
 from core.domain.vend import Channel, Operation, Sale
-from core.flows.commit import CommitLine, Draft
-from core.flows.counters import Counters
-from core.flows.idempotency import Issued
-from core.observe import StageTimes
+from core.issuing.counter_cache import Counters
+from core.issuing.group_commit import CommitLine, Draft
+from core.issuing.recent_vends import Issued
+from core.metrics import StageTimes
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 from tests.fakes.signer import FakeSigner

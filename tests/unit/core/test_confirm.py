@@ -2,10 +2,7 @@
 
 import pytest
 
-from core.domain.delivery import DeliveryReason, DeliveryState
-from core.domain.meter import MeterId
-from core.domain.token import Counter
-from core.flows.confirm import (
+from core.delivery.outcomes import (
     ALREADY_CREDITED,
     CREDIT_ADDED_LOCALLY,
     CREDITED,
@@ -17,7 +14,10 @@ from core.flows.confirm import (
     of_alert,
     of_answer,
 )
-from core.ports.headend import Alert, Answer, AnswerKind
+from core.domain.delivery import DeliveryReason, DeliveryState
+from core.domain.meter import MeterId
+from core.domain.utrn import Counter
+from core.ports.head_end import Alert, Answer, AnswerKind
 from tests.support.vends import vend
 
 VEND = vend(7, MeterId("00db12345678beef"))

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import pytest
 from etcdpb import rpc_pb2 as pb
 
-from cluster.keys import Keys
-from cluster.registry import Copy
-from cluster.registry_records import name_of, value_of
+from cluster.codec.registry import name_of, value_of
+from cluster.etcd.keys import Keys
+from cluster.registry.replica import Copy
 from core.domain.appointment import Appointment, Appointments, AppointmentState
-from core.domain.eligibility import Act, Question, Records, Ruling, judge
+from core.domain.authorization import Act, Question, Records, Ruling, judge
+from core.domain.effective_dated import Ms, ms_of
 from core.domain.meter import (
     Abilities,
     Card,
@@ -32,9 +33,18 @@ from core.domain.meter import (
     Registration,
     Settings,
 )
-from core.domain.party import Level, Limit, Option, Participant, ParticipantId, Profile, Role, Standing, SupplierKey
-from core.domain.registry import Kind
-from core.domain.timeline import Ms, ms_of
+from core.domain.participant import (
+    Level,
+    Limit,
+    Option,
+    Participant,
+    ParticipantId,
+    Profile,
+    Role,
+    Standing,
+    SupplierKey,
+)
+from core.domain.record import Kind
 from core.ports.registry import RegistryRecord
 from tests.support.market import MemoryRegistry
 from tests.support.vends import (

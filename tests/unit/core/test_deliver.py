@@ -10,28 +10,28 @@ from typing import cast
 import pytest
 from etcdpb import rpc_pb2 as pb
 
-from app.clock import SystemClock
-from cluster import ops
-from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
-from cluster.keys import Keys
-from cluster.ledger import EtcdLedger
-from cluster.outbox import EtcdOutbox
-from cluster.shards import shard_of
+from cluster.etcd import ops
+from cluster.etcd.client import EtcdClient
+from cluster.etcd.keys import Keys
+from cluster.ledger.outbox import EtcdOutbox
+from cluster.ledger.vends import EtcdLedger
+from cluster.membership.placement import shard_of
+from core.delivery import worker as worker_module
+from core.delivery.attempt import Aside, AttemptDelivery, AttemptEnd, Done, Later
+from core.delivery.outcomes import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
+from core.delivery.recorder import Hand
+from core.delivery.waiting import Parked
+from core.delivery.worker import DeliveryWorker
 from core.domain.delivery import DeliveryReason, DeliveryState
 from core.domain.message_id import message_id
 from core.domain.meter import MeterId, OriginatorId
-from core.domain.token import COUNTER_CACHE, Counter
+from core.domain.utrn import COUNTER_CACHE, Counter
 from core.domain.vend import Vend
-from core.flows import deliver
-from core.flows.config import DeliveryConfig
-from core.flows.confirm import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
-from core.flows.deliver import DeliveryWorker
-from core.flows.delivery_attempt import Aside, AttemptDelivery, AttemptEnd, Done, Later
-from core.flows.parked import Parked
-from core.flows.record import Hand
-from core.observe import StageTimes
-from core.ports.headend import Alert, Answer, AnswerKind
+from core.gateways.system_clock import SystemClock
+from core.issuing.config import DeliveryConfig
+from core.metrics import StageTimes
+from core.ports.head_end import Alert, Answer, AnswerKind
 from core.ports.ledger import CounterState, Entry, StoredVend
 from core.ports.outbox import Owed
 from core.ports.ownership import Gained, OwnershipChange
@@ -68,7 +68,7 @@ class FlickeringOwnership:
 async def test_a_delivery_that_met_a_doubtful_lease_is_looked_at_again(
     doubts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deliver, "_READ_AGAIN_AFTER_S", 0.01)
+    monkeypatch.setattr(worker_module, "_READ_AGAIN_AFTER_S", 0.01)
     etcd, clock, chance = FakeEtcd(), SystemClock(), random.Random(1)
     meters = SimMeters(chance, refuse=0.0)
     client, keys, meter_id = cast("EtcdClient", etcd), Keys(CONFIG.prefix), new_meter_id()

@@ -9,18 +9,18 @@ from typing import Any, cast
 
 import pytest
 
-from cluster.shards import shard_of
+from cluster.membership.placement import shard_of
+from core.delivery.attempt import AttemptEnd, Later
+from core.delivery.observations import Mailbox
+from core.delivery.origins import Origins
+from core.delivery.waiting import Parked, ParkedAt, parked_by_head_end
+from core.delivery.worker import DeliveryWorker
 from core.domain.meter import MeterId
-from core.domain.token import Counter
 from core.domain.transaction_id import TransactionId
+from core.domain.utrn import Counter
 from core.domain.vend import Vend
-from core.flows.config import DeliveryConfig
-from core.flows.deliver import DeliveryWorker
-from core.flows.delivery_attempt import AttemptEnd, Later
-from core.flows.hearing import Mailbox
-from core.flows.origins import Origins
-from core.flows.parked import Parked, ParkedAt, parked_by_head_end
-from core.ports.headend import HeadEnd, HeadEndEvent, StreamRestored
+from core.issuing.config import DeliveryConfig
+from core.ports.head_end import HeadEnd, HeadEndEvent, StreamRestored
 from core.ports.ledger import StoredVend
 from core.ports.outbox import Listing, Outbox, OutboxEvent, Owed
 from core.ports.ownership import Gained, OwnershipChange
@@ -170,7 +170,7 @@ def test_what_waits_is_counted_by_head_end_with_the_oldest() -> None:
 
 
 async def test_a_head_end_whose_events_raise_what_none_should_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("core.flows.deliver._STREAM_AGAIN_S", 0.0)
+    monkeypatch.setattr("core.delivery.worker._STREAM_AGAIN_S", 0.0)
     backlog, attempts, head_end = _backlog(3), Attempts(), Returning()
     async with working(backlog, attempts, head_end):
         await attempts.until(lambda: attempts.parked == 3)

@@ -6,13 +6,13 @@ from datetime import timedelta
 
 import pytest
 
+from core.delivery.attempt import Done, Later
+from core.delivery.outcomes import CREDIT_ADDED_LOCALLY
+from core.delivery.waiting import Parked
 from core.domain.delivery import DeliveryReason, DeliveryState
 from core.domain.errors import HeadEndStale, HeadEndUnavailable
-from core.flows.config import DeliveryConfig
-from core.flows.confirm import CREDIT_ADDED_LOCALLY
-from core.flows.delivery_attempt import Done, Later
-from core.flows.parked import Parked
-from core.ports.headend import AddCredit, Alert, Answer, AnswerKind
+from core.issuing.config import DeliveryConfig
+from core.ports.head_end import AddCredit, Alert, Answer, AnswerKind
 from core.ports.ledger import StoredVend
 from core.ports.outbox import DeliveryChange, WriteOutcome
 from tests.support.market_node import as_

@@ -9,18 +9,18 @@ from utrn.v1 import top_up_service_pb2 as top_up_pb
 
 from core.api.authenticate import Authenticate
 from core.api.top_up_servicer import TopUpServicer
+from core.delivery import duplicate_proof
+from core.delivery.attempt import Done
+from core.delivery.duplicate_proof import CustodyOf
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
+from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import BadField, CodeTooFarBehind, NotYours, RecordChanged, RoleNotAllowed
 from core.domain.meter import Custody, OriginatorId, Registration
-from core.domain.party import Participant, ParticipantId, Role
-from core.domain.timeline import Ms, ms_of
-from core.domain.token import COUNTER_CACHE, Counter, duplicate_proves_credit
+from core.domain.participant import Participant, ParticipantId, Role
+from core.domain.utrn import COUNTER_CACHE, Counter, duplicate_proves_credit
 from core.domain.vend import Operation
-from core.flows import prove
-from core.flows.config import DeliveryConfig
-from core.flows.delivery_attempt import Done
-from core.flows.prove import CustodyOf
-from core.ports.headend import Answer, AnswerKind
+from core.issuing.config import DeliveryConfig
+from core.ports.head_end import Answer, AnswerKind
 from core.ports.ledger import StoredVend
 from tests.support.market import MemoryRegistry
 from tests.support.market_node import GAINING_ID, OPERATOR, as_
@@ -60,7 +60,7 @@ async def test_a_duplicate_ends_a_delivery_as_it_proves(newer: int, told: tuple[
 
 
 async def test_without_the_rule_a_code_that_was_never_credited_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prove, "duplicate_proves_credit", lambda *_: True)
+    monkeypatch.setattr(duplicate_proof, "duplicate_proves_credit", lambda *_: True)
     async with _answered(COUNTER_CACHE, AnswerKind.DUPLICATE) as (_, delivery):
         assert (delivery.state, delivery.reason) == ALREADY
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from core.delivery.attempt import Done
+from core.delivery.fresh_meters import FreshMeters, head_end_of
+from core.delivery.waiting import Parked
 from core.domain.delivery import DeliveryReason, DeliveryState
+from core.domain.effective_dated import Ms
 from core.domain.meter import Meter
-from core.domain.registry import Known
-from core.domain.timeline import Ms
-from core.flows.delivery_attempt import Done
-from core.flows.fresh_meters import FreshMeters, head_end_of
-from core.flows.parked import Parked
+from core.domain.record import Known
 from tests.support.market_node import GAINING_ID, OPERATOR, MarketNode, as_, at
 from tests.support.owed import OwedDelivery
 from tests.support.vends import HEAD_END, SUPPLIER, SUPPLIER_ID, new_meter_id

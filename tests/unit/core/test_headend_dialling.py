@@ -11,10 +11,10 @@ from headend.v1 import head_end_service_pb2 as pb
 from headend.v1 import head_end_service_pb2_grpc as rpc
 
 from core.domain.errors import HeadEndUnavailable
-from core.gateways import headend_grpc
+from core.gateways import head_end_client as headend_grpc
 from core.gateways.config import HeadEndConfig
-from core.gateways.headend_grpc import GrpcHeadEnd
-from core.ports.headend import StreamRestored
+from core.gateways.head_end_client import GrpcHeadEnd
+from core.ports.head_end import StreamRestored
 
 NOTHING = Path("none")
 

@@ -17,11 +17,11 @@ from headend.v1 import head_end_service_pb2 as pb
 
 from core.domain.errors import HeadEndRefused, HeadEndStale, HeadEndUnavailable
 from core.domain.meter import MeterId, MeterKind, OriginatorId
-from core.domain.token import Counter, Utrn
+from core.domain.utrn import Counter, Utrn
 from core.gateways.config import HeadEndConfig
-from core.gateways.headend_grpc import GrpcHeadEnd
-from core.observe import SetAside
-from core.ports.headend import AddCredit, Alert, Answer, AnswerKind, MessageState, StreamRestored
+from core.gateways.head_end_client import GrpcHeadEnd
+from core.metrics import SetAside
+from core.ports.head_end import AddCredit, Alert, Answer, AnswerKind, MessageState, StreamRestored
 from tests.support.patience import PATIENCE_S
 
 METER, ORIGINATOR = MeterId("00db12345678beef"), OriginatorId("90b3d51f30010000")

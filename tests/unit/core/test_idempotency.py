@@ -2,10 +2,10 @@
 
 import gc
 
+from core.domain.effective_dated import ms_of
 from core.domain.errors import PanBlocked
 from core.domain.refusal import closed
-from core.domain.timeline import ms_of
-from core.flows.idempotency import key_of
+from core.issuing.recent_vends import key_of
 from core.ports.ledger import StoredVend
 from tests.support.answers import memory
 from tests.support.vends import NOW, PSP_ID, new_id, new_meter_id, vend

@@ -12,12 +12,12 @@ from google.protobuf.message import Message
 from utrn.v1 import registry_service_pb2 as pb
 
 from core.api.access import ACCESS, Noted
-from core.api.errors import Context
 from core.api.health import HealthServicer
 from core.api.interceptor import Interceptor
+from core.api.status import Context
 from core.domain.errors import CallerSuspended, NotReady, Overloaded, PanBlocked
 from core.domain.invariant import InvariantBroken, check
-from core.ports.notes import NOTES, Notes
+from core.ports.audit_context import NOTES, Notes
 from tests.support.market_node import OPERATOR
 from tests.support.patience import PATIENCE_S
 from tests.support.raw import Answer, raw_call, raw_stream

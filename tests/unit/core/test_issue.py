@@ -7,19 +7,19 @@ from typing import Any, cast
 
 import pytest
 
-from cluster.ceilings import EtcdCeilings
-from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
-from cluster.ledger import EtcdLedger
+from cluster.etcd.client import EtcdClient
+from cluster.ledger.ceilings import EtcdCeilings
+from cluster.ledger.vends import EtcdLedger
 from core.domain.errors import DeadlineTooShort, HsmUnavailable, PanBlocked, TransactionIdReused, UtrnError
 from core.domain.meter import MeterId, Pan
 from core.domain.money import Pence
-from core.domain.party import Principal
+from core.domain.participant import Principal
 from core.domain.vend import Channel, Operation, Sale
-from core.flows.ceilings import Ceilings
-from core.flows.config import FlowConfig
-from core.flows.idempotency import Issued
-from core.flows.issue import IssueVend
+from core.issuing.ceilings import Ceilings
+from core.issuing.config import FlowConfig
+from core.issuing.issue import IssueVend
+from core.issuing.recent_vends import Issued
 from tests.support.answers import memory
 from tests.support.market import MemoryRegistry, authorise, refusing
 from tests.support.vends import PSP, PSP_ID, card, market, meter, new_id, new_meter_id

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from core.domain.party import ParticipantId, SupplierKey
-from core.flows.key_watch import KeyWatch, MissingKey
+from core.domain.participant import ParticipantId, SupplierKey
+from core.operations.key_monitor import KeyWatch, MissingKey
 from tests.fakes.clock import HandClock
 from tests.support.vends import KEY, SUPPLIER_ID
 

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from utrn.v1.appointment_service_pb2 import LEVEL_ISSUE, AppointmentTerms
 
-from core.api.errors import status_of
-from core.api.lines import LINE_CHARACTERS_MAX
+from core.api.registry_file import LINE_CHARACTERS_MAX
+from core.api.status import status_of
 from core.domain.errors import BadField, Refused
 from core.domain.meter import Meter
-from core.domain.party import Profile
-from core.flows.keep_parties import NewParticipant
-from core.flows.load_records import Loadable
+from core.domain.participant import Profile
+from core.registry.bulk_load import Loadable
+from core.registry.participants import NewParticipant
 from tests.support.lines import JSON_VALUES, MODEL_LINE, PSP_LINE, SUPPLIER_LINE, meter_line, pan_line, read
 from tests.support.vends import NOW, POINT
 

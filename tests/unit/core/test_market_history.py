@@ -11,18 +11,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from cluster.client import EtcdClient
+from cluster.codec.registry import record_of
 from cluster.config import EtcdConfig
-from cluster.keys import Keys
-from cluster.registry_records import record_of
+from cluster.etcd.client import EtcdClient
+from cluster.etcd.keys import Keys
 from core.domain.appointment import Appointment, Appointments, AppointmentState
+from core.domain.effective_dated import Ms, Period, Timeline, begin, ms_of
 from core.domain.errors import ChangePending, Refused, RegistryMoved
-from core.domain.market_change import ChangeKind, MarketChange
 from core.domain.meter import Custody, Meter, MeterId, PaymentMode
-from core.domain.party import ParticipantId, SupplierKey
-from core.domain.registry import Kind
-from core.domain.timeline import Ms, Period, Timeline, begin, ms_of
-from core.flows.hand_over import HandOver
+from core.domain.participant import ParticipantId, SupplierKey
+from core.domain.record import Kind
+from core.domain.registration_change import ChangeKind, MarketChange
+from core.registry.counter_transfer import HandOver
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 from tests.support.etcd import Store

@@ -5,20 +5,15 @@ from typing import Any, cast
 
 import pytest
 
-from cluster.client import EtcdClient
 from cluster.config import EtcdConfig
+from cluster.etcd.client import EtcdClient
+from core.credit.goodwill_credit import CreditQuery
+from core.delivery.attempt import Aside, Done
+from core.delivery.guard import Lapse
 from core.domain.appointment import Appointment, Appointments, AppointmentState
-from core.domain.credit import (
-    CreditDay,
-    CreditReason,
-    CreditRequest,
-    CreditState,
-    check_approver,
-    check_asked,
-    count_in,
-)
+from core.domain.authorization import Act, Question, judge
 from core.domain.delivery import DeliveryReason, DeliveryState
-from core.domain.eligibility import Act, Question, judge
+from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import (
     AmountOutOfLimits,
     ChangePending,
@@ -28,14 +23,19 @@ from core.domain.errors import (
     TwoPeopleNeeded,
     UtrnError,
 )
+from core.domain.goodwill_credit import (
+    CreditDay,
+    CreditReason,
+    CreditRequest,
+    CreditState,
+    check_approver,
+    check_asked,
+    count_in,
+)
 from core.domain.meter import Custody, Meter, Pan, PanUse, PaymentMode, Registration, Settings
 from core.domain.money import Pence
-from core.domain.party import CreditRule, Limit, Option, ParticipantId, Profile
-from core.domain.timeline import Ms, ms_of
-from core.flows.delivery_attempt import Aside, Done
-from core.flows.give_credit import CreditQuery
-from core.flows.lapse import Lapse
-from core.ports.headend import Answer, AnswerKind, MessageState
+from core.domain.participant import CreditRule, Limit, Option, ParticipantId, Profile
+from core.ports.head_end import Answer, AnswerKind, MessageState
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 from tests.support.etcd import Store

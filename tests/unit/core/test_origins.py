@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from core.delivery.attempt import Done
+from core.delivery.origins import ANOTHERS_MESSAGE, ANOTHERS_METER, NEVER_SENT, WRONG_ID, Origins
+from core.delivery.outcomes import CREDIT_ADDED_LOCALLY
 from core.domain.delivery import DeliveryState
 from core.domain.message_id import message_id, new_random_part
 from core.domain.vend import Vend
-from core.flows.confirm import CREDIT_ADDED_LOCALLY
-from core.flows.delivery_attempt import Done
-from core.flows.origins import ANOTHERS_MESSAGE, ANOTHERS_METER, NEVER_SENT, WRONG_ID, Origins
-from core.ports.headend import Alert, Answer, AnswerKind, GivenUp, HeadEndEvent, StreamRestored
+from core.ports.head_end import Alert, Answer, AnswerKind, GivenUp, HeadEndEvent, StreamRestored
 from tests.support.market_node import MarketNode, as_
 from tests.support.origins import at_head_end, sent, told
 from tests.support.owed import OwedDelivery

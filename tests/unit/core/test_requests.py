@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from utrn.v1 import registry_service_pb2 as pb
 from utrn.v1.appointment_service_pb2 import AppointmentTerms
 
-from core.api.errors import status_of
+from core.api.status import status_of
 from core.domain.errors import BadField, Refused
 from tests.support.market_node import GAINING, OPERATOR
 from tests.support.requests import ANSWERED, IDS, METHODS, SERVICES, WORLD, Call, drive

@@ -7,7 +7,7 @@ from utrn.v1 import appointment_service_pb2 as appointment_pb
 from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn.v1 import top_up_service_pb2 as top_up_pb
 
-from core.api.subjects import subject_of
+from core.api.audit_subjects import subject_of
 
 METER = "00db1234567890ab"
 PAN = "9826012345678901234"

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from core.domain.effective_dated import PERIODS_MAX, Ms, Timeline, begin, check_dates
 from core.domain.errors import ChangePending, DateInPast, DatesReversed, HistoryFull, NothingToEnd, Refused
-from core.domain.timeline import PERIODS_MAX, Ms, Timeline, begin, check_dates
 
 
 @dataclass

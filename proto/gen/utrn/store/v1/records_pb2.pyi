@@ -459,7 +459,7 @@ class ProfilePeriod(_message.Message):
     recorded_by: _builtins.str
     """By whom."""
     option: _builtins.int
-    """core.domain.party.Option by number."""
+    """core.domain.participant.Option by number."""
     credit_each_max_pence: _builtins.int
     """Most pence of credit without payment at once."""
     credit_day_max_pence: _builtins.int
@@ -552,7 +552,7 @@ class ParticipantRecord(_message.Message):
     participant_id: _builtins.str
     """Its id."""
     role: _builtins.int
-    """core.domain.party.Role by number."""
+    """core.domain.participant.Role by number."""
     originator_id: _builtins.str
     """Suppliers: EUI-64 under which codes are made, 16 hex digits."""
     key_id: _builtins.str
@@ -561,7 +561,7 @@ class ParticipantRecord(_message.Message):
     """Suppliers: public point of the prepayment key, 65 bytes uncompressed."""
     @_builtins.property
     def standings(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatePeriod]:
-        """Whether it may act: core.domain.party.Standing."""
+        """Whether it may act: core.domain.participant.Standing."""
 
     @_builtins.property
     def profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProfilePeriod]:
@@ -1102,7 +1102,7 @@ class AppointmentRecord(_message.Message):
     appointment_id: _builtins.str
     """Its id."""
     level: _builtins.int
-    """core.domain.party.Level by number."""
+    """core.domain.participant.Level by number."""
     min_pence: _builtins.int
     """Least pence of one sale."""
     max_pence: _builtins.int
@@ -1344,7 +1344,7 @@ class MarketChangeRecord(_message.Message):
     """How many more there were."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """core.domain.market_change.ChangeKind by number."""
+        """core.domain.registration_change.ChangeKind by number."""
 
     @_builtins.property
     def in_flight(self) -> _containers.RepeatedCompositeFieldContainer[Global___OwedVendRecord]:
@@ -1409,7 +1409,7 @@ class CreditRequestRecord(_message.Message):
     amount_pence: _builtins.int
     """Pence."""
     reason: _builtins.int
-    """core.domain.credit.CreditReason by number."""
+    """core.domain.goodwill_credit.CreditReason by number."""
     note: _builtins.str
     """For people."""
     asked_by: _builtins.str
@@ -1417,7 +1417,7 @@ class CreditRequestRecord(_message.Message):
     asked_at: _builtins.int
     """Milliseconds since 1970."""
     state: _builtins.int
-    """core.domain.credit.CreditState by number."""
+    """core.domain.goodwill_credit.CreditState by number."""
     decided_by: _builtins.str
     """SAN URI of who decided."""
     decided_at: _builtins.int

@@ -1,0 +1,1 @@
+"""One node: configuration, assembly, TLS, logs, figures, and the process around them."""

@@ -1,0 +1,1 @@
+"""What commands print, and how the one that runs was called."""

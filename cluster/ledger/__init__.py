@@ -1,0 +1,1 @@
+"""Vends, deliveries owed, ceilings, and the identity of the ledger they are in."""

@@ -1,0 +1,1 @@
+"""Cluster time in the ledger, and the fence that keeps a write from happening before its time."""

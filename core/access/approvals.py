@@ -1,0 +1,192 @@
+"""TwoPeople: records what an operator asks for that cannot be undone, and gives consent once another has approved it.
+
+The consent is part of the write that it allows: the write compares the approval as it was read, and marks it as done.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from core.access.roles import OPERATORS, require
+from core.domain.approval import (
+    NO_CONSENT_NEEDED,
+    Approval,
+    ApprovalState,
+    Asked,
+    Consent,
+    ask,
+    needs_approval,
+)
+from core.domain.effective_dated import Ms, ms_of
+from core.domain.errors import (
+    LastOperator,
+    LedgerUnavailable,
+    RecordUnknown,
+    RoleNotAllowed,
+    SecondOperatorNeeded,
+)
+from core.domain.participant import Participant, ParticipantId, Principal, Role, Standing
+from core.domain.record import Kind, Known, Ref
+from core.ports.clock import Clock
+from core.ports.registry import RegistryStore, RegistryWrite
+
+_RACES_MAX = 5
+_PAGE = 1000
+
+
+class Consents(Protocol):
+    """Says whether an operator may do what cannot be undone."""
+
+    async def of_two(self, principal: Principal, asked: Asked | None, *, urgent: bool = False) -> Consent:
+        """Return the consent of two operators to `asked`; `urgent`: without a waiting time.
+
+        Raises:
+            NeedsApproval: nothing was done; it is recorded what was asked for, and what is missing.
+            SecondOperatorNeeded: there is only one active operator.
+            TwoPeopleNeeded: somebody else than the two asks for it to be carried out.
+            LedgerUnavailable, OutcomeUnknown: repeat.
+        """
+        ...
+
+    async def to_add_operator(self, principal: Principal, asked: Asked | None) -> Consent:
+        """As `of_two`; none is needed while the caller is the only operator that there ever is."""
+        ...
+
+    async def to_bar_operator(self, participant_id: ParticipantId) -> Consent:
+        """Return what a write compares that suspends an operator or ends it: that another one is active.
+
+        Raises:
+            LastOperator: there is no other.
+        """
+        ...
+
+
+class ConsentOfLedger:
+    """Asks nobody: for whoever writes straight into etcd, with etcd's certificate."""
+
+    async def of_two(self, principal: Principal, asked: Asked | None, *, urgent: bool = False) -> Consent:
+        """Return consent."""
+        return NO_CONSENT_NEEDED
+
+    async def to_add_operator(self, principal: Principal, asked: Asked | None) -> Consent:
+        """Return consent."""
+        return NO_CONSENT_NEEDED
+
+    async def to_bar_operator(self, participant_id: ParticipantId) -> Consent:
+        """Return consent."""
+        return NO_CONSENT_NEEDED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TwoPeople:
+    """Keeps approvals. `wait_ms` passes between asking and doing, unless it is urgent."""
+
+    store: RegistryStore
+    clock: Clock
+    wait_ms: int
+
+    async def of_two(self, principal: Principal, asked: Asked | None, *, urgent: bool = False) -> Consent:
+        """Return the consent of two operators."""
+        if asked is None:
+            raise RoleNotAllowed("this needs two operators: it is asked for by itself, not in a file", role="operator")
+        for _ in range(_RACES_MAX):
+            now = ms_of(self.clock.now())
+            known = await self.store.read(Approval, asked.approval_id)
+            if known is not None and known.record.open_at(now):
+                return await self._carried_out(principal, known, now)
+            if len(await self._operators(active=True)) < 2:
+                raise SecondOperatorNeeded("this needs two operators, and only one is active; add another one first")
+            approval = ask(asked, principal, now=now, wait_ms=0 if urgent else self.wait_ms)
+            revision = 0 if known is None else known.revision
+            if await self._write(approval, revision):
+                raise needs_approval(approval)
+        raise LedgerUnavailable("others keep writing this approval; nothing was done; repeat")
+
+    async def to_add_operator(self, principal: Principal, asked: Asked | None) -> Consent:
+        """Return the consent of two operators, or of the only one."""
+        operators = await self._operators(active=False)
+        if len(operators) == 1 and operators[0].record.participant_id == principal.participant_id:
+            only = operators[0]
+            return Consent(expect=(_seen(only),))
+        return await self.of_two(principal, asked)
+
+    async def to_bar_operator(self, participant_id: ParticipantId) -> Consent:
+        """Return what proves, in the write itself, that another operator is left."""
+        others = [one for one in await self._operators(active=True) if one.record.participant_id != participant_id]
+        if not others:
+            raise LastOperator("nobody could act without the last active operator", participant_id=participant_id)
+        # Two that bar each other at the same moment would otherwise both find the other one active.
+        return Consent(expect=tuple(_seen(one) for one in others[:2]))
+
+    async def approve(self, principal: Principal, approval_id: str) -> Approval:
+        """Approve what another operator has asked for.
+
+        Raises:
+            TwoPeopleNeeded, RecordUnknown, RecordChanged: as named.
+        """
+        return await self._decide(principal, approval_id, ApprovalState.APPROVED)
+
+    async def withdraw(self, principal: Principal, approval_id: str) -> Approval:
+        """Withdraw what was asked for, or approved, and not carried out.
+
+        Raises:
+            RecordUnknown, RecordChanged: as named.
+        """
+        return await self._decide(principal, approval_id, ApprovalState.WITHDRAWN)
+
+    async def list_page(self, principal: Principal, *, after: str, limit: int) -> Sequence[Approval]:
+        """Return approvals in the order of their ids, whatever became of them."""
+        require(principal, OPERATORS)
+        return [one.record for one in await self.store.list_records(Approval, after=after, limit=limit)]
+
+    async def _decide(self, principal: Principal, approval_id: str, to: ApprovalState) -> Approval:
+        require(principal, OPERATORS)
+        for _ in range(_RACES_MAX):
+            known = await self.store.read(Approval, approval_id)
+            if known is None:
+                raise RecordUnknown("there is no approval of this id", kind="approval")
+            now = ms_of(self.clock.now())
+            before = known.record
+            after = before.approve(principal, now) if to is ApprovalState.APPROVED else before.withdraw(principal, now)
+            if after == before or await self._write(after, known.revision):
+                return after
+        raise LedgerUnavailable("others keep writing this approval; nothing was done; repeat")
+
+    async def _carried_out(self, principal: Principal, known: Known[Approval], now: Ms) -> Consent:
+        one = known.record
+        done = one.carry_out(principal, now)
+        expect = [(Ref(Kind.APPROVAL, one.approval_id), known.revision)]
+        # Whoever was barred since has consented to nothing.
+        for name in sorted({one.asked_by, ParticipantId(one.decided_by)}):
+            operator = await self.store.read(Participant, name)
+            if operator is None or not _active(operator.record):
+                raise RoleNotAllowed(f"{name} is no active operator any more; withdraw this, ask anew", role="operator")
+            expect.append(_seen(operator))
+        return Consent(expect=tuple(expect), put=(done,), not_before=one.not_before)
+
+    async def _operators(self, *, active: bool) -> list[Known[Participant]]:
+        """Return every operator that has not left, or every active one."""
+        found: list[Known[Participant]] = []
+        after = ""
+        while True:
+            page = await self.store.list_records(Participant, after=after, limit=_PAGE)
+            found += [one for one in page if _there(one.record)]
+            if len(page) < _PAGE:
+                return [one for one in found if _active(one.record)] if active else found
+            after = page[-1].record.participant_id
+
+    async def _write(self, approval: Approval, revision: int) -> bool:
+        expect = [(Ref(Kind.APPROVAL, approval.approval_id), revision)]
+        return await self.store.write(RegistryWrite(expect=expect, put=[approval])) is not None
+
+
+def _seen(one: Known[Participant]) -> tuple[Ref, int]:
+    return Ref(Kind.PARTICIPANT, one.record.participant_id), one.revision
+
+
+def _there(one: Participant) -> bool:
+    return one.role is Role.OPERATOR and one.standing is not Standing.LEFT
+
+
+def _active(one: Participant) -> bool:
+    return _there(one) and one.standing is Standing.ACTIVE

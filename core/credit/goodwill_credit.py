@@ -1,0 +1,191 @@
+"""Credit without payment: asked for by one person of a supplier, approved by another, counted against the day, issued.
+
+The approval is the ledger's: request and day's total are written together. A crash after it loses nothing: deciding
+again finds it approved, and issues the one code of its transaction id.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from core.access.roles import READERS, SUPPLIERS, own, require
+from core.domain.authorization import Act
+from core.domain.effective_dated import ms_of
+from core.domain.errors import RecordChanged, RecordExists, RecordUnknown
+from core.domain.goodwill_credit import (
+    CreditDay,
+    CreditRequest,
+    CreditState,
+    check_approver,
+    check_asked,
+    count_in,
+    day_of,
+    day_start,
+)
+from core.domain.participant import Participant, ParticipantId, Principal
+from core.domain.record import Kind, Known, Ref
+from core.domain.transaction_id import TransactionId, check_window, make_transaction_id
+from core.domain.vend import Channel, Operation, Sale
+from core.issuing.authorize import Authorise
+from core.issuing.issue import IssueVend
+from core.issuing.recent_vends import Issued
+from core.ports.clock import Clock
+from core.ports.registry import RegistryStore, RegistryWrite, StoredRecord
+
+_RACES_MAX = 10
+_PAGE = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditQuery:
+    """Which requests are asked about: those of a UTC day, "" for today; or all that wait. From after an id."""
+
+    day: str = ""
+    waiting_only: bool = False
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreditReport:
+    """A page of requests, the totals of the day, and after which id to go on; "" when all has been told."""
+
+    requests: Sequence[CreditRequest]
+    total: CreditDay
+    next_after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveCredit:
+    """Asks, decides, reports. `id_window` and `id_ahead` are how old and how new a transaction id may be."""
+
+    store: RegistryStore
+    authorise: Authorise
+    issue: IssueVend
+    clock: Clock
+    id_window: timedelta
+    id_ahead: timedelta
+
+    async def ask(self, principal: Principal, asked: CreditRequest) -> CreditRequest:
+        """Keep a request; the same one again changes nothing.
+
+        Raises:
+            RoleNotAllowed, AmountOutOfLimits, RecordExists, and every objection against a top-up of the PAN.
+        """
+        require(principal, SUPPLIERS)
+        supplier = await self._supplier(principal)
+        check_asked(supplier.record.profile_at(ms_of(self.clock.now())).credit, asked.amount)
+        known = await self.store.read(CreditRequest, principal.participant_id, asked.transaction_id)
+        if known is None:
+            _, objections = await self.authorise.objections(
+                principal, Act.CREDIT, asked.pan, amount=asked.amount, channel=0
+            )
+            if objections:
+                raise objections[0]
+            ref = _ref(principal.participant_id, asked.transaction_id)
+            if await self.store.write(RegistryWrite(expect=[(ref, 0)], put=[asked])) is not None:
+                return asked
+            known = await self.store.read(CreditRequest, principal.participant_id, asked.transaction_id)
+        if known is None or (known.record.pan, known.record.amount, known.record.reason) != (
+            asked.pan, asked.amount, asked.reason,
+        ):  # fmt: skip
+            raise RecordExists("a request of this transaction_id has other content", kind="credit")
+        return known.record
+
+    async def decide(
+        self,
+        principal: Principal,
+        transaction_id: TransactionId,
+        *,
+        approve: bool,
+        time_left_s: float | None,
+        repeat: bool = False,
+    ) -> tuple[CreditRequest, Issued | None]:
+        """Decide a request, as another person than who asked; answer its code if it is approved.
+
+        `repeat` is of the issue: what refuses the decision itself is not final, the request says where it stands.
+
+        Raises:
+            RoleNotAllowed, TwoPeopleNeeded, DailyLimit, RecordUnknown, RecordChanged, and whatever refuses an issue.
+        """
+        require(principal, SUPPLIERS)
+        to = CreditState.APPROVED if approve else CreditState.REJECTED
+        decided = await self._decided(principal, transaction_id, to)
+        if decided.state is CreditState.REJECTED:
+            return decided, None
+        sale = Sale(
+            participant_id=principal.participant_id,
+            transaction_id=transaction_id,
+            operation=Operation.CREDIT,
+            pan=decided.pan,
+            amount=decided.amount,
+            channel=Channel.NOT_PAID,
+        )
+        return decided, await self.issue(principal, sale, time_left_s=time_left_s, repeat=repeat)
+
+    async def report(self, principal: Principal, supplier_id: ParticipantId, asked: CreditQuery) -> CreditReport:
+        """Return a page of a supplier's requests, and the totals of the day over all pages."""
+        require(principal, READERS)
+        own(principal, supplier_id)
+        day = asked.day or self.clock.now().date().isoformat()
+        # Ids carry their time: nothing older can have been asked for or approved on the day.
+        oldest = make_transaction_id(day_start(day) - self.id_window // timedelta(milliseconds=1), 0)
+        after = asked.after or ("" if asked.waiting_only else oldest)
+        start = f"{supplier_id}/{after}" if after else ""
+        page = await self.store.list_records(CreditRequest, supplier_id, after=start, limit=_PAGE)
+        found = [one.record for one in page]
+        total = await self.store.read(CreditDay, supplier_id, day)
+        return CreditReport(
+            requests=[one for one in found if one.concerns(None if asked.waiting_only else day)],
+            total=CreditDay(supplier_id=supplier_id, day=day) if total is None else total.record,
+            next_after=found[-1].transaction_id if len(found) == _PAGE else "",
+        )
+
+    async def _decided(self, principal: Principal, transaction_id: TransactionId, to: CreditState) -> CreditRequest:
+        supplier_id = principal.participant_id
+        for _ in range(_RACES_MAX):
+            known = await self.store.read(CreditRequest, supplier_id, transaction_id)
+            if known is None:
+                raise RecordUnknown("there is no request of this transaction_id", kind="credit")
+            if known.record.state is to:
+                return known.record
+            if known.record.state is not CreditState.WAITING:
+                raise RecordChanged(f"the request is {known.record.state.name.lower()} already", kind="credit")
+            supplier = await self._supplier(principal)
+            rule = supplier.record.profile_at(ms_of(self.clock.now())).credit
+            check_approver(rule, known.record.asked_by, principal.identity)
+            if to is CreditState.APPROVED:
+                check_asked(rule, known.record.amount)
+                # What could not be issued any more is not counted against the day.
+                today, wall = self.clock.now(), self.clock.wall()
+                check_window(transaction_id, now=today, wall=wall, window=self.id_window, ahead=self.id_ahead)
+            now = ms_of(self.clock.now())
+            day = day_of(now)
+            decided = replace(
+                known.record, state=to, decided_by=principal.identity, decided_at=now,
+                day=day if to is CreditState.APPROVED else "",
+            )  # fmt: skip
+            # The rule it is decided by is the one that holds when it is written.
+            expect = [
+                (_ref(supplier_id, transaction_id), known.revision),
+                (Ref(Kind.PARTICIPANT, supplier_id), supplier.revision),
+            ]
+            put: list[StoredRecord] = [decided]
+            if to is CreditState.APPROVED:
+                total = await self.store.read(CreditDay, supplier_id, day)
+                before = CreditDay(supplier_id=supplier_id, day=day) if total is None else total.record
+                put.append(count_in(rule, before, decided.amount))
+                expect.append((Ref(Kind.CREDIT_DAY, f"{supplier_id}/{day}"), 0 if total is None else total.revision))
+            # Counted against the day that it is, not one that this node believes in before its time.
+            if await self.store.write(RegistryWrite(expect=expect, put=put, not_before=now)) is not None:
+                return decided
+        raise RecordChanged("others keep deciding credit of this day; repeat", kind="credit")
+
+    async def _supplier(self, principal: Principal) -> Known[Participant]:
+        known = await self.store.read(Participant, principal.participant_id)
+        if known is None:
+            raise RecordUnknown("the supplier is not registered", kind="participant")
+        return known
+
+
+def _ref(supplier_id: ParticipantId, transaction_id: TransactionId) -> Ref:
+    return Ref(Kind.CREDIT, f"{supplier_id}/{transaction_id}")

@@ -1,0 +1,488 @@
+"""Step 7: DeliveryWorker sends what its shards owe, the same code under the same message id on every attempt.
+
+One code of a counter sequence is in flight at a time, the lowest counter first. A delivery that rests (its outcome is
+unknown, or it may not be sent any more) holds no other one up: a meter takes codes in any order, as long as none falls
+further behind than it remembers (COUNTER_CACHE). Every state is written under the shard's epoch before it is acted on,
+so an owner that has been deposed without knowing it can start nothing that the ledger does not refuse.
+"""
+
+import asyncio
+import logging
+from collections import Counter, OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NoReturn
+
+from core.delivery.attempt import Aside, AttemptDelivery, Done, Later
+from core.delivery.observations import Mailbox
+from core.delivery.origins import ANOTHERS_METER, Received
+from core.delivery.outcomes import CREDIT_ADDED_LOCALLY
+from core.delivery.recorder import Hand, Recorder
+from core.delivery.waiting import Parked, ParkedAt, parked_by_head_end
+from core.domain.delivery import DeliveryState
+from core.domain.errors import LedgerUnavailable, NotReady
+from core.domain.invariant import InvariantBroken
+from core.domain.message_id import parse_message_id
+from core.domain.meter import MeterId, OriginatorId
+from core.domain.utrn import COUNTER_CACHE
+from core.domain.utrn import Counter as UtrnCounter
+from core.issuing.config import DeliveryConfig
+from core.issuing.recent_vends import Answers
+from core.ports.head_end import Alert, Answer, GivenUp, HeadEnd, HeadEndEvent, StreamRestored
+from core.ports.ledger import StoredVend
+from core.ports.outbox import Added, Listing, Outbox, Owed, Removed
+from core.ports.ownership import Gained, Lost, Ownership
+
+log = logging.getLogger(__name__)
+
+_READ_AGAIN_AFTER_S = 0.5
+_READ_MAX = 64
+# Of so many codes applied here lately nothing more need be written down.
+_APPLIED_MAX = 10_000
+# Where no news comes to say that a head end is back (none is configured under that name), look again so often.
+_PARKED_AT_MOST_S = 30.0
+# After something that should never happen, and must not happen again and again at full speed.
+_BUG_REST_S = 30.0
+_STREAM_AGAIN_S = 1.0
+
+
+# Whose codes for which meter.
+_Key = tuple[MeterId, OriginatorId]
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One owed delivery, with news of it and the timer it rests on, if any.
+
+    `aside`: it may not be sent any more, only asked about. `carriers`: the head ends that its last attempt here knew
+    to be able to tell of it.
+    """
+
+    owed: Owed
+    mailbox: Mailbox | None = None
+    resting: asyncio.TimerHandle | None = None
+    aside: bool = False
+    tried: bool = False
+    carriers: frozenset[str] = frozenset()
+
+    @property
+    def box(self) -> Mailbox:
+        """Its mailbox; most of what waits after an outage never needs one before its turn."""
+        if self.mailbox is None:
+            self.mailbox = Mailbox()
+        return self.mailbox
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What a meter is owed of a sequence. At most one of: a turn it waits for, a task at work, a timer it rests on.
+
+    `parked` says which head end its deliveries wait for, as of the last attempt; None if for none.
+    """
+
+    slots: dict[int, _Slot] = field(default_factory=dict)
+    waiting: bool = False
+    task: asyncio.Task[None] | None = None
+    resting: asyncio.TimerHandle | None = None
+    parked: Parked | None = None
+
+    @property
+    def since(self) -> int:
+        """When the first of what is owed was asked for."""
+        return self.slots[min(self.slots)].owed.since if self.slots else 0
+
+    def next(self, *, in_order: bool) -> Owed | None:
+        """Return the delivery whose turn it is: the lowest counter that does not rest; None if none may go now.
+
+        None goes so far beyond one that is still to be sent that the meter would forget to tell the two apart.
+        """
+        ready = min((counter for counter, slot in self.slots.items() if slot.resting is None), default=None)
+        if ready is None:
+            return None
+        lowest = min((counter for counter, slot in self.slots.items() if not slot.aside), default=ready)
+        behind = ready - lowest
+        return None if behind >= COUNTER_CACHE or (in_order and behind > 0) else self.slots[ready].owed
+
+
+class DeliveryWorker:
+    """Mirrors the whole outbox, and works on the shards this node owns. `recorder` hears of what it no longer owes."""
+
+    def __init__(
+        self,
+        *,
+        outbox: Outbox,
+        ownership: Ownership,
+        head_ends: Mapping[str, HeadEnd],
+        answers: Answers,
+        attempt: AttemptDelivery,
+        recorder: Recorder,
+        config: DeliveryConfig,
+    ) -> None:
+        self._outbox = outbox
+        self._ownership = ownership
+        self._head_ends = head_ends
+        self._answers = answers
+        self._attempt = attempt
+        self.recorder = recorder
+        self._config = config
+        self._lanes: dict[_Key, _Lane] = {}
+        self._of_meter: dict[MeterId, list[_Key]] = {}
+        self._turn: deque[_Key] = deque()
+        self._work = asyncio.Event()
+        self._under_way = 0
+        self._ours: set[int] = set()
+        self._applied: OrderedDict[tuple[_Key, int], None] = OrderedDict()
+
+    @property
+    def under_way(self) -> int:
+        """How many deliveries are being attempted."""
+        return self._under_way
+
+    def owed_by_shard(self) -> Counter[int]:
+        """Return how many deliveries are owed in each shard, ours or not."""
+        counts: Counter[int] = Counter()
+        for (meter_id, _), lane in self._lanes.items():
+            counts[self._ownership.shard_of(meter_id)] += len(lane.slots)
+        return counts
+
+    def parked(self) -> Mapping[str, ParkedAt]:
+        """Return what waits here for each head end that is away or not configured."""
+        return parked_by_head_end((lane.parked, len(lane.slots)) for lane in self._lanes.values())
+
+    async def run(self) -> NoReturn:
+        """Deliver for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._mirror_outbox())
+            tasks.create_task(self._follow_ownership())
+            tasks.create_task(self.recorder.run(self))
+            for name, head_end in self._head_ends.items():
+                tasks.create_task(self._hear_forever(name, head_end))
+            await self._dispatch(tasks)
+        raise InvariantBroken("the delivery worker never ends by itself")
+
+    async def _mirror_outbox(self) -> None:
+        async for event in self._outbox.watch():
+            match event:
+                case Listing(owed):
+                    self._take_listing(owed)
+                case Added(owed):
+                    self._add(owed)
+                    self._offer(_key(owed))
+                case Removed(counter=counter):
+                    self._remove(_key(event), counter)
+
+    def _take_listing(self, listed: tuple[Owed, ...]) -> None:
+        kept = {(_key(owed), int(owed.counter)) for owed in listed}
+        for key, lane in list(self._lanes.items()):
+            for counter in [one for one in lane.slots if (key, one) not in kept]:
+                self._remove(key, counter)
+        for owed in listed:
+            self._add(owed)
+        for key in self._oldest_first():
+            self._offer(key)
+
+    async def _follow_ownership(self) -> None:
+        async for change in self._ownership.changes():
+            match change:
+                case Gained(shard, epoch):
+                    self._ours.add(shard)
+                    self.recorder.gained(shard, epoch)
+                    for key in self._lanes_of(shard):
+                        self._wake(key)
+                case Lost(shard):
+                    self._ours.discard(shard)
+                    self.recorder.lost(shard)
+                    for key in self._lanes_of(shard):
+                        self._stop(key)
+
+    async def _hear_forever(self, name: str, head_end: HeadEnd) -> NoReturn:
+        """Hear a head end for ever: nothing it says, and no mistake of ours about it, ends the node or the others."""
+        while True:
+            try:
+                await self._hear(name, head_end)
+            except Exception:
+                log.exception("a head end's events were not understood; heard again", extra={"head_end": name})
+            await asyncio.sleep(_STREAM_AGAIN_S)
+
+    async def _hear(self, name: str, head_end: HeadEnd) -> None:
+        async for event in head_end.events():
+            if isinstance(event, StreamRestored):
+                self._go_on_through(name)
+            else:
+                self._take(Received(name, event))
+
+    def _go_on_through(self, name: str) -> None:
+        """Let what waits for a head end that is back go on; what others carry is not touched by it."""
+        back = Received(name, StreamRestored())
+        # After an outage those who have waited longest come first.
+        for key in self._oldest_first():
+            lane = self._lanes[key]
+            sent = [slot for slot in lane.slots.values() if name in slot.carriers]
+            for slot in sent:
+                slot.box.put(back)
+            if sent or (lane.parked is not None and lane.parked.head_end == name):
+                self._wake(key)
+
+    def _take(self, received: Received) -> None:
+        for key, counter in self._addressed(received.event):
+            self._post(key, counter, received)
+
+    def _addressed(self, event: HeadEndEvent) -> list[tuple[_Key, int | None]]:
+        """Return what an event may be about: lanes, and the counter in each; None for every one that was sent."""
+        match event:
+            case Answer(message_id=message_id) | GivenUp(message_id=message_id):
+                named = parse_message_id(message_id)
+                return [] if named is None else [((named[1], named[0]), named[2])]
+            case Alert(meter_id=meter_id, originator_id=originator_id, counter=counter):
+                if originator_id is None or counter is None:
+                    return [(key, None) for key in self._of_meter.get(meter_id, ())]
+                return [((meter_id, originator_id), counter)]
+            case StreamRestored():
+                return []
+
+    def _post(self, key: _Key, counter: int | None, received: Received) -> None:
+        lane = self._lanes.get(key)
+        if lane is None:
+            return
+        # Of what was never sent nothing can be said without naming it.
+        named = (slot for slot in lane.slots.values() if slot.mailbox is not None) if counter is None else ()
+        about = [*named, *filter(None, (lane.slots.get(counter or 0),))]
+        heard = [slot for slot in about if self._may_tell(received.head_end, slot)]
+        for slot in heard:
+            slot.box.put(received)
+        if len(heard) < len(about):
+            self._attempt.origins.set_aside.record(received.head_end, ANOTHERS_METER)
+        if heard and _decides(received.event):
+            self._wake(key, counter)
+
+    def _may_tell(self, head_end: str, slot: _Slot) -> bool:
+        """Return whether a head end can know anything of a delivery; its attempt judges what it tells more closely."""
+        try:
+            return head_end in slot.carriers or self._attempt.origins.reaches(head_end, slot.owed.meter_id)
+        except NotReady:
+            # The recorder comes to it again.
+            return False
+
+    def hand(self, meter_id: MeterId, originator_id: OriginatorId, counter: UtrnCounter) -> Hand:
+        """Return where the delivery of a code is at this node."""
+        key = (meter_id, originator_id)
+        lane = self._lanes.get(key)
+        slot = None if lane is None else lane.slots.get(counter)
+        if slot is not None:
+            return Hand.TRIED if slot.tried else Hand.WAITS
+        return Hand.APPLIED if (key, counter) in self._applied else Hand.FREE
+
+    def take_news(self, received: Received) -> None:
+        """Give an alert that names a code to the code's delivery."""
+        self._take(received)
+
+    async def _dispatch(self, tasks: asyncio.TaskGroup) -> NoReturn:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._turn and self._under_way < self._config.in_flight_max:
+                await self._start(tasks, self._next_turn())
+
+    def _next_turn(self) -> list[Owed]:
+        """Return the deliveries that start now; what is not ours stays in the mirror."""
+        firsts: list[Owed] = []
+        while self._turn and len(firsts) < _READ_MAX:
+            lane = self._lanes.get(self._turn.popleft())
+            if lane is None:
+                continue
+            lane.waiting = False
+            owed = None if lane.task is not None else self._next(lane)
+            if owed is None:
+                continue
+            if self._ownership.epoch(owed.shard) is not None:
+                firsts.append(owed)
+            else:
+                self._rest_in_doubt(owed)
+        return firsts
+
+    def _next(self, lane: _Lane) -> Owed | None:
+        # An alert that names no code can only be about the one code in flight, if it is to be believed at all.
+        return lane.next(in_order=self._config.trust_unnamed_alerts)
+
+    def _rest_in_doubt(self, owed: Owed) -> None:
+        """Look again soon at a delivery that may not start now, if its shard is ours: the lease is only in doubt."""
+        if owed.shard in self._ours:
+            self._rest(owed, _READ_AGAIN_AFTER_S)
+
+    async def _start(self, tasks: asyncio.TaskGroup, firsts: list[Owed]) -> None:
+        try:
+            vends = await self._vends(firsts)
+        except LedgerUnavailable:
+            for owed in firsts:
+                self._rest(owed, _READ_AGAIN_AFTER_S)
+            return
+        for owed, stored in zip(firsts, vends, strict=True):
+            key = _key(owed)
+            lane = self._lanes.get(key)
+            epoch = self._ownership.epoch(owed.shard)
+            slot = None if lane is None else lane.slots.get(owed.counter)
+            if lane is None or slot is None or lane.task is not None:
+                self._offer(key)
+            elif epoch is None:
+                self._rest_in_doubt(owed)
+            elif stored is None or not stored.vend.delivery.owed:
+                self._remove(key, owed.counter)
+                self._offer(key)
+            else:
+                self._under_way += 1
+                lane.task = tasks.create_task(self._deliver(lane, slot, stored, epoch))
+                # Not in the task: one that is cancelled before its first step runs no line of its own.
+                lane.task.add_done_callback(partial(self._freed, key, lane))
+
+    async def _vends(self, owed: list[Owed]) -> list[StoredVend | None]:
+        """Return the vend of each delivery; those committed here lately are known without asking the ledger.
+
+        If one from memory is older than it looks, the compare of the first write tells.
+        """
+        known = [self._answers.fresh((one.participant_id, one.transaction_id)) for one in owed]
+        fresh = [stored if stored is not None and stored.vend.delivery.owed else None for stored in known]
+        missing = [one for one, stored in zip(owed, fresh, strict=True) if stored is None]
+        read = iter(await self._outbox.read(missing) if missing else ())
+        return [stored if stored is not None else next(read) for stored in fresh]
+
+    async def _deliver(self, lane: _Lane, slot: _Slot, stored: StoredVend, epoch: int) -> None:
+        """Make one attempt, and see to what follows from it."""
+        owed, slot.tried = slot.owed, True
+        try:
+            slot.carriers = self._attempt.carriers(stored.vend)
+            end = await self._attempt(
+                stored,
+                shard=owed.shard,
+                epoch=epoch,
+                ours=lambda: self._ownership.epoch(owed.shard) == epoch,
+                mailbox=slot.box,
+            )
+        except Exception:
+            # One delivery that cannot be made here must not take the others with it, nor one node after the other.
+            log.exception("an attempt failed as none should", extra={"meter_id": owed.meter_id, "shard": owed.shard})
+            end = Later(_BUG_REST_S)
+        finally:
+            self._answers.doubt((owed.participant_id, owed.transaction_id))
+        lane.parked = end if isinstance(end, Parked) else None
+        match end:
+            case Done(done):
+                self._answers.remember(done)
+                self._end(owed, done.vend.delivery.state)
+            case Later(delay_s) | Aside(delay_s):
+                slot.aside = isinstance(end, Aside)
+                self._rest_one(slot, 0.0 if slot.box else delay_s)
+            case Parked():
+                self._rest(owed, _PARKED_AT_MOST_S)
+            case None:
+                self._rest(owed, _READ_AGAIN_AFTER_S)
+
+    def _end(self, owed: Owed, state: DeliveryState) -> None:
+        if state is DeliveryState.APPLIED:
+            self._applied[(_key(owed), owed.counter)] = None
+            if len(self._applied) > _APPLIED_MAX:
+                self._applied.popitem(last=False)
+        self._remove(_key(owed), owed.counter)
+
+    def _freed(self, key: _Key, lane: _Lane, _: asyncio.Task[None]) -> None:
+        """Let the lane's next delivery go, however the last attempt has ended."""
+        self._under_way -= 1
+        lane.task = None
+        self._tidy(key)
+        self._offer(key)
+        if self._turn:
+            self._work.set()
+
+    def _add(self, owed: Owed) -> None:
+        key = _key(owed)
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane()
+            self._of_meter.setdefault(key[0], []).append(key)
+        if owed.counter not in lane.slots:
+            lane.slots[owed.counter] = _Slot(owed)
+
+    def _lanes_of(self, shard: int) -> list[_Key]:
+        return [key for key in self._oldest_first() if self._ownership.shard_of(key[0]) == shard]
+
+    def _oldest_first(self) -> list[_Key]:
+        """Return every lane in the order in which the first of what it is owed was asked for."""
+        return sorted(self._lanes, key=lambda key: self._lanes[key].since)
+
+    def _offer(self, key: _Key) -> None:
+        """Give the lane a turn, if it owes one that does not rest, and has no turn yet and nothing in flight."""
+        lane = self._lanes.get(key)
+        if lane is None or lane.waiting or lane.task is not None or lane.resting is not None:
+            return
+        if self._next(lane) is None:
+            return
+        lane.waiting = True
+        self._turn.append(key)
+        self._work.set()
+
+    def _rest(self, owed: Owed, delay_s: float) -> None:
+        """Let the lane be for `delay_s`: nothing of it can go."""
+        key = _key(owed)
+        lane = self._lanes.get(key)
+        if lane is not None and lane.resting is None:
+            lane.resting = asyncio.get_running_loop().call_later(delay_s, self._wake, key, owed.counter)
+
+    def _rest_one(self, slot: _Slot, delay_s: float) -> None:
+        """Let one delivery be for `delay_s`; the others of its lane go on."""
+        if slot.resting is None:
+            key, counter = _key(slot.owed), slot.owed.counter
+            slot.resting = asyncio.get_running_loop().call_later(delay_s, self._wake, key, counter)
+
+    def _wake(self, key: _Key, counter: int | None = None) -> None:
+        """End the rest of a lane, and of one delivery of it, or of all."""
+        lane = self._lanes.get(key)
+        if lane is None:
+            return
+        woken = lane.slots.values() if counter is None else filter(None, (lane.slots.get(counter),))
+        for one in (lane, *woken):
+            if one.resting is not None:
+                one.resting.cancel()
+                one.resting = None
+        self._offer(key)
+
+    def _stop(self, key: _Key) -> None:
+        """Break off work on the lane: it is no longer ours."""
+        lane = self._lanes[key]
+        lane.parked = None
+        if lane.task is not None:
+            lane.task.cancel()
+
+    def _remove(self, key: _Key, counter: int) -> None:
+        lane = self._lanes.get(key)
+        slot = None if lane is None else lane.slots.pop(counter, None)
+        if slot is not None and slot.resting is not None:
+            slot.resting.cancel()
+        self._tidy(key)
+        self._offer(key)
+
+    def _tidy(self, key: _Key) -> None:
+        lane = self._lanes.get(key)
+        if lane is None or lane.slots or lane.task is not None:
+            return
+        if lane.resting is not None:
+            lane.resting.cancel()
+        del self._lanes[key]
+        others = self._of_meter[key[0]]
+        others.remove(key)
+        if not others:
+            del self._of_meter[key[0]]
+
+
+def _key(owed: Owed | Removed) -> _Key:
+    return owed.meter_id, owed.originator_id
+
+
+def _decides(event: HeadEndEvent) -> bool:
+    """Return whether a resting delivery should look at `event` at once; the rest can wait for its next attempt."""
+    match event:
+        case Alert(alert_code=code):
+            return code == CREDIT_ADDED_LOCALLY
+        case GivenUp():
+            return False
+        case _:
+            return True

@@ -1,0 +1,476 @@
+"""judge: may this caller do this for this PAN, at this instant? The one rule on every path; pure.
+
+Objections come in the order in which a caller may learn of them: whoever has no say over a meter hears only that.
+"""
+
+from enum import IntEnum
+from typing import NamedTuple, Protocol, TypeVar
+
+from core.domain import errors
+from core.domain.appointment import Appointment, Appointments, AppointmentState, Terms
+from core.domain.balance import NO_BALANCE, BalanceTold, told_room
+from core.domain.effective_dated import FAR_FUTURE, NEVER, Ms, Timeline
+from core.domain.errors import Refused
+from core.domain.meter import Card, Custody, Meter, MeterId, MeterKind, Model, Pan, PanStatus, PanUse, PaymentMode
+from core.domain.participant import (
+    DEFAULT_PROFILE,
+    Level,
+    Option,
+    Participant,
+    ParticipantId,
+    Profile,
+    Role,
+    Standing,
+    SupplierKey,
+)
+from core.domain.record import Basis, Kind, Known, Ref
+
+_T = TypeVar("_T")
+# A named tuple made by its own name takes twice as long, and every sale makes several.
+_new = tuple.__new__
+BALANCE_TRUSTED_MS = 24 * 3600 * 1000
+
+
+class Act(IntEnum):
+    """What is asked for."""
+
+    ISSUE = 1
+    TOP_UP = 2
+    DELIVER = 3
+    DELIVER_MADE_ELSEWHERE = 4
+    CREDIT = 5
+
+
+_NEEDED = {Act.ISSUE: Level.ISSUE, Act.TOP_UP: Level.ISSUE_AND_DELIVER, Act.DELIVER: Level.ISSUE_AND_DELIVER}
+_MINTING = frozenset({Act.ISSUE, Act.TOP_UP, Act.CREDIT})
+
+
+class Say(NamedTuple):
+    """By what right a caller may do one act for one supplier: until `until`, while no record of `basis` changes."""
+
+    key: SupplierKey
+    profile: Profile
+    terms: Terms | None
+    basis: Basis
+    rule: str
+    since: Ms
+    until: Ms
+
+
+# By caller, supplier and act. Whoever keeps the records empties it when a participant or an appointment changes.
+Says = dict[tuple[ParticipantId, ParticipantId, Act], Say]
+
+
+class Records(Protocol):
+    """Where the records are looked up."""
+
+    @property
+    def says(self) -> Says:
+        """What was found of callers and suppliers lately: the same for sale after sale."""
+        ...
+
+    def participant(self, participant_id: ParticipantId, /) -> Known[Participant] | None:
+        """A participant."""
+        ...
+
+    def card(self, pan: Pan, /) -> Known[Card] | None:
+        """A PAN."""
+        ...
+
+    def meter(self, meter_id: MeterId, /) -> Known[Meter] | None:
+        """A meter."""
+        ...
+
+    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId, /) -> Known[Appointments] | None:
+        """Appointments."""
+        ...
+
+    def model(self, make: str, model: str, /) -> Known[Model] | None:
+        """A model."""
+        ...
+
+
+class Question(NamedTuple):
+    """Who asks for what. `amount` in pence, `channel` the number in utrn.v1; 0 where they do not matter."""
+
+    caller: Participant
+    act: Act
+    pan: Pan
+    amount: int
+    channel: int
+
+
+class Resolved(NamedTuple):
+    """What a PAN stands for, and that the caller may have what it asked for.
+
+    It holds from `since` until `until`, and as long as no record of `basis` has moved. `rule` names what allowed it.
+    """
+
+    meter_id: MeterId
+    meter_kind: MeterKind
+    scheme: str
+    public_point: bytes
+    head_end: str
+    supplier_id: ParticipantId
+    tenancy: int
+    key: SupplierKey
+    since: Ms
+    until: Ms
+    basis: Basis
+    rule: str
+    told: BalanceTold = NO_BALANCE
+
+
+class Ruling(NamedTuple):
+    """What came of a question. `turn` names a meter whose change is due, and must be carried out before all else."""
+
+    resolved: Resolved | None
+    refusals: list[Refused]
+    basis: Basis
+    meter_id: MeterId | None = None
+    supplier_id: ParticipantId | None = None
+    turn: MeterId | None = None
+
+
+def judge(
+    records: Records, question: Question, now: Ms, *, every: bool = False, head_ends: frozenset[str] | None = None
+) -> Ruling:
+    """Return whether `question` may be done at `now`, by whom it was decided, and until when that holds.
+
+    Args:
+        records: The registry.
+        question: Who asks for what.
+        now: The instant.
+        every: Find every objection, not only the first: somebody asks, and does not sell.
+        head_ends: The names of the head ends that there are; None if they are not known, or do not matter.
+    """
+    case = _Case(records, question, now, head_ends, every)
+    case.decide()
+    basis = tuple(case.basis)
+    resolved = None if case.refusals or case.turn is not None else case.resolved(basis)
+    refusals = case.refusals if every else case.refusals[:1]
+    ruling: Ruling = _new(Ruling, (resolved, refusals, basis, case.meter_id, case.supplier_id, case.turn))
+    return ruling
+
+
+class _Case:
+    """One question under way; notes every record it has looked at, and until when each holds."""
+
+    __slots__ = (
+        "_asked_only", "_card_use", "_head_ends", "_key", "_meter", "_now", "_profile", "_question", "_records",
+        "_registration", "_rule", "_settings", "basis", "meter_id", "refusals", "supplier_id", "turn", "until",
+    )  # fmt: skip
+
+    def __init__(
+        self, records: Records, question: Question, now: Ms, head_ends: frozenset[str] | None, asked_only: bool
+    ) -> None:
+        self._asked_only = asked_only
+        self._records = records
+        self._head_ends = head_ends
+        self._question = question
+        self._now = now
+        self.basis: list[tuple[Ref, int]] = []
+        self.refusals: list[Refused] = []
+        self.until = FAR_FUTURE
+        self.turn: MeterId | None = None
+        self.meter_id: MeterId | None = None
+        self.supplier_id: ParticipantId | None = None
+        self._rule = ""
+
+    def resolved(self, basis: Basis) -> Resolved:
+        meter, settings = self._meter, self._settings
+        # In the order of the fields.
+        fields = (
+            meter.meter_id,
+            meter.kind,
+            meter.scheme,
+            meter.public_point,
+            settings.head_end,
+            self._registration.supplier_id,
+            settings.tenancy,
+            self._key,
+            meter.turned_at,
+            self.until,
+            basis,
+            self._rule,
+            NO_BALANCE if meter.balance_at == NEVER else self._told(),
+        )
+        resolved: Resolved = _new(Resolved, fields)
+        return resolved
+
+    def decide(self) -> None:
+        """Find what stands against it, in order. Ends early where nothing further may be told, or can be known."""
+        use = self._use()
+        if isinstance(use, Refused):
+            self._object(use)
+            return
+        self._card_use = use
+        unknown = self._look_at_meter(use.meter_id)
+        if unknown is not None:
+            self._object(unknown)
+            return
+        if self.turn is not None:
+            return
+        no_say = self._no_say()
+        if no_say is not None:
+            self._object(no_say)
+            return
+        self._of_pan()
+        self._of_meter()
+        self._of_counters()
+        if self._question.amount:
+            self._of_amount()
+
+    def _object(self, refusal: Refused) -> None:
+        self.refusals.append(refusal)
+
+    def _use(self) -> PanUse | Refused:
+        card = self._records.card(self._question.pan)
+        if card is None:
+            return errors.PanUnknown("pan is not registered; check the number with the consumer's supplier")
+        self.basis.append((_new(Ref, (Kind.PAN, self._question.pan)), card.revision))
+        use = self._hold(card.record.uses)
+        if use is None:
+            return errors.PanUnknown("pan stands for no meter at this time; check with the consumer's supplier")
+        return use
+
+    def _look_at_meter(self, meter_id: MeterId) -> Refused | None:
+        known = self._records.meter(meter_id)
+        if known is None:
+            return errors.MeterUnknown("pan stands for a meter that is not registered; its supplier must register it")
+        self.basis.append((_new(Ref, (Kind.METER, meter_id)), known.revision))
+        self._meter = meter = known.record
+        self.meter_id = meter_id
+        if meter.due(self._now) is not None:
+            self.turn = meter_id
+            return None
+        # What was carried out stays carried out, even where this node's clock is a little slow.
+        self._now = max(self._now, meter.turned_at)
+        registration, settings = self._hold(meter.registrations), self._hold(meter.settings)
+        if registration is None or settings is None:
+            return errors.MeterUnknown("nobody supplies this meter at this time; the supplier must register it")
+        self._registration, self._settings = registration, settings
+        self.supplier_id = registration.supplier_id
+        return None
+
+    def _no_say(self) -> Refused | None:
+        """Return why the caller has no say over the meter, or None."""
+        says, question = self._records.says, self._question
+        key = question.caller.participant_id, self._registration.supplier_id, question.act
+        say = says.get(key)
+        if say is None or not say.since <= self._now < say.until:
+            found = self._find_say()
+            if isinstance(found, Refused):
+                return found
+            say = says[key] = found
+        self.basis += say.basis
+        self._until(say.until)
+        self._key, self._profile, self._rule = say.key, say.profile, say.rule
+        return None if say.terms is None else self._outside_terms(say.terms)
+
+    def _find_say(self) -> "Say | Refused":
+        """Return by what right the caller may do this for the meter's supplier, or why it may not."""
+        caller, supplier_id = self._question.caller, self._registration.supplier_id
+        supplier = self._records.participant(supplier_id)
+        mine = caller.role is Role.SUPPLIER and caller.participant_id == supplier_id
+        if supplier is None or supplier.record.supplier_key is None:
+            return _not_appointed() if not mine else errors.SupplierInactive("the meter's supplier has no key here")
+        kept, self.until = self.until, FAR_FUTURE
+        profile = self._hold(supplier.record.profiles) or DEFAULT_PROFILE
+        basis: list[tuple[Ref, int]] = [(Ref(Kind.PARTICIPANT, supplier_id), supplier.revision)]
+        terms = None if mine else self._terms(caller, profile, basis)
+        active = self._hold(supplier.record.standings) is Standing.ACTIVE
+        until, self.until = self.until, kept
+        if isinstance(terms, Refused):
+            return terms
+        if not active:
+            return errors.SupplierInactive("the meter's supplier is not active; ask the operator")
+        return Say(
+            key=supplier.record.supplier_key,
+            profile=profile,
+            terms=terms,
+            basis=tuple(basis),
+            rule="own meter" if terms is None else f"appointment {terms.appointment_id}",
+            since=self._now,
+            until=until,
+        )
+
+    def _terms(self, caller: Participant, profile: Profile, basis: list[tuple[Ref, int]]) -> Terms | Refused:
+        """Return the terms under which a PSP may do this for the meter's supplier, or why it may not."""
+        if caller.role is not Role.PSP:
+            return _not_appointed()
+        known = self._records.appointments(self._registration.supplier_id, caller.participant_id)
+        appointment = None if known is None else self._in_force(known.record)
+        if known is None or appointment is None:
+            return _not_appointed()
+        basis.append((Ref(Kind.APPOINTMENT, f"{known.record.supplier_id}/{known.record.psp_id}"), known.revision))
+        myself = self._records.participant(caller.participant_id)
+        if myself is None or self._hold(myself.record.standings) is not Standing.ACTIVE:
+            return errors.CallerSuspended("this participant is suspended; ask the operator")
+        basis.append((Ref(Kind.PARTICIPANT, caller.participant_id), myself.revision))
+        self._until(appointment.terms.until)
+        level = min(appointment.terms.level, profile.psp_level)
+        needed = _NEEDED.get(self._question.act)
+        if needed is None or level < needed:
+            return errors.NotAppointed(
+                "the meter's supplier has not appointed the caller to do this",
+                may=level.name,
+                needed="SUPPLIER" if needed is None else needed.name,
+            )
+        return appointment.terms
+
+    def _in_force(self, every: Appointments) -> Appointment | None:
+        """Return the appointment the caller may act on now."""
+        for one in reversed(every.all):
+            accepted = self._hold(one.states) is AppointmentState.ACCEPTED
+            if accepted and one.terms.since <= self._now < (one.terms.until or FAR_FUTURE):
+                return one
+        return None
+
+    def _outside_terms(self, terms: Terms) -> Refused | None:
+        question = self._question
+        if question.channel and terms.channels and question.channel not in terms.channels:
+            return errors.ChannelNotAllowed("the appointment does not cover this channel", channel=question.channel)
+        if question.amount and not terms.min_pence <= question.amount <= terms.max_pence:
+            return _out_of_limits(terms.min_pence, terms.max_pence, "appointment")
+        return None
+
+    def _of_pan(self) -> None:
+        use = self._card_use
+        # A code that was paid for is delivered, even if the card was lost since.
+        if use.status is not PanStatus.ACTIVE and self._question.act is not Act.DELIVER:
+            self._object(errors.PanBlocked("pan is blocked; the consumer needs a new card from the supplier"))
+        if use.supplier_id != self._registration.supplier_id:
+            self._object(
+                errors.PanNotCurrent("the card was given by an earlier supplier of the meter", because="supplier")
+            )
+        elif use.tenancy != self._settings.tenancy:
+            self._object(errors.PanNotCurrent("the card was given to an earlier tenant", because="tenancy"))
+
+    def _of_meter(self) -> None:
+        settings, meter, act = self._settings, self._meter, self._question.act
+        if not settings.enrolled:
+            self._object(errors.MeterNotEnrolled("the meter is not enrolled with this service; ask its SMSO"))
+        if settings.payment_mode is not PaymentMode.PREPAYMENT:
+            self._object(errors.MeterInCreditMode("the meter is in credit mode; its supplier can change that"))
+        if act is not Act.ISSUE and self._head_ends is not None and settings.head_end not in self._head_ends:
+            self._object(
+                errors.HeadEndUnknown(
+                    "the meter's record names a head end that is not there; its supplier must correct it",
+                    head_end=settings.head_end,
+                    known=", ".join(sorted(self._head_ends)),
+                )
+            )
+        if not meter.make:
+            return
+        model = self._records.model(meter.make, meter.model)
+        can = None if model is None else self._hold(model.record.abilities)
+        if model is None or can is None:
+            self._object(
+                errors.NotSupportedByMeter("the meter's model is not in the capability matrix", scheme=meter.scheme)
+            )
+            return
+        self.basis.append((Ref(Kind.MODEL, f"{meter.make}/{meter.model}"), model.revision))
+        if meter.scheme not in can.schemes:
+            self._object(
+                errors.NotSupportedByMeter("the model does not take codes of this scheme", scheme=meter.scheme)
+            )
+        if act in _MINTING and not can.central_issue:
+            self._object(errors.NotSupportedByMeter("codes for this model cannot be made here", scheme=meter.scheme))
+        if act is not Act.ISSUE and not can.over_the_air:
+            self._object(
+                errors.NotSupportedByMeter("this model cannot be sent codes over the air", scheme=meter.scheme)
+            )
+
+    def _of_counters(self) -> None:
+        custody = self._registration.custody
+        if self._question.act in _MINTING:
+            if self._profile.option is Option.SUPPLIER_GENERATES:
+                self._object(
+                    errors.CentralIssueOff("the meter's supplier makes its codes itself; ask the supplier for one")
+                )
+            elif custody is not Custody.CENTRAL:
+                self._object(errors.CounterElsewhere("the meter's counters are in other hands", custody=custody.name))
+        elif self._question.act is Act.DELIVER_MADE_ELSEWHERE and custody is not Custody.SUPPLIER:
+            self._object(errors.CounterHere("the meter's counters are not its supplier's; have them handed over first"))
+
+    def _of_amount(self) -> None:
+        question, settings, meter = self._question, self._settings, self._meter
+        if question.act is not Act.CREDIT:
+            self._of_limits()
+        if settings.max_credit_pence and question.amount > settings.max_credit_pence:
+            self._object(
+                errors.AboveMaxCredit(
+                    f"the meter takes at most {settings.max_credit_pence} pence at once",
+                    max_credit_pence=settings.max_credit_pence,
+                )
+            )
+        room = None if meter.balance_at == NEVER else self._room()
+        if room is not None and question.amount > (told_room(room) if self._asked_only and room > 0 else room):
+            # What was sold since then takes more of the room: that is looked at with the counter sequence. Whoever only
+            # asks is answered in steps, or asking often would tell the balance to the penny.
+            self._object(
+                errors.AboveMaxBalance("the meter's balance would go above its maximum", room_pence=told_room(room))
+            )
+
+    def _room(self) -> int | None:
+        """Return the pence from the balance that was told up to the maximum; None if neither says anything now."""
+        settings, meter = self._settings, self._meter
+        if not settings.max_balance_pence or not 0 <= self._now - meter.balance_at <= BALANCE_TRUSTED_MS:
+            return None
+        return settings.max_balance_pence - meter.balance_pence
+
+    def _told(self) -> BalanceTold:
+        """Return the balance as it bears on the present supplier's codes. Those of an earlier one credit no more."""
+        meter = self._meter
+        same = meter.balance_originator_id == self._key.originator_id
+        return BalanceTold(meter.balance_at, meter.balance_outstanding_pence if same else 0, self._room())
+
+    def _of_limits(self) -> None:
+        question = self._question
+        limit = self._profile.limit_of(question.channel)
+        if limit is None:
+            return
+        if limit.closed:
+            self._object(errors.ChannelNotAllowed("the supplier has closed this channel", channel=question.channel))
+        elif not limit.min_pence <= question.amount <= limit.max_pence:
+            self._object(_out_of_limits(limit.min_pence, limit.max_pence, "supplier"))
+        elif limit.whole_pounds and question.amount % 100:
+            self._object(_out_of_limits(limit.min_pence, limit.max_pence, "supplier, whole pounds"))
+
+    def _hold(self, timeline: Timeline[_T]) -> _T | None:
+        """Return what holds now, and remember until when: its end, or whatever is recorded to follow.
+
+        Never as of before it was recorded: what was suspended at once by another node is suspended, even where this
+        node's clock is a little slow.
+        """
+        now = self._now
+        if timeline.periods:
+            last = timeline.periods[-1]
+            if last.since <= now and last.until is None:
+                return last.value
+        now = timeline.heard_at(now)
+        for period in reversed(timeline.periods):
+            if period.since <= now:
+                if period.until is None:
+                    return period.value
+                if now < period.until:
+                    self._until(period.until)
+                    return period.value
+                return None
+            self._until(period.since)
+        return None
+
+    def _until(self, until: Ms | None) -> None:
+        if until is not None and until < self.until:
+            self.until = until
+
+
+def _not_appointed() -> Refused:
+    return errors.NotAppointed("this caller may not top up this meter; its supplier must appoint the caller first")
+
+
+def _out_of_limits(least: int, most: int, limit_of: str) -> Refused:
+    return errors.AmountOutOfLimits(
+        f"the amount is outside the limits: {least} to {most} pence", min_pence=least, max_pence=most, limit_of=limit_of
+    )

@@ -1,1 +1,0 @@
-"""The path of a vend, one file per step; knows ports, not adapters."""

@@ -1,0 +1,133 @@
+"""Step 3: is this principal allowed to do this for the meter behind this PAN, now? The one authorisation of every path.
+
+It decides from the copy in memory. Where a change is due it is carried out first, and where the commit finds that a
+record has moved, the question is asked again of the ledger itself.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from core.domain.authorization import Act, Question, Resolved, Ruling, judge
+from core.domain.effective_dated import ms_of
+from core.domain.errors import NotReady, Refused
+from core.domain.invariant import check
+from core.domain.meter import Pan
+from core.domain.participant import Principal
+from core.ports.audit_context import NOTES
+from core.ports.audit_log import Decision, Trail
+from core.ports.clock import Clock
+from core.ports.head_ends import HeadEndNames
+from core.ports.registry import Registry, RegistryStore
+from core.registry.due_changes import TurnMeter
+
+_new = tuple.__new__
+# Of a decision: no rows were read, no digits shown, and the caller is who it is.
+_NO_READING = (0, 0, "")
+_ACT_NAMES = {act: act.name for act in Act}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authorise:
+    """Decides, and writes down every decision."""
+
+    registry: Registry
+    store: RegistryStore
+    turn: TurnMeter
+    clock: Clock
+    trail: Trail
+    head_ends: HeadEndNames
+
+    def now(
+        self,
+        principal: Principal,
+        act: Act,
+        pan: Pan,
+        *,
+        amount: int,
+        channel: int,
+        ask: str,
+        snapshot: Registry | None,
+    ) -> Resolved | None:
+        """Return what `pan` stands for; None if `refresh` is needed first: a change of the meter is due.
+
+        Args:
+            principal: Who asks.
+            act: For what.
+            pan: Quoted number.
+            amount: Pence; 0 where it does not matter.
+            channel: Number of the channel; 0 where it does not matter.
+            ask: The transaction id, for the trail.
+            snapshot: What to decide by instead of the copy in memory.
+
+        Raises:
+            Refused: do not repeat; the class says why.
+            NotReady: repeat at another node.
+        """
+        question, now = Question(principal.participant, act, pan, amount, channel), self.clock.now()
+        ruling = self._judge(question, snapshot, now)
+        if ruling.turn is not None:
+            return None
+        self._note(principal, question, ruling, ask, now)
+        if ruling.refusals:
+            raise ruling.refusals[0]
+        check(ruling.resolved is not None, "what is not refused is resolved")
+        return ruling.resolved
+
+    async def refresh(self, principal: Principal, pan: Pan) -> Registry:
+        """Carry out the meter's change if one is due, and return what the ledger says now.
+
+        Raises:
+            LedgerUnavailable, OutcomeUnknown: repeat.
+        """
+        snapshot = await self.store.snapshot(pan, principal.participant_id)
+        question = Question(caller=principal.participant, act=Act.ISSUE, pan=pan, amount=0, channel=0)
+        due = judge(snapshot, question, ms_of(self.clock.now())).turn
+        if due is None:
+            return snapshot
+        await self.turn(due)
+        return await self.store.snapshot(pan, principal.participant_id)
+
+    async def objections(
+        self, principal: Principal, act: Act, pan: Pan, *, amount: int, channel: int
+    ) -> tuple[Ruling, tuple[Refused, ...]]:
+        """Return every objection there is, in the order of importance; none if it would be allowed now.
+
+        Raises:
+            NotReady, LedgerUnavailable: repeat.
+        """
+        question = Question(caller=principal.participant, act=act, pan=pan, amount=amount, channel=channel)
+        now = self.clock.now()
+        ruling = self._judge(question, None, now, every=True)
+        if ruling.turn is not None:
+            snapshot, now = await self.refresh(principal, pan), self.clock.now()
+            ruling = self._judge(question, snapshot, now, every=True)
+        self._note(principal, question, ruling, "eligibility", now)
+        return ruling, tuple(ruling.refusals)
+
+    def _judge(self, question: Question, snapshot: Registry | None, now: datetime, *, every: bool = False) -> Ruling:
+        if not self.registry.ready:
+            raise NotReady("this node is still reading the registry; ask another")
+        return judge(snapshot or self.registry, question, ms_of(now), every=every, head_ends=self.head_ends())
+
+    def _note(self, principal: Principal, question: Question, ruling: Ruling, ask: str, at: datetime) -> None:
+        notes = NOTES.get()
+        if notes is not None:
+            notes.decided = True
+        resolved = ruling.resolved
+        # In the order of the fields: named, they would take twice as long, for every sale.
+        fields = (
+            at,
+            principal.participant.participant_id,
+            principal.identity,
+            _ACT_NAMES[question.act],
+            ask,
+            ruling.meter_id or f"pan ..{question.pan[-4:]}",
+            question.amount,
+            ruling.refusals[0].reason if resolved is None else "allowed",
+            "" if resolved is None else resolved.rule,
+            ruling.basis,
+            "cluster",
+            question.channel,
+            *_NO_READING,
+        )
+        self.trail.note(_new(Decision, fields))

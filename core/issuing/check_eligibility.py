@@ -1,0 +1,56 @@
+"""Would this sale be allowed now? Asked before money is taken; the rule is the one that decides at the sale."""
+
+from dataclasses import dataclass
+
+from core.domain.authorization import Act
+from core.domain.errors import LedgerUnavailable, NotAppointed, PanUnknown, Refused
+from core.domain.meter import OriginatorId, Pan
+from core.domain.money import Pence
+from core.domain.participant import ParticipantId, Principal
+from core.domain.vend import Channel
+from core.issuing.authorize import Authorise
+from core.issuing.counter_cache import Counters, check_balance
+from core.ports.ledger import Ledger
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Eligibility:
+    """What stands against a sale; nothing, if it would be allowed. `supplier_id` is for those with a say."""
+
+    objections: tuple[Refused, ...]
+    supplier_id: ParticipantId | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckEligibility:
+    """Asks the one rule, and looks whether the meter can take one more code."""
+
+    authorise: Authorise
+    ledger: Ledger
+    counters: Counters
+
+    async def __call__(
+        self, principal: Principal, pan: Pan, *, amount: Pence | None, channel: Channel | None, deliver: bool
+    ) -> Eligibility:
+        """Return what stands against a sale of `amount` through `channel`; None for not said.
+
+        Raises:
+            NotReady, LedgerUnavailable: repeat.
+        """
+        act = Act.TOP_UP if deliver else Act.ISSUE
+        ruling, objections = await self.authorise.objections(
+            principal, act, pan, amount=amount or 0, channel=channel or 0
+        )
+        if objections and isinstance(objections[0], NotAppointed | PanUnknown):
+            return Eligibility(objections=objections, supplier_id=None)
+        if ruling.resolved is not None:
+            sequence = OriginatorId(ruling.resolved.key.originator_id), ruling.resolved.meter_id
+            (state,) = await self.ledger.counters([sequence])
+            if isinstance(state, LedgerUnavailable):
+                raise state
+            try:
+                self.counters.check_room(state)
+                check_balance(ruling.resolved.told, state, amount or Pence(0), asked_only=True)
+            except Refused as refusal:
+                objections = (*objections, refusal)
+        return Eligibility(objections=objections, supplier_id=ruling.supplier_id)

@@ -1,0 +1,376 @@
+"""Steps 5 and 6: CommitLine signs waiting vends and commits them in groups; nothing leaves it before its commit.
+
+The batch that signs is the batch that commits, and the next one leaves when it has returned. So it sizes itself: alone,
+a vend goes at once; under load, up to `batch_max` go together. No timer.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from core.domain.authorization import Resolved
+from core.domain.delivery import NOT_REQUESTED
+from core.domain.effective_dated import FAR_FUTURE, NEVER, Ms, instant_of, ms_of
+from core.domain.errors import (
+    LedgerUnavailable,
+    NotReady,
+    OutcomeUnknown,
+    Overloaded,
+    Refused,
+    RegistryMoved,
+    ShuttingDown,
+    UtrnError,
+)
+from core.domain.invariant import check
+from core.domain.meter import OriginatorId
+from core.domain.utrn import Counter, Utrn, truncated_counter
+from core.domain.utrn_value import CodeValue
+from core.domain.vend import Operation, Sale, Vend
+from core.issuing.counter_cache import Counters, SequenceKey, check_balance
+from core.issuing.recent_vends import Answers, Issued, replay
+from core.metrics import Stage, StageTimes
+from core.ports.audit_log import Trail
+from core.ports.clock import Clock
+from core.ports.ledger import (
+    Closed,
+    CommitOutcome,
+    Committed,
+    CounterMoved,
+    CounterState,
+    Entry,
+    Found,
+    Ledger,
+    Present,
+    RegistrationMoved,
+)
+from core.ports.signer import SignRequest, TokenSigner
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A vend but for its counter and its code.
+
+    `value` is what the code will carry. The vend is to be dated at `dated_from` or later and before `dated_before`: in
+    the hour that it is charged to.
+    """
+
+    sale: Sale
+    resolved: Resolved
+    value: CodeValue
+    dated_from: Ms = NEVER
+    dated_before: Ms = FAR_FUTURE
+
+    @property
+    def sequence(self) -> SequenceKey:
+        """The counter sequence the code belongs to."""
+        return OriginatorId(self.resolved.key.originator_id), self.resolved.meter_id
+
+
+@dataclass(slots=True)
+class _Job:
+    draft: Draft
+    answer: asyncio.Future[Issued]
+    since: float
+    attempts: int = 0
+
+
+class CommitLine:
+    """Owns every vend from its admission to its answer. A caller that goes away changes nothing here.
+
+    `batches` and `batched` count group commits and the vends in them.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        signer: TokenSigner,
+        counters: Counters,
+        answers: Answers,
+        clock: Clock,
+        times: StageTimes,
+        trail: Trail,
+        batch_max: int,
+        in_flight_max: int,
+        attempts_max: int,
+    ) -> None:
+        self._ledger = ledger
+        self._signer = signer
+        self._counters = counters
+        self._answers = answers
+        self._clock = clock
+        self._times = times
+        self._trail = trail
+        self._batch_max = batch_max
+        self._in_flight_max = in_flight_max
+        self._attempts_max = attempts_max
+        self._in_flight = 0
+        self.batches = 0
+        self.batched = 0
+        self._closed = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        # A job is in one of these, or in the batch under way: waiting, to be signed again, or behind one of its meter.
+        self._waiting: deque[_Job] = deque()
+        self._again: deque[_Job] = deque()
+        self._behind: dict[SequenceKey, deque[_Job]] = {}
+        self._work = asyncio.Event()
+
+    @property
+    def in_flight(self) -> int:
+        """How many vends wait or are being committed."""
+        return self._in_flight
+
+    def submit(self, draft: Draft) -> asyncio.Future[Issued]:
+        """Take `draft` in and return its future answer; cancelling the future does not cancel the vend.
+
+        Raises:
+            Overloaded, ShuttingDown: nothing was done.
+        """
+        if self._closed:
+            raise ShuttingDown("this node is leaving service; another will answer")
+        if self._in_flight >= self._in_flight_max:
+            raise Overloaded("too many vends wait at this node; repeat the same transaction_id after the delay")
+        job = _Job(draft, asyncio.get_running_loop().create_future(), self._clock.monotonic())
+        self._in_flight += 1
+        self._idle.clear()
+        self._waiting.append(job)
+        self._work.set()
+        return job.answer
+
+    async def drain(self) -> None:
+        """Admit nothing more, and return when every admitted vend has its answer."""
+        self._closed = True
+        await self._idle.wait()
+
+    async def run(self) -> NoReturn:
+        """Sign and commit for ever."""
+        while True:
+            await self._work.wait()
+            jobs = self._take()
+            if not jobs:
+                self._work.clear()
+                continue
+            batch = await self._sign(jobs)
+            if batch:
+                await self._commit(batch)
+
+    def _take(self) -> list[_Job]:
+        """Return the next jobs, at most one per counter sequence."""
+        jobs: list[_Job] = []
+        while self._again and len(jobs) < self._batch_max:
+            jobs.append(self._again.popleft())
+        while self._waiting and len(jobs) < self._batch_max:
+            job = self._waiting.popleft()
+            behind = self._behind.get(job.draft.sequence)
+            if behind is None:
+                self._behind[job.draft.sequence] = deque()
+                jobs.append(job)
+            else:
+                behind.append(job)
+        return jobs
+
+    async def _sign(self, jobs: list[_Job]) -> list[tuple[_Job, Entry]]:
+        """Return the jobs that are signed, each with what is to be committed; the others have failed."""
+        started = self._clock.monotonic()
+        for job in jobs:
+            self._times.record(Stage.WAIT, started - job.since)
+        states = await self._states(jobs)
+        ready = [(job, state) for job, state in zip(jobs, states, strict=True) if self._admit(job, state)]
+        asked = [
+            (job, state, self._request(job.draft, state))
+            for job, state in ready
+            if job.draft.sale.code is None and state is not None
+        ]
+        codes = iter(await self._signer.sign([request for _, _, request in asked]) if asked else ())
+        batch: list[tuple[_Job, Entry]] = []
+        for job, state in ready:
+            check(state is not None, "an admitted job has its counter sequence")
+            if state is None:
+                continue
+            code = job.draft.sale.code or self._proven(next(codes), state)
+            if isinstance(code, UtrnError):
+                self._fail(job, code)
+                continue
+            try:
+                vend = self._vend(job.draft, *code)
+            except NotReady as error:
+                self._fail(job, error)
+                continue
+            if ms_of(vend.issued_at) >= min(job.draft.resolved.until, job.draft.dated_before):
+                # It waited past the instant up to which it was allowed. The counter is not spent: nobody saw the code.
+                self._fail(job, registry_moved())
+                continue
+            resolved = job.draft.resolved
+            batch.append((job, Entry(vend=vend, seen=state, told=resolved.told, until=resolved.until)))
+        self._times.record(Stage.SIGN, self._clock.monotonic() - started)
+        return batch
+
+    async def _states(self, jobs: list[_Job]) -> list[CounterState | None]:
+        """Return the counter sequence of each job; None where it could not be read, and the job has failed."""
+        # What another generator made is held against what is known now: it is not signed again if that has moved.
+        states = [None if job.draft.sale.code else self._counters.get(job.draft.sequence) for job in jobs]
+        unread = [job for job, state in zip(jobs, states, strict=True) if state is None]
+        if not unread:
+            return list(states)
+        try:
+            read = iter(await self._ledger.counters([job.draft.sequence for job in unread]))
+        except LedgerUnavailable as error:
+            for job in unread:
+                self._fail(job, error)
+            return list(states)
+        found: list[CounterState | None] = []
+        for job, state in zip(jobs, states, strict=True):
+            told = state if state is not None else next(read)
+            if isinstance(told, LedgerUnavailable):
+                self._fail(job, told)
+            found.append(None if isinstance(told, LedgerUnavailable) else told)
+        return found
+
+    def _admit(self, job: _Job, state: CounterState | None) -> bool:
+        if state is None:
+            return False
+        try:
+            check_balance(job.draft.resolved.told, state, job.draft.sale.amount)
+            if job.draft.sale.code is not None:
+                self._counters.check_made_elsewhere(state, job.draft.sale.code[1])
+            elif self._counters.check_room(state):
+                log.warning(
+                    "many codes of a meter are not known to be used",
+                    extra={"meter_id": job.draft.resolved.meter_id, "unapplied": state.unapplied + 1},
+                )
+        except Refused as refusal:
+            self._counters.put(job.draft.sequence, state)
+            self._fail(job, refusal)
+            return False
+        return True
+
+    @staticmethod
+    def _request(draft: Draft, state: CounterState) -> SignRequest:
+        return SignRequest(
+            scheme=draft.resolved.scheme,
+            key=draft.resolved.key,
+            meter_id=draft.resolved.meter_id,
+            meter_point=draft.resolved.public_point,
+            counter=state.next,
+            value=draft.value,
+        )
+
+    @staticmethod
+    def _proven(code: Utrn | UtrnError, state: CounterState) -> tuple[Utrn, Counter] | UtrnError:
+        if isinstance(code, UtrnError):
+            return code
+        check(truncated_counter(code) == state.next % 1024, "a code carries the counter it was asked for")
+        return code, state.next
+
+    def _vend(self, draft: Draft, utrn: Utrn, counter: Counter) -> Vend:
+        resolved = draft.resolved
+        # A node whose clock is a little slow must not date a vend before the change of hands it comes after, nor before
+        # the hour that it is charged to.
+        now = max(self._clock.now(), instant_of(max(resolved.since, draft.dated_from)))
+        return Vend(
+            sale=draft.sale,
+            meter_id=resolved.meter_id,
+            meter_kind=resolved.meter_kind,
+            head_end=resolved.head_end,
+            supplier_id=resolved.supplier_id,
+            originator_id=OriginatorId(resolved.key.originator_id),
+            tenancy=resolved.tenancy,
+            rule=resolved.rule,
+            basis=resolved.basis,
+            utrn=utrn,
+            counter=counter,
+            issued_at=now,
+            delivery=NOT_REQUESTED if draft.sale.operation is Operation.ISSUE else NOT_REQUESTED.queue(now),
+        )
+
+    async def _commit(self, batch: list[tuple[_Job, Entry]]) -> None:
+        started = self._clock.monotonic()
+        outcomes = await self._ledger.commit([entry for _, entry in batch])
+        self._times.record(Stage.COMMIT, self._clock.monotonic() - started)
+        self.batches += 1
+        self.batched += len(batch)
+        self._settle(batch, outcomes)
+
+    def _settle(self, batch: Sequence[tuple[_Job, Entry]], outcomes: Sequence[CommitOutcome]) -> None:
+        for (job, entry), outcome in zip(batch, outcomes, strict=True):
+            match outcome:
+                case Committed():
+                    check(outcome.stored.vend == entry.vend, "what was committed is what was signed")
+                    self._trail.note_sale(entry.vend, outcome.stored.revision)
+                    self._counters.put(job.draft.sequence, outcome.counter)
+                    self._answer(job, Issued(outcome.stored, replayed=False))
+                case Present():
+                    if outcome.stored.vend.utrn == entry.vend.utrn:
+                        # An earlier sending was carried out, and somebody has written on its delivery since.
+                        self._trail.note_sale(entry.vend, outcome.stored.revision)
+                    self._counters.forget(job.draft.sequence)
+                    if outcome.stored.vend.same_code(entry.vend):
+                        # An earlier sending was carried out and its answer lost; the delivery has moved since.
+                        self._answer(job, Issued(outcome.stored, replayed=False))
+                    else:
+                        self._answer_found(job, outcome.stored)
+                case Closed():
+                    self._counters.forget(job.draft.sequence)
+                    self._answers.remember(outcome.refusal)
+                    self._answer_found(job, outcome.refusal)
+                case CounterMoved():
+                    self._counters.put(job.draft.sequence, outcome.counter)
+                    self._sign_again(job)
+                case RegistrationMoved():
+                    self._fail(job, registry_moved())
+                case UtrnError():
+                    if isinstance(outcome, OutcomeUnknown):
+                        self._trail.note_sale(entry.vend, 0)
+                    self._counters.forget(job.draft.sequence)
+                    self._fail(job, outcome)
+
+    def _answer_found(self, job: _Job, found: Found) -> None:
+        try:
+            self._answer(job, replay(job.draft.sale, found))
+        except UtrnError as error:
+            self._fail(job, error)
+
+    def _sign_again(self, job: _Job) -> None:
+        job.attempts += 1
+        if job.attempts >= self._attempts_max:
+            self._fail(job, Overloaded("other nodes keep issuing codes for this meter; repeat the same transaction_id"))
+            return
+        self._again.append(job)
+        self._work.set()
+
+    def _answer(self, job: _Job, issued: Issued) -> None:
+        self._answers.remember(issued.stored)
+        self._times.record(Stage.ISSUE, self._clock.monotonic() - job.since)
+        if not job.answer.done():
+            job.answer.set_result(issued)
+        self._release(job)
+
+    def _fail(self, job: _Job, error: UtrnError) -> None:
+        if not job.answer.done():
+            job.answer.set_exception(error)
+            # Mark it as seen: the caller may be gone, and the error has been told to nobody else.
+            job.answer.exception()
+        self._release(job)
+
+    def _release(self, job: _Job) -> None:
+        """Let the next vend of the same counter sequence go."""
+        behind = self._behind.get(job.draft.sequence)
+        if behind:
+            self._again.append(behind.popleft())
+            self._work.set()
+        else:
+            self._behind.pop(job.draft.sequence, None)
+        self._in_flight -= 1
+        if self._in_flight == 0:
+            self._idle.set()
+
+
+def registry_moved() -> RegistryMoved:
+    """Return the error that has a vend authorised again, by what the registry says now."""
+    return RegistryMoved("the registry changed while this was under way; repeat the same transaction_id")

@@ -1,0 +1,128 @@
+"""Carry a meter's change out: the write after which nothing that was allowed before it can commit, and its note.
+
+A change recorded for a later instant takes place when the ledger says so: whoever needs it first writes it, at the
+instant or after. Vends compare the meter's revision, so all those of the old supplier come before that write, and all
+those of the new one after it, whatever the nodes' clocks say.
+"""
+
+from dataclasses import dataclass
+
+from core.domain.effective_dated import Ms, ms_of
+from core.domain.errors import RegistryMoved
+from core.domain.meter import Meter, MeterId, OriginatorId
+from core.domain.participant import Participant
+from core.domain.record import Kind, Known, Ref
+from core.domain.registration_change import MarketChange, kinds_between, turned
+from core.ports.clock import Clock
+from core.ports.ledger import CounterState
+from core.ports.registry import RegistryStore, RegistryWrite
+
+_RACES_MAX = 10
+
+# Whose it is, None if nobody's; and where it is.
+Sequence = tuple[OriginatorId | None, CounterState]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeNote:
+    """The note of a change, the meter after it, and the counter sequence that must not have moved since it was read."""
+
+    meter: Meter
+    notes: tuple[MarketChange, ...]
+    unmoved: tuple[tuple[OriginatorId, MeterId, CounterState], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TurnMeter:
+    """Carries out what is due."""
+
+    store: RegistryStore
+    clock: Clock
+
+    async def __call__(self, meter_id: MeterId) -> MarketChange | None:
+        """Carry out everything of a meter that is due now; return its note, or None if nothing was due.
+
+        Raises:
+            LedgerUnavailable, OutcomeUnknown, RegistryMoved: repeat.
+        """
+        for _ in range(_RACES_MAX):
+            known = await self.store.read(Meter, meter_id)
+            if known is None:
+                return None
+            now = ms_of(self.clock.now())
+            if known.record.due(now) is None:
+                return None
+            note = await self.note(known, known.record, now, await self.sequence(known.record))
+            instants = {one for one in known.record.instants() if known.record.turned_at < one <= now}
+            write = RegistryWrite(
+                expect=[(Ref(Kind.METER, meter_id), known.revision)],
+                put=[note.meter, *note.notes],
+                unmoved=note.unmoved,
+                done=[(at, meter_id) for at in sorted(instants)],
+                not_before=note.meter.turned_at,
+            )
+            if await self.store.write(write) is not None:
+                return note.notes[0] if note.notes else None
+        raise RegistryMoved("others keep changing this meter; repeat")
+
+    async def forget(self, at: Ms, meter_id: MeterId) -> None:
+        """Take a reminder away that has been served, or was left behind; looked at in vain, it would be for ever.
+
+        Raises:
+            LedgerUnavailable, OutcomeUnknown: repeat.
+        """
+        known = await self.store.read(Meter, meter_id)
+        if known is None or known.record.turned_at >= at or at not in known.record.instants():
+            await self.store.write(RegistryWrite(expect=[], put=[], done=[(at, meter_id)]))
+
+    async def sequence(self, meter: Meter) -> Sequence:
+        """Return the counter sequence of who supplies a meter, as of what has been carried out.
+
+        Raises:
+            LedgerUnavailable: repeat.
+        """
+        holds = meter.registrations.at(meter.turned_at)
+        found = None if holds is None else await self.store.read(Participant, holds.value.supplier_id)
+        key = None if found is None else found.record.supplier_key
+        if key is None:
+            return None, CounterState()
+        originator_id = OriginatorId(key.originator_id)
+        return originator_id, await self.store.sequence(originator_id, meter.meter_id)
+
+    async def note(self, before: Known[Meter], changed: Meter, now: Ms, sequence: Sequence) -> ChangeNote:
+        """Return `changed` carried out up to `now`, and the note of what is different from `before`.
+
+        `sequence` is that of the side before; the write compares that it has not moved since it was read.
+
+        Raises:
+            LedgerUnavailable: repeat.
+        """
+        was_at = before.record.turned_at
+        meter = turned(changed, changed.due(now) or was_at)
+        kinds = kinds_between(meter, was_at, meter.turned_at)
+        was = meter.registrations.at(was_at)
+        if not kinds or was is None:
+            return ChangeNote(meter=meter, notes=(), unmoved=())
+        originator_id, state = sequence
+        after = meter.registrations.at(meter.turned_at)
+        uncredited, more = (
+            ((), 0)
+            if originator_id is None
+            else await self.store.codes_uncredited(originator_id, before.record.meter_id)
+        )
+        note = MarketChange(
+            meter_id=before.record.meter_id,
+            at=meter.turned_at,
+            carried_out_at=now,
+            kinds=kinds,
+            responsible=was.value.supplier_id,
+            supplier_after=None if after is None else after.value.supplier_id,
+            originator_id=originator_id,
+            last_issued=state.last_issued,
+            highest_applied=state.highest_applied,
+            in_flight=tuple(await self.store.owed(before.record.meter_id)),
+            uncredited=tuple(uncredited),
+            uncredited_more=more,
+        )
+        unmoved = () if originator_id is None else ((originator_id, before.record.meter_id, state),)
+        return ChangeNote(meter=meter, notes=(note,), unmoved=unmoved)

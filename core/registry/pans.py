@@ -1,0 +1,216 @@
+"""PANs: given to a tenant of a meter, replaced when lost, blocked, and pointed to another meter. History is kept."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import cast
+
+from core.access.roles import KEEPERS, own, require
+from core.domain.effective_dated import Ms, Period, begin, ms_of
+from core.domain.errors import RecordChanged, RecordExists, RecordUnknown
+from core.domain.invariant import check
+from core.domain.meter import Card, Meter, MeterId, Pan, PanForm, PanStatus, PanUse, Registration, Settings
+from core.domain.participant import ParticipantId, Principal
+from core.domain.record import Kind, Known, Ref
+from core.ports.clock import Clock
+from core.ports.registry import RegistryStore, RegistryWrite
+from core.registry.participants import Written
+from core.registry.registrations import UNLIMITED, Registrations
+
+_RACES_MAX = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepPans:
+    """Changes PANs. Every change is one write, based on what was read. `registrations` says who may give a new one."""
+
+    store: RegistryStore
+    clock: Clock
+    registrations: Registrations = UNLIMITED
+
+    async def give(self, principal: Principal, pan: Pan, form: PanForm, meter_id: MeterId, since: Ms | None) -> Written:
+        """Give a new PAN to the tenant that a meter has at `since`; giving it again as it is changes nothing.
+
+        Raises:
+            RecordExists: the PAN is there and stands for something else.
+            RecordUnknown: no such meter.
+            OperatorOnly: suppliers give no new PANs here.
+            Overloaded: this supplier has registered so much lately.
+        """
+        for _ in range(_RACES_MAX):
+            use, meter = await self._use(principal, meter_id, since)
+            now, by = ms_of(self.clock.now()), principal.participant_id
+            card = Card(pan=pan, form=form, uses=begin(use, since=since, now=now, by=by))
+            known = await self.store.read(Card, pan)
+            if known is not None:
+                if not same_card(known.record, card):
+                    raise RecordExists("the PAN is registered already, for something else", kind="pan")
+                return Written(revision=known.revision, changed=False)
+            self.registrations.refuse(principal, Kind.PAN)
+            self.registrations.count(principal, 1)
+            revision = await self.store.write(RegistryWrite(expect=[(_ref(pan), 0), meter], put=[card]))
+            if revision is not None:
+                return Written(revision=revision)
+        raise _overtaken()
+
+    async def replace_lost(self, principal: Principal, lost: Pan, new: Pan, form: PanForm) -> Written:
+        """Replace a lost PAN by a new one for the same meter and tenant, at once, in one write.
+
+        The new one also stands for what the lost one was going to stand for.
+
+        Raises:
+            RecordChanged: the lost one has been replaced already, by another.
+            RecordExists: the new one is taken.
+            Overloaded: this supplier has registered so much lately.
+        """
+        known = await self._known(principal, lost)
+        if known.record.replaced_by == new:
+            return Written(revision=known.revision, changed=False)
+        uses, by = known.record.uses, principal.participant_id
+        now = uses.heard_at(ms_of(self.clock.now()))
+        use = uses.at(now)
+        if known.record.replaced_by is not None or use is None:
+            raise RecordChanged("the PAN has been replaced already, or stands for nothing", kind="pan")
+        dead = uses.adjust(_with(PanStatus.REPLACED), now=now, by=by)
+        live = begin(replace(use.value, status=PanStatus.ACTIVE), since=None, now=now, by=by)
+        for later in [one for one in uses.periods if one.since > now]:
+            live = live.change(replace(later.value, status=PanStatus.ACTIVE), since=later.since, now=now, by=by)
+        self.registrations.count(principal, 1)
+        write = RegistryWrite(
+            expect=[(_ref(lost), known.revision), (_ref(new), 0)],
+            put=[Card(pan=new, form=form, uses=live), replace(known.record, uses=dead, replaced_by=new)],
+        )
+        revision = await self.store.write(write)
+        if revision is None:
+            raise RecordExists("the new PAN is taken, or the lost one changed in this moment", kind="pan")
+        return Written(revision=revision)
+
+    async def block(self, principal: Principal, pan: Pan, *, blocked: bool) -> Written:
+        """Block a PAN, or lift its block, at once; also for what it is going to stand for."""
+        status = PanStatus.BLOCKED if blocked else PanStatus.ACTIVE
+        for _ in range(_RACES_MAX):
+            known = await self._known(principal, pan)
+            if known.record.replaced_by is not None:
+                raise RecordChanged("the PAN has been replaced for good", kind="pan")
+            now, by = ms_of(self.clock.now()), principal.participant_id
+            after = replace(known.record, uses=known.record.uses.adjust(_with(status), now=now, by=by))
+            written = await self._write(known, after)
+            if written is not None:
+                return written
+        raise _overtaken()
+
+    async def repoint(
+        self, principal: Principal, pan: Pan, meter_from: MeterId, meter_to: MeterId, since: Ms | None
+    ) -> Written:
+        """Point a PAN to the tenant that another meter has at `since`, or anew to the same one after a change of hands.
+
+        A blocked PAN stays blocked.
+
+        Raises:
+            RecordChanged: it does not stand for `meter_from` (any more).
+        """
+        for _ in range(_RACES_MAX):
+            use, meter = await self._use(principal, meter_to, since)
+            known = await self._known(principal, pan, taken_over=True)
+            last = _last(known.record)
+            use = replace(use, status=last.value.status)
+            if last.value.meter_id != meter_from and last.value != use:
+                raise RecordChanged("the PAN stands for another meter: it was moved before", kind="pan")
+            if known.record.replaced_by is not None:
+                raise RecordChanged("the PAN has been replaced for good", kind="pan")
+            now, by = ms_of(self.clock.now()), principal.participant_id
+            uses = known.record.uses.put(use, since=since, now=now, by=by)
+            written = await self._write(known, replace(known.record, uses=uses), meter)
+            if written is not None:
+                return written
+        raise _overtaken()
+
+    async def cancel(self, principal: Principal, pan: Pan) -> Written:
+        """Cancel what a PAN was going to stand for; as the supplier that recorded it, or as an operator.
+
+        Raises:
+            NothingToEnd: nothing waits for its instant.
+        """
+        for _ in range(_RACES_MAX):
+            known = await self._known(principal, pan, recorded=True)
+            uses = known.record.uses.cancel(now=ms_of(self.clock.now()))
+            written = await self._write(known, replace(known.record, uses=uses))
+            if written is not None:
+                return written
+        raise _overtaken()
+
+    async def _write(self, known: Known[Card], after: Card, *meters: tuple[Ref, int]) -> Written | None:
+        """Write a PAN as it is to be, based on what was read; return None if something moved in between."""
+        if after == known.record:
+            return Written(revision=known.revision, changed=False)
+        expect = [(_ref(after.pan), known.revision), *meters]
+        revision = await self.store.write(RegistryWrite(expect=expect, put=[after]))
+        return None if revision is None else Written(revision=revision)
+
+    async def _known(
+        self, principal: Principal, pan: Pan, *, taken_over: bool = False, recorded: bool = False
+    ) -> Known[Card]:
+        """Return a PAN that is the caller's now, or of whom it will be the first; nobody acts before its time.
+
+        With `taken_over`, one whose meter is the caller's now; with `recorded`, one whose last period is the caller's.
+        """
+        require(principal, KEEPERS)
+        known = await self.store.read(Card, pan)
+        if known is None:
+            raise RecordUnknown("the PAN is not registered", kind="pan")
+        last = _last(known.record)
+        if taken_over:
+            # The card of an earlier supplier: who may adopt it is whose the meter behind it is now.
+            own(principal, await self._whose(last.value.meter_id))
+            return known
+        holds = known.record.uses.at(known.record.uses.heard_at(ms_of(self.clock.now())))
+        own(principal, (last if recorded or holds is None else holds).value.supplier_id)
+        return known
+
+    async def _whose(self, meter_id: MeterId) -> ParticipantId:
+        """Return whose a meter is now, or was last: the cards of a meter that is gone are still somebody's."""
+        known = await self.store.read(Meter, meter_id)
+        last = None if known is None else known.record.registrations.last
+        if known is None or last is None:
+            raise RecordUnknown("the meter is not registered", kind="meter")
+        stands = known.record.stands_at(ms_of(self.clock.now()), None)
+        return last.value.supplier_id if stands is None else stands[0].supplier_id
+
+    async def _use(self, principal: Principal, meter_id: MeterId, since: Ms | None) -> tuple[PanUse, tuple[Ref, int]]:
+        """Return what a PAN of a meter's tenant stands for at `since`, and the meter it is read from."""
+        require(principal, KEEPERS)
+        registration, settings, meter = await self._stands(meter_id, since)
+        own(principal, registration.supplier_id)
+        return PanUse(meter_id=meter_id, supplier_id=registration.supplier_id, tenancy=settings.tenancy), meter
+
+    async def _stands(self, meter_id: MeterId, since: Ms | None) -> tuple[Registration, Settings, tuple[Ref, int]]:
+        known = await self.store.read(Meter, meter_id)
+        if known is None:
+            raise RecordUnknown("the meter is not registered", kind="meter")
+        found = known.record.stands_at(ms_of(self.clock.now()), since)
+        if found is None:
+            raise RecordUnknown("nobody supplies the meter at this time", kind="meter")
+        return *found, (Ref(Kind.METER, meter_id), known.revision)
+
+
+def same_card(known: Card, asked: Card) -> bool:
+    """Return whether a PAN is registered as asked for."""
+    has, wants = known.uses.last, asked.uses.last
+    return has is not None and wants is not None and has.value == wants.value and known.form is asked.form
+
+
+def _last(card: Card) -> Period[PanUse]:
+    last = card.uses.last
+    check(last is not None, "a registered PAN stands, stood or will stand for a meter")
+    return cast("Period[PanUse]", last)
+
+
+def _with(status: PanStatus) -> Callable[[PanUse], PanUse]:
+    return lambda use: replace(use, status=status)
+
+
+def _ref(pan: Pan) -> Ref:
+    return Ref(Kind.PAN, pan)
+
+
+def _overtaken() -> RecordChanged:
+    return RecordChanged("others keep changing this PAN; look at it, and repeat if it is still right", kind="pan")

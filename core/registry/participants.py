@@ -1,0 +1,355 @@
+"""Participants: brought on board, suspended, offboarded by an operator; profiles chosen by the suppliers themselves."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from core.access.approvals import Consents
+from core.access.roles import KEEPERS, OPERATORS, SELLERS, own, require
+from core.domain.approval import NO_CONSENT_NEEDED, Asked, Consent
+from core.domain.effective_dated import Ms, Timeline, begin, ms_of
+from core.domain.errors import BadField, HistoryFull, ParticipantUnknown, RecordChanged, RecordExists
+from core.domain.meter import Abilities, Model
+from core.domain.money import Pence
+from core.domain.participant import (
+    AGREED_CEILING,
+    NO_PROFILES,
+    KnownAs,
+    Participant,
+    ParticipantId,
+    Principal,
+    Profile,
+    Revocations,
+    Role,
+    Standing,
+    SupplierKey,
+)
+from core.domain.record import Kind, Known, Ref
+from core.ports.clock import Clock
+from core.ports.registry import RegistryStore, RegistryWrite
+
+_RACES_MAX = 5
+# A profile may be some kilobytes; an operator must always be able to suspend whoever it is of.
+_PROFILES_MAX = 100
+_CEILINGS_MAX = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What came of a change: the revision, and False in `changed` if it was so already."""
+
+    revision: int
+    changed: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewParticipant:
+    """What a participant is made of."""
+
+    participant_id: ParticipantId
+    role: Role
+    name: str
+    identities: tuple[str, ...]
+    supplier_key: SupplierKey | None = None
+    profile: Profile | None = None
+    ceiling_pence: Pence | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepParties:
+    """Changes participants and models. Every change is one write, based on what was read."""
+
+    store: RegistryStore
+    clock: Clock
+    consents: Consents
+
+    async def add(self, principal: Principal, new: NewParticipant, *, asked: Asked | None = None) -> Written:
+        """Bring a participant on board; adding it again as it is changes nothing. An operator needs two of them.
+
+        Raises:
+            RecordExists: the name, a certificate or an originator is taken.
+            NeedsApproval, SecondOperatorNeeded: it is an operator.
+        """
+        require(principal, OPERATORS)
+        if (new.role is Role.SUPPLIER) is not (new.supplier_key is not None):
+            raise BadField("supplier_key: suppliers need one, others have none", field="supplier_key")
+        if new.ceiling_pence and new.role not in SELLERS:
+            raise BadField("ceiling_pence: PSPs and suppliers may have one, others sell nothing", field="ceiling_pence")
+        before = await self.store.read(Participant, new.participant_id)
+        if before is not None:
+            return _same(before, new)
+        consent = NO_CONSENT_NEEDED
+        if new.role is Role.OPERATOR:
+            consent = await self.consents.to_add_operator(principal, asked)
+        now, by = ms_of(self.clock.now()), principal.participant_id
+        participant = Participant(
+            participant_id=new.participant_id,
+            role=new.role,
+            known_as=begin(KnownAs(name=new.name, identities=new.identities), since=None, now=now, by=by),
+            standings=begin(Standing.ACTIVE, since=None, now=now, by=by),
+            supplier_key=new.supplier_key,
+            profiles=NO_PROFILES if new.profile is None else begin(new.profile, since=None, now=now, by=by),
+            ceilings=AGREED_CEILING if not new.ceiling_pence else begin(new.ceiling_pence, since=None, now=now, by=by),
+        )
+        claims = [(Ref(Kind.IDENTITY, identity), str(new.participant_id)) for identity in new.identities]
+        if new.supplier_key is not None:
+            claims.append((Ref(Kind.ORIGINATOR, new.supplier_key.originator_id), str(new.participant_id)))
+        expect = [(_ref(new.participant_id), 0)]
+        write = RegistryWrite(expect=expect, put=[participant], claim=claims, consent=consent)
+        revision = await self.store.write(write)
+        if revision is None:
+            raise RecordExists("the name, a certificate or the originator is taken by another", kind="participant")
+        return Written(revision=revision)
+
+    async def set_identities(
+        self,
+        principal: Principal,
+        participant_id: ParticipantId,
+        name: str,
+        identities: tuple[str, ...],
+        *,
+        asked: Asked | None = None,
+    ) -> Written:
+        """Change a participant's name and certificates, at once; an operator's need two operators.
+
+        Raises:
+            ParticipantUnknown, RecordExists: as named.
+            NeedsApproval, SecondOperatorNeeded: it is an operator.
+        """
+        require(principal, OPERATORS)
+        before = await self._known(participant_id)
+        if before.record.standing is Standing.LEFT:
+            raise _left()
+        last = before.record.known_as.last
+        known_as = KnownAs(name=name, identities=identities, revoked=before.record.revoked)
+        if last is not None and last.value == known_as:
+            return Written(revision=before.revision, changed=False)
+        consent = NO_CONSENT_NEEDED
+        if before.record.role is Role.OPERATOR:
+            consent = await self.consents.to_add_operator(principal, asked)
+        now, by = ms_of(self.clock.now()), principal.participant_id
+        after = replace(before.record, known_as=before.record.known_as.change(known_as, since=None, now=now, by=by))
+        added = set(identities) - set(before.record.identities)
+        gone = set(before.record.identities) - set(identities)
+        write = RegistryWrite(
+            expect=[(_ref(participant_id), before.revision)],
+            put=[after],
+            claim=[(Ref(Kind.IDENTITY, one), str(participant_id)) for one in sorted(added)],
+            release=[Ref(Kind.IDENTITY, one) for one in sorted(gone)],
+            consent=consent,
+        )
+        revision = await self.store.write(write)
+        if revision is None:
+            raise RecordExists("a certificate is taken by another participant", kind="identity")
+        return Written(revision=revision)
+
+    async def revoke(self, principal: Principal, participant_id: ParticipantId, more: Revocations) -> Written:
+        """Revoke certificates of a participant, at once and for good; of one that has left too, which may look up.
+
+        One operator does it, an operator's too: it protects people. The last active operator's are not revoked.
+
+        Raises:
+            ParticipantUnknown: no participant of this name.
+            BadField: too many fingerprints.
+            LastOperator: nobody could act.
+        """
+        require(principal, OPERATORS)
+        now, by = ms_of(self.clock.now()), principal.participant_id
+
+        def change(one: Participant) -> Participant:
+            last, revoked = one.known_as.last, one.revoked.and_also(more)
+            if last is None or revoked == one.revoked:
+                return one
+            known_as = replace(last.value, revoked=revoked)
+            return replace(one, known_as=one.known_as.change(known_as, since=None, now=now, by=by))
+
+        async def consent(one: Participant) -> Consent:
+            operator = one.role is Role.OPERATOR and one.standing is Standing.ACTIVE
+            return await self.consents.to_bar_operator(participant_id) if operator else NO_CONSENT_NEEDED
+
+        return await self._update(participant_id, change, consent)
+
+    async def set_supplier_key(
+        self, principal: Principal, participant_id: ParticipantId, key: SupplierKey, *, asked: Asked | None = None
+    ) -> Written:
+        """Correct which HSM key a supplier's codes are made with, at once; its originator stays as it is.
+
+        A sale under way with the key before does not commit: its transaction compares the supplier's record.
+
+        Raises:
+            ParticipantUnknown: no supplier of this name.
+            BadField: it is another originator.
+            NeedsApproval, SecondOperatorNeeded: two operators are needed.
+        """
+        require(principal, OPERATORS)
+
+        def change(one: Participant) -> Participant:
+            if one.role is not Role.SUPPLIER or one.supplier_key is None:
+                raise ParticipantUnknown("no supplier of this name", participant_id=participant_id)
+            if one.supplier_key.originator_id != key.originator_id:
+                raise BadField(
+                    f"supplier_key.originator_id: is {one.supplier_key.originator_id}, which can never change",
+                    field="supplier_key.originator_id",
+                )
+            return replace(one, supplier_key=key)
+
+        async def consent(_: Participant) -> Consent:
+            return await self.consents.of_two(principal, asked)
+
+        return await self._update(participant_id, change, consent)
+
+    async def set_standing(
+        self, principal: Principal, participant_id: ParticipantId, standing: Standing, *, asked: Asked | None = None
+    ) -> Written:
+        """Suspend, readmit or offboard a participant, at once. Whoever leaves gives its certificates up.
+
+        To end a supplier, or an operator, and to readmit an operator needs two operators. To suspend never does: it
+        protects people. The last active operator is neither suspended nor ended. A supplier that has left comes back
+        by two operators, with the certificates it had, since its originator, which its meters know, is nobody else's.
+
+        Raises:
+            NeedsApproval, SecondOperatorNeeded, LastOperator: as named.
+            RecordChanged: it has left, and is no supplier; or one of its certificates is another's by now.
+        """
+        require(principal, OPERATORS)
+        now, by = ms_of(self.clock.now()), principal.participant_id
+
+        def change(one: Participant) -> Participant:
+            if one.standing is standing:
+                return one
+            if one.standing is Standing.LEFT and one.role is not Role.SUPPLIER:
+                raise _left()
+            return replace(one, standings=one.standings.change(standing, since=None, now=now, by=by))
+
+        async def consent(one: Participant) -> Consent:
+            operator, found = one.role is Role.OPERATOR, NO_CONSENT_NEEDED
+            if operator and standing is not Standing.ACTIVE:
+                found = await self.consents.to_bar_operator(participant_id)
+            ends = Standing.LEFT in (standing, one.standing) and one.role is Role.SUPPLIER
+            if ends or (operator and standing is not Standing.SUSPENDED):
+                found = found.and_of(await self.consents.of_two(principal, asked))
+            return found
+
+        return await self._update(participant_id, change, consent)
+
+    async def set_ceiling(self, principal: Principal, participant_id: ParticipantId, pence: Pence) -> Written:
+        """Set the most that a seller may sell in an hour, at once; 0 for the agreed ceiling.
+
+        Raises:
+            ParticipantUnknown: no seller of this name.
+            HistoryFull: it has been changed too often.
+        """
+        require(principal, OPERATORS)
+        now, by = ms_of(self.clock.now()), principal.participant_id
+
+        def change(one: Participant) -> Participant:
+            if one.role not in SELLERS:
+                raise ParticipantUnknown("no PSP or supplier of this name", participant_id=participant_id)
+            if one.ceiling_pence == pence:
+                return one
+            if len(one.ceilings.periods) >= _CEILINGS_MAX:
+                raise HistoryFull("no more ceilings of this seller can be kept", periods_max=_CEILINGS_MAX)
+            return replace(one, ceilings=one.ceilings.change(pence, since=None, now=now, by=by))
+
+        return await self._update(participant_id, change)
+
+    async def set_profile(
+        self, principal: Principal, supplier_id: ParticipantId, profile: Profile, since: Ms | None
+    ) -> Written:
+        """Choose who may issue and deliver for a supplier's meters, with which limits, from `since` on."""
+        require(principal, KEEPERS)
+        own(principal, supplier_id)
+        now, by = ms_of(self.clock.now()), principal.participant_id
+
+        def change(one: Participant) -> Participant:
+            if one.role is not Role.SUPPLIER:
+                raise ParticipantUnknown("no supplier of this name", participant_id=supplier_id)
+            profiles = one.profiles.put(profile, since=since, now=now, by=by)
+            if len(profiles.periods) > max(_PROFILES_MAX, len(one.profiles.periods)):
+                raise HistoryFull("no more profiles of this supplier can be kept", periods_max=_PROFILES_MAX)
+            return replace(one, profiles=profiles)
+
+        return await self._update(supplier_id, change)
+
+    async def cancel_profile(self, principal: Principal, supplier_id: ParticipantId) -> Written:
+        """Cancel the profile that waits for its instant.
+
+        Raises:
+            NothingToEnd: none waits.
+        """
+        require(principal, KEEPERS)
+        own(principal, supplier_id)
+        now = ms_of(self.clock.now())
+        return await self._update(supplier_id, lambda one: replace(one, profiles=one.profiles.cancel(now=now)))
+
+    async def set_model(
+        self, principal: Principal, make: str, model: str, abilities: Abilities, since: Ms | None
+    ) -> Written:
+        """Say what the meters of a model can do from `since` on."""
+        require(principal, OPERATORS)
+        ref = Ref(Kind.MODEL, f"{make}/{model}")
+        for _ in range(_RACES_MAX):
+            before = await self.store.read(Model, make, model)
+            rows: Timeline[Abilities] = Timeline() if before is None else before.record.abilities
+            now, by = ms_of(self.clock.now()), principal.participant_id
+            row = Model(make=make, model=model, abilities=rows.put(abilities, since=since, now=now, by=by))
+            if before is not None and row == before.record:
+                return Written(revision=before.revision, changed=False)
+            expect = [(ref, 0 if before is None else before.revision)]
+            revision = await self.store.write(RegistryWrite(expect=expect, put=[row]))
+            if revision is not None:
+                return Written(revision=revision)
+        raise _overtaken()
+
+    async def _update(
+        self,
+        participant_id: ParticipantId,
+        change: Callable[[Participant], Participant],
+        consent: Callable[[Participant], Awaitable[Consent]] | None = None,
+    ) -> Written:
+        for _ in range(_RACES_MAX):
+            before = await self._known(participant_id)
+            after = change(before.record)
+            if after == before.record:
+                return Written(revision=before.revision, changed=False)
+            had, has = set(before.record.identities), set(after.identities)
+            write = RegistryWrite(
+                expect=[(_ref(participant_id), before.revision)],
+                put=[after],
+                claim=[(Ref(Kind.IDENTITY, one), str(participant_id)) for one in sorted(has - had)],
+                release=[Ref(Kind.IDENTITY, one) for one in sorted(had - has)],
+                consent=NO_CONSENT_NEEDED if consent is None else await consent(before.record),
+            )
+            revision = await self.store.write(write)
+            if revision is not None:
+                return Written(revision=revision)
+        raise _overtaken()
+
+    async def _known(self, participant_id: ParticipantId) -> Known[Participant]:
+        known = await self.store.read(Participant, participant_id)
+        if known is None:
+            raise ParticipantUnknown("no participant of this name", participant_id=participant_id)
+        return known
+
+
+def _same(before: Known[Participant], new: NewParticipant) -> Written:
+    one = before.record
+    if (one.role, one.name, one.identities, one.supplier_key) != (
+        new.role,
+        new.name,
+        new.identities,
+        new.supplier_key,
+    ) or one.standing is Standing.LEFT:
+        raise RecordExists("a participant of this name is there, with other content", kind="participant")
+    return Written(revision=before.revision, changed=False)
+
+
+def _left() -> RecordChanged:
+    return RecordChanged("the participant has left; bring it on board under another name", kind="participant")
+
+
+def _ref(participant_id: ParticipantId) -> Ref:
+    return Ref(Kind.PARTICIPANT, participant_id)
+
+
+def _overtaken() -> RecordChanged:
+    return RecordChanged("others keep changing this record; look at it, and repeat if it is still right", kind="")

@@ -1,0 +1,53 @@
+"""docs/MAP.md names every folder of code, with what the folder says of itself, and pages name files that are there."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAP = (ROOT / "docs" / "MAP.md").read_text()
+ROW = re.compile(r"^\| \[([\w/]+)\]\(\.\./\1\) \| (.*) \|$", re.MULTILINE)
+NAMED = re.compile(r"(?<![\w*{}./-])((?:[\w.-]+/)*[\w-]+\.(?:py|mjs|sh|proto))(?![\w*])")
+# Of another project, or written by whoever reads.
+ELSEWHERE = {"buf/validate/validate.proto"}
+
+
+# What a checkout has beside what is in it by right.
+MADE = {".git", ".venv", "node_modules", "build", "run", "__pycache__", "gen"}
+
+
+def _files() -> list[str]:
+    names = (file.relative_to(ROOT) for file in ROOT.rglob("*") if file.is_file())
+    return sorted(str(name) for name in names if not MADE & set(name.parts))
+
+
+FILES = _files()
+PAGES = [name for name in FILES if name.endswith(".md") and name != "CHANGELOG.md"]
+
+
+def test_every_folder_of_code_has_its_line_and_says_the_same_of_itself() -> None:
+    packages = [Path(name) for name in FILES if name.endswith("/__init__.py")]
+    assert len(packages) > 30, "otherwise this looked at nothing"
+    said = {str(file.parent): ast.get_docstring(ast.parse((ROOT / file).read_text())) for file in packages}
+    assert dict(ROW.findall(MAP.split("## The other folders")[0])) == said
+
+
+def _missing(text: str, folder: Path) -> Iterator[str]:
+    """Yield the files that a page names and that are not there: from the root, from the page, or by their end."""
+    for name in NAMED.findall(text):
+        if (ROOT / name).exists() or (folder / name).exists() or name in ELSEWHERE:
+            continue
+        if not any(one.endswith(f"/{name}") for one in FILES):
+            yield name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_names_is_there(page: str) -> None:
+    assert list(_missing((ROOT / page).read_text(), (ROOT / page).parent)) == []
+
+
+def test_a_file_that_is_not_there_is_found() -> None:
+    assert list(_missing("see `core/flows/turn.py` and `issue.py`", ROOT)) == ["core/flows/turn.py"]
