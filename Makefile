@@ -1,5 +1,5 @@
 # The only commands to know. `make demo` and `make test` install what they need first.
-.PHONY: setup demo test check unit it attack sim mutants mutants-check drill-check drills load bench million proto proto-check proto-release up down clean
+.PHONY: setup demo test check unit fast test-one fmt fix it attack sim mutants mutants-check drill-check drills load bench million proto proto-check proto-release up down clean
 
 RUN ?= run
 SHAPE ?= steady
@@ -25,6 +25,18 @@ check: setup proto-check unit ## style, types, contracts, unit tests: under a mi
 
 unit: setup
 	$(PYTEST) tests/unit tests/architecture -n 2
+
+fast: ## pure tests only: no setup, no network, no process; seconds
+	@$(PYTEST) tests/unit -n 2 -m "not slow"
+
+test-one: ## what pytest is given: make test-one T="tests/unit/core -k effective_dated"
+	@$(PYTEST) $(T)
+
+fmt: ## the format
+	@.venv/bin/ruff format .
+
+fix: fmt ## what the linter can mend, and the format
+	@.venv/bin/ruff check --fix .
 
 it: setup ## real etcd, real SoftHSM, real processes, kills
 	$(PYTEST) tests/contract tests/integration tests/attack tests/drills/test_crash_at_every_step.py -n 2
@@ -55,7 +67,7 @@ drills: setup ## every drill, RUNS times each: docs/operating/drills-table.md, b
 	.venv/bin/utrn drill run all --runs $(RUNS) --html build/drills.html --markdown docs/operating/drills-table.md
 
 load: setup ## Locust against a cluster on this machine: make load SHAPE=steady|peak|retry-storm SECONDS=3600 (a soak)
-	@.venv/bin/python -m app.load $(SHAPE) --seconds $(SECONDS)
+	@.venv/bin/python -m app.workloads.locust_run $(SHAPE) --seconds $(SECONDS)
 
 million: setup ## a million meters loaded and mirrored: time, size, memory, start-up
 	@.venv/bin/python -m tests.bench.registry
@@ -75,10 +87,10 @@ proto-release: setup ## what later versions must stay compatible with
 	@.venv/bin/buf build proto -o proto/released.binpb
 
 up: setup ## three etcd, three nodes and the sandbox, until `make down`
-	@.venv/bin/python -m app.up $(RUN)
+	@.venv/bin/python -m app.devstack.up $(RUN)
 
 down:
-	@.venv/bin/python -m app.up --stop $(RUN)
+	@.venv/bin/python -m app.devstack.up --stop $(RUN)
 
 clean:
 	rm -rf .venv build run .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
