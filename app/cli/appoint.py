@@ -83,14 +83,14 @@ def _signed(
     from utrn.v1 import appointment_service_pb2 as pb
     from utrn_client.appointing import sign_terms
 
-    from core.domain.participant import Level
+    from core.domain.participant import PspPermission
     from core.domain.vend import SOLD_THROUGH
     from core.gateways.system_clock import SystemClock
 
     since = moment(dates[0] or SystemClock().now().isoformat(timespec="milliseconds"))
     terms = pb.AppointmentTerms(
         supplier_id=name[0], psp_id=name[1], appointment_id=name[2],
-        level=pb.Level.ValueType(choice(level, Level, "--level")),
+        level=pb.Level.ValueType(choice(level, PspPermission, "--level")),
         channels=[choice(one, SOLD_THROUGH, "--channel") for one in channels],
         min_pence=amounts[0], max_pence=amounts[1], since=since, until=moment(dates[1]),
     )  # fmt: skip
@@ -178,12 +178,12 @@ _COLUMNS = ("supplier", "PSP", "appointment", "level", "state", "since", "until"
 
 def _row(one: "pb.Appointment") -> tuple[object, ...]:
     from core.domain.appointment import AppointmentState
-    from core.domain.participant import Level
+    from core.domain.participant import PspPermission
     from core.domain.vend import Channel
 
     channels = ", ".join(enum_name(number, Channel) for number in one.terms.channels)
     return (
-        one.terms.supplier_id, one.terms.psp_id, one.terms.appointment_id, enum_name(one.terms.level, Level),
+        one.terms.supplier_id, one.terms.psp_id, one.terms.appointment_id, enum_name(one.terms.level, PspPermission),
         enum_name(one.states[-1].state, AppointmentState), instant_text(one.terms.since),
         instant_text(one.terms.until), f"{one.terms.min_pence} to {one.terms.max_pence}", channels or "all",
     )  # fmt: skip

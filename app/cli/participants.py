@@ -112,10 +112,10 @@ def profile(
     """Choose who may issue and who may deliver; everything that is not said is cleared."""
     from utrn.v1 import registry_service_pb2 as pb
 
-    from core.domain.participant import Option
+    from core.domain.participant import SellingModel
 
     chosen = pb.Profile(
-        option=pb.Option.ValueType(choice(option, Option, "--option")),
+        option=pb.Option.ValueType(choice(option, SellingModel, "--option")),
         limits=[limit_of(one) for one in limit],
         credit_each_max_pence=credit_each,
         credit_day_max_pence=credit_day,
@@ -230,7 +230,7 @@ def show(
     """Show a participant and its history."""
     from utrn.v1 import registry_service_pb2 as pb
 
-    from core.domain.participant import Role, Standing
+    from core.domain.participant import ParticipantStatus, Role
 
     request = pb.GetParticipantRequest(participant_id=participant_id)
     one = registry("GetParticipant", request, target, (cert, key, ca)).participant
@@ -248,7 +248,7 @@ def show(
         console.print(f"revoked: issued before {instant_text(last.revoked_before)}", highlight=False)
     for revoked in last.revoked_fingerprints:
         console.print(f"revoked: {revoked}", highlight=False)
-    stood = [(*dates_of(period.dates), enum_name(period.standing, Standing)) for period in one.standings]
+    stood = [(*dates_of(period.dates), enum_name(period.standing, ParticipantStatus)) for period in one.standings]
     print_table("Standing", ("since", "until", "by", "standing"), stood)
     if one.role in (pb.ROLE_PSP, pb.ROLE_SUPPLIER):
         told = f"{one.ceiling_pence} pence" if one.ceiling_pence else "as agreed (flow.ceiling_pence)"
@@ -264,11 +264,11 @@ def show(
 
 
 def _profile_cells(chosen: "pb.Profile") -> tuple[str, ...]:
-    from core.domain.participant import Option
+    from core.domain.participant import SellingModel
 
     credit = f"{chosen.credit_each_max_pence}, {chosen.credit_day_max_pence}"
     limits = "\n".join(map(_limit_text, chosen.limits)) or "-"
-    return enum_name(chosen.option, Option), limits, credit, "\n".join(chosen.credit_approvers) or "any other"
+    return enum_name(chosen.option, SellingModel), limits, credit, "\n".join(chosen.credit_approvers) or "any other"
 
 
 def _limit_text(one: "pb.ChannelLimit") -> str:
@@ -284,10 +284,10 @@ def list_all(target: TARGET, cert: CERT, key: KEY, ca: CA, page: Page = 1000, as
     """List participants of every role."""
     from utrn.v1 import registry_service_pb2 as pb
 
-    from core.domain.participant import Role, Standing
+    from core.domain.participant import ParticipantStatus, Role
 
     def row(one: pb.Participant) -> tuple[object, ...]:
-        standing = enum_name(one.standings[-1].standing, Standing)
+        standing = enum_name(one.standings[-1].standing, ParticipantStatus)
         return one.participant_id, enum_name(one.role, Role), one.name, standing
 
     listing = Listing(

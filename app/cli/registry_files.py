@@ -25,7 +25,7 @@ from cluster.membership.head_ends import head_end_names
 from cluster.registry.store import EtcdRegistryStore
 from core.access.approvals import ConsentOfLedger
 from core.api.registry_file import LINE_CHARACTERS_MAX, line_too_long, read_line
-from core.domain.effective_dated import Ms, Timeline, ms_of
+from core.domain.effective_dated import EffectiveDated, Ms, ms_of
 from core.domain.errors import BadField, LedgerUnavailable, Refused
 from core.domain.meter import PanRule
 from core.domain.participant import Participant, ParticipantId, Principal, Role
@@ -33,7 +33,7 @@ from core.gateways.audit_log_file import AuditLogFile
 from core.gateways.system_clock import SystemClock
 from core.registry.appointments import Appoint
 from core.registry.bulk_load import Loadable, LoadRecords
-from core.registry.participants import KeepParties
+from core.registry.participants import ParticipantAdmin
 
 # Line numbers and bytes in one message; a node takes 2 MiB (`[api] message_bytes_max`) unless it is told otherwise.
 _PART = 1000
@@ -44,7 +44,10 @@ _PROBLEMS_MAX = 1000
 # Whoever holds etcd's certificate can write anything; the trail of the registry names this hand.
 _BOOTSTRAP = Principal(
     Participant(
-        participant_id=ParticipantId("bootstrap"), role=Role.OPERATOR, known_as=Timeline(), standings=Timeline()
+        participant_id=ParticipantId("bootstrap"),
+        role=Role.OPERATOR,
+        known_as=EffectiveDated(),
+        standings=EffectiveDated(),
     )
 )
 _NUMBERS = ("_pence", "channel")
@@ -221,7 +224,7 @@ async def load_direct(config: Config, lines: Iterator[Line], progress: Callable[
     names = await _head_end_names(client, config)
     load = LoadRecords(
         store=store,
-        parties=KeepParties(store=store, clock=clock, consents=ConsentOfLedger()),
+        parties=ParticipantAdmin(store=store, clock=clock, consents=ConsentOfLedger()),
         appoint=Appoint(store=store, clock=clock, authority=lambda: callers),
         clock=clock,
         trail=trail,

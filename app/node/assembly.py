@@ -31,11 +31,11 @@ from cluster.ledger.vends import EtcdLedger
 from cluster.ledger.watch import LedgerParts, LedgerWatch
 from cluster.membership.clock_sight import sight_of
 from cluster.membership.cluster_admin import EtcdCluster
-from cluster.membership.failure_detector import PeerWatch
+from cluster.membership.failure_detector import FailureDetector
 from cluster.membership.head_ends import EtcdHeadEnds
-from cluster.membership.shard_ownership import EtcdOwnership, Fitness
+from cluster.membership.shard_ownership import EtcdOwnership, Readiness
 from cluster.membership.suspicion import Suspicions
-from cluster.registry.replica import EtcdRegistry
+from cluster.registry.replica import EtcdRegistryReplica
 from cluster.registry.store import EtcdRegistryStore
 from cluster.timekeeping.ledger_time import ClusterClock, LedgerTime
 from core.api.admin_servicer import AdminServicer
@@ -48,7 +48,7 @@ from core.api.top_up_servicer import TopUpServicer
 from core.delivery.attempt import AttemptDelivery
 from core.delivery.duplicate_proof import CustodyOf
 from core.delivery.fresh_meters import FreshMeters
-from core.delivery.guard import Lapse
+from core.delivery.guard import DeliveryGuard
 from core.delivery.manual_entry import AdviseByHand
 from core.delivery.open_cases import OpenCases
 from core.delivery.origins import Origins
@@ -58,14 +58,14 @@ from core.domain.cluster_time import TimeKeeper, TimeRule
 from core.gateways.audit_log_file import AuditLogFile
 from core.gateways.head_end_client import GrpcHeadEnd
 from core.gateways.system_clock import SystemClock
-from core.issuing.authorize import Authorise
+from core.issuing.authorize import Authorize
 from core.issuing.ceilings import Ceilings
 from core.issuing.check_eligibility import CheckEligibility
 from core.issuing.counter_cache import Counters
 from core.issuing.find_vend import FindVend
-from core.issuing.group_commit import CommitLine
+from core.issuing.group_commit import GroupCommitter
 from core.issuing.issue import IssueVend
-from core.issuing.recent_vends import Answers
+from core.issuing.recent_vends import RecentVends
 from core.issuing.refuse_sale import RefuseSale, closing_quota
 from core.issuing.request_delivery import SendIssued
 from core.metrics import LoopDelay, SetAside, StageTimes
@@ -74,7 +74,7 @@ from core.operations.drain_node import DrainNode
 from core.operations.forget_node import ForgetHeadEnd, ForgetNode
 from core.operations.key_monitor import KeyWatch
 from core.ports.audit_context import Notes
-from core.ports.audit_log import Trail
+from core.ports.audit_log import AuditLog
 from core.ports.ceilings import CeilingLedger
 from core.ports.clock import Clock
 from core.ports.head_end import HeadEnd
@@ -84,8 +84,8 @@ from core.ports.outbox import Outbox
 from core.ports.ownership import Ownership
 from core.ports.registry import Registry, RegistryStore
 from core.ports.signer import TokenSigner
-from core.registry.due_change_runner import ChangeKeeper
-from core.registry.due_changes import TurnMeter
+from core.registry.due_change_runner import DueChangeRunner
+from core.registry.due_changes import ApplyDueChange
 from hsm.signer import HsmSigner
 
 
@@ -100,7 +100,7 @@ class Adapters:
     ownership: Ownership
     registry: Registry
     store: RegistryStore
-    trail: Trail
+    trail: AuditLog
     ceilings: CeilingLedger
     head_ends: Mapping[str, HeadEnd]
     head_end_names: HeadEndNames
@@ -112,7 +112,7 @@ class ClusterParts:
 
     client: EtcdClient
     ownership: EtcdOwnership
-    peers: PeerWatch
+    peers: FailureDetector
     suspicions: Suspicions
 
 
@@ -125,14 +125,14 @@ class Node:
     outbox: EtcdOutbox
     signer: HsmSigner
     cluster: ClusterParts
-    registry: EtcdRegistry
+    registry: EtcdRegistryReplica
     keys: KeyWatch
-    changes: ChangeKeeper
+    changes: DueChangeRunner
     trail: AuditLogFile
     note: Callable[[Context, str, Message, str, Notes], None]
     head_ends: Mapping[str, GrpcHeadEnd]
     head_end_states: HeadEndStates
-    line: CommitLine
+    line: GroupCommitter
     delivery: DeliveryWorker
     services: Services
     times: StageTimes
@@ -159,11 +159,11 @@ class _Standby:
 
     signer: HsmSigner
     outbox: EtcdOutbox
-    registry: EtcdRegistry
+    registry: EtcdRegistryReplica
 
-    def fitness(self) -> Fitness:
+    def fitness(self) -> Readiness:
         """Return what is ready now."""
-        return Fitness(hsm_ready=self.signer.ready, mirror_ready=self.outbox.mirrored and self.registry.ready)
+        return Readiness(hsm_ready=self.signer.ready, mirror_ready=self.outbox.mirrored and self.registry.ready)
 
 
 def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda adapters: adapters) -> Node:
@@ -174,7 +174,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     system, base = SystemClock(), _base(config)
     clock = ClusterClock(TimeKeeper(TimeRule()), system)
     tls, signer, client, aside = NodeTls(config, clock), HsmSigner(config.hsm), base.client, base.aside
-    outbox, registry = EtcdOutbox(client, config.etcd, clock, aside), EtcdRegistry(client, config.etcd, aside)
+    outbox, registry = EtcdOutbox(client, config.etcd, clock, aside), EtcdRegistryReplica(client, config.etcd, aside)
     cluster = _cluster(config, base, system, _Standby(signer=signer, outbox=outbox, registry=registry))
     time = _time(config, client, clock, cluster)
     set_aside, times, loop_delay = SetAside(), StageTimes(), LoopDelay()
@@ -196,8 +196,8 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
             head_end_names=names,
         )
     )
-    answers = Answers(recent_max=config.flow.recent_answers_max, pack=packed, unpack=unpacked)
-    turn, counters = TurnMeter(store=ports.store, clock=clock), _counters(config, clock)
+    answers = RecentVends(recent_max=config.flow.recent_answers_max, pack=packed, unpack=unpacked)
+    turn, counters = ApplyDueChange(store=ports.store, clock=clock), _counters(config, clock)
     line = _line(config, ports, answers, times, counters)
     vending = _vending(config, ports, answers, line, turn)
     market = _market(config, ports, registry, turn, vending, tls)
@@ -214,7 +214,7 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         cluster=cluster,
         registry=registry,
         keys=keys,
-        changes=ChangeKeeper(due_by=registry.due_by, turn=turn, clock=clock, random=_chance()),
+        changes=DueChangeRunner(due_by=registry.due_by, turn=turn, clock=clock, random=_chance()),
         trail=trail,
         note=market.note,
         head_ends=head_ends,
@@ -281,7 +281,7 @@ def _view_of_cluster(
 
 
 def _health(
-    registry: EtcdRegistry,
+    registry: EtcdRegistryReplica,
     signer: HsmSigner,
     keys: KeyWatch,
     cluster: ClusterParts,
@@ -327,7 +327,7 @@ def _cluster(config: Config, base: LedgerParts, clock: Clock, standby: _Standby)
         fitness=standby.fitness,
         aside=base.aside,
     )
-    peers = PeerWatch(
+    peers = FailureDetector(
         client,
         config.peers,
         clock,
@@ -353,7 +353,7 @@ def _time(config: Config, client: EtcdClient, clock: ClusterClock, cluster: Clus
     )
 
 
-def _admin(market: Market, registry: EtcdRegistry, view: EtcdCluster) -> AdminServicer:
+def _admin(market: Market, registry: EtcdRegistryReplica, view: EtcdCluster) -> AdminServicer:
     return AdminServicer(
         authenticate=Authenticate(registry, market.certificate_of),
         cluster=view,
@@ -376,9 +376,11 @@ def _counters(config: Config, clock: Clock) -> Counters:
     )
 
 
-def _line(config: Config, ports: Adapters, answers: Answers, times: StageTimes, counters: Counters) -> CommitLine:
+def _line(
+    config: Config, ports: Adapters, answers: RecentVends, times: StageTimes, counters: Counters
+) -> GroupCommitter:
     flow = config.flow
-    return CommitLine(
+    return GroupCommitter(
         ledger=ports.ledger,
         signer=ports.signer,
         counters=counters,
@@ -392,7 +394,7 @@ def _line(config: Config, ports: Adapters, answers: Answers, times: StageTimes, 
     )
 
 
-def _recorder(ports: Adapters, answers: Answers, meters: FreshMeters, origins: Origins) -> Recorder:
+def _recorder(ports: Adapters, answers: RecentVends, meters: FreshMeters, origins: Origins) -> Recorder:
     return Recorder(
         outbox=ports.outbox,
         ownership=ports.ownership,
@@ -407,13 +409,13 @@ def _recorder(ports: Adapters, answers: Answers, meters: FreshMeters, origins: O
 def _delivery(
     config: Config,
     ports: Adapters,
-    answers: Answers,
+    answers: RecentVends,
     times: StageTimes,
     set_aside: SetAside,
     utc_ahead: Callable[[], timedelta],
 ) -> DeliveryWorker:
     meters = FreshMeters(ports.registry, ports.store)
-    lapse, origins = Lapse(registry=meters), Origins.by(meters, set_aside)
+    lapse, origins = DeliveryGuard(registry=meters), Origins.by(meters, set_aside)
     recorder = _recorder(ports, answers, meters, origins)
     attempt = AttemptDelivery(
         outbox=ports.outbox,
@@ -439,8 +441,10 @@ def _delivery(
     )
 
 
-def _vending(config: Config, ports: Adapters, answers: Answers, line: CommitLine, turn: TurnMeter) -> IssueVend:
-    authorise = Authorise(
+def _vending(
+    config: Config, ports: Adapters, answers: RecentVends, line: GroupCommitter, turn: ApplyDueChange
+) -> IssueVend:
+    authorise = Authorize(
         registry=ports.registry,
         store=ports.store,
         turn=turn,
@@ -459,7 +463,7 @@ def _vending(config: Config, ports: Adapters, answers: Answers, line: CommitLine
     )
 
 
-def _refuse(config: Config, ports: Adapters, answers: Answers) -> RefuseSale:
+def _refuse(config: Config, ports: Adapters, answers: RecentVends) -> RefuseSale:
     flow = config.flow
     return RefuseSale(
         ledger=ports.ledger,
@@ -480,7 +484,12 @@ def _connection_caps(config: Config, tls: NodeTls) -> ConnectionCaps:
 
 
 def _market(
-    config: Config, ports: Adapters, registry: EtcdRegistry, turn: TurnMeter, vending: IssueVend, tls: NodeTls
+    config: Config,
+    ports: Adapters,
+    registry: EtcdRegistryReplica,
+    turn: ApplyDueChange,
+    vending: IssueVend,
+    tls: NodeTls,
 ) -> Market:
     return Market(
         config=config,
@@ -497,7 +506,7 @@ def _market(
 
 
 def _top_up(
-    config: Config, ports: Adapters, answers: Answers, vending: IssueVend, counters: Counters, market: Market
+    config: Config, ports: Adapters, answers: RecentVends, vending: IssueVend, counters: Counters, market: Market
 ) -> TopUpServicer:
     authorise, find = vending.authorise, FindVend(ports.ledger)
     return TopUpServicer(

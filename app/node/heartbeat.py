@@ -9,7 +9,7 @@ from cluster.membership.shard_ownership import EtcdOwnership
 from cluster.timekeeping.ledger_time import LedgerTime
 from core.api.health import Health
 from core.delivery.worker import DeliveryWorker
-from core.issuing.group_commit import CommitLine
+from core.issuing.group_commit import GroupCommitter
 from core.metrics import LoopDelay
 from core.operations.key_monitor import KeyWatch
 
@@ -22,7 +22,7 @@ def beat_of(
     ownership: EtcdOwnership,
     health: Health,
     outbox: EtcdOutbox,
-    line: CommitLine,
+    line: GroupCommitter,
     delivery: DeliveryWorker,
     loop_delay: LoopDelay,
     keys: KeyWatch,

@@ -8,7 +8,7 @@ from functools import cached_property
 from google.protobuf.message import Message
 
 from app.node.config import Config
-from cluster.registry.replica import EtcdRegistry
+from cluster.registry.replica import EtcdRegistryReplica
 from core.access.approvals import TwoPeople
 from core.access.certificates import Authority
 from core.api.appointment_servicer import AppointmentServicer
@@ -17,24 +17,24 @@ from core.api.authenticate import Authenticate, CertificateOf, name_of
 from core.api.credit_servicer import CreditServicer
 from core.api.registry_servicer import RegistryServicer
 from core.api.status import Context
-from core.credit.goodwill_credit import GiveCredit
+from core.credit.goodwill_credit import GiveGoodwillCredit
 from core.domain.errors import NotReady
 from core.domain.participant import Participant
 from core.issuing.issue import IssueVend
 from core.ports.audit_context import Notes
-from core.ports.audit_log import Decision, Trail
+from core.ports.audit_log import AuditLog, AuditRecord
 from core.ports.clock import Clock
 from core.ports.head_ends import HeadEndNames
 from core.ports.registry import RegistryStore
 from core.registry.appointments import Appoint
 from core.registry.bulk_load import LoadRecords
-from core.registry.counter_transfer import HandOverMeter
-from core.registry.due_changes import TurnMeter
+from core.registry.counter_transfer import TransferCounters
+from core.registry.due_changes import ApplyDueChange
 from core.registry.meter_exchange import ExchangeMeter
-from core.registry.meters import KeepMeters
-from core.registry.pans import KeepPans
-from core.registry.participants import KeepParties
-from core.registry.queries import MarketView
+from core.registry.meters import MeterAdmin
+from core.registry.pans import PanAdmin
+from core.registry.participants import ParticipantAdmin
+from core.registry.queries import RegistryQueries
 from core.registry.reconcile import ReconcilePans
 from core.registry.registrations import registrations
 
@@ -49,10 +49,10 @@ class Market:
 
     config: Config
     store: RegistryStore
-    registry: EtcdRegistry
-    trail: Trail
+    registry: EtcdRegistryReplica
+    trail: AuditLog
     clock: Clock
-    turn: TurnMeter
+    turn: ApplyDueChange
     vending: IssueVend
     head_ends: HeadEndNames
     certificate_of: CertificateOf
@@ -67,8 +67,8 @@ class Market:
         return Appoint(store=self.store, clock=self.clock, authority=self.callers)
 
     @cached_property
-    def _view(self) -> MarketView:
-        return MarketView(store=self.store, cards_of=self.registry.pans_of, clock=self.clock)
+    def _view(self) -> RegistryQueries:
+        return RegistryQueries(store=self.store, cards_of=self.registry.pans_of, clock=self.clock)
 
     @property
     def consents(self) -> TwoPeople:
@@ -78,7 +78,7 @@ class Market:
 
     def registry_servicer(self) -> RegistryServicer:
         """Return the registry's service."""
-        parties = KeepParties(store=self.store, clock=self.clock, consents=self.consents)
+        parties = ParticipantAdmin(store=self.store, clock=self.clock, consents=self.consents)
         ledger = self.vending.refuse.ledger
         flow = self.config.flow
         new = registrations(
@@ -87,7 +87,7 @@ class Market:
             per_minute=flow.registrations_per_minute,
             suppliers_register=flow.suppliers_register,
         )
-        meters = KeepMeters(
+        meters = MeterAdmin(
             store=self.store, turn=self.turn, clock=self.clock, head_ends=self.head_ends, registrations=new
         )
         return RegistryServicer(
@@ -95,8 +95,8 @@ class Market:
             parties=parties,
             meters=meters,
             exchange=ExchangeMeter(meters=meters, store=self.store),
-            hand_over=HandOverMeter(meters=meters, store=self.store, ledger=ledger, clock=self.clock),
-            pans=KeepPans(store=self.store, clock=self.clock, registrations=new),
+            hand_over=TransferCounters(meters=meters, store=self.store, ledger=ledger, clock=self.clock),
+            pans=PanAdmin(store=self.store, clock=self.clock, registrations=new),
             load=LoadRecords(
                 store=self.store,
                 parties=parties,
@@ -118,7 +118,7 @@ class Market:
 
     def credit_servicer(self) -> CreditServicer:
         """Return the service of credit without payment."""
-        credit = GiveCredit(
+        credit = GiveGoodwillCredit(
             store=self.store,
             authorise=self.vending.authorise,
             issue=self.vending,
@@ -137,7 +137,7 @@ class Market:
         rule = "" if caller is None else caller.role.name.lower()
         at, clock = _instant(self.vending.clock)
         self.trail.note(
-            Decision(
+            AuditRecord(
                 at=at,
                 caller="" if caller is None else caller.participant_id,
                 identity=identity,
@@ -147,7 +147,7 @@ class Market:
                 amount=0,
                 outcome=outcome,
                 rule=f"{rule}, written at {notes.written_at}" if notes.written_at else rule,
-                basis=notes.basis,
+                read_set=notes.read_set,
                 clock=clock,
             )
         )

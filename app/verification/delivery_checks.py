@@ -157,7 +157,7 @@ def _wrong_lapse(book: Book, step: Step) -> str | None:
 
 def still_its_own(meter: Meter, vend: Vend) -> bool:
     """Return whether a meter is in the hands in which it was when the vend was sold, by what has been carried out."""
-    stands = meter.stands_at(meter.turned_at, None)
+    stands = meter.stands_at(meter.effective_through, None)
     if stands is None:
         return False
     registration, settings = stands

@@ -16,7 +16,7 @@ from cluster.audit.change_feed import (
     VendKey,
     VendSeen,
 )
-from core.domain.record import Known, Ref
+from core.domain.record import Ref, Versioned
 from core.ports.registry import RegistryRecord
 
 
@@ -52,14 +52,14 @@ class Book:
             self._take(event)
         self.created = [step for step in self.steps if step.seen.created]
 
-    def in_force(self, ref: Ref, revision: int) -> Known[RegistryRecord] | None:
+    def in_force(self, ref: Ref, revision: int) -> Versioned[RegistryRecord] | None:
         """Return a record as it stood just before `revision`, with the revision that wrote it."""
         writes = self._records.get(ref, [])
         index = bisect_left(writes, revision, key=lambda one: one[0])
         if index == 0:
             return None
         written_at, record = writes[index - 1]
-        return None if record is None else Known(record, written_at)
+        return None if record is None else Versioned(record, written_at)
 
     def writes(self, ref: Ref) -> list[tuple[int, RegistryRecord | None]]:
         """Return every write of a record, in order; None where it was deleted."""

@@ -8,13 +8,13 @@ from app.verification.ledger_book import Book, Step
 from app.verification.observed_run import CodeKey, Finding, Run, code_key
 from core.domain.appointment import Appointment, Appointments, AppointmentState
 from core.domain.delivery import DeliveryState
-from core.domain.effective_dated import FAR_FUTURE, Timeline, ms_of
-from core.domain.meter import Card, Custody, Meter, PanStatus, PaymentMode
-from core.domain.participant import Option, Participant, Standing
+from core.domain.effective_dated import FAR_FUTURE, EffectiveDated, ms_of
+from core.domain.meter import Custody, Meter, PanRecord, PanStatus, PaymentMode
+from core.domain.participant import Participant, ParticipantStatus, SellingModel
 from core.domain.record import Kind, Ref
 from core.domain.vend import Operation, Vend
 
-_R = TypeVar("_R", Card, Meter, Participant, Appointments)
+_R = TypeVar("_R", PanRecord, Meter, Participant, Appointments)
 _T = TypeVar("_T")
 # What a hand-over brings in was sold by others, on records that were theirs.
 _HANDED_OVER = "handed over"
@@ -95,10 +95,10 @@ class _Sale:
         yield from self._of_parties()
 
     def _basis(self) -> Iterator[str]:
-        named = {ref.kind for ref, _ in self._vend.basis}
+        named = {ref.kind for ref, _ in self._vend.read_set}
         if not {Kind.METER, Kind.PAN, Kind.PARTICIPANT} <= named:
             yield "its meter, PAN or supplier is not among what it was based on"
-        for ref, revision in self._vend.basis:
+        for ref, revision in self._vend.read_set:
             known = self._book.in_force(ref, self._revision)
             if known is None or known.revision != revision:
                 yield f"{ref.kind} {ref.id} had moved since revision {revision}"
@@ -125,7 +125,7 @@ class _Sale:
 
     def _of_card(self) -> Iterator[str]:
         vend = self._vend
-        card = self._find(Kind.PAN, vend.sale.pan, Card)
+        card = self._find(Kind.PAN, vend.sale.pan, PanRecord)
         use = None if card is None else self._holds(card.uses)
         if use is None:
             yield "its PAN stood for nothing"
@@ -137,17 +137,17 @@ class _Sale:
     def _of_parties(self) -> Iterator[str]:
         vend, seller = self._vend, self._vend.sale.participant_id
         supplier = self._find(Kind.PARTICIPANT, vend.supplier_id, Participant)
-        if supplier is None or self._holds(supplier.standings) is not Standing.ACTIVE:
+        if supplier is None or self._holds(supplier.standings) is not ParticipantStatus.ACTIVE:
             yield "its supplier was not active"
         elif supplier.supplier_key is None or supplier.supplier_key.originator_id != vend.originator_id:
             yield "its originator is not the supplier's"
         if supplier is None or seller == vend.supplier_id:
             return
         psp = self._find(Kind.PARTICIPANT, seller, Participant)
-        if psp is None or self._holds(psp.standings) is not Standing.ACTIVE:
+        if psp is None or self._holds(psp.standings) is not ParticipantStatus.ACTIVE:
             yield "its seller was not active"
         profile = self._holds(supplier.profiles)
-        if profile is None or profile.option not in (Option.PSP_ISSUES, Option.PSP_ISSUES_AND_DELIVERS):
+        if profile is None or profile.option not in (SellingModel.PSP_ISSUES, SellingModel.PSP_ISSUES_AND_DELIVERS):
             yield "its supplier let no PSP sell"
         appointments = self._find(Kind.APPOINTMENT, f"{vend.supplier_id}/{seller}", Appointments)
         in_force = [] if appointments is None else [one for one in appointments.all if self._in_force(one)]
@@ -164,9 +164,9 @@ class _Sale:
         known = self._book.in_force(Ref(kind, record_id), self._revision)
         return known.record if known is not None and isinstance(known.record, form) else None
 
-    def _holds(self, timeline: Timeline[_T]) -> _T | None:
+    def _holds(self, timeline: EffectiveDated[_T]) -> _T | None:
         """Return what held at the sale; what was written before it holds for it, whatever its writer's clock said."""
-        period = timeline.at(timeline.heard_at(self._at))
+        period = timeline.at(timeline.effective_now(self._at))
         return None if period is None else period.value
 
 
@@ -186,11 +186,11 @@ def _nothing_before_its_time(run: Run, book: Book) -> Iterator[Finding]:
     began = ms_of(run.began)
     heard = {event.revision: event.heard_at for event in run.ledger}
     for ref, writes in book.records():
-        turned_at = 0
+        effective_through = 0
         for revision, record in writes:
             if not isinstance(record, Meter):
                 continue
-            early_s = (record.turned_at - began) / 1000 - heard[revision] - _begun_ahead_s(run, revision)
-            if record.turned_at > turned_at and early_s * 1000 > SLACK_MS:
+            early_s = (record.effective_through - began) / 1000 - heard[revision] - _begun_ahead_s(run, revision)
+            if record.effective_through > effective_through and early_s * 1000 > SLACK_MS:
                 yield Finding(14, f"revision {revision}: a change of {ref.id} was carried out {early_s:.0f} s early")
-            turned_at = record.turned_at
+            effective_through = record.effective_through

@@ -9,7 +9,7 @@ from cluster.codec.vend import SCHEMA, Unreadable, read
 from cluster.config import EtcdConfig
 from cluster.etcd import ops, preconditions
 from cluster.etcd.client import EtcdClient, EtcdUnreachable
-from cluster.etcd.commit import Known, commit_until_known, not_read
+from cluster.etcd.commit import OutcomeKnown, commit_until_known, not_read
 from cluster.etcd.keys import Keys
 from core.domain.errors import LedgerUnavailable
 from core.ports.audit_anchors import Anchor, AnchorEnded, AnchorState, AuditAnchors
@@ -42,7 +42,7 @@ class TrailAnchors:
         # Safe to send again: carried out, its compare fails, and what is there is what was wanted.
         until = self._clock.monotonic() + self._resolve_s
         settled = await commit_until_known(self._client, self._clock, txn, until=until)
-        if not isinstance(settled, Known):
+        if not isinstance(settled, OutcomeKnown):
             raise LedgerUnavailable("the audit file could not be anchored; it is tried again") from settled.error
         if settled.reply.succeeded:
             self._seen[file] = settled.revision

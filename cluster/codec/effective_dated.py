@@ -6,7 +6,7 @@ from typing import Protocol, TypeVar
 
 from utrn.store.v1 import records_pb2 as pb
 
-from core.domain.effective_dated import Period, Timeline
+from core.domain.effective_dated import EffectiveDated, Period
 
 # A named tuple made by its own name takes twice as long, and every request makes a dozen.
 _new = tuple.__new__
@@ -34,15 +34,15 @@ def dates_of(period: Period[object]) -> dict[str, object]:
     }
 
 
-def timeline_of(records: Sequence[_D], value: Callable[[_D], _T]) -> Timeline[_T]:
+def timeline_of(records: Sequence[_D], value: Callable[[_D], _T]) -> EffectiveDated[_T]:
     """Return the timeline of stored periods; `value` reads what is of one kind."""
     if len(records) == 1:
         # As of nearly every meter and PAN; each request reads three of them.
         one = records[0]
         fields = (value(one), one.since, one.until or None, one.recorded_at, one.recorded_by)
-        timeline: Timeline[_T] = _new(Timeline, ((_new(Period, fields),),))
+        timeline: EffectiveDated[_T] = _new(EffectiveDated, ((_new(Period, fields),),))
         return timeline
-    return Timeline(
+    return EffectiveDated(
         tuple(
             [
                 # Instants are plain numbers in both worlds; NewType's call would cost as much as reading one.
@@ -53,6 +53,6 @@ def timeline_of(records: Sequence[_D], value: Callable[[_D], _T]) -> Timeline[_T
     )
 
 
-def states_of(timeline: Timeline[_S]) -> list[pb.StatePeriod]:
+def states_of(timeline: EffectiveDated[_S]) -> list[pb.StatePeriod]:
     """Return a timeline of states as it is stored."""
     return [pb.StatePeriod(state=one.value, **dates_of(one)) for one in timeline.periods]  # type: ignore[arg-type]

@@ -8,16 +8,16 @@ from cluster.codec.effective_dated import dates_of, timeline_of
 from cluster.codec.vend import SCHEMA, read
 from core.domain.effective_dated import Period
 from core.domain.meter import (
-    Abilities,
-    Card,
     Custody,
     Generation,
     Meter,
+    MeterCapabilities,
     MeterKind,
     Model,
+    PanAssignment,
     PanForm,
+    PanRecord,
     PanStatus,
-    PanUse,
     PaymentMode,
     Registration,
     Settings,
@@ -51,7 +51,7 @@ def meter_record(meter: Meter) -> pb.MeterRecord:
             for one in meter.registrations.periods
         ],
         settings=[_settings_record(one) for one in meter.settings.periods],
-        turned_at=meter.turned_at,
+        effective_through=meter.effective_through,
         balance_pence=meter.balance_pence,
         balance_at=meter.balance_at,
         balance_outstanding_pence=meter.balance_outstanding_pence,
@@ -97,7 +97,7 @@ def _meter(record: pb.MeterRecord) -> Meter:
         public_point=record.public_point,
         registrations=timeline_of(record.registrations, _registration_of),
         settings=timeline_of(record.settings, _settings_of),
-        turned_at=record.turned_at,  # type: ignore[arg-type]
+        effective_through=record.effective_through,  # type: ignore[arg-type]
         balance_pence=record.balance_pence,
         balance_at=record.balance_at,  # type: ignore[arg-type]
         balance_outstanding_pence=record.balance_outstanding_pence,
@@ -153,7 +153,7 @@ def _settings(
     )
 
 
-def card_record(card: Card) -> pb.PanRecord:
+def card_record(card: PanRecord) -> pb.PanRecord:
     """Return a PAN as it is stored."""
     return pb.PanRecord(
         schema=SCHEMA,
@@ -173,18 +173,18 @@ def card_record(card: Card) -> pb.PanRecord:
     )
 
 
-def card_of(value: bytes) -> Card:
+def card_of(value: bytes) -> PanRecord:
     """Return a PAN from its stored form."""
     return _card(read(pb.PanRecord(), value))
 
 
-def mirrored_card(value: bytes) -> Card:
+def mirrored_card(value: bytes) -> PanRecord:
     """Return a PAN from its stored form, whose schema was checked when the copy took it in."""
     return _card(pb.PanRecord.FromString(value))
 
 
-def _card(record: pb.PanRecord) -> Card:
-    return Card(
+def _card(record: pb.PanRecord) -> PanRecord:
+    return PanRecord(
         pan=record.pan,  # type: ignore[arg-type]
         form=_FORMS_OF_PAN[record.form],
         uses=timeline_of(record.uses, _use_of),
@@ -192,8 +192,8 @@ def _card(record: pb.PanRecord) -> Card:
     )
 
 
-def _use_of(record: pb.PanPeriod) -> PanUse:
-    return PanUse(
+def _use_of(record: pb.PanPeriod) -> PanAssignment:
+    return PanAssignment(
         meter_id=record.meter_id,  # type: ignore[arg-type]
         supplier_id=record.supplier_id,  # type: ignore[arg-type]
         tenancy=record.tenancy,
@@ -227,7 +227,7 @@ def model_of(value: bytes) -> Model:
         model=record.model,
         abilities=timeline_of(
             record.abilities,
-            lambda one: Abilities(
+            lambda one: MeterCapabilities(
                 schemes=frozenset(one.schemes), over_the_air=one.over_the_air, central_issue=one.central_issue
             ),
         ),

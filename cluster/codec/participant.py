@@ -9,16 +9,16 @@ from core.domain.effective_dated import Ms, Period
 from core.domain.money import Pence
 from core.domain.participant import (
     CreditRule,
-    KnownAs,
-    Level,
     Limit,
-    Option,
     Participant,
     ParticipantId,
+    ParticipantIdentity,
+    ParticipantStatus,
     Profile,
+    PspPermission,
     Revocations,
     Role,
-    Standing,
+    SellingModel,
     SupplierKey,
 )
 
@@ -85,21 +85,21 @@ def participant_of(value: bytes) -> Participant:
         participant_id=ParticipantId(record.participant_id),
         role=Role(record.role),
         known_as=timeline_of(record.known_as, _known_as_of),
-        standings=timeline_of(record.standings, lambda one: Standing(one.state)),
+        standings=timeline_of(record.standings, lambda one: ParticipantStatus(one.state)),
         supplier_key=key,
         profiles=timeline_of(record.profiles, _profile_of),
         ceilings=timeline_of(record.ceilings, lambda one: Pence(one.pence)),
     )
 
 
-def _known_as_of(record: pb.KnownAsPeriod) -> KnownAs:
+def _known_as_of(record: pb.KnownAsPeriod) -> ParticipantIdentity:
     revoked = Revocations(issued_before=Ms(record.revoked_before), fingerprints=tuple(record.revoked))
-    return KnownAs(name=record.name, identities=tuple(record.identities), revoked=revoked)
+    return ParticipantIdentity(name=record.name, identities=tuple(record.identities), revoked=revoked)
 
 
 def _profile_of(record: pb.ProfilePeriod) -> Profile:
     return Profile(
-        option=Option(record.option),
+        option=SellingModel(record.option),
         limits=tuple(
             Limit(
                 channel=one.channel,
@@ -161,7 +161,7 @@ def _appointment_of(one: pb.AppointmentRecord, supplier_id: ParticipantId, psp_i
             appointment_id=one.appointment_id,
             supplier_id=supplier_id,
             psp_id=psp_id,
-            level=Level(one.level),
+            level=PspPermission(one.level),
             channels=frozenset(one.channels),
             min_pence=one.min_pence,
             max_pence=one.max_pence,

@@ -14,12 +14,12 @@ from core.domain.money import Pence
 from core.domain.participant import (
     ParticipantId,
 )
-from core.domain.registration_change import ChangeKind, MarketChange, OwedVend
+from core.domain.registration_change import ChangeKind, OwedVend, RegistrationChange
 from core.domain.transaction_id import TransactionId
 from core.domain.utrn import Counter
 
 
-def change_record(one: MarketChange) -> pb.MarketChangeRecord:
+def change_record(one: RegistrationChange) -> pb.MarketChangeRecord:
     """Return a change of hands as it is stored."""
     return pb.MarketChangeRecord(
         schema=SCHEMA,
@@ -52,10 +52,10 @@ def _owed_of(record: pb.OwedVendRecord) -> OwedVend:
     )
 
 
-def change_of(value: bytes) -> MarketChange:
+def change_of(value: bytes) -> RegistrationChange:
     """Return a change of hands from its stored form."""
     record = read(pb.MarketChangeRecord(), value)
-    return MarketChange(
+    return RegistrationChange(
         meter_id=MeterId(record.meter_id),
         at=Ms(record.at),
         carried_out_at=Ms(record.carried_out_at),

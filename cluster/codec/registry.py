@@ -12,15 +12,15 @@ from core.domain.appointment import Appointments
 from core.domain.approval import Approval
 from core.domain.goodwill_credit import CreditDay, CreditRequest
 from core.domain.meter import (
-    Card,
     Meter,
     Model,
+    PanRecord,
 )
 from core.domain.participant import (
     Participant,
 )
 from core.domain.record import Kind
-from core.domain.registration_change import MarketChange
+from core.domain.registration_change import RegistrationChange
 from core.ports.registry import StoredRecord
 
 
@@ -41,12 +41,12 @@ class _Form:
 _FORMS: dict[type[StoredRecord], _Form] = {
     Participant: _Form(Kind.PARTICIPANT, lambda one: one.participant_id, participant_record, participant_of),
     Meter: _Form(Kind.METER, lambda one: one.meter_id, meter_record, meter_of),
-    Card: _Form(Kind.PAN, lambda one: one.pan, card_record, card_of),
+    PanRecord: _Form(Kind.PAN, lambda one: one.pan, card_record, card_of),
     Appointments: _Form(
         Kind.APPOINTMENT, lambda one: f"{one.supplier_id}/{one.psp_id}", appointments_record, appointments_of
     ),
     Model: _Form(Kind.MODEL, lambda one: f"{one.make}/{one.model}", model_record, model_of),
-    MarketChange: _Form(
+    RegistrationChange: _Form(
         Kind.CHANGE, lambda one: f"{one.responsible}/{one.at:013d}/{one.meter_id}", change_record, change_of
     ),
     CreditRequest: _Form(Kind.CREDIT, lambda one: f"{one.supplier_id}/{one.transaction_id}", credit_record, credit_of),

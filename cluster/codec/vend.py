@@ -15,7 +15,7 @@ from core.domain.errors import BadField
 from core.domain.meter import MeterId, MeterKind, OriginatorId, Pan
 from core.domain.money import Pence
 from core.domain.participant import ParticipantId
-from core.domain.record import Basis, Kind, Ref
+from core.domain.record import Kind, ReadSet, Ref
 from core.domain.refusal import ClosedRefusal
 from core.domain.transaction_id import TransactionId
 from core.domain.utrn import Counter, Utrn
@@ -130,8 +130,8 @@ def vend_value(vend: Vend) -> bytes:
         ),
         tenancy=vend.tenancy,
         rule=vend.rule,
-        basis=" ".join(
-            [f"{kind}/{_spelled(kind, record_id)}@{revision}" for (kind, record_id), revision in vend.basis]
+        read_set=" ".join(
+            [f"{kind}/{_spelled(kind, record_id)}@{revision}" for (kind, record_id), revision in vend.read_set]
         ),
     ).SerializeToString(deterministic=True)
 
@@ -235,12 +235,12 @@ def _vend_of(record: pb.VendRecord) -> Vend:
         issued_at=issued_at,
         tenancy=record.tenancy or 1,
         rule=record.rule,
-        basis=_basis_of(record.basis),
+        read_set=_basis_of(record.read_set),
         delivery=_delivery_of(record.delivery),
     )
 
 
-def _basis_of(text: str) -> Basis:
+def _basis_of(text: str) -> ReadSet:
     found = []
     for one in text.split():
         name, revision = one.rsplit("@", 1)

@@ -22,7 +22,7 @@ _RETRY_AFTER_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class OutcomeKnown:
     """etcd has answered, at `revision`. `resent`: an earlier sending had no answer, and may be what was carried out."""
 
     reply: pb.TxnResponse
@@ -49,7 +49,7 @@ class NotKnown:
     error: EtcdUnreachable | EtcdRefused | EtcdUnknown
 
 
-Settled = Known | NotWritten | NotKnown
+Settled = OutcomeKnown | NotWritten | NotKnown
 
 
 async def commit_until_known(
@@ -73,7 +73,7 @@ async def commit_until_known(
             log.warning("a write's outcome is unknown; it is sent again", extra={"error": str(error)})
             resent, failed = True, error
         else:
-            return Known(reply, reply.header.revision, resent)
+            return OutcomeKnown(reply, reply.header.revision, resent)
         if clock.monotonic() >= until:
             return NotKnown(failed)
         await asyncio.sleep(_RETRY_AFTER_S)
@@ -90,8 +90,8 @@ async def commit_each(
     if not children:
         return []
     settled = await commit_until_known(client, clock, ops.group(children), until=until, resent=resent)
-    if isinstance(settled, Known):
-        return [Known(op.response_txn, settled.revision, settled.resent) for op in settled.reply.responses]
+    if isinstance(settled, OutcomeKnown):
+        return [OutcomeKnown(op.response_txn, settled.revision, settled.resent) for op in settled.reply.responses]
     malformed = isinstance(settled.error, EtcdRefused) and settled.error.malformed
     if malformed and len(children) > 1:
         middle, unsure = len(children) // 2, isinstance(settled, NotKnown)

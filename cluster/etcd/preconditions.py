@@ -16,7 +16,7 @@ def counter_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
     return [_unmoved(key, revision)]
 
 
-def registration_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
+def authorizing_record_unmoved(key: bytes, revision: int) -> list[pb.Compare]:
     """A vend is committed only while every record that allowed it is what it was: meter, PAN, supplier, appointment."""
     return [_unmoved(key, revision)]
 

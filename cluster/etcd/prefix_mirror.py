@@ -1,4 +1,4 @@
-"""MirroredPrefix: a small part of etcd kept in memory by watch, and told of our own writes before the watch tells."""
+"""PrefixMirror: a small part of etcd kept in memory by watch, and told of our own writes before the watch tells."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -9,7 +9,7 @@ from cluster.etcd.client import EtcdClient
 from cluster.etcd.informer import CopyState, Informer, Replica, name_of
 
 
-class MirroredPrefix:
+class PrefixMirror:
     """Every key under a prefix. For prefixes with few keys."""
 
     def __init__(self, client: EtcdClient, prefix: bytes, changed: Callable[[], None], *, compare_s: float = 0) -> None:
@@ -90,4 +90,4 @@ class MirroredPrefix:
 
 
 if TYPE_CHECKING:
-    _: type[Replica] = MirroredPrefix
+    _: type[Replica] = PrefixMirror

@@ -1,4 +1,4 @@
-"""GroupWriter: writes that wait together go together; the next group leaves when the previous one has returned."""
+"""WriteBatcher: writes that wait together go together; the next group leaves when the previous one has returned."""
 
 import asyncio
 from collections import deque
@@ -9,7 +9,7 @@ from etcdpb import rpc_pb2 as pb
 
 from cluster.etcd import ops
 from cluster.etcd.client import EtcdClient
-from cluster.etcd.commit import Known, Settled, commit_each, not_done
+from cluster.etcd.commit import OutcomeKnown, Settled, commit_each, not_done
 from core.domain.errors import LedgerUnavailable
 from core.ports.clock import Clock
 
@@ -30,7 +30,7 @@ class _Waiting:
     answer: asyncio.Future[Answered]
 
 
-class GroupWriter:
+class WriteBatcher:
     """Sends small transactions in groups. Each must be safe to send again: once carried out, its compares fail."""
 
     def __init__(self, client: EtcdClient, clock: Clock, *, batch_max: int, resolve_s: float, waiting_max: int) -> None:
@@ -91,7 +91,7 @@ class GroupWriter:
 def _answer(waiting: _Waiting, settled: Settled) -> None:
     if waiting.answer.done():
         return
-    if isinstance(settled, Known):
+    if isinstance(settled, OutcomeKnown):
         waiting.answer.set_result(Answered(settled.reply.succeeded, ops.got(settled.reply), settled.revision))
         return
     waiting.answer.set_exception(not_done(settled))

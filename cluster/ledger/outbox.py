@@ -19,7 +19,7 @@ from cluster.etcd.client import EtcdClient, EtcdUnreachable, prefix_end
 from cluster.etcd.commit import not_read
 from cluster.etcd.informer import CopyState, Informer, Replica, name_of
 from cluster.etcd.keys import Keys
-from cluster.etcd.write_batcher import Answered, GroupWriter
+from cluster.etcd.write_batcher import Answered, WriteBatcher
 from cluster.ledger.vends import counter_of, stored_of
 from cluster.membership.placement import shard_of
 from cluster.timekeeping.fence import TimeFence
@@ -62,7 +62,7 @@ class EtcdOutbox:
         self._aside = SetAsideRecords() if aside is None else aside
         self._keys = Keys(config.prefix)
         self._shards = config.shards
-        self._group = GroupWriter(
+        self._group = WriteBatcher(
             client,
             clock,
             batch_max=config.batch_max,
@@ -344,8 +344,8 @@ class EtcdOutbox:
         applied_key = keys.applied(vend.originator_id, vend.meter_id)
         compare = preconditions.epoch_current(shard_key, change.epoch) if owned else []
         compare += preconditions.vend_unmoved(vend_key, change.stored.revision)
-        for ref, revision in change.basis:
-            compare += preconditions.registration_unmoved(keys.record(ref.kind, ref.id), revision)
+        for ref, revision in change.read_set:
+            compare += preconditions.authorizing_record_unmoved(keys.record(ref.kind, ref.id), revision)
         if change.not_before:
             compare += preconditions.time_reached(keys.time_now(), change.not_before)
         more, done = consented(keys, change.consent)
@@ -388,7 +388,9 @@ class EtcdOutbox:
         sequence = (vend.originator_id, vend.meter_id)
         _, believed = self._applied.get(sequence, (0, 0))
         self._learn(sequence, applied)
-        if (change.basis or change.consent.expect) and (not _is_named(vend) or self._applied[sequence][1] == believed):
+        if (change.read_set or change.consent.expect) and (
+            not _is_named(vend) or self._applied[sequence][1] == believed
+        ):
             return DeliveryChanged("the meter, or a consent, is not what this change was based on")
         return None
 

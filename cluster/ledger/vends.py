@@ -27,7 +27,7 @@ from cluster.codec.vend import (
 from cluster.config import EtcdConfig
 from cluster.etcd import ops, preconditions
 from cluster.etcd.client import EtcdClient, EtcdUnreachable
-from cluster.etcd.commit import Known, Settled, commit_each, commit_until_known, not_done, not_read
+from cluster.etcd.commit import OutcomeKnown, Settled, commit_each, commit_until_known, not_done, not_read
 from cluster.etcd.keys import Keys
 from cluster.membership.placement import shard_of
 from core.domain.effective_dated import FAR_FUTURE, NEVER, Ms, ms_of
@@ -35,7 +35,7 @@ from core.domain.errors import CounterTaken, LedgerFull, LedgerUnavailable
 from core.domain.invariant import check
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.participant import ParticipantId
-from core.domain.record import Basis, Kind, Ref
+from core.domain.record import Kind, ReadSet, Ref
 from core.domain.refusal import ClosedRefusal
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Operation, Vend
@@ -124,7 +124,7 @@ class EtcdLedger:
             failure=[ops.get(key)],
         )
         settled = await commit_until_known(self._client, self._clock, txn, until=self._until())
-        if not isinstance(settled, Known):
+        if not isinstance(settled, OutcomeKnown):
             raise not_done(settled) from settled.error
         if settled.reply.succeeded:
             return refusal
@@ -143,17 +143,17 @@ class EtcdLedger:
             raise not_read(error) from error
         return [_counter_or_error(found[at], found[at + 1]) for at in range(0, len(found), 2)]
 
-    async def request_delivery(self, stored: StoredVend, queued: Vend, basis: Basis) -> StoredVend | None:
+    async def request_delivery(self, stored: StoredVend, queued: Vend, read_set: ReadSet) -> StoredVend | None:
         """Store `queued` in place of `stored` and put it into the outbox, in one transaction."""
         key = self._keys.vend(queued.sale.participant_id, queued.sale.transaction_id)
         wanted = vend_value(queued)
         txn = pb.TxnRequest(
-            compare=preconditions.vend_unmoved(key, stored.revision) + self.registration_unmoved(basis),
+            compare=preconditions.vend_unmoved(key, stored.revision) + self.read_set_unmoved(read_set),
             success=[ops.put(key, wanted), self._owe(queued, pointer_value(queued))],
             failure=[ops.get(key)],
         )
         settled = await commit_until_known(self._client, self._clock, txn, until=self._until())
-        if not isinstance(settled, Known):
+        if not isinstance(settled, OutcomeKnown):
             raise not_done(settled) from settled.error
         if settled.reply.succeeded:
             return StoredVend(vend=queued, revision=settled.revision)
@@ -170,7 +170,7 @@ class EtcdLedger:
         wanted = vend_value(vend)
         code_key = keys.code(vend.originator_id, vend.meter_id, vend.counter)
         compare = preconditions.vend_absent(vend_key) + preconditions.counter_unmoved(counter_key, entry.seen.revision)
-        compare += preconditions.code_absent(code_key) + self.registration_unmoved(vend.basis)
+        compare += preconditions.code_absent(code_key) + self.read_set_unmoved(vend.read_set)
         if entry.until < FAR_FUTURE:
             # A node that stood still since it signed must not sell on what has ended meanwhile.
             compare += preconditions.time_before(keys.time_now(), entry.until)
@@ -186,20 +186,20 @@ class EtcdLedger:
             success.append(self._owe(vend, pointer))
         return _Child(entry, pb.TxnRequest(compare=compare, success=success, failure=failure), wanted)
 
-    def registration_unmoved(self, basis: Basis) -> list[pb.Compare]:
+    def read_set_unmoved(self, read_set: ReadSet) -> list[pb.Compare]:
         """Return the compares of every record that a vend is based on."""
         found: list[pb.Compare] = []
-        for one in basis:
+        for one in read_set:
             (kind, record_id), revision = one
             if kind is Kind.METER or kind is Kind.PAN:
-                found += preconditions.registration_unmoved(self._keys.record(kind, record_id), revision)
+                found += preconditions.authorizing_record_unmoved(self._keys.record(kind, record_id), revision)
                 continue
             # The supplier's and the appointment's are the same for vend after vend.
             kept = self._kept.get(one)
             if kept is None:
                 if len(self._kept) >= _KEPT_MAX:
                     self._kept.clear()
-                kept = preconditions.registration_unmoved(self._keys.record(kind, record_id), revision)
+                kept = preconditions.authorizing_record_unmoved(self._keys.record(kind, record_id), revision)
                 self._kept[one] = kept
             found += kept
         return found
@@ -270,7 +270,7 @@ def _counter_or_error(counter: pb.KeyValue | None, applied: pb.KeyValue | None) 
 
 
 def _outcome(child: _Child, settled: Settled) -> CommitOutcome:
-    if not isinstance(settled, Known):
+    if not isinstance(settled, OutcomeKnown):
         return not_done(settled)
     if settled.reply.succeeded:
         revision = settled.revision

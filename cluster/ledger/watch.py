@@ -16,7 +16,7 @@ from cluster.etcd.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreac
 from cluster.etcd.informer import CopyState
 from cluster.etcd.keys import Keys
 from cluster.etcd.ledger_guard import LedgerGuard
-from cluster.etcd.prefix_mirror import MirroredPrefix
+from cluster.etcd.prefix_mirror import PrefixMirror
 from cluster.etcd.space import LedgerSpace
 from cluster.ledger.identity import LedgerSeen, LedgerUnfit, differences, look, unfit
 from cluster.ledger.state_file import LedgerState, StateFile
@@ -63,7 +63,7 @@ class LedgerWatch:
         self._proven = False
         self._differing: list[str] = []
         self._kept_at = 0.0
-        self._config = MirroredPrefix(client, self._keys.configs(), self._heard, compare_s=config.compare_members_s)
+        self._config = PrefixMirror(client, self._keys.configs(), self._heard, compare_s=config.compare_members_s)
 
     @property
     def identified(self) -> bool:

@@ -1,12 +1,12 @@
 """What a node sees of the others' clocks: by their beats, and by who etcd says is there and should be."""
 
-from cluster.membership.failure_detector import PeerWatch
+from cluster.membership.failure_detector import FailureDetector
 from cluster.membership.shard_ownership import EtcdOwnership
 from core.domain.cluster_time import Sight
 from core.domain.effective_dated import Ms
 
 
-def sight_of(ownership: EtcdOwnership, peers: PeerWatch, wall: Ms, at: float) -> Sight | None:
+def sight_of(ownership: EtcdOwnership, peers: FailureDetector, wall: Ms, at: float) -> Sight | None:
     """Return what this node sees, its own clocks being at `wall` and `at`; None until it knows who should be there."""
     if not ownership.seen:
         return None

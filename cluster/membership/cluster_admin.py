@@ -16,9 +16,9 @@ from cluster.codec.vend import SCHEMA
 from cluster.config import EtcdConfig
 from cluster.etcd import ops, preconditions
 from cluster.etcd.client import EtcdClient, EtcdUnreachable
-from cluster.etcd.commit import Known, commit_until_known, not_done
+from cluster.etcd.commit import OutcomeKnown, commit_until_known, not_done
 from cluster.etcd.keys import Keys
-from cluster.membership.failure_detector import PeerWatch
+from cluster.membership.failure_detector import FailureDetector
 from cluster.membership.shard_ownership import EtcdOwnership, Member, Owner
 from cluster.timekeeping.ledger_time import LedgerTime
 from core.domain.approval import NO_CONSENT_NEEDED, Consent
@@ -44,7 +44,7 @@ class EtcdCluster:
     config: EtcdConfig
     clock: Clock
     ownership: EtcdOwnership
-    peers: PeerWatch
+    peers: FailureDetector
     beat: Callable[[], peer.HeartbeatResponse]
     owed: Callable[[], Mapping[int, int]]
     keeper: LedgerTime
@@ -132,7 +132,7 @@ class EtcdCluster:
         txn = pb.TxnRequest(compare=only_if, success=then)
         until = self.clock.monotonic() + self.config.resolve_timeout_ms / 1000
         settled = await commit_until_known(self.client, self.clock, txn, until=until)
-        if not isinstance(settled, Known):
+        if not isinstance(settled, OutcomeKnown):
             raise not_done(settled) from settled.error
         return settled.reply.succeeded
 

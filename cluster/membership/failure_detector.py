@@ -1,4 +1,4 @@
-"""PeerWatch: hears the other nodes' hearts, revokes the lease of one that has died, and says which are silent.
+"""FailureDetector: hears the other nodes' hearts, revokes the lease of one that has died, and says which are silent.
 
 Death is a stream that breaks while a new connection is refused, or a new process that answers at the old address. Then
 nobody need wait for the lease. Silence alone is a suspicion (cluster/membership/suspicion.py): a majority must share
@@ -47,14 +47,14 @@ _FRESH_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class PeerHeartbeat:
     """The last beat of a peer, and when it came by the monotonic clock."""
 
     beat: pb.HeartbeatResponse
     at: float
 
 
-class PeerWatch:
+class FailureDetector:
     """Follows every other node."""
 
     def __init__(
@@ -79,7 +79,7 @@ class PeerWatch:
         self._not_dialled = 0
         self._mistaken = 0
         self._silent_s: dict[str, float] = {}
-        self.heard: dict[str, Heard] = {}
+        self.heard: dict[str, PeerHeartbeat] = {}
 
     async def run(self) -> NoReturn:
         """Follow whoever is a member, for ever."""
@@ -190,13 +190,13 @@ class PeerWatch:
             # This node was cut off, and is so no more: from now on it can tell who else is silent.
             self._silent_s.clear()
         self._guard.hear_of(node_id, beat.incarnation, beat.ledger_revision)
-        self.heard[node_id] = Heard(beat, self._clock.monotonic())
+        self.heard[node_id] = PeerHeartbeat(beat, self._clock.monotonic())
         self._silent_s[node_id] = 0.0
         if last is not None and beat.lease_id != last.beat.lease_id and not last.beat.leaving:
             # Another process answers at its address, or it has lost its lease by itself.
             await self._replaced(node_id, last.beat.lease_id, beat.lease_id)
 
-    def heard_of_late(self) -> dict[str, Heard]:
+    def heard_of_late(self) -> dict[str, PeerHeartbeat]:
         """Return the last beat of every peer whose last beat is not old, by id: what is, not what was."""
         late = self._clock.monotonic() - _FRESH_S
         return {node_id: heard for node_id, heard in self.heard.items() if heard.at > late}

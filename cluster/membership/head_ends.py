@@ -18,7 +18,7 @@ from cluster.config import EtcdConfig
 from cluster.etcd import ops, preconditions
 from cluster.etcd.client import EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
 from cluster.etcd.keys import Keys
-from cluster.etcd.prefix_mirror import MirroredPrefix
+from cluster.etcd.prefix_mirror import PrefixMirror
 from core.ports.clock import Clock
 from core.ports.head_ends import HeadEndNames
 
@@ -38,7 +38,7 @@ class EtcdHeadEnds:
         self._node_id = node_id
         self._keys = Keys(config.prefix)
         self._own = frozenset(own)
-        self._mirror = MirroredPrefix(
+        self._mirror = PrefixMirror(
             client, self._keys.head_ends(), self._say_missing, compare_s=config.compare_members_s
         )
         self._said: frozenset[str] = frozenset()

@@ -23,7 +23,7 @@ from cluster.etcd import ops, preconditions
 from cluster.etcd.client import Compacted, EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
 from cluster.etcd.informer import CopyState
 from cluster.etcd.keys import Keys
-from cluster.etcd.prefix_mirror import MirroredPrefix
+from cluster.etcd.prefix_mirror import PrefixMirror
 from cluster.membership.lease import Lease
 from cluster.membership.placement import moves, shard_of
 from core.domain.invariant import InvariantBroken
@@ -39,7 +39,7 @@ _EtcdTrouble = (EtcdUnreachable, EtcdUnknown, EtcdRefused, Compacted)
 
 
 @dataclass(frozen=True, slots=True)
-class Fitness:
+class Readiness:
     """Whether this node stands ready to own shards."""
 
     hsm_ready: bool = True
@@ -81,7 +81,7 @@ class EtcdOwnership:
         address: str = "",
         zone: str = "",
         version: str = "",
-        fitness: Callable[[], Fitness] = Fitness,
+        fitness: Callable[[], Readiness] = Readiness,
         aside: SetAsideRecords | None = None,
     ) -> None:
         self._aside = SetAsideRecords() if aside is None else aside
@@ -92,16 +92,16 @@ class EtcdOwnership:
         self._clock = clock
         self._record = store.NodeRecord(schema=SCHEMA, node_id=node_id, address=address, zone=zone, version=version)
         self._fitness = fitness
-        self._announced: tuple[int, Fitness] | None = None
+        self._announced: tuple[int, Readiness] | None = None
         self._epochs: dict[int, int] = {}
         self._moved = asyncio.Event()
         self._looked = asyncio.Event()
         self._leaving = False
         every_s = config.compare_members_s
-        self._nodes = MirroredPrefix(client, self._keys.nodes(), self._looked.set, compare_s=every_s)
-        self._shards = MirroredPrefix(client, self._keys.shards(), self._looked.set, compare_s=every_s)
-        self._drains = MirroredPrefix(client, self._keys.drains(), self._looked.set, compare_s=every_s)
-        self._roster = MirroredPrefix(client, self._keys.rosters(), lambda: None, compare_s=every_s)
+        self._nodes = PrefixMirror(client, self._keys.nodes(), self._looked.set, compare_s=every_s)
+        self._shards = PrefixMirror(client, self._keys.shards(), self._looked.set, compare_s=every_s)
+        self._drains = PrefixMirror(client, self._keys.drains(), self._looked.set, compare_s=every_s)
+        self._roster = PrefixMirror(client, self._keys.rosters(), lambda: None, compare_s=every_s)
 
     @property
     def node_id(self) -> str:
@@ -166,7 +166,7 @@ class EtcdOwnership:
         told = self._understood("roster", self._roster, lambda kv: store.RosterRecord.FromString(kv.value))
         return {name: told.get(name) or store.RosterRecord(node_id=name) for name in self._roster.keys}
 
-    def _understood(self, kind: str, mirror: MirroredPrefix, of: Callable[[pb.KeyValue], _T]) -> dict[str, _T]:
+    def _understood(self, kind: str, mirror: PrefixMirror, of: Callable[[pb.KeyValue], _T]) -> dict[str, _T]:
         """Return what a mirror's records say, by name; one that cannot be understood is set aside."""
         found: dict[str, _T] = {}
         for name, kv in mirror.keys.items():

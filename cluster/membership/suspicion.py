@@ -19,7 +19,7 @@ from cluster.config import EtcdConfig, PeersConfig
 from cluster.etcd import ops
 from cluster.etcd.client import Compacted, EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable, prefix_end
 from cluster.etcd.keys import Keys
-from cluster.etcd.prefix_mirror import MirroredPrefix
+from cluster.etcd.prefix_mirror import PrefixMirror
 from core.ports.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -86,9 +86,7 @@ class Suspicions:
         self._silent = silent
         self._revoke = revoke
         self._spoken = asyncio.Event()
-        self._words = MirroredPrefix(
-            client, self._keys.suspicions(), self._spoken.set, compare_s=etcd.compare_members_s
-        )
+        self._words = PrefixMirror(client, self._keys.suspicions(), self._spoken.set, compare_s=etcd.compare_members_s)
         self._standing: dict[tuple[str, int], float] = {}
         self._ending: set[tuple[str, int]] = set()
 

@@ -1,4 +1,4 @@
-"""EtcdRegistry: a watched copy of the registry. Meters and PANs are kept as they were read, and understood when asked.
+"""EtcdRegistryReplica: a watched copy of the registry. Meters and PANs are kept as read, and understood when asked.
 
 With a million meters a copy must be small and quick to make: a record is kept as its bytes and its revision, which the
 garbage collector need not look at, and is decoded for the one request that needs it. A record that this program cannot
@@ -28,9 +28,9 @@ from core.domain.appointment import Appointments
 from core.domain.authorization import Says
 from core.domain.effective_dated import NEVER, Ms
 from core.domain.errors import NotReady
-from core.domain.meter import Card, Meter, MeterId, Model, Pan
-from core.domain.participant import Participant, ParticipantId, Standing, SupplierKey
-from core.domain.record import Kind, Known
+from core.domain.meter import Meter, MeterId, Model, Pan, PanRecord
+from core.domain.participant import Participant, ParticipantId, ParticipantStatus, SupplierKey
+from core.domain.record import Kind, Versioned
 from core.ports.registry import Registry, RegistryBook
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ _SEARCHED_AT_ONCE = 20_000
 _FOUND_AT_ONCE = 100
 
 
-class Copy:
+class RegistrySnapshot:
     """Records in memory. Also what a snapshot of a few records is made of."""
 
     ready = True
@@ -57,7 +57,7 @@ class Copy:
         self._meters, self._pans = self._raw[Kind.METER], self._raw[Kind.PAN]
         self._raw_by_name = {str(kind): records for kind, records in self._raw.items()}
         self._by_meter = PanIndex()
-        self._decoded: dict[Kind, dict[str, Known[object]]] = {
+        self._decoded: dict[Kind, dict[str, Versioned[object]]] = {
             Kind.PARTICIPANT: {},
             Kind.APPOINTMENT: {},
             Kind.MODEL: {},
@@ -82,41 +82,41 @@ class Copy:
         """Return the participant that used the SAN URI `identity` when it left, if nobody uses it now."""
         return None if identity in self._callers else self._departed.get(identity)
 
-    def participant(self, participant_id: ParticipantId) -> Known[Participant] | None:
+    def participant(self, participant_id: ParticipantId) -> Versioned[Participant] | None:
         """Return a participant. This and the others raise NotReady if the record is set aside."""
-        return cast("Known[Participant] | None", self._find(Kind.PARTICIPANT, participant_id))
+        return cast("Versioned[Participant] | None", self._find(Kind.PARTICIPANT, participant_id))
 
-    def card(self, pan: Pan) -> Known[Card] | None:
+    def card(self, pan: Pan) -> Versioned[PanRecord] | None:
         """Return a PAN."""
         found = self._pans.get(pan)
         if found is None:
             self._not_aside(Kind.PAN, pan)
             return None
         try:
-            return _new(Known, (mirrored_card(found[1]), found[0]))
+            return _new(Versioned, (mirrored_card(found[1]), found[0]))
         except GARBLED as error:
             raise self._garbled(Kind.PAN, pan, found[0], error) from error
 
-    def meter(self, meter_id: MeterId) -> Known[Meter] | None:
+    def meter(self, meter_id: MeterId) -> Versioned[Meter] | None:
         """Return a meter."""
         found = self._meters.get(meter_id)
         if found is None:
             self._not_aside(Kind.METER, meter_id)
             return None
         try:
-            return _new(Known, (mirrored_meter(found[1]), found[0]))
+            return _new(Versioned, (mirrored_meter(found[1]), found[0]))
         except GARBLED as error:
             raise self._garbled(Kind.METER, meter_id, found[0], error) from error
 
-    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId) -> Known[Appointments] | None:
+    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId) -> Versioned[Appointments] | None:
         """Return what a supplier has appointed a PSP to."""
-        return cast("Known[Appointments] | None", self._find(Kind.APPOINTMENT, f"{supplier_id}/{psp_id}"))
+        return cast("Versioned[Appointments] | None", self._find(Kind.APPOINTMENT, f"{supplier_id}/{psp_id}"))
 
-    def model(self, make: str, model: str) -> Known[Model] | None:
+    def model(self, make: str, model: str) -> Versioned[Model] | None:
         """Return what the meters of a model can do."""
-        return cast("Known[Model] | None", self._find(Kind.MODEL, f"{make}/{model}"))
+        return cast("Versioned[Model] | None", self._find(Kind.MODEL, f"{make}/{model}"))
 
-    def _find(self, kind: Kind, record_id: str) -> Known[object] | None:
+    def _find(self, kind: Kind, record_id: str) -> Versioned[object] | None:
         found = self._decoded[kind].get(record_id)
         if found is None:
             self._not_aside(kind, record_id)
@@ -131,9 +131,9 @@ class Copy:
         self._aside.note(kind, self._keys.record(kind, record_id), revision, error)
         return _not_ready(kind, record_id)
 
-    def cards_of(self, meter_id: MeterId) -> list[Card]:
+    def cards_of(self, meter_id: MeterId) -> list[PanRecord]:
         """Return every PAN whose record mentions a meter; one that cannot be understood is passed over, and alarmed."""
-        found: list[Card] = []
+        found: list[PanRecord] = []
         for pan in self._by_meter.pans_of(meter_id):
             with suppress(NotReady):
                 known = self.card(Pan(pan))
@@ -201,12 +201,12 @@ class Copy:
             self.due.add(_reminder(record_id), record.mod_revision)
         else:
             kind = Kind(room)
-            known = Known(record_of(kind, record.value), record.mod_revision)
+            known = Versioned(record_of(kind, record.value), record.mod_revision)
             self._drop_decoded(kind, record_id)
             self._decoded[kind][record_id] = known
             if isinstance(known.record, Participant):
                 self._callers.update(dict.fromkeys(known.record.identities, known.record))
-                if known.record.standing is Standing.LEFT:
+                if known.record.standing is ParticipantStatus.LEFT:
                     self._keep_departed(known.record)
 
     def _apply_gone(self, room: str, record_id: str) -> None:
@@ -295,13 +295,13 @@ def _not_ready(kind: str, record_id: str) -> NotReady:
     )  # fmt: skip
 
 
-class EtcdRegistry:
+class EtcdRegistryReplica:
     """The registry, from memory."""
 
     def __init__(self, client: EtcdClient, config: EtcdConfig, aside: SetAsideRecords | None = None) -> None:
         self._keys = Keys(config.prefix)
         self._aside = SetAsideRecords() if aside is None else aside
-        self._copy = Copy(self._keys, self._aside)
+        self._copy = RegistrySnapshot(self._keys, self._aside)
         # The copy that is being read, before it takes the other's place.
         self._reading = self._copy
         self._complete = asyncio.Event()
@@ -332,23 +332,23 @@ class EtcdRegistry:
         """Return the participant that used the SAN URI `identity` when it left, if nobody uses it now."""
         return self._copy.departed(identity)
 
-    def participant(self, participant_id: ParticipantId) -> Known[Participant] | None:
+    def participant(self, participant_id: ParticipantId) -> Versioned[Participant] | None:
         """Return a participant."""
         return self._copy.participant(participant_id)
 
-    def card(self, pan: Pan) -> Known[Card] | None:
+    def card(self, pan: Pan) -> Versioned[PanRecord] | None:
         """Return a PAN."""
         return self._copy.card(pan)
 
-    def meter(self, meter_id: MeterId) -> Known[Meter] | None:
+    def meter(self, meter_id: MeterId) -> Versioned[Meter] | None:
         """Return a meter."""
         return self._copy.meter(meter_id)
 
-    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId) -> Known[Appointments] | None:
+    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId) -> Versioned[Appointments] | None:
         """Return what a supplier has appointed a PSP to."""
         return self._copy.appointments(supplier_id, psp_id)
 
-    def model(self, make: str, model: str) -> Known[Model] | None:
+    def model(self, make: str, model: str) -> Versioned[Model] | None:
         """Return what the meters of a model can do."""
         return self._copy.model(make, model)
 
@@ -365,14 +365,14 @@ class EtcdRegistry:
         return {
             one.participant_id: one.supplier_key
             for one in self._copy.participants()
-            if one.supplier_key is not None and one.standing is not Standing.LEFT
+            if one.supplier_key is not None and one.standing is not ParticipantStatus.LEFT
         }
 
-    def pans_of(self, meter_id: MeterId) -> list[Card]:
+    def pans_of(self, meter_id: MeterId) -> list[PanRecord]:
         """Return every PAN that stands, stood or will stand for a meter."""
         return self._copy.cards_of(meter_id)
 
-    async def cards(self, about: str) -> AsyncIterator[Card]:
+    async def cards(self, about: str) -> AsyncIterator[PanRecord]:
         """Return every PAN whose record mentions `about`."""
         async for card in self._copy.search(Kind.PAN, about, mirrored_card):
             yield card
@@ -392,7 +392,7 @@ class EtcdRegistry:
 
     def begin(self) -> None:
         """Read everything into a new copy."""
-        self._reading = Copy(self._keys, self._aside)
+        self._reading = RegistrySnapshot(self._keys, self._aside)
 
     def listed(self, revision: int) -> None:
         """Put the new copy in the old one's place."""
@@ -428,7 +428,7 @@ class EtcdRegistry:
 
 
 if TYPE_CHECKING:
-    _: type[Registry] = EtcdRegistry
-    ___: type[RegistryBook] = EtcdRegistry
-    __: type[Registry] = Copy
-    ____: type[Replica] = EtcdRegistry
+    _: type[Registry] = EtcdRegistryReplica
+    ___: type[RegistryBook] = EtcdRegistryReplica
+    __: type[Registry] = RegistrySnapshot
+    ____: type[Replica] = EtcdRegistryReplica

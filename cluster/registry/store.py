@@ -14,19 +14,18 @@ from cluster.codec.vend import GARBLED, SCHEMA, Unreadable, pointer_value, read,
 from cluster.config import EtcdConfig
 from cluster.etcd import ops, preconditions
 from cluster.etcd.client import EtcdClient, EtcdUnreachable, prefix_end
-from cluster.etcd.commit import Known as Answered
-from cluster.etcd.commit import commit_until_known, not_done, not_read
+from cluster.etcd.commit import OutcomeKnown, commit_until_known, not_done, not_read
 from cluster.etcd.keys import Keys
 from cluster.ledger.vends import counter_of
 from cluster.membership.placement import shard_of
-from cluster.registry.replica import Copy
+from cluster.registry.replica import RegistrySnapshot
 from cluster.timekeeping.fence import TimeFence
 from core.domain.delivery import DeliveryState
 from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import LedgerFull, NotReady
 from core.domain.meter import Meter, MeterId, OriginatorId, Pan
 from core.domain.participant import ParticipantId
-from core.domain.record import Kind, Known, Ref
+from core.domain.record import Kind, Ref, Versioned
 from core.domain.registration_change import OwedVend
 from core.domain.transaction_id import TransactionId
 from core.domain.utrn import Counter
@@ -63,14 +62,14 @@ class EtcdRegistryStore:
         self._resolve_s = config.resolve_timeout_ms / 1000
         self._fence = TimeFence(client, self._keys, clock)
 
-    async def read(self, kind: type[R], *ids: str) -> Known[R] | None:
+    async def read(self, kind: type[R], *ids: str) -> Versioned[R] | None:
         """Return one record as it is now."""
         (found,) = await self.read_many([Ref(kind_of(kind), "/".join(ids))])
-        return cast("Known[R] | None", found)
+        return cast("Versioned[R] | None", found)
 
-    async def read_many(self, refs: Sequence[Ref]) -> Sequence[Known[StoredRecord] | None]:
+    async def read_many(self, refs: Sequence[Ref]) -> Sequence[Versioned[StoredRecord] | None]:
         """Return records as they are now, in order."""
-        found: list[Known[StoredRecord] | None] = []
+        found: list[Versioned[StoredRecord] | None] = []
         for at in range(0, len(refs), _READ_AT_ONCE):
             chunk = refs[at : at + _READ_AT_ONCE]
             kvs = await self._get([self._key(ref) for ref in chunk])
@@ -83,12 +82,12 @@ class EtcdRegistryStore:
                 notes.look(ref, 0 if known is None else known.revision)
         return found
 
-    async def list_records(self, kind: type[R], *ids: str, after: str = "", limit: int = 100) -> Sequence[Known[R]]:
+    async def list_records(self, kind: type[R], *ids: str, after: str = "", limit: int = 100) -> Sequence[Versioned[R]]:
         """Return records in the order of their ids."""
         prefix = self._keys.record(kind_of(kind), "/".join((*ids, "")) if ids else "")
         # Never before what is asked for: `after` comes from callers, and what lies before may be another's.
         start = max(prefix, self._keys.record(kind_of(kind), after) + b"\0") if after else prefix
-        found: list[Known[R]] = []
+        found: list[Versioned[R]] = []
         odd = False
         while len(found) < limit:
             # In parts: a thousand records with long histories are more than one answer of etcd carries.
@@ -97,7 +96,7 @@ class EtcdRegistryStore:
             for kv in reply.kvs:
                 # One that cannot be understood is left out and alarmed; a page must not look like the last one for it.
                 try:
-                    found.append(cast("Known[R]", self._understood(kind_of(kind), kv)))
+                    found.append(cast("Versioned[R]", self._understood(kind_of(kind), kv)))
                 except NotReady:
                     odd = True
             if not reply.more:
@@ -185,7 +184,7 @@ class EtcdRegistryStore:
         await self._fence.reach(max(write.not_before, write.consent.not_before))
         until = self._clock.monotonic() + self._resolve_s
         settled = await commit_until_known(self._client, self._clock, self._txn(write), until=until)
-        if not isinstance(settled, Answered):
+        if not isinstance(settled, OutcomeKnown):
             raise not_done(settled) from settled.error
         if settled.reply.succeeded:
             return settled.revision
@@ -198,7 +197,7 @@ class EtcdRegistryStore:
 
     async def snapshot(self, pan: Pan, caller_id: ParticipantId) -> Registry:
         """Return what decides about a top-up of `pan` by that caller, as it is now."""
-        copy = Copy(self._keys, self._aside)
+        copy = RegistrySnapshot(self._keys, self._aside)
         await self._copy_into(copy, [Ref(Kind.PAN, pan), Ref(Kind.PARTICIPANT, caller_id)])
         card = copy.card(pan)
         meters = sorted({one.value.meter_id for one in card.record.uses.periods}) if card is not None else []
@@ -210,7 +209,7 @@ class EtcdRegistryStore:
         await self._copy_into(copy, sorted(refs))
         return copy
 
-    async def _copy_into(self, copy: Copy, refs: Sequence[Ref]) -> None:
+    async def _copy_into(self, copy: RegistrySnapshot, refs: Sequence[Ref]) -> None:
         for kv in await self._get([self._key(ref) for ref in refs]):
             if kv is not None:
                 copy.apply(kv, gone=False)
@@ -272,14 +271,14 @@ class EtcdRegistryStore:
             puts.append(ops.put(outbox, pointer))
         return preconditions.vend_absent(vend_key) + preconditions.code_absent(code_key), puts
 
-    def _understood(self, kind: Kind, kv: pb.KeyValue) -> Known[StoredRecord]:
+    def _understood(self, kind: Kind, kv: pb.KeyValue) -> Versioned[StoredRecord]:
         """Return what a record says.
 
         Raises:
             NotReady: it cannot be understood, and is set aside.
         """
         try:
-            return Known(record_of(kind, kv.value), kv.mod_revision)
+            return Versioned(record_of(kind, kv.value), kv.mod_revision)
         except GARBLED as error:
             self._aside.note(kind, kv.key, kv.mod_revision, error)
             raise _not_understood() from error

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from core.access.roles import OPERATORS, require
+from core.access.roles import OPERATORS, require_role
 from core.domain.approval import (
     NO_CONSENT_NEEDED,
     Approval,
@@ -21,12 +21,12 @@ from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import (
     LastOperator,
     LedgerUnavailable,
-    RecordUnknown,
+    RecordNotFound,
     RoleNotAllowed,
     SecondOperatorNeeded,
 )
-from core.domain.participant import Participant, ParticipantId, Principal, Role, Standing
-from core.domain.record import Kind, Known, Ref
+from core.domain.participant import Participant, ParticipantId, ParticipantStatus, Principal, Role
+from core.domain.record import Kind, Ref, Versioned
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
 
@@ -122,7 +122,7 @@ class TwoPeople:
         """Approve what another operator has asked for.
 
         Raises:
-            TwoPeopleNeeded, RecordUnknown, RecordChanged: as named.
+            TwoPeopleNeeded, RecordNotFound, RecordChanged: as named.
         """
         return await self._decide(principal, approval_id, ApprovalState.APPROVED)
 
@@ -130,21 +130,21 @@ class TwoPeople:
         """Withdraw what was asked for, or approved, and not carried out.
 
         Raises:
-            RecordUnknown, RecordChanged: as named.
+            RecordNotFound, RecordChanged: as named.
         """
         return await self._decide(principal, approval_id, ApprovalState.WITHDRAWN)
 
     async def list_page(self, principal: Principal, *, after: str, limit: int) -> Sequence[Approval]:
         """Return approvals in the order of their ids, whatever became of them."""
-        require(principal, OPERATORS)
+        require_role(principal, OPERATORS)
         return [one.record for one in await self.store.list_records(Approval, after=after, limit=limit)]
 
     async def _decide(self, principal: Principal, approval_id: str, to: ApprovalState) -> Approval:
-        require(principal, OPERATORS)
+        require_role(principal, OPERATORS)
         for _ in range(_RACES_MAX):
             known = await self.store.read(Approval, approval_id)
             if known is None:
-                raise RecordUnknown("there is no approval of this id", kind="approval")
+                raise RecordNotFound("there is no approval of this id", kind="approval")
             now = ms_of(self.clock.now())
             before = known.record
             after = before.approve(principal, now) if to is ApprovalState.APPROVED else before.withdraw(principal, now)
@@ -152,7 +152,7 @@ class TwoPeople:
                 return after
         raise LedgerUnavailable("others keep writing this approval; nothing was done; repeat")
 
-    async def _carried_out(self, principal: Principal, known: Known[Approval], now: Ms) -> Consent:
+    async def _carried_out(self, principal: Principal, known: Versioned[Approval], now: Ms) -> Consent:
         one = known.record
         done = one.carry_out(principal, now)
         expect = [(Ref(Kind.APPROVAL, one.approval_id), known.revision)]
@@ -164,9 +164,9 @@ class TwoPeople:
             expect.append(_seen(operator))
         return Consent(expect=tuple(expect), put=(done,), not_before=one.not_before)
 
-    async def _operators(self, *, active: bool) -> list[Known[Participant]]:
+    async def _operators(self, *, active: bool) -> list[Versioned[Participant]]:
         """Return every operator that has not left, or every active one."""
-        found: list[Known[Participant]] = []
+        found: list[Versioned[Participant]] = []
         after = ""
         while True:
             page = await self.store.list_records(Participant, after=after, limit=_PAGE)
@@ -180,13 +180,13 @@ class TwoPeople:
         return await self.store.write(RegistryWrite(expect=expect, put=[approval])) is not None
 
 
-def _seen(one: Known[Participant]) -> tuple[Ref, int]:
+def _seen(one: Versioned[Participant]) -> tuple[Ref, int]:
     return Ref(Kind.PARTICIPANT, one.record.participant_id), one.revision
 
 
 def _there(one: Participant) -> bool:
-    return one.role is Role.OPERATOR and one.standing is not Standing.LEFT
+    return one.role is Role.OPERATOR and one.standing is not ParticipantStatus.LEFT
 
 
 def _active(one: Participant) -> bool:
-    return _there(one) and one.standing is Standing.ACTIVE
+    return _there(one) and one.standing is ParticipantStatus.ACTIVE

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
-from core.access.roles import KEEPERS, OPERATORS, PSPS, READERS, SUPPLIERS, require
+from core.access.roles import KEEPERS, OPERATORS, PSPS, READERS, SUPPLIERS, require_role
 from core.domain.errors import OperatorOnly, UnknownCaller
 from core.domain.participant import NODE_URI, Principal, Role
 
@@ -66,7 +66,7 @@ class Access:
             raise UnknownCaller(f"only nodes may ask this: their certificate has a SAN URI that begins with {NODE_URI}")
         if self.operators_only and principal.role not in self.roles:
             raise OperatorOnly("only a participant with the role operator may do this")
-        require(principal, self.roles)
+        require_role(principal, self.roles)
 
 
 _EVERYBODY: Final = frozenset(Role)

@@ -17,7 +17,7 @@ from core.domain.effective_dated import ms_of
 from core.domain.errors import BadField
 from core.domain.participant import ParticipantId, parse_participant_id
 from core.registry.appointments import Appoint
-from core.registry.queries import MarketView
+from core.registry.queries import RegistryQueries
 
 _BYTES_MAX = {"terms": 2000, "signature": 200, "certificate": 4000}
 
@@ -28,7 +28,7 @@ class AppointmentServicer(rpc.AppointmentServiceServicer):
 
     authenticate: Authenticate
     appoint: Appoint
-    view: MarketView
+    view: RegistryQueries
 
     async def Appoint(self, request: pb.AppointRequest, context: Context) -> pb.AppointResponse:
         """Propose an appointment."""

@@ -7,7 +7,7 @@ from typing import Final
 from core.access.certificates import PeerCertificate, refused
 from core.api.status import Context
 from core.domain.errors import CallerSuspended, CertificateRefused, NotReady, Refused, UnknownCaller
-from core.domain.participant import NODE_URI, Participant, Principal, Standing
+from core.domain.participant import NODE_URI, Participant, ParticipantStatus, Principal
 from core.ports.registry import Registry
 
 CertificateOf = Callable[[Context], PeerCertificate]
@@ -48,9 +48,9 @@ class Authenticate:
             raise NotReady("this node is still reading the registry; ask another")
         identity = certificate.identity
         participant = self.registry.caller(identity)
-        if participant is not None and participant.standing is not Standing.LEFT:
+        if participant is not None and participant.standing is not ParticipantStatus.LEFT:
             _check_revoked(participant, certificate)
-            suspended = participant.standing is Standing.SUSPENDED
+            suspended = participant.standing is ParticipantStatus.SUSPENDED
             return Principal(participant, identity), _suspended() if suspended else None
         departed = self.registry.departed(identity)
         if departed is not None:

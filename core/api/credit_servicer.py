@@ -10,7 +10,7 @@ from core.api import registry_messages as made
 from core.api import top_up_messages
 from core.api.authenticate import Authenticate
 from core.api.status import Context
-from core.credit.goodwill_credit import CreditQuery, GiveCredit
+from core.credit.goodwill_credit import CreditQuery, GiveGoodwillCredit
 from core.domain.effective_dated import ms_of
 from core.domain.goodwill_credit import day_start
 from core.domain.meter import PanRule
@@ -24,7 +24,7 @@ class CreditServicer(rpc.CreditServiceServicer):
     """The credit service. What each method promises is written in credit_service.proto."""
 
     authenticate: Authenticate
-    credit: GiveCredit
+    credit: GiveGoodwillCredit
     clock: Clock
     pan_rule: PanRule
 

@@ -33,9 +33,9 @@ from core.domain.ceiling import parse_ceiling
 from core.domain.effective_dated import Ms, begin, ms_of
 from core.domain.errors import BadField
 from core.domain.meter import (
-    Abilities,
     Generation,
     Meter,
+    MeterCapabilities,
     MeterKind,
     PanForm,
     PanRule,
@@ -45,8 +45,8 @@ from core.domain.meter import (
     parse_eui64,
     parse_pan,
 )
-from core.domain.participant import CreditRule, Limit, Option, Profile, Role, SupplierKey, parse_participant_id
-from core.registry.bulk_load import Loadable, NewCard, NewModel, SignedAppointment
+from core.domain.participant import CreditRule, Limit, Profile, Role, SellingModel, SupplierKey, parse_participant_id
+from core.registry.bulk_load import Loadable, NewModel, NewPan, SignedAppointment
 from core.registry.participants import NewParticipant
 
 LINE_CHARACTERS_MAX: Final = 20_000
@@ -271,7 +271,9 @@ def _profile(reader: _Reader) -> Profile:
         )
         part.finish()
     profile = Profile(
-        option=Option[reader.one_of("option", {one.name.lower() for one in Option}, default="supplier_only").upper()],
+        option=SellingModel[
+            reader.one_of("option", {one.name.lower() for one in SellingModel}, default="supplier_only").upper()
+        ],
         limits=tuple(limits),
         credit=CreditRule(
             each_max_pence=reader.number("credit_each_max_pence", most=_NUMBER_MAX),
@@ -311,8 +313,8 @@ def _meter(reader: _Reader) -> Meter:
     )
 
 
-def _card(reader: _Reader) -> NewCard:
-    return NewCard(
+def _card(reader: _Reader) -> NewPan:
+    return NewPan(
         pan=parse_pan(reader.text("pan"), reader.pan_rule),
         form=PanForm[reader.one_of("form", {"plastic", "virtual", "app"}, default="plastic").upper()],
         meter_id=parse_meter_id(reader.text("meter_id")),
@@ -322,7 +324,7 @@ def _card(reader: _Reader) -> NewCard:
 
 
 def _model(reader: _Reader) -> NewModel:
-    abilities = Abilities(
+    abilities = MeterCapabilities(
         schemes=parse_schemes(reader.texts("schemes"), "schemes"),
         over_the_air=reader.flag("over_the_air", default=True),
         central_issue=reader.flag("central_issue", default=True),

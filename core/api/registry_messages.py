@@ -31,12 +31,12 @@ from core.domain.effective_dated import Ms, Period, begin, check_dates
 from core.domain.errors import BadField
 from core.domain.goodwill_credit import CreditReason, CreditRequest
 from core.domain.meter import (
-    Abilities,
-    Card,
     Generation,
     Meter,
+    MeterCapabilities,
     MeterKind,
     Model,
+    PanRecord,
     PanRule,
     PaymentMode,
     Registration,
@@ -47,17 +47,17 @@ from core.domain.meter import (
 from core.domain.money import Pence
 from core.domain.participant import (
     CreditRule,
-    Level,
     Limit,
-    Option,
     Participant,
     Principal,
     Profile,
+    PspPermission,
     Role,
+    SellingModel,
     SupplierKey,
     parse_participant_id,
 )
-from core.domain.registration_change import MarketChange, OwedVend
+from core.domain.registration_change import OwedVend, RegistrationChange
 from core.domain.transaction_id import parse_transaction_id
 from core.domain.utrn_value import code_value
 from core.domain.vend import SOLD_THROUGH
@@ -154,7 +154,7 @@ def profile_of(profile: pb.Profile) -> Profile:
         day_max_pence=profile.credit_day_max_pence,
         approvers=parse_approvers(profile.credit_approvers, "profile.credit_approvers"),
     )
-    option = Option(number_in(profile.option, "profile.option", Option))
+    option = SellingModel(number_in(profile.option, "profile.option", SellingModel))
     return check_profile(Profile(option=option, limits=limits, credit=credit), "profile")
 
 
@@ -216,10 +216,10 @@ def _profile_message(profile: Profile) -> pb.Profile:
 # Models.
 
 
-def model_of(one: pb.Model) -> tuple[str, str, Abilities]:
+def model_of(one: pb.Model) -> tuple[str, str, MeterCapabilities]:
     """Return make, model, and what its meters can do."""
     schemes = parse_schemes(one.schemes, "model.schemes")
-    can = Abilities(schemes=schemes, over_the_air=one.over_the_air, central_issue=one.central_issue)
+    can = MeterCapabilities(schemes=schemes, over_the_air=one.over_the_air, central_issue=one.central_issue)
     return parse_text(one.make, "model.make", least=1), parse_text(one.model, "model.model", least=1), can
 
 
@@ -309,7 +309,7 @@ def meter_message(meter: Meter) -> pb.Meter:
             pb.SettingsPeriod(dates=_dates(one), settings=_settings_message(one.value))
             for one in meter.settings.periods
         ],
-        carried_out_to=stamp(meter.turned_at),
+        carried_out_to=stamp(meter.effective_through),
         balance_pence=meter.balance_pence,
         balance_at=stamp(meter.balance_at or None),
     )
@@ -329,7 +329,7 @@ def _settings_message(one: Settings) -> pb.MeterSettings:
     )
 
 
-def change_message(one: MarketChange) -> pb.MarketChange:
+def change_message(one: RegistrationChange) -> pb.MarketChange:
     """Return a change that was carried out."""
     return pb.MarketChange(
         meter_id=one.meter_id,
@@ -353,7 +353,7 @@ def _owed_message(vend: OwedVend) -> pb.OwedVend:
     )
 
 
-def pan_message(card: Card) -> pb.Pan:
+def pan_message(card: PanRecord) -> pb.Pan:
     """Return a PAN and its history."""
     return pb.Pan(
         pan=card.pan,
@@ -391,7 +391,9 @@ def terms_of(terms: appointment_pb.AppointmentTerms, name: str, *, now: Ms | Non
         appointment_id=terms.appointment_id,
         supplier_id=parse_participant_id(terms.supplier_id, field=f"{name}.supplier_id"),
         psp_id=parse_participant_id(terms.psp_id, field=f"{name}.psp_id"),
-        level=Level(number_in(terms.level, f"{name}.level", (Level.ISSUE, Level.ISSUE_AND_DELIVER))),
+        level=PspPermission(
+            number_in(terms.level, f"{name}.level", (PspPermission.ISSUE, PspPermission.ISSUE_AND_DELIVER))
+        ),
         channels=frozenset(terms.channels),
         min_pence=terms.min_pence,
         max_pence=terms.max_pence,

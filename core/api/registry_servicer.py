@@ -21,15 +21,15 @@ from core.domain.ceiling import parse_ceiling
 from core.domain.effective_dated import NEVER, Ms, ms_of
 from core.domain.errors import BadField, Refused
 from core.domain.meter import Custody, MeterId, Pan, PanForm, PanRule, Settings, parse_pan
-from core.domain.participant import ParticipantId, Principal, Revocations, Role, Standing, parse_participant_id
+from core.domain.participant import ParticipantId, ParticipantStatus, Principal, Revocations, Role, parse_participant_id
 from core.ports.clock import Clock
 from core.registry.bulk_load import Loadable, LoadRecords
-from core.registry.counter_transfer import HandOver, HandOverMeter
+from core.registry.counter_transfer import HandOver, TransferCounters
 from core.registry.meter_exchange import ExchangeMeter
-from core.registry.meters import KeepMeters
-from core.registry.pans import KeepPans
-from core.registry.participants import KeepParties
-from core.registry.queries import MarketView, key_of
+from core.registry.meters import MeterAdmin
+from core.registry.pans import PanAdmin
+from core.registry.participants import ParticipantAdmin
+from core.registry.queries import RegistryQueries, key_of
 from core.registry.reconcile import Claim, ReconcilePans
 
 REGISTRY_SERVICE: Final = "utrn.v1.RegistryService"
@@ -44,14 +44,14 @@ class RegistryServicer(rpc.RegistryServiceServicer):
     """The registry's service. What each method promises is written in registry_service.proto."""
 
     authenticate: Authenticate
-    parties: KeepParties
-    meters: KeepMeters
+    parties: ParticipantAdmin
+    meters: MeterAdmin
     exchange: ExchangeMeter
-    hand_over: HandOverMeter
-    pans: KeepPans
+    hand_over: TransferCounters
+    pans: PanAdmin
     load: LoadRecords
     reconcile: ReconcilePans
-    view: MarketView
+    view: RegistryQueries
     clock: Clock
     pan_rule: PanRule
 
@@ -100,7 +100,7 @@ class RegistryServicer(rpc.RegistryServiceServicer):
 
     async def SetStanding(self, request: pb.SetStandingRequest, context: Context) -> pb.SetStandingResponse:
         """Suspend, readmit, offboard."""
-        standing = Standing(validation.number_in(request.standing, "standing", Standing))
+        standing = ParticipantStatus(validation.number_in(request.standing, "standing", ParticipantStatus))
         principal, participant_id = self.authenticate(context), _participant_id(request.participant_id)
         asked = asked_of("SetStanding", request, f"{participant_id}: {standing.name.lower()}")
         done = await self.parties.set_standing(principal, participant_id, standing, asked=asked)

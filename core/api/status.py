@@ -59,7 +59,7 @@ def status_of(error: domain.UtrnError) -> status_pb2.Status:
                 ]
             )
         )
-    if isinstance(error, domain.Busy | domain.Unknown):
+    if isinstance(error, domain.Retryable | domain.Unknown):
         delay = duration_pb2.Duration()
         delay.FromMilliseconds(error.retry_after_ms)
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))

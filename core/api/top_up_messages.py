@@ -23,7 +23,7 @@ from core.domain.utrn import COUNTER_MAX, Counter, Utrn, parse_utrn, printed, tr
 from core.domain.utrn_value import code_value
 from core.domain.vend import NO_REFERENCE, SOLD_THROUGH, Channel, Operation, Sale, SaleReference, Vend
 from core.issuing.check_eligibility import Eligibility
-from core.registry.counter_transfer import SoldElsewhere
+from core.registry.counter_transfer import ExternallyIssued
 
 _T = TypeVar("_T")
 _REFERENCE_MAX = 40
@@ -213,7 +213,7 @@ def eligibility_message(eligibility: Eligibility) -> service_pb.CheckEligibility
     )
 
 
-def unspent_code(one: registry_pb.UnspentCode, pan_rule: PanRule, now: Ms) -> SoldElsewhere:
+def unspent_code(one: registry_pb.UnspentCode, pan_rule: PanRule, now: Ms) -> ExternallyIssued:
     """Return a code that was sold elsewhere and is handed over with its meter.
 
     Raises:
@@ -232,7 +232,7 @@ def unspent_code(one: registry_pb.UnspentCode, pan_rule: PanRule, now: Ms) -> So
         raise InvariantBroken("every field was taken")
     if issued_at is None or channel is None or reference is None:
         raise InvariantBroken("every field was taken")
-    return SoldElsewhere(
+    return ExternallyIssued(
         sale=Sale(
             participant_id=seller,
             transaction_id=transaction_id,

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from core.access.roles import READERS, SUPPLIERS, own, require
+from core.access.roles import READERS, SUPPLIERS, require_owner, require_role
 from core.domain.authorization import Act
 from core.domain.effective_dated import ms_of
-from core.domain.errors import RecordChanged, RecordExists, RecordUnknown
+from core.domain.errors import RecordChanged, RecordExists, RecordNotFound
 from core.domain.goodwill_credit import (
     CreditDay,
     CreditRequest,
@@ -23,10 +23,10 @@ from core.domain.goodwill_credit import (
     day_start,
 )
 from core.domain.participant import Participant, ParticipantId, Principal
-from core.domain.record import Kind, Known, Ref
+from core.domain.record import Kind, Ref, Versioned
 from core.domain.transaction_id import TransactionId, check_window, make_transaction_id
 from core.domain.vend import Channel, Operation, Sale
-from core.issuing.authorize import Authorise
+from core.issuing.authorize import Authorize
 from core.issuing.issue import IssueVend
 from core.issuing.recent_vends import Issued
 from core.ports.clock import Clock
@@ -55,11 +55,11 @@ class CreditReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GiveCredit:
+class GiveGoodwillCredit:
     """Asks, decides, reports. `id_window` and `id_ahead` are how old and how new a transaction id may be."""
 
     store: RegistryStore
-    authorise: Authorise
+    authorise: Authorize
     issue: IssueVend
     clock: Clock
     id_window: timedelta
@@ -71,7 +71,7 @@ class GiveCredit:
         Raises:
             RoleNotAllowed, AmountOutOfLimits, RecordExists, and every objection against a top-up of the PAN.
         """
-        require(principal, SUPPLIERS)
+        require_role(principal, SUPPLIERS)
         supplier = await self._supplier(principal)
         check_asked(supplier.record.profile_at(ms_of(self.clock.now())).credit, asked.amount)
         known = await self.store.read(CreditRequest, principal.participant_id, asked.transaction_id)
@@ -105,9 +105,9 @@ class GiveCredit:
         `repeat` is of the issue: what refuses the decision itself is not final, the request says where it stands.
 
         Raises:
-            RoleNotAllowed, TwoPeopleNeeded, DailyLimit, RecordUnknown, RecordChanged, and whatever refuses an issue.
+            RoleNotAllowed, TwoPeopleNeeded, DailyLimit, RecordNotFound, RecordChanged, and whatever refuses an issue.
         """
-        require(principal, SUPPLIERS)
+        require_role(principal, SUPPLIERS)
         to = CreditState.APPROVED if approve else CreditState.REJECTED
         decided = await self._decided(principal, transaction_id, to)
         if decided.state is CreditState.REJECTED:
@@ -124,8 +124,8 @@ class GiveCredit:
 
     async def report(self, principal: Principal, supplier_id: ParticipantId, asked: CreditQuery) -> CreditReport:
         """Return a page of a supplier's requests, and the totals of the day over all pages."""
-        require(principal, READERS)
-        own(principal, supplier_id)
+        require_role(principal, READERS)
+        require_owner(principal, supplier_id)
         day = asked.day or self.clock.now().date().isoformat()
         # Ids carry their time: nothing older can have been asked for or approved on the day.
         oldest = make_transaction_id(day_start(day) - self.id_window // timedelta(milliseconds=1), 0)
@@ -145,7 +145,7 @@ class GiveCredit:
         for _ in range(_RACES_MAX):
             known = await self.store.read(CreditRequest, supplier_id, transaction_id)
             if known is None:
-                raise RecordUnknown("there is no request of this transaction_id", kind="credit")
+                raise RecordNotFound("there is no request of this transaction_id", kind="credit")
             if known.record.state is to:
                 return known.record
             if known.record.state is not CreditState.WAITING:
@@ -180,10 +180,10 @@ class GiveCredit:
                 return decided
         raise RecordChanged("others keep deciding credit of this day; repeat", kind="credit")
 
-    async def _supplier(self, principal: Principal) -> Known[Participant]:
+    async def _supplier(self, principal: Principal) -> Versioned[Participant]:
         known = await self.store.read(Participant, principal.participant_id)
         if known is None:
-            raise RecordUnknown("the supplier is not registered", kind="participant")
+            raise RecordNotFound("the supplier is not registered", kind="participant")
         return known
 
 

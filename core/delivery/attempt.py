@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from core.delivery.duplicate_proof import Prove, SpentHere
-from core.delivery.observations import Hearing, Mailbox
+from core.delivery.duplicate_proof import DuplicateProof, SpentHere
+from core.delivery.observations import AttemptObservation, Mailbox
 from core.delivery.origins import Origins, Received
 from core.delivery.outcomes import ALREADY_CREDITED, DUPLICATE, Ended, Next, Verdict
 from core.delivery.waiting import Parked
@@ -15,7 +15,7 @@ from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.effective_dated import NEVER, Ms, ms_of
 from core.domain.errors import DeliveryChanged, Deposed, HeadEndRefused, HeadEndStale, HeadEndUnavailable, UtrnError
 from core.domain.message_id import new_random_part
-from core.domain.record import Basis
+from core.domain.record import ReadSet
 from core.domain.vend import Vend
 from core.issuing.config import DeliveryConfig
 from core.metrics import Stage, StageTimes
@@ -82,7 +82,7 @@ class AttemptDelivery:
     config: DeliveryConfig
     utc_ahead: Callable[[], timedelta]
     origins: Origins
-    lapsed: Callable[[Vend], tuple[DeliveryReason | None, Basis]] = lambda _: (None, ())
+    lapsed: Callable[[Vend], tuple[DeliveryReason | None, ReadSet]] = lambda _: (None, ())
     reached_by: Callable[[Vend], str] = lambda vend: vend.head_end
     spent_here: SpentHere = lambda *_: (True, ())
     random_part: Callable[[], str] = new_random_part
@@ -153,10 +153,10 @@ class _Attempt:
         self._epoch = epoch
         self._ours = ours
         self._mailbox = mailbox
-        self._hearing = Hearing(lambda: self._stored.vend, name, by.origins, by.config.trust_unnamed_alerts)
-        self._prove = Prove(outbox=by.outbox, spent_here=by.spent_here)
+        self._hearing = AttemptObservation(lambda: self._stored.vend, name, by.origins, by.config.trust_unnamed_alerts)
+        self._prove = DuplicateProof(outbox=by.outbox, spent_here=by.spent_here)
         # By which records a duplicate was found to prove a credit, or not to.
-        self._proof: Basis = ()
+        self._proof: ReadSet = ()
 
     @property
     def _delivery(self) -> Delivery:
@@ -164,35 +164,35 @@ class _Attempt:
 
     async def run(self) -> AttemptEnd:
         """Make the attempt. It gives up only after a send that the head end took: a head end that was away owes one."""
-        verdict = await self._late_news()
+        verdict = await self._drain_inbox()
         if not isinstance(verdict, Ended) and self._delivery.attempts > 0:
             verdict = await self._ask()
         if verdict is Next.WAIT:
-            verdict = await self._listen()
+            verdict = await self._await_outcome()
         if not isinstance(verdict, Ended):
-            lapsed, basis = self._by.lapsed(self._stored.vend)
+            lapsed, read_set = self._by.lapsed(self._stored.vend)
             if lapsed is not None:
-                return await self._lapse(lapsed, basis)
+                return await self._lapse(lapsed, read_set)
             # Also if the head end says that the code is on its way: it may have lost it since, and a repeat of the same
             # message does no harm.
-            verdict = await self._send_and_listen(basis)
+            verdict = await self._send_and_listen(read_set)
         if isinstance(verdict, Ended):
             return await self._close(verdict, self._proof or self._hearing.known_by)
         if self._exhausted():
             return await self._enter_by_hand()
-        await self._write(self._delivery.lose_sight(self._epoch))
+        await self._write(self._delivery.mark_outcome_unknown(self._epoch))
         return Later(self._by.back_off_s(self._delivery.attempts))
 
-    async def _lapse(self, lapsed: DeliveryReason, basis: Basis) -> AttemptEnd:
+    async def _lapse(self, lapsed: DeliveryReason, read_set: ReadSet) -> AttemptEnd:
         """End what may not be sent any more, unless it was sent before: then only asking can tell."""
         if not self._delivery.attempts:
-            return await self._close(Ended(DeliveryState.REFUSED, lapsed), basis)
+            return await self._close(Ended(DeliveryState.REFUSED, lapsed), read_set)
         if self._exhausted():
             # It may have been credited. No consumer can be told to enter it: that, too, is its supplier's to find out.
-            return await self._close(Ended(DeliveryState.NEEDS_CHECK, lapsed), basis, self._given_up_at())
+            return await self._close(Ended(DeliveryState.NEEDS_CHECK, lapsed), read_set, self._given_up_at())
         return Aside(self._by.back_off_s(self._delivery.attempts))
 
-    async def _late_news(self) -> Verdict:
+    async def _drain_inbox(self) -> Verdict:
         """Return what came in since the last attempt; TRY_AGAIN if nothing decides."""
         found: Verdict = Next.TRY_AGAIN
         while (received := await self._mailbox.get(0)) is not None:
@@ -221,12 +221,12 @@ class _Attempt:
         # Asked, a head end repeats the old unexplained refusal for ever; only a new attempt can bring its alert again.
         return Next.TRY_AGAIN if verdict is Next.EXPLAIN else verdict
 
-    async def _send_and_listen(self, basis: Basis) -> Verdict:
+    async def _send_and_listen(self, read_set: ReadSet) -> Verdict:
         began, now = self._by.clock.monotonic(), self._by.clock.now()
         not_after = now + self._by.utc_ahead() + timedelta(milliseconds=self._config.send_within_ms)
         sending = self._delivery.send(now, self._epoch, head_end=self._name, random_part=self._by.random_part())
-        await self._write(sending, basis)
-        news = await self._late_news()
+        await self._write(sending, read_set)
+        news = await self._drain_inbox()
         if isinstance(news, Ended):
             return news
         self._check_still_ours(began)
@@ -237,7 +237,7 @@ class _Attempt:
             log.warning("the head end will not carry a code", extra={"error": str(refused)})
             return _ENDED_HEAD_END_REFUSED
         self._by.times.record(Stage.SEND, self._by.clock.monotonic() - started)
-        verdict = await self._listen()
+        verdict = await self._await_outcome()
         self._by.times.record(Stage.ANSWER, self._by.clock.monotonic() - started)
         return verdict
 
@@ -255,7 +255,7 @@ class _Attempt:
         if self._by.lapsed(self._stored.vend)[0] is not None:
             raise _NotSent("the meter has changed hands meanwhile")
 
-    async def _listen(self) -> Verdict:
+    async def _await_outcome(self) -> Verdict:
         """Return what is known when something decides, or when waiting longer is no use."""
         until = self._by.clock.monotonic() + self._config.answer_wait_ms / 1000
         refusal: Verdict = Next.TRY_AGAIN
@@ -292,25 +292,25 @@ class _Attempt:
         reason = DeliveryReason.UNEXPLAINED if self._hearing.unexplained else DeliveryReason.NO_ANSWER
         return await self._close(Ended(DeliveryState.ENTER_BY_HAND, reason), not_before=self._given_up_at())
 
-    async def _close(self, ended: Ended, basis: Basis = (), not_before: Ms = NEVER) -> Done:
+    async def _close(self, ended: Ended, read_set: ReadSet = (), not_before: Ms = NEVER) -> Done:
         now = self._by.clock.now()
-        await self._write(self._delivery.close(ended.state, ended.reason, now, self._epoch), basis, not_before)
+        await self._write(self._delivery.close(ended.state, ended.reason, now, self._epoch), read_set, not_before)
         if self._delivery.queued_at is not None:
             self._by.times.record(Stage.DELIVER, (now - self._delivery.queued_at).total_seconds())
         return Done(self._stored)
 
-    async def _write(self, delivery: Delivery, basis: Basis = (), not_before: Ms = NEVER) -> None:
-        """Write the delivery's next state under our epoch, while `basis` stands, or end the attempt."""
+    async def _write(self, delivery: Delivery, read_set: ReadSet = (), not_before: Ms = NEVER) -> None:
+        """Write the delivery's next state under our epoch, while `read_set` stands, or end the attempt."""
         change = DeliveryChange(
             shard=self._shard,
             epoch=self._epoch,
             stored=self._stored,
             delivery=delivery,
-            basis=basis,
+            read_set=read_set,
             not_before=not_before,
         )
         (outcome,) = await self._by.outbox.write([change])
-        if isinstance(outcome, DeliveryChanged) and basis:
+        if isinstance(outcome, DeliveryChanged) and read_set:
             # The meter's record may be another one than this node's copy has: the next attempt goes by the ledger's.
             await self._by.origins.read_again(self._stored.vend.meter_id)
         if isinstance(outcome, Deposed | DeliveryChanged):

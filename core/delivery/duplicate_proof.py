@@ -1,4 +1,4 @@
-"""Prove: does a meter's *duplicate* prove that it has credited this very code?"""
+"""DuplicateProof: does a meter's *duplicate* prove that it has credited this very code?"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from core.delivery.fresh_meters import MeterRecords
 from core.domain.errors import NotReady
 from core.domain.meter import Custody, Meter, MeterId, OriginatorId
-from core.domain.record import Basis, Kind, Ref
+from core.domain.record import Kind, ReadSet, Ref
 from core.domain.utrn import Counter, duplicate_proves_credit
 from core.ports.outbox import Outbox
 
-SpentHere = Callable[[MeterId, OriginatorId], tuple[bool, Basis]]
+SpentHere = Callable[[MeterId, OriginatorId], tuple[bool, ReadSet]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,7 @@ class CustodyOf:
 
     registry: MeterRecords
 
-    def __call__(self, meter_id: MeterId, originator_id: OriginatorId) -> tuple[bool, Basis]:
+    def __call__(self, meter_id: MeterId, originator_id: OriginatorId) -> tuple[bool, ReadSet]:
         """Return whether no other generator spends the counters now; and the record that says so.
 
         What another one spent before is known: a hand-over to this service tells it.
@@ -43,27 +43,27 @@ class CustodyOf:
         for period in reversed(meter.registrations.periods):
             supplier = self.registry.participant(period.value.supplier_id)
             key = None if supplier is None else supplier.record.supplier_key
-            if period.since <= meter.turned_at and key is not None and key.originator_id == originator_id:
+            if period.since <= meter.effective_through and key is not None and key.originator_id == originator_id:
                 return period.value.custody
         return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Prove:
+class DuplicateProof:
     """Decides from what the ledger knows: how many codes of the sequence are newer."""
 
     outbox: Outbox
     spent_here: SpentHere
 
-    async def __call__(self, meter_id: MeterId, originator_id: OriginatorId, counter: Counter) -> tuple[bool, Basis]:
+    async def __call__(self, meter_id: MeterId, originator_id: OriginatorId, counter: Counter) -> tuple[bool, ReadSet]:
         """Return whether a *duplicate* heard before this call proves the credit; and the record that says so.
 
         Raises:
             LedgerUnavailable, NotReady: repeat.
         """
-        spent_here, basis = self.spent_here(meter_id, originator_id)
+        spent_here, read_set = self.spent_here(meter_id, originator_id)
         if not spent_here:
             # Another generator's codes may be keyed in without ever passing here: how many are newer is not known.
-            return False, basis
+            return False, read_set
         sequence = await self.outbox.sequence(originator_id, meter_id)
-        return duplicate_proves_credit(counter, sequence.last_issued), basis
+        return duplicate_proves_credit(counter, sequence.last_issued), read_set

@@ -11,7 +11,7 @@ from typing import Protocol
 from core.domain.effective_dated import NEVER
 from core.domain.meter import Meter, MeterId
 from core.domain.participant import Participant, ParticipantId
-from core.domain.record import Basis, Kind, Known, Ref
+from core.domain.record import Kind, ReadSet, Ref, Versioned
 from core.ports.registry import RegistryStore
 
 _KEPT_MAX = 10_000
@@ -25,11 +25,11 @@ class MeterRecords(Protocol):
         """True once the copy is complete."""
         ...
 
-    def meter(self, meter_id: MeterId) -> Known[Meter] | None:
+    def meter(self, meter_id: MeterId) -> Versioned[Meter] | None:
         """Return a meter; None if there is none."""
         ...
 
-    def participant(self, participant_id: ParticipantId) -> Known[Participant] | None:
+    def participant(self, participant_id: ParticipantId) -> Versioned[Participant] | None:
         """Return a participant; None if there is none."""
         ...
 
@@ -41,18 +41,18 @@ class FreshMeters:
         self._copy = copy
         self._store = store
         # Of each meter read again: what the copy had then, and what the ledger had.
-        self._read: OrderedDict[MeterId, tuple[int, Known[Meter] | None]] = OrderedDict()
+        self._read: OrderedDict[MeterId, tuple[int, Versioned[Meter] | None]] = OrderedDict()
 
     @property
     def ready(self) -> bool:
         """True once the copy is complete."""
         return self._copy.ready
 
-    def participant(self, participant_id: ParticipantId) -> Known[Participant] | None:
+    def participant(self, participant_id: ParticipantId) -> Versioned[Participant] | None:
         """Return a participant, as the copy has it; raise NotReady if its record is set aside."""
         return self._copy.participant(participant_id)
 
-    def meter(self, meter_id: MeterId) -> Known[Meter] | None:
+    def meter(self, meter_id: MeterId) -> Versioned[Meter] | None:
         """Return a meter, as it was last heard of or read; None if there is none.
 
         Raises:
@@ -84,7 +84,7 @@ class FreshMeters:
             self._read.popitem(last=False)
 
 
-def head_end_of(records: MeterRecords, meter_id: MeterId) -> tuple[str | None, Basis]:
+def head_end_of(records: MeterRecords, meter_id: MeterId) -> tuple[str | None, ReadSet]:
     """Return the head end that a meter is registered to, and the record that says so.
 
     The last one if the meter is out of service; None if it has never been in service.
@@ -96,5 +96,5 @@ def head_end_of(records: MeterRecords, meter_id: MeterId) -> tuple[str | None, B
     return known.record.head_end_at(NEVER), ((ref, known.revision),)
 
 
-def _revision(known: Known[Meter] | None) -> int:
+def _revision(known: Versioned[Meter] | None) -> int:
     return 0 if known is None else known.revision

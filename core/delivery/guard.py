@@ -1,4 +1,4 @@
-"""Lapse: may a code that was sold still be sent to its meter, or has the meter changed hands since?"""
+"""DeliveryGuard: may a code that was sold still be sent to its meter, or has the meter changed hands since?"""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from core.domain.delivery import DeliveryReason
 from core.domain.effective_dated import NEVER
 from core.domain.errors import NotReady
 from core.domain.meter import Custody, Meter
-from core.domain.record import Basis, Kind, Ref
+from core.domain.record import Kind, ReadSet, Ref
 from core.domain.vend import Vend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lapse:
+class DeliveryGuard:
     """Looks a vend's meter up, as of what has been carried out in the ledger: a clock ends no delivery.
 
     Whoever sold the code answers for it; nobody sends it on their behalf any more.
@@ -20,7 +20,7 @@ class Lapse:
 
     registry: MeterRecords
 
-    def __call__(self, vend: Vend) -> tuple[DeliveryReason | None, Basis]:
+    def __call__(self, vend: Vend) -> tuple[DeliveryReason | None, ReadSet]:
         """Return why the code may not be sent any more, None if it may; and the record that says so.
 
         Whoever sends compares that record in the write before: a copy that has fallen behind sends nothing.

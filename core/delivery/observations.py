@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from core.delivery.origins import Origins, Received
 from core.delivery.outcomes import Ended, Next, Verdict, of_alert, of_answer, of_given_up
-from core.domain.record import Basis
+from core.domain.record import ReadSet
 from core.domain.vend import Vend
 from core.ports.head_end import Alert, Answer, GivenUp, StreamRestored
 
@@ -56,7 +56,7 @@ class Mailbox:
 
 
 @dataclass(slots=True)
-class Hearing:
+class AttemptObservation:
     """What has been heard about one code's message during one attempt.
 
     Attributes:
@@ -72,7 +72,7 @@ class Hearing:
     trust_unnamed: bool
     unexplained: bool = False
     # By which records whoever told the last alert could know of it.
-    known_by: Basis = ()
+    known_by: ReadSet = ()
     alerts: list[Alert] = field(default_factory=list)
 
     def hear(self, received: Received) -> Verdict:

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.access.approvals import Consents
-from core.access.roles import KEEPERS, READERS, own, require
+from core.access.roles import KEEPERS, READERS, require_owner, require_role
 from core.domain.approval import NO_CONSENT_NEEDED, Asked
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
-from core.domain.errors import LedgerUnavailable, NotYours, RecordChanged, VendUnknown
+from core.domain.errors import LedgerUnavailable, NotYours, RecordChanged, VendNotFound
 from core.domain.participant import ParticipantId, Principal, Role
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Vend
-from core.issuing.recent_vends import Answers
+from core.issuing.recent_vends import RecentVends
 from core.ports.clock import Clock
 from core.ports.ledger import Ledger, StoredVend
 from core.ports.outbox import Outbox
@@ -25,7 +25,7 @@ class OpenCases:
 
     ledger: Ledger
     outbox: Outbox
-    answers: Answers
+    answers: RecentVends
     clock: Clock
     consents: Consents
 
@@ -38,8 +38,8 @@ class OpenCases:
             RoleNotAllowed, NotYours: do not repeat.
             LedgerUnavailable: repeat.
         """
-        require(principal, READERS)
-        own(principal, supplier_id)
+        require_role(principal, READERS)
+        require_owner(principal, supplier_id)
         found, more = await self.outbox.cases(supplier_id, after=after, limit=limit)
         return [one.vend for one in found], more
 
@@ -57,12 +57,12 @@ class OpenCases:
         Its supplier settles it by what it has read in the meter; an operator, who reads no meters, needs another one.
 
         Raises:
-            RoleNotAllowed, NotYours, VendUnknown: do not repeat.
+            RoleNotAllowed, NotYours, VendNotFound: do not repeat.
             RecordChanged: it is no open case, or the meter or another has settled it the other way.
             NeedsApproval, SecondOperatorNeeded: an operator asks.
             LedgerUnavailable, OutcomeUnknown: repeat.
         """
-        require(principal, KEEPERS)
+        require_role(principal, KEEPERS)
         for _ in range(_RACES_MAX):
             stored = await self._found(principal, owner, transaction_id)
             delivery = stored.vend.delivery
@@ -87,7 +87,7 @@ class OpenCases:
         if principal.role is Role.SUPPLIER and supplier_id != principal.participant_id:
             raise NotYours("a code is settled by the supplier it was sold under")
         if stored is None:
-            raise VendUnknown("no vend of this participant has this transaction_id")
+            raise VendNotFound("no vend of this participant has this transaction_id")
         return stored
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from core.delivery.fresh_meters import FreshMeters, head_end_of
 from core.domain.meter import MeterId
-from core.domain.record import Basis
+from core.domain.record import ReadSet
 from core.domain.vend import Vend
 from core.metrics import SetAside
 from core.ports.head_end import HeadEndEvent
@@ -42,7 +42,7 @@ class Origins:
     """
 
     set_aside: SetAside
-    registered: Callable[[MeterId], tuple[str | None, Basis]]
+    registered: Callable[[MeterId], tuple[str | None, ReadSet]]
     read_again: Callable[[MeterId], Awaitable[None]] = _not_read
 
     @classmethod
@@ -75,7 +75,7 @@ class Origins:
         self.set_aside.record(head_end, why)
         return False
 
-    def alerts(self, head_end: str, vend: Vend, *, named: bool) -> Basis | None:
+    def alerts(self, head_end: str, vend: Vend, *, named: bool) -> ReadSet | None:
         """Return by which records `head_end` can know of an alert on a code: its meter's, or one that it carried.
 
         None if it cannot.
@@ -90,13 +90,13 @@ class Origins:
         """
         if named and head_end in vend.delivery.head_ends:
             return ()
-        reached_by, basis = self.registered(vend.meter_id)
+        reached_by, read_set = self.registered(vend.meter_id)
         if reached_by == head_end:
-            return basis
+            return read_set
         self.set_aside.record(head_end, ANOTHERS_METER)
         return None
 
-    async def alerts_surely(self, head_end: str, meter_id: MeterId, vend: Vend | None) -> Basis | None:
+    async def alerts_surely(self, head_end: str, meter_id: MeterId, vend: Vend | None) -> ReadSet | None:
         """Return by which records `head_end` can know of an alert that names a code; None if it cannot.
 
         Before it is disbelieved the meter's record is read from the ledger: a credit is heard only once.
@@ -112,11 +112,11 @@ class Origins:
         """
         if vend is not None and head_end in vend.delivery.head_ends:
             return ()
-        reached_by, basis = self.registered(meter_id)
+        reached_by, read_set = self.registered(meter_id)
         if reached_by != head_end:
             await self.read_again(meter_id)
-            reached_by, basis = self.registered(meter_id)
+            reached_by, read_set = self.registered(meter_id)
         if reached_by == head_end:
-            return basis
+            return read_set
         self.set_aside.record(head_end, ANOTHERS_METER)
         return None

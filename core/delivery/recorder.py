@@ -22,10 +22,10 @@ from core.domain.errors import DeliveryChanged, Deposed, HeadEndUnavailable, Led
 from core.domain.invariant import InvariantBroken
 from core.domain.message_id import parse_message_id
 from core.domain.meter import MeterId, OriginatorId
-from core.domain.record import Basis
+from core.domain.record import ReadSet
 from core.domain.utrn import Counter as UtrnCounter
 from core.domain.utrn import duplicate_proves_credit
-from core.issuing.recent_vends import Answers, key_of
+from core.issuing.recent_vends import RecentVends, key_of
 from core.metrics import told_now
 from core.ports.clock import Clock
 from core.ports.head_end import Alert, Answer, AnswerKind, HeadEnd, Numbered
@@ -94,7 +94,7 @@ class Recorder:
         outbox: Outbox,
         ownership: Ownership,
         head_ends: Mapping[str, HeadEnd],
-        answers: Answers,
+        answers: RecentVends,
         clock: Clock,
         origins: Origins,
         spent_here: SpentHere = lambda *_: (True, ()),
@@ -290,7 +290,7 @@ class Recorder:
                 self._never_issued(said, code)
                 reading.too_early = True
                 return
-            delivery, basis = self._after(said, code, epoch)
+            delivery, read_set = self._after(said, code, epoch)
             if code.stored is None or delivery is None or delivery == code.stored.vend.delivery:
                 await self._outbox.note_applied(
                     shard=shard, epoch=epoch, originator_id=said.originator_id, meter_id=said.meter_id,
@@ -298,7 +298,7 @@ class Recorder:
                 )  # fmt: skip
                 return
             change = DeliveryChange(
-                shard=shard, epoch=epoch, stored=code.stored, delivery=delivery, basis=basis or known_by
+                shard=shard, epoch=epoch, stored=code.stored, delivery=delivery, read_set=read_set or known_by
             )
             (outcome,) = await self._outbox.write([change])
             if isinstance(outcome, StoredVend):
@@ -310,7 +310,7 @@ class Recorder:
             await self._origins.read_again(said.meter_id)
         raise LedgerUnavailable("others keep writing a vend that a meter speaks of")
 
-    async def _known_by(self, said: _Named, code: Code, head_end: str) -> Basis | None:
+    async def _known_by(self, said: _Named, code: Code, head_end: str) -> ReadSet | None:
         """Return by which records a head end can know what it says of a code; None if it cannot, and is set aside."""
         vend = None if code.stored is None else code.stored.vend
         if isinstance(said.event, Alert):
@@ -320,19 +320,19 @@ class Recorder:
             return None
         return () if self._origins.answers(head_end, said.event.message_id, vend) else None
 
-    def _after(self, said: _Named, code: Code, epoch: int) -> tuple[Delivery | None, Basis]:
+    def _after(self, said: _Named, code: Code, epoch: int) -> tuple[Delivery | None, ReadSet]:
         """Return what the delivery is after what the meter said, and by which records; None without a vend."""
         if code.stored is None:
             return None, ()
         delivery, now = code.stored.vend.delivery, self._clock.now()
         if not said.duplicate:
             return delivery.credit(now, epoch), ()
-        spent_here, basis = self.spent_here(said.meter_id, said.originator_id)
+        spent_here, read_set = self.spent_here(said.meter_id, said.originator_id)
         # The sequence was read after the meter had spoken.
         if spent_here and duplicate_proves_credit(said.counter, code.sequence.last_issued):
-            return delivery.credit(now, epoch), basis
+            return delivery.credit(now, epoch), read_set
         # While it is owed, its own attempts may learn more.
-        return delivery if delivery.owed else delivery.dispute(now, epoch), basis
+        return delivery if delivery.owed else delivery.dispute(now, epoch), read_set
 
     def _never_issued(self, said: _Named, code: Code) -> None:
         """Change nothing: nothing that comes from outside says what was issued. Loud where only this service issues."""

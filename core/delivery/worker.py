@@ -28,7 +28,7 @@ from core.domain.meter import MeterId, OriginatorId
 from core.domain.utrn import COUNTER_CACHE
 from core.domain.utrn import Counter as UtrnCounter
 from core.issuing.config import DeliveryConfig
-from core.issuing.recent_vends import Answers
+from core.issuing.recent_vends import RecentVends
 from core.ports.head_end import Alert, Answer, GivenUp, HeadEnd, HeadEndEvent, StreamRestored
 from core.ports.ledger import StoredVend
 from core.ports.outbox import Added, Listing, Outbox, Owed, Removed
@@ -75,7 +75,7 @@ class _Slot:
 
 
 @dataclass(slots=True)
-class _Lane:
+class _SequenceQueue:
     """What a meter is owed of a sequence. At most one of: a turn it waits for, a task at work, a timer it rests on.
 
     `parked` says which head end its deliveries wait for, as of the last attempt; None if for none.
@@ -114,7 +114,7 @@ class DeliveryWorker:
         outbox: Outbox,
         ownership: Ownership,
         head_ends: Mapping[str, HeadEnd],
-        answers: Answers,
+        answers: RecentVends,
         attempt: AttemptDelivery,
         recorder: Recorder,
         config: DeliveryConfig,
@@ -126,9 +126,9 @@ class DeliveryWorker:
         self._attempt = attempt
         self.recorder = recorder
         self._config = config
-        self._lanes: dict[_Key, _Lane] = {}
+        self._queues: dict[_Key, _SequenceQueue] = {}
         self._of_meter: dict[MeterId, list[_Key]] = {}
-        self._turn: deque[_Key] = deque()
+        self._ready: deque[_Key] = deque()
         self._work = asyncio.Event()
         self._under_way = 0
         self._ours: set[int] = set()
@@ -142,13 +142,13 @@ class DeliveryWorker:
     def owed_by_shard(self) -> Counter[int]:
         """Return how many deliveries are owed in each shard, ours or not."""
         counts: Counter[int] = Counter()
-        for (meter_id, _), lane in self._lanes.items():
-            counts[self._ownership.shard_of(meter_id)] += len(lane.slots)
+        for (meter_id, _), queue in self._queues.items():
+            counts[self._ownership.shard_of(meter_id)] += len(queue.slots)
         return counts
 
     def parked(self) -> Mapping[str, ParkedAt]:
         """Return what waits here for each head end that is away or not configured."""
-        return parked_by_head_end((lane.parked, len(lane.slots)) for lane in self._lanes.values())
+        return parked_by_head_end((queue.parked, len(queue.slots)) for queue in self._queues.values())
 
     async def run(self) -> NoReturn:
         """Deliver for ever."""
@@ -168,19 +168,19 @@ class DeliveryWorker:
                     self._take_listing(owed)
                 case Added(owed):
                     self._add(owed)
-                    self._offer(_key(owed))
+                    self._enqueue(_key(owed))
                 case Removed(counter=counter):
                     self._remove(_key(event), counter)
 
     def _take_listing(self, listed: tuple[Owed, ...]) -> None:
         kept = {(_key(owed), int(owed.counter)) for owed in listed}
-        for key, lane in list(self._lanes.items()):
-            for counter in [one for one in lane.slots if (key, one) not in kept]:
+        for key, queue in list(self._queues.items()):
+            for counter in [one for one in queue.slots if (key, one) not in kept]:
                 self._remove(key, counter)
         for owed in listed:
             self._add(owed)
         for key in self._oldest_first():
-            self._offer(key)
+            self._enqueue(key)
 
     async def _follow_ownership(self) -> None:
         async for change in self._ownership.changes():
@@ -188,12 +188,12 @@ class DeliveryWorker:
                 case Gained(shard, epoch):
                     self._ours.add(shard)
                     self.recorder.gained(shard, epoch)
-                    for key in self._lanes_of(shard):
-                        self._wake(key)
+                    for key in self._queues_of(shard):
+                        self._resume(key)
                 case Lost(shard):
                     self._ours.discard(shard)
                     self.recorder.lost(shard)
-                    for key in self._lanes_of(shard):
+                    for key in self._queues_of(shard):
                         self._stop(key)
 
     async def _hear_forever(self, name: str, head_end: HeadEnd) -> NoReturn:
@@ -217,12 +217,12 @@ class DeliveryWorker:
         back = Received(name, StreamRestored())
         # After an outage those who have waited longest come first.
         for key in self._oldest_first():
-            lane = self._lanes[key]
-            sent = [slot for slot in lane.slots.values() if name in slot.carriers]
+            queue = self._queues[key]
+            sent = [slot for slot in queue.slots.values() if name in slot.carriers]
             for slot in sent:
                 slot.box.put(back)
-            if sent or (lane.parked is not None and lane.parked.head_end == name):
-                self._wake(key)
+            if sent or (queue.parked is not None and queue.parked.head_end == name):
+                self._resume(key)
 
     def _take(self, received: Received) -> None:
         for key, counter in self._addressed(received.event):
@@ -242,19 +242,19 @@ class DeliveryWorker:
                 return []
 
     def _post(self, key: _Key, counter: int | None, received: Received) -> None:
-        lane = self._lanes.get(key)
-        if lane is None:
+        queue = self._queues.get(key)
+        if queue is None:
             return
         # Of what was never sent nothing can be said without naming it.
-        named = (slot for slot in lane.slots.values() if slot.mailbox is not None) if counter is None else ()
-        about = [*named, *filter(None, (lane.slots.get(counter or 0),))]
+        named = (slot for slot in queue.slots.values() if slot.mailbox is not None) if counter is None else ()
+        about = [*named, *filter(None, (queue.slots.get(counter or 0),))]
         heard = [slot for slot in about if self._may_tell(received.head_end, slot)]
         for slot in heard:
             slot.box.put(received)
         if len(heard) < len(about):
             self._attempt.origins.set_aside.record(received.head_end, ANOTHERS_METER)
         if heard and _decides(received.event):
-            self._wake(key, counter)
+            self._resume(key, counter)
 
     def _may_tell(self, head_end: str, slot: _Slot) -> bool:
         """Return whether a head end can know anything of a delivery; its attempt judges what it tells more closely."""
@@ -267,8 +267,8 @@ class DeliveryWorker:
     def hand(self, meter_id: MeterId, originator_id: OriginatorId, counter: UtrnCounter) -> Hand:
         """Return where the delivery of a code is at this node."""
         key = (meter_id, originator_id)
-        lane = self._lanes.get(key)
-        slot = None if lane is None else lane.slots.get(counter)
+        queue = self._queues.get(key)
+        slot = None if queue is None else queue.slots.get(counter)
         if slot is not None:
             return Hand.TRIED if slot.tried else Hand.WAITS
         return Hand.APPLIED if (key, counter) in self._applied else Hand.FREE
@@ -281,18 +281,18 @@ class DeliveryWorker:
         while True:
             await self._work.wait()
             self._work.clear()
-            while self._turn and self._under_way < self._config.in_flight_max:
-                await self._start(tasks, self._next_turn())
+            while self._ready and self._under_way < self._config.in_flight_max:
+                await self._start(tasks, self._next_ready())
 
-    def _next_turn(self) -> list[Owed]:
+    def _next_ready(self) -> list[Owed]:
         """Return the deliveries that start now; what is not ours stays in the mirror."""
         firsts: list[Owed] = []
-        while self._turn and len(firsts) < _READ_MAX:
-            lane = self._lanes.get(self._turn.popleft())
-            if lane is None:
+        while self._ready and len(firsts) < _READ_MAX:
+            queue = self._queues.get(self._ready.popleft())
+            if queue is None:
                 continue
-            lane.waiting = False
-            owed = None if lane.task is not None else self._next(lane)
+            queue.waiting = False
+            owed = None if queue.task is not None else self._next(queue)
             if owed is None:
                 continue
             if self._ownership.epoch(owed.shard) is not None:
@@ -301,39 +301,39 @@ class DeliveryWorker:
                 self._rest_in_doubt(owed)
         return firsts
 
-    def _next(self, lane: _Lane) -> Owed | None:
+    def _next(self, queue: _SequenceQueue) -> Owed | None:
         # An alert that names no code can only be about the one code in flight, if it is to be believed at all.
-        return lane.next(in_order=self._config.trust_unnamed_alerts)
+        return queue.next(in_order=self._config.trust_unnamed_alerts)
 
     def _rest_in_doubt(self, owed: Owed) -> None:
         """Look again soon at a delivery that may not start now, if its shard is ours: the lease is only in doubt."""
         if owed.shard in self._ours:
-            self._rest(owed, _READ_AGAIN_AFTER_S)
+            self._back_off(owed, _READ_AGAIN_AFTER_S)
 
     async def _start(self, tasks: asyncio.TaskGroup, firsts: list[Owed]) -> None:
         try:
             vends = await self._vends(firsts)
         except LedgerUnavailable:
             for owed in firsts:
-                self._rest(owed, _READ_AGAIN_AFTER_S)
+                self._back_off(owed, _READ_AGAIN_AFTER_S)
             return
         for owed, stored in zip(firsts, vends, strict=True):
             key = _key(owed)
-            lane = self._lanes.get(key)
+            queue = self._queues.get(key)
             epoch = self._ownership.epoch(owed.shard)
-            slot = None if lane is None else lane.slots.get(owed.counter)
-            if lane is None or slot is None or lane.task is not None:
-                self._offer(key)
+            slot = None if queue is None else queue.slots.get(owed.counter)
+            if queue is None or slot is None or queue.task is not None:
+                self._enqueue(key)
             elif epoch is None:
                 self._rest_in_doubt(owed)
             elif stored is None or not stored.vend.delivery.owed:
                 self._remove(key, owed.counter)
-                self._offer(key)
+                self._enqueue(key)
             else:
                 self._under_way += 1
-                lane.task = tasks.create_task(self._deliver(lane, slot, stored, epoch))
+                queue.task = tasks.create_task(self._deliver(queue, slot, stored, epoch))
                 # Not in the task: one that is cancelled before its first step runs no line of its own.
-                lane.task.add_done_callback(partial(self._freed, key, lane))
+                queue.task.add_done_callback(partial(self._freed, key, queue))
 
     async def _vends(self, owed: list[Owed]) -> list[StoredVend | None]:
         """Return the vend of each delivery; those committed here lately are known without asking the ledger.
@@ -346,7 +346,7 @@ class DeliveryWorker:
         read = iter(await self._outbox.read(missing) if missing else ())
         return [stored if stored is not None else next(read) for stored in fresh]
 
-    async def _deliver(self, lane: _Lane, slot: _Slot, stored: StoredVend, epoch: int) -> None:
+    async def _deliver(self, queue: _SequenceQueue, slot: _Slot, stored: StoredVend, epoch: int) -> None:
         """Make one attempt, and see to what follows from it."""
         owed, slot.tried = slot.owed, True
         try:
@@ -364,7 +364,7 @@ class DeliveryWorker:
             end = Later(_BUG_REST_S)
         finally:
             self._answers.doubt((owed.participant_id, owed.transaction_id))
-        lane.parked = end if isinstance(end, Parked) else None
+        queue.parked = end if isinstance(end, Parked) else None
         match end:
             case Done(done):
                 self._answers.remember(done)
@@ -373,9 +373,9 @@ class DeliveryWorker:
                 slot.aside = isinstance(end, Aside)
                 self._rest_one(slot, 0.0 if slot.box else delay_s)
             case Parked():
-                self._rest(owed, _PARKED_AT_MOST_S)
+                self._back_off(owed, _PARKED_AT_MOST_S)
             case None:
-                self._rest(owed, _READ_AGAIN_AFTER_S)
+                self._back_off(owed, _READ_AGAIN_AFTER_S)
 
     def _end(self, owed: Owed, state: DeliveryState) -> None:
         if state is DeliveryState.APPLIED:
@@ -384,89 +384,89 @@ class DeliveryWorker:
                 self._applied.popitem(last=False)
         self._remove(_key(owed), owed.counter)
 
-    def _freed(self, key: _Key, lane: _Lane, _: asyncio.Task[None]) -> None:
+    def _freed(self, key: _Key, queue: _SequenceQueue, _: asyncio.Task[None]) -> None:
         """Let the lane's next delivery go, however the last attempt has ended."""
         self._under_way -= 1
-        lane.task = None
-        self._tidy(key)
-        self._offer(key)
-        if self._turn:
+        queue.task = None
+        self._drop_if_empty(key)
+        self._enqueue(key)
+        if self._ready:
             self._work.set()
 
     def _add(self, owed: Owed) -> None:
         key = _key(owed)
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = _Lane()
+        queue = self._queues.get(key)
+        if queue is None:
+            queue = self._queues[key] = _SequenceQueue()
             self._of_meter.setdefault(key[0], []).append(key)
-        if owed.counter not in lane.slots:
-            lane.slots[owed.counter] = _Slot(owed)
+        if owed.counter not in queue.slots:
+            queue.slots[owed.counter] = _Slot(owed)
 
-    def _lanes_of(self, shard: int) -> list[_Key]:
+    def _queues_of(self, shard: int) -> list[_Key]:
         return [key for key in self._oldest_first() if self._ownership.shard_of(key[0]) == shard]
 
     def _oldest_first(self) -> list[_Key]:
         """Return every lane in the order in which the first of what it is owed was asked for."""
-        return sorted(self._lanes, key=lambda key: self._lanes[key].since)
+        return sorted(self._queues, key=lambda key: self._queues[key].since)
 
-    def _offer(self, key: _Key) -> None:
+    def _enqueue(self, key: _Key) -> None:
         """Give the lane a turn, if it owes one that does not rest, and has no turn yet and nothing in flight."""
-        lane = self._lanes.get(key)
-        if lane is None or lane.waiting or lane.task is not None or lane.resting is not None:
+        queue = self._queues.get(key)
+        if queue is None or queue.waiting or queue.task is not None or queue.resting is not None:
             return
-        if self._next(lane) is None:
+        if self._next(queue) is None:
             return
-        lane.waiting = True
-        self._turn.append(key)
+        queue.waiting = True
+        self._ready.append(key)
         self._work.set()
 
-    def _rest(self, owed: Owed, delay_s: float) -> None:
+    def _back_off(self, owed: Owed, delay_s: float) -> None:
         """Let the lane be for `delay_s`: nothing of it can go."""
         key = _key(owed)
-        lane = self._lanes.get(key)
-        if lane is not None and lane.resting is None:
-            lane.resting = asyncio.get_running_loop().call_later(delay_s, self._wake, key, owed.counter)
+        queue = self._queues.get(key)
+        if queue is not None and queue.resting is None:
+            queue.resting = asyncio.get_running_loop().call_later(delay_s, self._resume, key, owed.counter)
 
     def _rest_one(self, slot: _Slot, delay_s: float) -> None:
         """Let one delivery be for `delay_s`; the others of its lane go on."""
         if slot.resting is None:
             key, counter = _key(slot.owed), slot.owed.counter
-            slot.resting = asyncio.get_running_loop().call_later(delay_s, self._wake, key, counter)
+            slot.resting = asyncio.get_running_loop().call_later(delay_s, self._resume, key, counter)
 
-    def _wake(self, key: _Key, counter: int | None = None) -> None:
+    def _resume(self, key: _Key, counter: int | None = None) -> None:
         """End the rest of a lane, and of one delivery of it, or of all."""
-        lane = self._lanes.get(key)
-        if lane is None:
+        queue = self._queues.get(key)
+        if queue is None:
             return
-        woken = lane.slots.values() if counter is None else filter(None, (lane.slots.get(counter),))
-        for one in (lane, *woken):
+        woken = queue.slots.values() if counter is None else filter(None, (queue.slots.get(counter),))
+        for one in (queue, *woken):
             if one.resting is not None:
                 one.resting.cancel()
                 one.resting = None
-        self._offer(key)
+        self._enqueue(key)
 
     def _stop(self, key: _Key) -> None:
         """Break off work on the lane: it is no longer ours."""
-        lane = self._lanes[key]
-        lane.parked = None
-        if lane.task is not None:
-            lane.task.cancel()
+        queue = self._queues[key]
+        queue.parked = None
+        if queue.task is not None:
+            queue.task.cancel()
 
     def _remove(self, key: _Key, counter: int) -> None:
-        lane = self._lanes.get(key)
-        slot = None if lane is None else lane.slots.pop(counter, None)
+        queue = self._queues.get(key)
+        slot = None if queue is None else queue.slots.pop(counter, None)
         if slot is not None and slot.resting is not None:
             slot.resting.cancel()
-        self._tidy(key)
-        self._offer(key)
+        self._drop_if_empty(key)
+        self._enqueue(key)
 
-    def _tidy(self, key: _Key) -> None:
-        lane = self._lanes.get(key)
-        if lane is None or lane.slots or lane.task is not None:
+    def _drop_if_empty(self, key: _Key) -> None:
+        queue = self._queues.get(key)
+        if queue is None or queue.slots or queue.task is not None:
             return
-        if lane.resting is not None:
-            lane.resting.cancel()
-        del self._lanes[key]
+        if queue.resting is not None:
+            queue.resting.cancel()
+        del self._queues[key]
         others = self._of_meter[key[0]]
         others.remove(key)
         if not others:

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
 
-from core.domain.effective_dated import FAR_FUTURE, Ms, Timeline
+from core.domain.effective_dated import FAR_FUTURE, EffectiveDated, Ms
 from core.domain.errors import ChangePending
-from core.domain.participant import Level, ParticipantId
+from core.domain.participant import ParticipantId, PspPermission
 
 INTERMEDIATES_MAX: Final = 4
 
@@ -27,7 +27,7 @@ class Terms:
     appointment_id: str
     supplier_id: ParticipantId
     psp_id: ParticipantId
-    level: Level
+    level: PspPermission
     channels: frozenset[int]
     min_pence: int
     max_pence: int
@@ -54,7 +54,7 @@ class Appointment:
 
     terms: Terms
     evidence: Evidence
-    states: Timeline[AppointmentState]
+    states: EffectiveDated[AppointmentState]
 
     @property
     def state(self) -> AppointmentState:

@@ -9,7 +9,7 @@ from typing import Final
 from core.domain.effective_dated import NEVER, Ms
 from core.domain.errors import BadField, NeedsApproval, RecordChanged, TwoPeopleNeeded
 from core.domain.participant import ParticipantId, Principal
-from core.domain.record import Basis
+from core.domain.record import ReadSet
 
 # From the end of the waiting time on.
 LIFE_MS: Final = 24 * 3600 * 1000
@@ -117,7 +117,7 @@ class Approval:
 class Consent:
     """What the write that was consented to carries: what it compares and puts besides, and when it may happen."""
 
-    expect: Basis = ()
+    expect: ReadSet = ()
     put: tuple[Approval, ...] = ()
     not_before: Ms = NEVER
 

@@ -9,21 +9,32 @@ from typing import NamedTuple, Protocol, TypeVar
 from core.domain import errors
 from core.domain.appointment import Appointment, Appointments, AppointmentState, Terms
 from core.domain.balance import NO_BALANCE, BalanceTold, told_room
-from core.domain.effective_dated import FAR_FUTURE, NEVER, Ms, Timeline
+from core.domain.effective_dated import FAR_FUTURE, NEVER, EffectiveDated, Ms
 from core.domain.errors import Refused
-from core.domain.meter import Card, Custody, Meter, MeterId, MeterKind, Model, Pan, PanStatus, PanUse, PaymentMode
+from core.domain.meter import (
+    Custody,
+    Meter,
+    MeterId,
+    MeterKind,
+    Model,
+    Pan,
+    PanAssignment,
+    PanRecord,
+    PanStatus,
+    PaymentMode,
+)
 from core.domain.participant import (
     DEFAULT_PROFILE,
-    Level,
-    Option,
     Participant,
     ParticipantId,
+    ParticipantStatus,
     Profile,
+    PspPermission,
     Role,
-    Standing,
+    SellingModel,
     SupplierKey,
 )
-from core.domain.record import Basis, Kind, Known, Ref
+from core.domain.record import Kind, ReadSet, Ref, Versioned
 
 _T = TypeVar("_T")
 # A named tuple made by its own name takes twice as long, and every sale makes several.
@@ -41,24 +52,28 @@ class Act(IntEnum):
     CREDIT = 5
 
 
-_NEEDED = {Act.ISSUE: Level.ISSUE, Act.TOP_UP: Level.ISSUE_AND_DELIVER, Act.DELIVER: Level.ISSUE_AND_DELIVER}
+_NEEDED = {
+    Act.ISSUE: PspPermission.ISSUE,
+    Act.TOP_UP: PspPermission.ISSUE_AND_DELIVER,
+    Act.DELIVER: PspPermission.ISSUE_AND_DELIVER,
+}
 _MINTING = frozenset({Act.ISSUE, Act.TOP_UP, Act.CREDIT})
 
 
-class Say(NamedTuple):
-    """By what right a caller may do one act for one supplier: until `until`, while no record of `basis` changes."""
+class Grant(NamedTuple):
+    """By what right a caller may do one act for one supplier: until `until`, while no record of `read_set` changes."""
 
     key: SupplierKey
     profile: Profile
     terms: Terms | None
-    basis: Basis
+    read_set: ReadSet
     rule: str
     since: Ms
     until: Ms
 
 
 # By caller, supplier and act. Whoever keeps the records empties it when a participant or an appointment changes.
-Says = dict[tuple[ParticipantId, ParticipantId, Act], Say]
+Says = dict[tuple[ParticipantId, ParticipantId, Act], Grant]
 
 
 class Records(Protocol):
@@ -69,23 +84,23 @@ class Records(Protocol):
         """What was found of callers and suppliers lately: the same for sale after sale."""
         ...
 
-    def participant(self, participant_id: ParticipantId, /) -> Known[Participant] | None:
+    def participant(self, participant_id: ParticipantId, /) -> Versioned[Participant] | None:
         """A participant."""
         ...
 
-    def card(self, pan: Pan, /) -> Known[Card] | None:
+    def card(self, pan: Pan, /) -> Versioned[PanRecord] | None:
         """A PAN."""
         ...
 
-    def meter(self, meter_id: MeterId, /) -> Known[Meter] | None:
+    def meter(self, meter_id: MeterId, /) -> Versioned[Meter] | None:
         """A meter."""
         ...
 
-    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId, /) -> Known[Appointments] | None:
+    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId, /) -> Versioned[Appointments] | None:
         """Appointments."""
         ...
 
-    def model(self, make: str, model: str, /) -> Known[Model] | None:
+    def model(self, make: str, model: str, /) -> Versioned[Model] | None:
         """A model."""
         ...
 
@@ -100,10 +115,10 @@ class Question(NamedTuple):
     channel: int
 
 
-class Resolved(NamedTuple):
+class Authorization(NamedTuple):
     """What a PAN stands for, and that the caller may have what it asked for.
 
-    It holds from `since` until `until`, and as long as no record of `basis` has moved. `rule` names what allowed it.
+    It holds from `since` until `until`, and as long as no record of `read_set` has moved. `rule` names what allowed it.
     """
 
     meter_id: MeterId
@@ -116,17 +131,17 @@ class Resolved(NamedTuple):
     key: SupplierKey
     since: Ms
     until: Ms
-    basis: Basis
+    read_set: ReadSet
     rule: str
     told: BalanceTold = NO_BALANCE
 
 
-class Ruling(NamedTuple):
+class AuthorizationDecision(NamedTuple):
     """What came of a question. `turn` names a meter whose change is due, and must be carried out before all else."""
 
-    resolved: Resolved | None
+    resolved: Authorization | None
     refusals: list[Refused]
-    basis: Basis
+    read_set: ReadSet
     meter_id: MeterId | None = None
     supplier_id: ParticipantId | None = None
     turn: MeterId | None = None
@@ -134,7 +149,7 @@ class Ruling(NamedTuple):
 
 def judge(
     records: Records, question: Question, now: Ms, *, every: bool = False, head_ends: frozenset[str] | None = None
-) -> Ruling:
+) -> AuthorizationDecision:
     """Return whether `question` may be done at `now`, by whom it was decided, and until when that holds.
 
     Args:
@@ -146,10 +161,12 @@ def judge(
     """
     case = _Case(records, question, now, head_ends, every)
     case.decide()
-    basis = tuple(case.basis)
-    resolved = None if case.refusals or case.turn is not None else case.resolved(basis)
+    read_set = tuple(case.read_set)
+    resolved = None if case.refusals or case.turn is not None else case.resolved(read_set)
     refusals = case.refusals if every else case.refusals[:1]
-    ruling: Ruling = _new(Ruling, (resolved, refusals, basis, case.meter_id, case.supplier_id, case.turn))
+    ruling: AuthorizationDecision = _new(
+        AuthorizationDecision, (resolved, refusals, read_set, case.meter_id, case.supplier_id, case.turn)
+    )
     return ruling
 
 
@@ -157,8 +174,24 @@ class _Case:
     """One question under way; notes every record it has looked at, and until when each holds."""
 
     __slots__ = (
-        "_asked_only", "_card_use", "_head_ends", "_key", "_meter", "_now", "_profile", "_question", "_records",
-        "_registration", "_rule", "_settings", "basis", "meter_id", "refusals", "supplier_id", "turn", "until",
+        "_asked_only",
+        "_card_use",
+        "_head_ends",
+        "_key",
+        "_meter",
+        "_now",
+        "_profile",
+        "_question",
+        "_records",
+        "_registration",
+        "_rule",
+        "_settings",
+        "meter_id",
+        "read_set",
+        "refusals",
+        "supplier_id",
+        "turn",
+        "until",
     )  # fmt: skip
 
     def __init__(
@@ -169,7 +202,7 @@ class _Case:
         self._head_ends = head_ends
         self._question = question
         self._now = now
-        self.basis: list[tuple[Ref, int]] = []
+        self.read_set: list[tuple[Ref, int]] = []
         self.refusals: list[Refused] = []
         self.until = FAR_FUTURE
         self.turn: MeterId | None = None
@@ -177,7 +210,7 @@ class _Case:
         self.supplier_id: ParticipantId | None = None
         self._rule = ""
 
-    def resolved(self, basis: Basis) -> Resolved:
+    def resolved(self, read_set: ReadSet) -> Authorization:
         meter, settings = self._meter, self._settings
         # In the order of the fields.
         fields = (
@@ -189,13 +222,13 @@ class _Case:
             self._registration.supplier_id,
             settings.tenancy,
             self._key,
-            meter.turned_at,
+            meter.effective_through,
             self.until,
-            basis,
+            read_set,
             self._rule,
             NO_BALANCE if meter.balance_at == NEVER else self._told(),
         )
-        resolved: Resolved = _new(Resolved, fields)
+        resolved: Authorization = _new(Authorization, fields)
         return resolved
 
     def decide(self) -> None:
@@ -211,7 +244,7 @@ class _Case:
             return
         if self.turn is not None:
             return
-        no_say = self._no_say()
+        no_say = self._without_grant()
         if no_say is not None:
             self._object(no_say)
             return
@@ -224,51 +257,51 @@ class _Case:
     def _object(self, refusal: Refused) -> None:
         self.refusals.append(refusal)
 
-    def _use(self) -> PanUse | Refused:
+    def _use(self) -> PanAssignment | Refused:
         card = self._records.card(self._question.pan)
         if card is None:
-            return errors.PanUnknown("pan is not registered; check the number with the consumer's supplier")
-        self.basis.append((_new(Ref, (Kind.PAN, self._question.pan)), card.revision))
+            return errors.PanNotFound("pan is not registered; check the number with the consumer's supplier")
+        self.read_set.append((_new(Ref, (Kind.PAN, self._question.pan)), card.revision))
         use = self._hold(card.record.uses)
         if use is None:
-            return errors.PanUnknown("pan stands for no meter at this time; check with the consumer's supplier")
+            return errors.PanNotFound("pan stands for no meter at this time; check with the consumer's supplier")
         return use
 
     def _look_at_meter(self, meter_id: MeterId) -> Refused | None:
         known = self._records.meter(meter_id)
         if known is None:
-            return errors.MeterUnknown("pan stands for a meter that is not registered; its supplier must register it")
-        self.basis.append((_new(Ref, (Kind.METER, meter_id)), known.revision))
+            return errors.MeterNotFound("pan stands for a meter that is not registered; its supplier must register it")
+        self.read_set.append((_new(Ref, (Kind.METER, meter_id)), known.revision))
         self._meter = meter = known.record
         self.meter_id = meter_id
         if meter.due(self._now) is not None:
             self.turn = meter_id
             return None
         # What was carried out stays carried out, even where this node's clock is a little slow.
-        self._now = max(self._now, meter.turned_at)
+        self._now = max(self._now, meter.effective_through)
         registration, settings = self._hold(meter.registrations), self._hold(meter.settings)
         if registration is None or settings is None:
-            return errors.MeterUnknown("nobody supplies this meter at this time; the supplier must register it")
+            return errors.MeterNotFound("nobody supplies this meter at this time; the supplier must register it")
         self._registration, self._settings = registration, settings
         self.supplier_id = registration.supplier_id
         return None
 
-    def _no_say(self) -> Refused | None:
+    def _without_grant(self) -> Refused | None:
         """Return why the caller has no say over the meter, or None."""
         says, question = self._records.says, self._question
         key = question.caller.participant_id, self._registration.supplier_id, question.act
         say = says.get(key)
         if say is None or not say.since <= self._now < say.until:
-            found = self._find_say()
+            found = self._find_grant()
             if isinstance(found, Refused):
                 return found
             say = says[key] = found
-        self.basis += say.basis
+        self.read_set += say.read_set
         self._until(say.until)
         self._key, self._profile, self._rule = say.key, say.profile, say.rule
         return None if say.terms is None else self._outside_terms(say.terms)
 
-    def _find_say(self) -> "Say | Refused":
+    def _find_grant(self) -> "Grant | Refused":
         """Return by what right the caller may do this for the meter's supplier, or why it may not."""
         caller, supplier_id = self._question.caller, self._registration.supplier_id
         supplier = self._records.participant(supplier_id)
@@ -277,25 +310,25 @@ class _Case:
             return _not_appointed() if not mine else errors.SupplierInactive("the meter's supplier has no key here")
         kept, self.until = self.until, FAR_FUTURE
         profile = self._hold(supplier.record.profiles) or DEFAULT_PROFILE
-        basis: list[tuple[Ref, int]] = [(Ref(Kind.PARTICIPANT, supplier_id), supplier.revision)]
-        terms = None if mine else self._terms(caller, profile, basis)
-        active = self._hold(supplier.record.standings) is Standing.ACTIVE
+        read_set: list[tuple[Ref, int]] = [(Ref(Kind.PARTICIPANT, supplier_id), supplier.revision)]
+        terms = None if mine else self._terms(caller, profile, read_set)
+        active = self._hold(supplier.record.standings) is ParticipantStatus.ACTIVE
         until, self.until = self.until, kept
         if isinstance(terms, Refused):
             return terms
         if not active:
             return errors.SupplierInactive("the meter's supplier is not active; ask the operator")
-        return Say(
+        return Grant(
             key=supplier.record.supplier_key,
             profile=profile,
             terms=terms,
-            basis=tuple(basis),
+            read_set=tuple(read_set),
             rule="own meter" if terms is None else f"appointment {terms.appointment_id}",
             since=self._now,
             until=until,
         )
 
-    def _terms(self, caller: Participant, profile: Profile, basis: list[tuple[Ref, int]]) -> Terms | Refused:
+    def _terms(self, caller: Participant, profile: Profile, read_set: list[tuple[Ref, int]]) -> Terms | Refused:
         """Return the terms under which a PSP may do this for the meter's supplier, or why it may not."""
         if caller.role is not Role.PSP:
             return _not_appointed()
@@ -303,11 +336,11 @@ class _Case:
         appointment = None if known is None else self._in_force(known.record)
         if known is None or appointment is None:
             return _not_appointed()
-        basis.append((Ref(Kind.APPOINTMENT, f"{known.record.supplier_id}/{known.record.psp_id}"), known.revision))
+        read_set.append((Ref(Kind.APPOINTMENT, f"{known.record.supplier_id}/{known.record.psp_id}"), known.revision))
         myself = self._records.participant(caller.participant_id)
-        if myself is None or self._hold(myself.record.standings) is not Standing.ACTIVE:
+        if myself is None or self._hold(myself.record.standings) is not ParticipantStatus.ACTIVE:
             return errors.CallerSuspended("this participant is suspended; ask the operator")
-        basis.append((Ref(Kind.PARTICIPANT, caller.participant_id), myself.revision))
+        read_set.append((Ref(Kind.PARTICIPANT, caller.participant_id), myself.revision))
         self._until(appointment.terms.until)
         level = min(appointment.terms.level, profile.psp_level)
         needed = _NEEDED.get(self._question.act)
@@ -370,7 +403,7 @@ class _Case:
                 errors.NotSupportedByMeter("the meter's model is not in the capability matrix", scheme=meter.scheme)
             )
             return
-        self.basis.append((Ref(Kind.MODEL, f"{meter.make}/{meter.model}"), model.revision))
+        self.read_set.append((Ref(Kind.MODEL, f"{meter.make}/{meter.model}"), model.revision))
         if meter.scheme not in can.schemes:
             self._object(
                 errors.NotSupportedByMeter("the model does not take codes of this scheme", scheme=meter.scheme)
@@ -385,7 +418,7 @@ class _Case:
     def _of_counters(self) -> None:
         custody = self._registration.custody
         if self._question.act in _MINTING:
-            if self._profile.option is Option.SUPPLIER_GENERATES:
+            if self._profile.option is SellingModel.SUPPLIER_GENERATES:
                 self._object(
                     errors.CentralIssueOff("the meter's supplier makes its codes itself; ask the supplier for one")
                 )
@@ -438,7 +471,7 @@ class _Case:
         elif limit.whole_pounds and question.amount % 100:
             self._object(_out_of_limits(limit.min_pence, limit.max_pence, "supplier, whole pounds"))
 
-    def _hold(self, timeline: Timeline[_T]) -> _T | None:
+    def _hold(self, timeline: EffectiveDated[_T]) -> _T | None:
         """Return what holds now, and remember until when: its end, or whatever is recorded to follow.
 
         Never as of before it was recorded: what was suspended at once by another node is suspended, even where this
@@ -449,7 +482,7 @@ class _Case:
             last = timeline.periods[-1]
             if last.since <= now and last.until is None:
                 return last.value
-        now = timeline.heard_at(now)
+        now = timeline.effective_now(now)
         for period in reversed(timeline.periods):
             if period.since <= now:
                 if period.until is None:

@@ -101,7 +101,7 @@ class Delivery:
             head_ends=(*others, head_end)[-_HEAD_ENDS_MAX:],
         )
 
-    def lose_sight(self, epoch: int) -> "Delivery":
+    def mark_outcome_unknown(self, epoch: int) -> "Delivery":
         """Return this delivery as sent with unknown outcome."""
         check(self.owed, "only an owed delivery becomes unknown")
         return replace(self, state=DeliveryState.UNKNOWN, epoch=epoch)

@@ -1,4 +1,4 @@
-"""Timeline: what was true from when to when. Only the future can be changed; what has begun is never rewritten.
+"""EffectiveDated: what was true from when to when. Only the future can be changed; what has begun is never rewritten.
 
 Instants are whole milliseconds since 1970 (UTC). A period holds from `since`, inclusive, to `until`, exclusive.
 """
@@ -40,7 +40,7 @@ class Period(NamedTuple, Generic[T]):
     recorded_by: str
 
 
-class Timeline(NamedTuple, Generic[T]):
+class EffectiveDated(NamedTuple, Generic[T]):
     """Periods of one thing, oldest first, never overlapping. A gap is only where somebody ended one.
 
     Tuples, because every request decodes some: they are made in a third of the time of a frozen dataclass.
@@ -59,12 +59,12 @@ class Timeline(NamedTuple, Generic[T]):
         """Return the period that began last up to that instant, whether it has ended since or not."""
         return next((period for period in reversed(self.periods) if period.since <= at), None)
 
-    def known_at(self, at: Ms) -> Period[T] | None:
+    def as_recorded_at(self, at: Ms) -> Period[T] | None:
         """Return what this service went by at that instant: not what was only recorded later."""
         period = self.at(at)
         return period if period is not None and period.recorded_at <= at else None
 
-    def heard_at(self, now: Ms) -> Ms:
+    def effective_now(self, now: Ms) -> Ms:
         """Return `now`, but never before anything of this was recorded: this clock may be behind the writer's."""
         return max(now, *(one.recorded_at for one in self.periods)) if self.periods else now
 
@@ -73,7 +73,7 @@ class Timeline(NamedTuple, Generic[T]):
         """The latest period, which may lie in the future."""
         return self.periods[-1] if self.periods else None
 
-    def change(self, value: T, *, since: Ms | None, now: Ms, by: str) -> "Timeline[T]":
+    def change(self, value: T, *, since: Ms | None, now: Ms, by: str) -> "EffectiveDated[T]":
         """Return this timeline with `value` from `since` on; None: from now on.
 
         Raises:
@@ -85,7 +85,7 @@ class Timeline(NamedTuple, Generic[T]):
         if last is None:
             return begin(value, since=since, now=now, by=by)
         self._check_room()
-        now = self.heard_at(now)
+        now = self.effective_now(now)
         start = self._begin(since, now)
         if last.until is None:
             last = last._replace(until=start)
@@ -93,14 +93,14 @@ class Timeline(NamedTuple, Generic[T]):
             raise _pending(last)
         # At once is when it was recorded: whoever reads it goes by it, however slow their clock is.
         recorded_at = start if since is None else now
-        return Timeline((*self.periods[:-1], last, Period(value, start, None, recorded_at, by)))
+        return EffectiveDated((*self.periods[:-1], last, Period(value, start, None, recorded_at, by)))
 
-    def put(self, value: T, *, since: Ms | None, now: Ms, by: str) -> "Timeline[T]":
+    def put(self, value: T, *, since: Ms | None, now: Ms, by: str) -> "EffectiveDated[T]":
         """Return this timeline with `value` from `since` on, as `change`; the same one if it is so already.
 
         At once brings forward what is recorded for later with the same value.
         """
-        last, now = self.last, self.heard_at(now)
+        last, now = self.last, self.effective_now(now)
         if last is not None and last.value == value and last.until is None:
             if since == last.since or (since is None and last.since <= now):
                 return self
@@ -110,7 +110,7 @@ class Timeline(NamedTuple, Generic[T]):
                 return self.cancel(now=now).change(value, since=None, now=now, by=by)
         return self.change(value, since=since, now=now, by=by)
 
-    def adjust(self, change: Callable[[T], T], *, now: Ms, by: str, before: Ms = FAR_FUTURE) -> "Timeline[T]":
+    def adjust(self, change: Callable[[T], T], *, now: Ms, by: str, before: Ms = FAR_FUTURE) -> "EffectiveDated[T]":
         """Return this timeline with `change` made at once to what holds, and to what is recorded to follow.
 
         What begins at `before` or later is left as it is. Dates stay as they are: a card is blocked, or a threshold
@@ -120,7 +120,7 @@ class Timeline(NamedTuple, Generic[T]):
             NothingToEnd: nothing holds, and nothing follows.
             ChangePending: what follows begins within this very millisecond; repeat.
         """
-        now = self.heard_at(now)
+        now = self.effective_now(now)
         kept = [one for one in self.periods if one.until is not None and one.until <= now]
         rest = self.periods[len(kept) :]
         if not rest:
@@ -138,9 +138,9 @@ class Timeline(NamedTuple, Generic[T]):
                 if one.until is not None and start >= one.until:
                     raise _pending(rest[-1])
                 kept += [one._replace(until=start), Period(value, start, one.until, start, by)]
-        return Timeline(tuple(kept))
+        return EffectiveDated(tuple(kept))
 
-    def end(self, *, at: Ms | None, now: Ms) -> "Timeline[T]":
+    def end(self, *, at: Ms | None, now: Ms) -> "EffectiveDated[T]":
         """Return this timeline with its open period ended at `at`; None: now.
 
         Raises:
@@ -150,21 +150,21 @@ class Timeline(NamedTuple, Generic[T]):
         last = self.last
         if last is None or last.until is not None:
             raise NothingToEnd("it has ended already, or never began")
-        return Timeline((*self.periods[:-1], last._replace(until=self._begin(at, self.heard_at(now)))))
+        return EffectiveDated((*self.periods[:-1], last._replace(until=self._begin(at, self.effective_now(now)))))
 
-    def cancel(self, *, now: Ms) -> "Timeline[T]":
+    def cancel(self, *, now: Ms) -> "EffectiveDated[T]":
         """Return this timeline without its last change, which has not begun; the period before it is open again.
 
         Raises:
             NothingToEnd: no change is waiting for its instant.
         """
-        last, now = self.last, self.heard_at(now)
+        last, now = self.last, self.effective_now(now)
         if last is not None and last.until is not None and last.until > now:
-            return Timeline((*self.periods[:-1], last._replace(until=None)))
+            return EffectiveDated((*self.periods[:-1], last._replace(until=None)))
         if last is not None and last.since > now and len(self.periods) > 1:
             before = self.periods[-2]
             joined = before._replace(until=None) if before.until == last.since else before
-            return Timeline((*self.periods[:-2], joined))
+            return EffectiveDated((*self.periods[:-2], joined))
         raise NothingToEnd("no change is waiting for its instant")
 
     def _check_room(self) -> None:
@@ -193,12 +193,12 @@ class Timeline(NamedTuple, Generic[T]):
         return since
 
 
-def begin(value: T, *, since: Ms | None, now: Ms, by: str) -> Timeline[T]:
+def begin(value: T, *, since: Ms | None, now: Ms, by: str) -> EffectiveDated[T]:
     """Return the timeline of a thing that is new here.
 
     Its first period may begin in the past: it says since when the thing is known elsewhere.
     """
-    return Timeline((Period(value, now if since is None else since, None, now, by),))
+    return EffectiveDated((Period(value, now if since is None else since, None, now, by),))
 
 
 def _pending(last: Period[T]) -> ChangePending:

@@ -1,6 +1,6 @@
 """Every expected failure, one class per reason, grouped by what the caller does next.
 
-`Refused`: never repeat as it is. `Busy`: nothing was done, repeat the same transaction id after `retry_after_ms`.
+`Refused`: never repeat as it is. `Retryable`: nothing was done, repeat the same transaction id after `retry_after_ms`.
 `Unknown`: it may have been done, repeat the same transaction id and the ledger will say. The classes know no gRPC;
 `core/api/status.py` maps each one to a status once.
 """
@@ -43,7 +43,7 @@ class Refused(UtrnError):
     final: str = ""
 
 
-class Busy(UtrnError):
+class Retryable(UtrnError):
     """Nothing was done; repeat the same transaction id after `retry_after_ms`."""
 
     retry_after_ms: ClassVar[int] = 200
@@ -106,7 +106,7 @@ class NotAppointed(Refused):
     reason = "NOT_APPOINTED"
 
 
-class PanUnknown(Refused):
+class PanNotFound(Refused):
     """The PAN is not registered."""
 
     reason = "PAN_UNKNOWN"
@@ -118,13 +118,13 @@ class PanBlocked(Refused):
     reason = "PAN_BLOCKED"
 
 
-class MeterUnknown(Refused):
+class MeterNotFound(Refused):
     """The PAN stands for a meter that is not registered."""
 
     reason = "METER_UNKNOWN"
 
 
-class VendUnknown(Refused):
+class VendNotFound(Refused):
     """No vend of this participant has this transaction id."""
 
     reason = "VEND_UNKNOWN"
@@ -181,7 +181,7 @@ class NotSupportedByMeter(Refused):
     reason = "NOT_SUPPORTED_BY_METER"
 
 
-class ParticipantUnknown(Refused):
+class ParticipantNotFound(Refused):
     """No participant of this name, or not of the role that is needed. Facts: participant_id."""
 
     reason = "PARTICIPANT_UNKNOWN"
@@ -271,7 +271,7 @@ class RecordExists(Refused):
     reason = "RECORD_EXISTS"
 
 
-class RecordUnknown(Refused):
+class RecordNotFound(Refused):
     """No such record. Facts: kind."""
 
     reason = "RECORD_UNKNOWN"
@@ -364,7 +364,7 @@ class OperatorOnly(Refused):
     reason = "OPERATOR_ONLY"
 
 
-class NodeUnknown(Refused):
+class NodeNotFound(Refused):
     """No node of this name is alive, drained or on the roster. Facts: node_id."""
 
     reason = "NODE_UNKNOWN"
@@ -388,26 +388,26 @@ class NodeAlive(Refused):
     reason = "NODE_ALIVE"
 
 
-class Overloaded(Busy):
+class Overloaded(Retryable):
     """The service has as much work as it can finish in time."""
 
     reason = "OVERLOADED"
 
 
-class DeadlineTooShort(Busy):
+class DeadlineTooShort(Retryable):
     """The request's deadline leaves no time to finish."""
 
     reason = "DEADLINE_TOO_SHORT"
 
 
-class HsmUnavailable(Busy):
+class HsmUnavailable(Retryable):
     """No HSM can sign now."""
 
     reason = "HSM_UNAVAILABLE"
     retry_after_ms = 500
 
 
-class KeyMissing(Busy):
+class KeyMissing(Retryable):
     """The supplier's prepayment key is not in this node's HSM, or the key there is another one. Facts: key_id.
 
     One node's trouble: another node may have the key, and may have the vend's commit under way.
@@ -417,34 +417,34 @@ class KeyMissing(Busy):
     retry_after_ms = 500
 
 
-class LedgerUnavailable(Busy):
+class LedgerUnavailable(Retryable):
     """The ledger cannot be reached, and nothing was written."""
 
     reason = "LEDGER_UNAVAILABLE"
     retry_after_ms = 500
 
 
-class LedgerFull(Busy):
+class LedgerFull(Retryable):
     """The ledger's store is nearly full: nothing new is issued or registered until an operator has made room."""
 
     reason = "LEDGER_FULL"
     retry_after_ms = 5000
 
 
-class ShuttingDown(Busy):
+class ShuttingDown(Retryable):
     """The node is leaving service; another node will answer."""
 
     reason = "SHUTTING_DOWN"
     retry_after_ms = 50
 
 
-class NotReady(Busy):
+class NotReady(Retryable):
     """The node has not finished reading the registry, or does not know cluster time; another node will answer."""
 
     reason = "NOT_READY"
 
 
-class RegistryMoved(Busy):
+class RegistryMoved(Retryable):
     """The registry changed under the request, more often than it was tried again."""
 
     reason = "REGISTRY_MOVED"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NewType
 
-from core.domain.effective_dated import NEVER, Ms, Timeline
+from core.domain.effective_dated import NEVER, EffectiveDated, Ms
 from core.domain.errors import BadField
 from core.domain.participant import ParticipantId
 
@@ -90,16 +90,16 @@ class Settings:
     tenancy: int = 1
 
 
-# Values like all others, and never changed. Not frozen, because every request makes a Meter, a Card and a PanUse from
-# their stored form, and a frozen one takes four times as long to make.
+# Values like all others, and never changed. Not frozen, because every request makes a Meter, a PanRecord and a
+# PanAssignment from their stored form, and a frozen one takes four times as long to make.
 @dataclass(slots=True, kw_only=True)
 class Meter:
     """A registered meter and its history. `public_point` is its P-256 key-agreement key, 65 bytes uncompressed.
 
-    `turned_at` is up to which instant its changes have been carried out in the ledger: whatever is committed for the
-    meter after that is judged as of that instant or later, however slow a node's clock is. `balance_outstanding_pence`
-    are the codes of the sequence of `balance_originator_id` that were sold and not known at the meter when the balance
-    was read.
+    `effective_through` is up to which instant its changes have been carried out in the ledger: whatever is committed
+    for the meter after that is judged as of that instant or later, however slow a node's clock is.
+    `balance_outstanding_pence` are the codes of the sequence of `balance_originator_id` that were sold and not known at
+    the meter when the balance was read.
     """
 
     meter_id: MeterId
@@ -109,9 +109,9 @@ class Meter:
     model: str = ""
     scheme: str
     public_point: bytes
-    registrations: Timeline[Registration]
-    settings: Timeline[Settings]
-    turned_at: Ms = NEVER
+    registrations: EffectiveDated[Registration]
+    settings: EffectiveDated[Settings]
+    effective_through: Ms = NEVER
     balance_pence: int = 0
     balance_at: Ms = NEVER
     balance_outstanding_pence: int = 0
@@ -123,7 +123,7 @@ class Meter:
         if (
             registration.until is None
             and settings.until is None
-            and not (registration.since > self.turned_at or settings.since > self.turned_at)
+            and not (registration.since > self.effective_through or settings.since > self.effective_through)
         ):
             # Everything has been carried out, and nothing follows: so it is for nearly every meter.
             return None
@@ -131,14 +131,14 @@ class Meter:
         for instant in self.instants():
             if newest < instant <= now:
                 newest = instant
-        return newest if newest > self.turned_at else None
+        return newest if newest > self.effective_through else None
 
     def stands_at(self, now: Ms, since: Ms | None) -> tuple[Registration, Settings] | None:
         """Return whose the meter is and how it is set at `since`; None: now, never before what was carried out.
 
         None if nobody supplies it then.
         """
-        at = max(now, self.turned_at) if since is None else since
+        at = max(now, self.effective_through) if since is None else since
         registration, settings = self.registrations.at(at), self.settings.at(at)
         return None if registration is None or settings is None else (registration.value, settings.value)
 
@@ -147,7 +147,7 @@ class Meter:
 
         What a meter has credited may be heard after it was taken out of service. None if it has never been in service.
         """
-        settings = self.settings.begun_by(max(now, self.turned_at))
+        settings = self.settings.begun_by(max(now, self.effective_through))
         return None if settings is None else settings.value.head_end
 
     def instants(self) -> list[Ms]:
@@ -165,7 +165,7 @@ class Meter:
 
 
 @dataclass(slots=True, kw_only=True)
-class PanUse:
+class PanAssignment:
     """What a PAN stands for: a meter, in the hands of one of its tenants, given by one supplier."""
 
     meter_id: MeterId
@@ -175,17 +175,17 @@ class PanUse:
 
 
 @dataclass(slots=True, kw_only=True)
-class Card:
+class PanRecord:
     """A registered PAN (plastic, virtual or in an app) and its history: at any instant, one meter."""
 
     pan: Pan
     form: PanForm = PanForm.PLASTIC
-    uses: Timeline[PanUse]
+    uses: EffectiveDated[PanAssignment]
     replaced_by: Pan | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Abilities:
+class MeterCapabilities:
     """What meters can do. `schemes` are the token schemes they take, `over_the_air` whether a code can be sent to them.
 
     `central_issue` says whether codes for them can be made here.
@@ -202,7 +202,7 @@ class Model:
 
     make: str
     model: str
-    abilities: Timeline[Abilities]
+    abilities: EffectiveDated[MeterCapabilities]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

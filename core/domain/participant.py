@@ -6,7 +6,7 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Final, NewType
 
-from core.domain.effective_dated import NEVER, Ms, Timeline, ms_of
+from core.domain.effective_dated import NEVER, EffectiveDated, Ms, ms_of
 from core.domain.errors import BadField
 from core.domain.money import Pence
 
@@ -29,7 +29,7 @@ class Role(IntEnum):
     AUDITOR = 5
 
 
-class Standing(IntEnum):
+class ParticipantStatus(IntEnum):
     """Whether a participant may act. Stored by number, and the same numbers as in utrn.v1."""
 
     ACTIVE = 1
@@ -37,7 +37,7 @@ class Standing(IntEnum):
     LEFT = 3
 
 
-class Option(IntEnum):
+class SellingModel(IntEnum):
     """Who may issue and who may deliver the codes of a supplier's meters. Stored by number, the same as in utrn.v1.
 
     Source: IEPFR options 1, 2 and 3; the default is option 2.
@@ -49,7 +49,7 @@ class Option(IntEnum):
     SUPPLIER_GENERATES = 4
 
 
-class Level(IntEnum):
+class PspPermission(IntEnum):
     """What an appointed PSP may do for a supplier. Stored by number, and the same numbers as in utrn.v1."""
 
     NONE = 0
@@ -58,10 +58,10 @@ class Level(IntEnum):
 
 
 _LEVELS = {
-    Option.SUPPLIER_ONLY: Level.NONE,
-    Option.PSP_ISSUES: Level.ISSUE,
-    Option.PSP_ISSUES_AND_DELIVERS: Level.ISSUE_AND_DELIVER,
-    Option.SUPPLIER_GENERATES: Level.NONE,
+    SellingModel.SUPPLIER_ONLY: PspPermission.NONE,
+    SellingModel.PSP_ISSUES: PspPermission.ISSUE,
+    SellingModel.PSP_ISSUES_AND_DELIVERS: PspPermission.ISSUE_AND_DELIVER,
+    SellingModel.SUPPLIER_GENERATES: PspPermission.NONE,
 }
 
 
@@ -106,12 +106,12 @@ class CreditRule:
 class Profile:
     """What a supplier has chosen."""
 
-    option: Option = Option.SUPPLIER_ONLY
+    option: SellingModel = SellingModel.SUPPLIER_ONLY
     limits: tuple[Limit, ...] = ()
     credit: CreditRule = CreditRule()
 
     @property
-    def psp_level(self) -> Level:
+    def psp_level(self) -> PspPermission:
         """The most that any appointed PSP may do."""
         return _LEVELS[self.option]
 
@@ -127,8 +127,8 @@ class Profile:
 
 
 DEFAULT_PROFILE = Profile()
-NO_PROFILES: Timeline[Profile] = Timeline()
-AGREED_CEILING: Timeline[Pence] = Timeline()
+NO_PROFILES: EffectiveDated[Profile] = EffectiveDated()
+AGREED_CEILING: EffectiveDated[Pence] = EffectiveDated()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +168,7 @@ REVOKED_MAX: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KnownAs:
+class ParticipantIdentity:
     """A participant's name, the SAN URIs of its certificates, and which of its certificates are revoked."""
 
     name: str
@@ -182,11 +182,11 @@ class Participant:
 
     participant_id: ParticipantId
     role: Role
-    known_as: Timeline[KnownAs]
-    standings: Timeline[Standing]
+    known_as: EffectiveDated[ParticipantIdentity]
+    standings: EffectiveDated[ParticipantStatus]
     supplier_key: SupplierKey | None = None
-    profiles: Timeline[Profile] = NO_PROFILES
-    ceilings: Timeline[Pence] = AGREED_CEILING
+    profiles: EffectiveDated[Profile] = NO_PROFILES
+    ceilings: EffectiveDated[Pence] = AGREED_CEILING
 
     @property
     def ceiling_pence(self) -> Pence:
@@ -204,7 +204,7 @@ class Participant:
     def identities(self) -> tuple[str, ...]:
         """The SAN URIs by which it may call; every change of them takes place at once. None once it has left."""
         last = self.known_as.last
-        return () if last is None or self.standing is Standing.LEFT else last.value.identities
+        return () if last is None or self.standing is ParticipantStatus.LEFT else last.value.identities
 
     @property
     def revoked(self) -> Revocations:
@@ -213,14 +213,14 @@ class Participant:
         return NOTHING_REVOKED if last is None else last.value.revoked
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> ParticipantStatus:
         """Whether it may act; every change of it takes place at once."""
         last = self.standings.last
-        return Standing.LEFT if last is None else last.value
+        return ParticipantStatus.LEFT if last is None else last.value
 
     def profile_at(self, at: Ms) -> Profile:
         """Return what a supplier has chosen for that instant."""
-        period = self.profiles.at(self.profiles.heard_at(at))
+        period = self.profiles.at(self.profiles.effective_now(at))
         return DEFAULT_PROFILE if period is None else period.value
 
 

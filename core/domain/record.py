@@ -30,7 +30,7 @@ class Ref(NamedTuple):
     id: str
 
 
-class Known(NamedTuple, Generic[_R]):
+class Versioned(NamedTuple, Generic[_R]):
     """A record and the revision of the ledger that wrote it."""
 
     record: _R
@@ -38,4 +38,4 @@ class Known(NamedTuple, Generic[_R]):
 
 
 # What a decision was based on: every record and its revision. The commit compares them all.
-Basis = tuple[tuple[Ref, int], ...]
+ReadSet = tuple[tuple[Ref, int], ...]

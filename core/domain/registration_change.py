@@ -1,4 +1,4 @@
-"""MarketChange: a meter changed hands, tenant, mode or custody, and what was under way at that instant, for whom."""
+"""RegistrationChange: a meter changed supplier, tenant, mode or custody, and what was under way then, for whom."""
 
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -31,7 +31,7 @@ class OwedVend:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MarketChange:
+class RegistrationChange:
     """One change of one meter at one instant.
 
     `responsible` is the supplier under whom the codes were sold: theirs are the vends `in_flight`, and those whose code
@@ -90,4 +90,4 @@ def _settings_kinds(old: Settings, new: Settings) -> list[ChangeKind]:
 
 def turned(meter: Meter, at: Ms) -> Meter:
     """Return the meter with everything up to `at` carried out."""
-    return replace(meter, turned_at=max(meter.turned_at, at))
+    return replace(meter, effective_through=max(meter.effective_through, at))

@@ -10,7 +10,7 @@ from core.domain.message_id import message_id
 from core.domain.meter import MeterId, MeterKind, OriginatorId, Pan
 from core.domain.money import Pence
 from core.domain.participant import ParticipantId
-from core.domain.record import Basis
+from core.domain.record import ReadSet
 from core.domain.transaction_id import TransactionId
 from core.domain.utrn import Counter, Utrn
 
@@ -70,8 +70,8 @@ class Sale:
 class Vend:
     """A sale, what it was resolved to, and its code. A Vend outside the process is a committed one.
 
-    `tenancy` is which tenant of the meter it was sold to; `rule` and `basis` are what allowed it: the rule, and every
-    record it was based on, all of which the commit compares.
+    `tenancy` is which tenant of the meter it was sold to; `rule` and `read_set` are what allowed it: the rule, and
+    every record it was based on, all of which the commit compares.
     """
 
     sale: Sale
@@ -85,7 +85,7 @@ class Vend:
     issued_at: datetime
     tenancy: int = 1
     rule: str = ""
-    basis: Basis = ()
+    read_set: ReadSet = ()
     delivery: Delivery = NOT_REQUESTED
 
     @property

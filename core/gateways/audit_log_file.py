@@ -22,7 +22,7 @@ from core.domain.vend import Vend
 from core.gateways.audit_log_ends import end_earlier
 from core.gateways.audit_log_format import decision_line, header_line, sale_line, sealed
 from core.ports.audit_anchors import Anchor, AnchorEnded, AnchorState, AuditAnchors
-from core.ports.audit_log import Decision, Trail
+from core.ports.audit_log import AuditLog, AuditRecord
 from core.ports.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class AuditLogFile:
         """False while lines cannot be written, or once another life of this node has ended the file."""
         return self._written and not self._disowned
 
-    def note(self, decision: Decision) -> None:
+    def note(self, decision: AuditRecord) -> None:
         """Take one decision."""
         self._take(lambda: decision_line(decision))
 
@@ -202,4 +202,4 @@ def _write_whole(file: IO[bytes], block: bytes) -> None:
 
 
 if TYPE_CHECKING:
-    _: type[Trail] = AuditLogFile
+    _: type[AuditLog] = AuditLogFile

@@ -19,7 +19,7 @@ from json import JSONEncoder
 from core.domain.mask import masked
 from core.domain.record import Kind, Ref
 from core.domain.vend import Vend
-from core.ports.audit_log import Decision
+from core.ports.audit_log import AuditRecord
 
 FORMAT = 2
 SOLD = "SOLD"
@@ -38,7 +38,7 @@ def header_line(file: str, node_id: str, at: datetime) -> bytes:
     return (_encode({"format": FORMAT, "file": file, "node": node_id, "at": at.isoformat()}) + "\n").encode()
 
 
-def decision_line(one: Decision) -> str:
+def decision_line(one: AuditRecord) -> str:
     """Return the line of a decision; what is a stranger's text is masked."""
     line: dict[str, object] = {
         "at": one.at.isoformat(),
@@ -51,7 +51,7 @@ def decision_line(one: Decision) -> str:
         "pence": one.amount,
         "outcome": one.outcome,
         "rule": masked(one.rule),
-        "basis": [_basis_entry(entry) for entry in one.basis],
+        "basis": [_basis_entry(entry) for entry in one.read_set],
     }
     for name in ("channel", "rows", "digits", "peer"):
         value = getattr(one, name)

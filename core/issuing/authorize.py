@@ -7,18 +7,18 @@ record has moved, the question is asked again of the ledger itself.
 from dataclasses import dataclass
 from datetime import datetime
 
-from core.domain.authorization import Act, Question, Resolved, Ruling, judge
+from core.domain.authorization import Act, Authorization, AuthorizationDecision, Question, judge
 from core.domain.effective_dated import ms_of
 from core.domain.errors import NotReady, Refused
 from core.domain.invariant import check
 from core.domain.meter import Pan
 from core.domain.participant import Principal
 from core.ports.audit_context import NOTES
-from core.ports.audit_log import Decision, Trail
+from core.ports.audit_log import AuditLog, AuditRecord
 from core.ports.clock import Clock
 from core.ports.head_ends import HeadEndNames
 from core.ports.registry import Registry, RegistryStore
-from core.registry.due_changes import TurnMeter
+from core.registry.due_changes import ApplyDueChange
 
 _new = tuple.__new__
 # Of a decision: no rows were read, no digits shown, and the caller is who it is.
@@ -27,14 +27,14 @@ _ACT_NAMES = {act: act.name for act in Act}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Authorise:
+class Authorize:
     """Decides, and writes down every decision."""
 
     registry: Registry
     store: RegistryStore
-    turn: TurnMeter
+    turn: ApplyDueChange
     clock: Clock
-    trail: Trail
+    trail: AuditLog
     head_ends: HeadEndNames
 
     def now(
@@ -47,7 +47,7 @@ class Authorise:
         channel: int,
         ask: str,
         snapshot: Registry | None,
-    ) -> Resolved | None:
+    ) -> Authorization | None:
         """Return what `pan` stands for; None if `refresh` is needed first: a change of the meter is due.
 
         Args:
@@ -89,7 +89,7 @@ class Authorise:
 
     async def objections(
         self, principal: Principal, act: Act, pan: Pan, *, amount: int, channel: int
-    ) -> tuple[Ruling, tuple[Refused, ...]]:
+    ) -> tuple[AuthorizationDecision, tuple[Refused, ...]]:
         """Return every objection there is, in the order of importance; none if it would be allowed now.
 
         Raises:
@@ -104,12 +104,16 @@ class Authorise:
         self._note(principal, question, ruling, "eligibility", now)
         return ruling, tuple(ruling.refusals)
 
-    def _judge(self, question: Question, snapshot: Registry | None, now: datetime, *, every: bool = False) -> Ruling:
+    def _judge(
+        self, question: Question, snapshot: Registry | None, now: datetime, *, every: bool = False
+    ) -> AuthorizationDecision:
         if not self.registry.ready:
             raise NotReady("this node is still reading the registry; ask another")
         return judge(snapshot or self.registry, question, ms_of(now), every=every, head_ends=self.head_ends())
 
-    def _note(self, principal: Principal, question: Question, ruling: Ruling, ask: str, at: datetime) -> None:
+    def _note(
+        self, principal: Principal, question: Question, ruling: AuthorizationDecision, ask: str, at: datetime
+    ) -> None:
         notes = NOTES.get()
         if notes is not None:
             notes.decided = True
@@ -125,9 +129,9 @@ class Authorise:
             question.amount,
             ruling.refusals[0].reason if resolved is None else "allowed",
             "" if resolved is None else resolved.rule,
-            ruling.basis,
+            ruling.read_set,
             "cluster",
             question.channel,
             *_NO_READING,
         )
-        self.trail.note(_new(Decision, fields))
+        self.trail.note(_new(AuditRecord, fields))

@@ -14,7 +14,7 @@ from core.domain.ceiling import HOUR_MS, hour_of
 from core.domain.effective_dated import Ms, instant_of, ms_of
 from core.domain.errors import CeilingReached, LedgerUnavailable, NotReady, OutcomeUnknown, Overloaded, UtrnError
 from core.domain.participant import Participant, ParticipantId
-from core.domain.record import Known
+from core.domain.record import Versioned
 from core.issuing.recent_vends import Issued
 from core.ports.ceilings import Allotment, CeilingLedger
 from core.ports.clock import Clock
@@ -96,7 +96,7 @@ class Ceilings:
         return {name: one.left for name, one in self._purses.items()}
 
     async def take(
-        self, participant_id: ParticipantId, seller: Known[Participant] | None, pence: int, at: Ms
+        self, participant_id: ParticipantId, seller: Versioned[Participant] | None, pence: int, at: Ms
     ) -> Charge:
         """Return `pence` taken from what `seller`, as the registry has it, may sell in the hour of `at`.
 

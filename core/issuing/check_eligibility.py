@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from core.domain.authorization import Act
-from core.domain.errors import LedgerUnavailable, NotAppointed, PanUnknown, Refused
+from core.domain.errors import LedgerUnavailable, NotAppointed, PanNotFound, Refused
 from core.domain.meter import OriginatorId, Pan
 from core.domain.money import Pence
 from core.domain.participant import ParticipantId, Principal
 from core.domain.vend import Channel
-from core.issuing.authorize import Authorise
+from core.issuing.authorize import Authorize
 from core.issuing.counter_cache import Counters, check_balance
 from core.ports.ledger import Ledger
 
@@ -25,7 +25,7 @@ class Eligibility:
 class CheckEligibility:
     """Asks the one rule, and looks whether the meter can take one more code."""
 
-    authorise: Authorise
+    authorise: Authorize
     ledger: Ledger
     counters: Counters
 
@@ -41,7 +41,7 @@ class CheckEligibility:
         ruling, objections = await self.authorise.objections(
             principal, act, pan, amount=amount or 0, channel=channel or 0
         )
-        if objections and isinstance(objections[0], NotAppointed | PanUnknown):
+        if objections and isinstance(objections[0], NotAppointed | PanNotFound):
             return Eligibility(objections=objections, supplier_id=None)
         if ruling.resolved is not None:
             sequence = OriginatorId(ruling.resolved.key.originator_id), ruling.resolved.meter_id

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from core.domain.errors import NotAppointed, VendUnknown
+from core.domain.errors import NotAppointed, VendNotFound
 from core.domain.participant import ParticipantId, Principal
 from core.domain.refusal import ClosedRefusal
 from core.domain.transaction_id import TransactionId
@@ -20,7 +20,7 @@ class FindVend:
 
         Raises:
             Refused: fenced: the caller's own id is closed as refused; it is what closed it.
-            VendUnknown: there is nothing under it now; a commit may be under way.
+            VendNotFound: there is nothing under it now; a commit may be under way.
             NotAppointed: it is another's, and not of one of the caller's meters. Said too where there is none, or it is
                 closed, so that nobody learns which ids others have used.
             LedgerUnavailable: repeat.
@@ -31,7 +31,7 @@ class FindVend:
         ):
             raise NotAppointed("a vend of another participant is for the supplier of its meter only")
         if found is None:
-            raise VendUnknown("no vend of this caller has this transaction_id; issue it first")
+            raise VendNotFound("no vend of this caller has this transaction_id; issue it first")
         if isinstance(found, ClosedRefusal):
             raise found.error()
         return found

@@ -1,4 +1,4 @@
-"""Steps 5 and 6: CommitLine signs waiting vends and commits them in groups; nothing leaves it before its commit.
+"""Steps 5 and 6: GroupCommitter signs waiting vends and commits them in groups; nothing leaves it before its commit.
 
 The batch that signs is the batch that commits, and the next one leaves when it has returned. So it sizes itself: alone,
 a vend goes at once; under load, up to `batch_max` go together. No timer.
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from core.domain.authorization import Resolved
+from core.domain.authorization import Authorization
 from core.domain.delivery import NOT_REQUESTED
 from core.domain.effective_dated import FAR_FUTURE, NEVER, Ms, instant_of, ms_of
 from core.domain.errors import (
@@ -30,9 +30,9 @@ from core.domain.utrn import Counter, Utrn, truncated_counter
 from core.domain.utrn_value import CodeValue
 from core.domain.vend import Operation, Sale, Vend
 from core.issuing.counter_cache import Counters, SequenceKey, check_balance
-from core.issuing.recent_vends import Answers, Issued, replay
+from core.issuing.recent_vends import Issued, RecentVends, replay
 from core.metrics import Stage, StageTimes
-from core.ports.audit_log import Trail
+from core.ports.audit_log import AuditLog
 from core.ports.clock import Clock
 from core.ports.ledger import (
     Closed,
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class PendingVend:
     """A vend but for its counter and its code.
 
     `value` is what the code will carry. The vend is to be dated at `dated_from` or later and before `dated_before`: in
@@ -60,7 +60,7 @@ class Draft:
     """
 
     sale: Sale
-    resolved: Resolved
+    resolved: Authorization
     value: CodeValue
     dated_from: Ms = NEVER
     dated_before: Ms = FAR_FUTURE
@@ -73,13 +73,13 @@ class Draft:
 
 @dataclass(slots=True)
 class _Job:
-    draft: Draft
+    draft: PendingVend
     answer: asyncio.Future[Issued]
     since: float
     attempts: int = 0
 
 
-class CommitLine:
+class GroupCommitter:
     """Owns every vend from its admission to its answer. A caller that goes away changes nothing here.
 
     `batches` and `batched` count group commits and the vends in them.
@@ -91,10 +91,10 @@ class CommitLine:
         ledger: Ledger,
         signer: TokenSigner,
         counters: Counters,
-        answers: Answers,
+        answers: RecentVends,
         clock: Clock,
         times: StageTimes,
-        trail: Trail,
+        trail: AuditLog,
         batch_max: int,
         in_flight_max: int,
         attempts_max: int,
@@ -126,7 +126,7 @@ class CommitLine:
         """How many vends wait or are being committed."""
         return self._in_flight
 
-    def submit(self, draft: Draft) -> asyncio.Future[Issued]:
+    def submit(self, draft: PendingVend) -> asyncio.Future[Issued]:
         """Take `draft` in and return its future answer; cancelling the future does not cancel the vend.
 
         Raises:
@@ -251,7 +251,7 @@ class CommitLine:
         return True
 
     @staticmethod
-    def _request(draft: Draft, state: CounterState) -> SignRequest:
+    def _request(draft: PendingVend, state: CounterState) -> SignRequest:
         return SignRequest(
             scheme=draft.resolved.scheme,
             key=draft.resolved.key,
@@ -268,7 +268,7 @@ class CommitLine:
         check(truncated_counter(code) == state.next % 1024, "a code carries the counter it was asked for")
         return code, state.next
 
-    def _vend(self, draft: Draft, utrn: Utrn, counter: Counter) -> Vend:
+    def _vend(self, draft: PendingVend, utrn: Utrn, counter: Counter) -> Vend:
         resolved = draft.resolved
         # A node whose clock is a little slow must not date a vend before the change of hands it comes after, nor before
         # the hour that it is charged to.
@@ -282,7 +282,7 @@ class CommitLine:
             originator_id=OriginatorId(resolved.key.originator_id),
             tenancy=resolved.tenancy,
             rule=resolved.rule,
-            basis=resolved.basis,
+            read_set=resolved.read_set,
             utrn=utrn,
             counter=counter,
             issued_at=now,

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from core.domain.authorization import Act, Resolved
+from core.domain.authorization import Act, Authorization
 from core.domain.effective_dated import ms_of
 from core.domain.errors import (
     FENCED,
@@ -20,11 +20,11 @@ from core.domain.transaction_id import check_window
 from core.domain.utrn import value_of
 from core.domain.utrn_value import CodeValue, code_value
 from core.domain.vend import Operation, Sale, check_same
-from core.issuing.authorize import Authorise
+from core.issuing.authorize import Authorize
 from core.issuing.ceilings import Ceilings
 from core.issuing.config import FlowConfig
-from core.issuing.group_commit import CommitLine, Draft, registry_moved
-from core.issuing.recent_vends import Answers, Issued, key_of, replay
+from core.issuing.group_commit import GroupCommitter, PendingVend, registry_moved
+from core.issuing.recent_vends import Issued, RecentVends, key_of, replay
 from core.issuing.refuse_sale import RefuseSale
 from core.ports.audit_context import NOTES
 from core.ports.clock import Clock
@@ -46,9 +46,9 @@ _ACTS = {
 class IssueVend:
     """Issues the one code of one vend, or takes in the code made elsewhere."""
 
-    authorise: Authorise
-    answers: Answers
-    line: CommitLine
+    authorise: Authorize
+    answers: RecentVends
+    line: GroupCommitter
     clock: Clock
     config: FlowConfig
     refuse: RefuseSale
@@ -136,11 +136,11 @@ class IssueVend:
             return None
         if sale.code is not None:
             # Money that another generator has made: this service makes none by delivering it.
-            return self._submit(sale, Draft(sale=sale, resolved=resolved, value=_value(sale)))
+            return self._submit(sale, PendingVend(sale=sale, resolved=resolved, value=_value(sale)))
         return await self._charged(sale, resolved, snapshot)
 
     async def _charged(
-        self, sale: Sale, resolved: Resolved, snapshot: Registry | None
+        self, sale: Sale, resolved: Authorization, snapshot: Registry | None
     ) -> Issued | asyncio.Future[Issued]:
         """Return the future answer of a vend that is charged to its seller's ceiling."""
         seller = (snapshot or self.authorise.registry).participant(sale.participant_id)
@@ -159,7 +159,7 @@ class IssueVend:
             earlier = await self._answer_in_flight(sale)
             if earlier is not None:
                 return earlier
-            draft = Draft(
+            draft = PendingVend(
                 sale=sale, resolved=resolved, value=_value(sale), dated_from=charge.since, dated_before=charge.until
             )
             answer = self._submit(sale, draft)
@@ -170,7 +170,7 @@ class IssueVend:
         answer.add_done_callback(charge.settle)
         return answer
 
-    def _submit(self, sale: Sale, draft: Draft) -> asyncio.Future[Issued]:
+    def _submit(self, sale: Sale, draft: PendingVend) -> asyncio.Future[Issued]:
         answer = self.line.submit(draft)
         self.answers.begin(sale, answer)
         return answer

@@ -31,7 +31,7 @@ def key_of(sale: Sale) -> VendKey:
     return sale.participant_id, sale.transaction_id
 
 
-class Answers:
+class RecentVends:
     """What this node is committing now, and what it committed lately.
 
     A vend's code can never change, nor can the refusal that closed an id, so memory is as good as the ledger; a

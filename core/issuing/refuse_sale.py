@@ -14,7 +14,7 @@ from core.domain.errors import IF_FIRST, LedgerUnavailable, Refused, Transaction
 from core.domain.participant import ParticipantId
 from core.domain.refusal import ClosedRefusal, closed
 from core.domain.transaction_id import TransactionId, check_window
-from core.issuing.recent_vends import Answers
+from core.issuing.recent_vends import RecentVends
 from core.ports.clock import Clock
 from core.ports.ledger import Ledger, StoredVend
 
@@ -28,7 +28,7 @@ class RefuseSale:
     """
 
     ledger: Ledger
-    answers: Answers
+    answers: RecentVends
     clock: Clock
     quota: Quota
     id_window: timedelta

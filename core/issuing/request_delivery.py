@@ -2,16 +2,16 @@
 
 from dataclasses import dataclass
 
-from core.domain.authorization import Act, Resolved
+from core.domain.authorization import Act, Authorization
 from core.domain.delivery import Delivery, DeliveryState
 from core.domain.errors import CodeTooFarBehind, LedgerUnavailable, NotAppointed, Refused
 from core.domain.participant import ParticipantId, Principal
 from core.domain.transaction_id import TransactionId
 from core.domain.utrn import duplicate_proves_credit
 from core.domain.vend import Vend
-from core.issuing.authorize import Authorise
+from core.issuing.authorize import Authorize
 from core.issuing.find_vend import FindVend
-from core.issuing.recent_vends import Answers
+from core.issuing.recent_vends import RecentVends
 from core.ports.clock import Clock
 from core.ports.ledger import Ledger
 from core.ports.registry import Registry
@@ -31,10 +31,10 @@ class Requested:
 class SendIssued:
     """Asks for the delivery of a vend issued here."""
 
-    authorise: Authorise
+    authorise: Authorize
     find: FindVend
     ledger: Ledger
-    answers: Answers
+    answers: RecentVends
     clock: Clock
 
     async def __call__(self, principal: Principal, owner: ParticipantId, transaction_id: TransactionId) -> Requested:
@@ -46,7 +46,7 @@ class SendIssued:
             transaction_id: Which vend.
 
         Raises:
-            VendUnknown, NotAppointed and whatever else refuses a delivery: do not repeat.
+            VendNotFound, NotAppointed and whatever else refuses a delivery: do not repeat.
             LedgerUnavailable, OutcomeUnknown: repeat.
         """
         snapshot: Registry | None = None
@@ -58,7 +58,7 @@ class SendIssued:
             if resolved is not None:
                 await self._check_near(stored.vend)
                 queued = stored.vend.with_delivery(stored.vend.delivery.queue(self.clock.now()))
-                written = await self.ledger.request_delivery(stored, queued, resolved.basis)
+                written = await self.ledger.request_delivery(stored, queued, resolved.read_set)
                 if written is not None:
                     self.answers.remember(written)
                     return Requested(written.vend.delivery, replayed=False)
@@ -96,7 +96,7 @@ class SendIssued:
                 last_issued=state.last_issued,
             )
 
-    def _resolved(self, principal: Principal, vend: Vend, snapshot: Registry | None) -> Resolved | None:
+    def _resolved(self, principal: Principal, vend: Vend, snapshot: Registry | None) -> Authorization | None:
         resolved = self.authorise.now(
             principal,
             Act.DELIVER,

@@ -9,12 +9,12 @@ load test and the sandbox are strangers: their own options are held equal to the
 from dataclasses import dataclass
 from enum import Enum
 
-Option = tuple[str, str | int]
-Options = tuple[Option, ...]
+SellingModel = tuple[str, str | int]
+Options = tuple[SellingModel, ...]
 
 # No proxy of the environment: `https_proxy` in a shell or a unit file would otherwise carry away what goes to etcd, to
 # peers and to head ends, on loopback too, without a word.
-NO_PROXY: Option = ("grpc.enable_http_proxy", 0)
+NO_PROXY: SellingModel = ("grpc.enable_http_proxy", 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from core.domain.errors import LastNode, NodeUnknown
+from core.domain.errors import LastNode, NodeNotFound
 from core.domain.participant import Principal
 from core.ports.clock import Clock
 from core.ports.cluster_admin import Cluster, Drain
@@ -19,13 +19,13 @@ class DrainNode:
         """Return the drain that is in force now; None if there is none.
 
         Raises:
-            NodeUnknown: neither alive nor drained nor on the roster.
+            NodeNotFound: neither alive nor drained nor on the roster.
             LastNode: no other node would be left to serve.
             LedgerUnavailable, OutcomeUnknown: repeat.
         """
         nodes = {one.node_id: one for one in (await self.cluster.status()).nodes}
         if node_id not in nodes:
-            raise NodeUnknown("no node of this name is on the roster; see `utrn cluster status`", node_id=node_id)
+            raise NodeNotFound("no node of this name is on the roster; see `utrn cluster status`", node_id=node_id)
         if not drained:
             await self.cluster.undrain(node_id)
             return None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from core.domain.errors import HeadEndUnknown, NodeAlive, NodeUnknown
+from core.domain.errors import HeadEndUnknown, NodeAlive, NodeNotFound
 from core.ports.cluster_admin import Cluster
 
 
@@ -16,12 +16,12 @@ class ForgetNode:
         """Return when the node is expected no more.
 
         Raises:
-            NodeUnknown: neither on the roster nor drained; it is off already.
+            NodeNotFound: neither on the roster nor drained; it is off already.
             NodeAlive: it has a lease.
             LedgerUnavailable, OutcomeUnknown: repeat.
         """
         if node_id not in {one.node_id for one in (await self.cluster.status()).nodes}:
-            raise NodeUnknown("no node of this name is on the roster; see `utrn cluster status`", node_id=node_id)
+            raise NodeNotFound("no node of this name is on the roster; see `utrn cluster status`", node_id=node_id)
         if not await self.cluster.forget(node_id):
             raise NodeAlive("only a node that is gone is taken off the roster; stop it first", node_id=node_id)
 

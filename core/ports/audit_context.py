@@ -3,7 +3,7 @@
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
-from core.domain.record import Basis, Ref
+from core.domain.record import ReadSet, Ref
 
 # A bulk load looks at thousands; its lines are told of by their numbers.
 _LOOKED_AT_MAX = 20
@@ -18,7 +18,7 @@ class Notes:
     decided: bool = False
 
     @property
-    def basis(self) -> Basis:
+    def read_set(self) -> ReadSet:
         """Every record it was based on, and its revision; 0 for one that was not there."""
         return tuple(self.looked_at.items())
 

@@ -1,13 +1,13 @@
-"""Trail: every decision and every sale, written down where nothing is ever changed."""
+"""AuditLog: every decision and every sale, written down where nothing is ever changed."""
 
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
-from core.domain.record import Basis
+from core.domain.record import ReadSet
 from core.domain.vend import Vend
 
 
-class Decision(NamedTuple):
+class AuditRecord(NamedTuple):
     """Who asked for what, and what was decided, by which rule and which records at which revision.
 
     `identity` is the SAN URI of the certificate; `ask` the transaction id or the name of the request; `subject` what it
@@ -28,7 +28,7 @@ class Decision(NamedTuple):
     amount: int
     outcome: str
     rule: str
-    basis: Basis
+    read_set: ReadSet
     clock: str = "cluster"
     channel: int = 0
     rows: int = 0
@@ -36,10 +36,10 @@ class Decision(NamedTuple):
     peer: str = ""
 
 
-class Trail(Protocol):
+class AuditLog(Protocol):
     """Takes decisions at once and keeps them for good a little later."""
 
-    def note(self, decision: Decision) -> None:
+    def note(self, decision: AuditRecord) -> None:
         """Take one decision. Never raises, and never waits."""
         ...
 

@@ -9,7 +9,7 @@ from core.domain.effective_dated import FAR_FUTURE, NEVER, Ms
 from core.domain.errors import LedgerUnavailable, UtrnError
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.participant import ParticipantId
-from core.domain.record import Basis
+from core.domain.record import ReadSet
 from core.domain.refusal import ClosedRefusal
 from core.domain.transaction_id import TransactionId
 from core.domain.utrn import Counter
@@ -165,11 +165,11 @@ class Ledger(Protocol):
         """
         ...
 
-    async def request_delivery(self, stored: StoredVend, queued: Vend, basis: Basis) -> StoredVend | None:
+    async def request_delivery(self, stored: StoredVend, queued: Vend, read_set: ReadSet) -> StoredVend | None:
         """Store `queued` in place of `stored` and put it into the outbox, in one transaction.
 
-        Returns None, and has written nothing, if the record is no longer at `stored.revision`, or a record of `basis`
-        has moved: read it again, and authorise again.
+        Returns None, and has written nothing, if the record is no longer at `stored.revision`, or a record of
+        `read_set` has moved: read it again, and authorise again.
 
         Raises:
             LedgerUnavailable: nothing was written.

@@ -10,7 +10,7 @@ from core.domain.effective_dated import NEVER, Ms
 from core.domain.errors import DeliveryChanged, Deposed, UtrnError
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.participant import ParticipantId
-from core.domain.record import Basis
+from core.domain.record import ReadSet
 from core.domain.transaction_id import TransactionId
 from core.domain.utrn import Counter
 from core.ports.ledger import CounterState, StoredVend
@@ -58,7 +58,7 @@ OutboxEvent = Listing | Added | Removed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryChange:
-    """The next state of one delivery, by the owner of its shard under `epoch`, while no record of `basis` has moved.
+    """The next state of one delivery, by the owner of its shard under `epoch`, while no record of `read_set` has moved.
 
     It is written only once cluster time, in the ledger, has come to `not_before`.
     """
@@ -67,7 +67,7 @@ class DeliveryChange:
     epoch: int
     stored: StoredVend
     delivery: Delivery
-    basis: Basis = ()
+    read_set: ReadSet = ()
     not_before: Ms = NEVER
     consent: Consent = NO_CONSENT_NEEDED
 

@@ -9,16 +9,18 @@ from core.domain.approval import NO_CONSENT_NEEDED, Approval, Consent
 from core.domain.authorization import Says
 from core.domain.effective_dated import NEVER, Ms
 from core.domain.goodwill_credit import CreditDay, CreditRequest
-from core.domain.meter import Card, Meter, MeterId, Model, OriginatorId, Pan
+from core.domain.meter import Meter, MeterId, Model, OriginatorId, Pan, PanRecord
 from core.domain.participant import Participant, ParticipantId
-from core.domain.record import Known, Ref
-from core.domain.registration_change import MarketChange, OwedVend
+from core.domain.record import Ref, Versioned
+from core.domain.registration_change import OwedVend, RegistrationChange
 from core.domain.vend import Vend
 from core.ports.ledger import CounterState
 
-RegistryRecord = Participant | Meter | Card | Appointments | Model
-StoredRecord = RegistryRecord | MarketChange | CreditRequest | CreditDay | Approval
-R = TypeVar("R", Participant, Meter, Card, Appointments, Model, MarketChange, CreditRequest, CreditDay, Approval)
+RegistryRecord = Participant | Meter | PanRecord | Appointments | Model
+StoredRecord = RegistryRecord | RegistrationChange | CreditRequest | CreditDay | Approval
+R = TypeVar(
+    "R", Participant, Meter, PanRecord, Appointments, Model, RegistrationChange, CreditRequest, CreditDay, Approval
+)
 
 
 class Registry(Protocol):
@@ -45,23 +47,23 @@ class Registry(Protocol):
         """Return the participant that used the SAN URI `identity` when it left, if nobody uses it now."""
         ...
 
-    def participant(self, participant_id: ParticipantId) -> Known[Participant] | None:
+    def participant(self, participant_id: ParticipantId) -> Versioned[Participant] | None:
         """Return a participant."""
         ...
 
-    def card(self, pan: Pan) -> Known[Card] | None:
+    def card(self, pan: Pan) -> Versioned[PanRecord] | None:
         """Return a PAN."""
         ...
 
-    def meter(self, meter_id: MeterId) -> Known[Meter] | None:
+    def meter(self, meter_id: MeterId) -> Versioned[Meter] | None:
         """Return a meter."""
         ...
 
-    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId) -> Known[Appointments] | None:
+    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId) -> Versioned[Appointments] | None:
         """Return what a supplier has appointed a PSP to."""
         ...
 
-    def model(self, make: str, model: str) -> Known[Model] | None:
+    def model(self, make: str, model: str) -> Versioned[Model] | None:
         """Return what the meters of a model can do."""
         ...
 
@@ -69,7 +71,7 @@ class Registry(Protocol):
 class RegistryBook(Protocol):
     """The watched copy, read from cover to cover; gives way to other work while it is read."""
 
-    def cards(self, about: str) -> AsyncIterator[Card]:
+    def cards(self, about: str) -> AsyncIterator[PanRecord]:
         """Return every PAN whose record mentions `about`; "" for every PAN."""
         ...
 
@@ -129,15 +131,15 @@ class RegistryStore(Protocol):
     carried out.
     """
 
-    async def read(self, kind: type[R], *ids: str) -> Known[R] | None:
+    async def read(self, kind: type[R], *ids: str) -> Versioned[R] | None:
         """Return one record as it is now."""
         ...
 
-    async def read_many(self, refs: Sequence[Ref]) -> Sequence[Known[StoredRecord] | None]:
+    async def read_many(self, refs: Sequence[Ref]) -> Sequence[Versioned[StoredRecord] | None]:
         """Return records as they are now, in order; any number of them."""
         ...
 
-    async def list_records(self, kind: type[R], *ids: str, after: str = "", limit: int = 100) -> Sequence[Known[R]]:
+    async def list_records(self, kind: type[R], *ids: str, after: str = "", limit: int = 100) -> Sequence[Versioned[R]]:
         """Return records in the order of their ids, whose first ids are `ids`, from the first one after `after`."""
         ...
 

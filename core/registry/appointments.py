@@ -4,12 +4,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from core.access.certificates import Authority
-from core.access.roles import KEEPERS, PSPS, READERS, SUPPLIERS, require
+from core.access.roles import KEEPERS, PSPS, READERS, SUPPLIERS, require_role
 from core.domain.appointment import Appointment, Appointments, AppointmentState, Evidence, Terms
 from core.domain.effective_dated import begin, check_dates, ms_of
-from core.domain.errors import HistoryFull, NotYours, ParticipantUnknown, RecordChanged, RecordExists, RecordUnknown
-from core.domain.participant import Participant, ParticipantId, Principal, Role, Standing
-from core.domain.record import Kind, Known, Ref
+from core.domain.errors import HistoryFull, NotYours, ParticipantNotFound, RecordChanged, RecordExists, RecordNotFound
+from core.domain.participant import Participant, ParticipantId, ParticipantStatus, Principal, Role
+from core.domain.record import Kind, Ref, Versioned
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
 from core.registry.appointment_signature import verify
@@ -34,23 +34,23 @@ class Appoint:
 
         Raises:
             SignatureWrong: the signature is not the supplier's, or not over these terms.
-            DatesReversed, ParticipantUnknown, RecordExists, ChangePending: as named.
+            DatesReversed, ParticipantNotFound, RecordExists, ChangePending: as named.
         """
-        require(principal, SUPPLIERS)
+        require_role(principal, SUPPLIERS)
         if terms.supplier_id != principal.participant_id:
             raise NotYours("a supplier appoints for itself only")
         return await self._keep(terms, evidence, by=principal.participant_id, state=_S.PROPOSED)
 
     async def take_over(self, principal: Principal, terms: Terms, evidence: Evidence) -> Written:
         """Keep signed terms that the PSP has accepted elsewhere: how an operator loads what was agreed before."""
-        require(principal, frozenset({Role.OPERATOR}))
+        require_role(principal, frozenset({Role.OPERATOR}))
         return await self._keep(terms, evidence, by=principal.participant_id, state=_S.ACCEPTED)
 
     async def accept(
         self, principal: Principal, supplier_id: ParticipantId, psp_id: ParticipantId, appointment_id: str
     ) -> Written:
         """Accept the terms, as the PSP they name."""
-        require(principal, PSPS)
+        require_role(principal, PSPS)
         _party(principal, psp_id)
         return await self._move(principal, (supplier_id, psp_id, appointment_id), _S.ACCEPTED, {_S.PROPOSED})
 
@@ -59,7 +59,7 @@ class Appoint:
         *, suspended: bool,
     ) -> Written:  # fmt: skip
         """Suspend an appointment at once, or lift the suspension."""
-        require(principal, KEEPERS)
+        require_role(principal, KEEPERS)
         _party(principal, supplier_id)
         which = (supplier_id, psp_id, appointment_id)
         if suspended:
@@ -70,18 +70,18 @@ class Appoint:
         self, principal: Principal, supplier_id: ParticipantId, psp_id: ParticipantId, appointment_id: str
     ) -> Written:
         """End an appointment at once and for good, as either party or as an operator."""
-        require(principal, KEEPERS | PSPS)
+        require_role(principal, KEEPERS | PSPS)
         _party(principal, psp_id if principal.role is Role.PSP else supplier_id)
         which = (supplier_id, psp_id, appointment_id)
         return await self._move(principal, which, _S.ENDED, {_S.PROPOSED, _S.ACCEPTED, _S.SUSPENDED})
 
     async def find(self, principal: Principal, supplier_id: ParticipantId, psp_id: ParticipantId) -> Appointments:
         """Return every appointment of a PSP by a supplier, with their evidence and history."""
-        require(principal, READERS | PSPS)
+        require_role(principal, READERS | PSPS)
         _party(principal, psp_id if principal.role is Role.PSP else supplier_id)
         known = await self.store.read(Appointments, supplier_id, psp_id)
         if known is None:
-            raise RecordUnknown("there is no appointment between these two", kind="appointment")
+            raise RecordNotFound("there is no appointment between these two", kind="appointment")
         return known.record
 
     async def _keep(self, terms: Terms, evidence: Evidence, *, by: str, state: AppointmentState) -> Written:
@@ -119,7 +119,7 @@ class Appoint:
         def change(every: Appointments) -> Appointments:
             one = every.find(appointment_id)
             if one is None:
-                raise RecordUnknown("there is no appointment of this id", kind="appointment")
+                raise RecordNotFound("there is no appointment of this id", kind="appointment")
             if one.state is to:
                 return every
             if one.state not in allowed:
@@ -132,9 +132,9 @@ class Appoint:
         self, supplier_id: ParticipantId, psp_id: ParticipantId, change: Callable[[Appointments], Appointments]
     ) -> Written:
         for _ in range(_RACES_MAX):
-            known: Known[Appointments] | None = await self.store.read(Appointments, supplier_id, psp_id)
+            known: Versioned[Appointments] | None = await self.store.read(Appointments, supplier_id, psp_id)
             if known is None:
-                raise RecordUnknown("there is no appointment between these two", kind="appointment")
+                raise RecordNotFound("there is no appointment between these two", kind="appointment")
             after = change(known.record)
             if after == known.record:
                 return Written(revision=known.revision, changed=False)
@@ -146,8 +146,8 @@ class Appoint:
 
     async def _participant(self, participant_id: ParticipantId, role: Role) -> Participant:
         known = await self.store.read(Participant, participant_id)
-        if known is None or known.record.role is not role or known.record.standing is Standing.LEFT:
-            raise ParticipantUnknown(f"no {role.name.lower()} of this name", participant_id=participant_id)
+        if known is None or known.record.role is not role or known.record.standing is ParticipantStatus.LEFT:
+            raise ParticipantNotFound(f"no {role.name.lower()} of this name", participant_id=participant_id)
         return known.record
 
 

@@ -5,22 +5,22 @@ from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-from core.access.roles import KEEPERS, own, require
+from core.access.roles import KEEPERS, require_owner, require_role
 from core.domain.appointment import Evidence, Terms
 from core.domain.effective_dated import Ms, begin, ms_of
 from core.domain.errors import (
     BadField,
     NotYours,
-    ParticipantUnknown,
+    ParticipantNotFound,
     RecordExists,
-    RecordUnknown,
+    RecordNotFound,
     Refused,
     RoleNotAllowed,
 )
-from core.domain.meter import Abilities, Card, Meter, MeterId, Pan, PanForm, PanStatus, PanUse
-from core.domain.participant import Participant, ParticipantId, Principal, Role, Standing
-from core.domain.record import Kind, Known, Ref
-from core.ports.audit_log import Decision, Trail
+from core.domain.meter import Meter, MeterCapabilities, MeterId, Pan, PanAssignment, PanForm, PanRecord, PanStatus
+from core.domain.participant import Participant, ParticipantId, ParticipantStatus, Principal, Role
+from core.domain.record import Kind, Ref, Versioned
+from core.ports.audit_log import AuditLog, AuditRecord
 from core.ports.clock import Clock
 from core.ports.head_ends import HeadEndNames
 from core.ports.registry import RegistryStore, RegistryWrite
@@ -28,18 +28,18 @@ from core.registry.appointments import Appoint
 from core.registry.head_end_names import check_head_ends
 from core.registry.meters import due_of, new_meter, same_meter
 from core.registry.pans import same_card
-from core.registry.participants import KeepParties, NewParticipant
+from core.registry.participants import NewParticipant, ParticipantAdmin
 from core.registry.registrations import UNLIMITED, Registrations
 
 # One Txn of etcd takes 128 operations; a meter with a change to come needs a reminder beside its record.
 _AT_ONCE = 60
 
 _L = TypeVar("_L")
-_R = TypeVar("_R", Meter, Card)
+_R = TypeVar("_R", Meter, PanRecord)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewCard:
+class NewPan:
     """A PAN to load; to whom it belongs follows from its meter."""
 
     pan: Pan
@@ -63,10 +63,10 @@ class NewModel:
 
     make: str
     model: str
-    abilities: Abilities
+    abilities: MeterCapabilities
 
 
-Loadable = NewParticipant | NewModel | SignedAppointment | Meter | NewCard
+Loadable = NewParticipant | NewModel | SignedAppointment | Meter | NewPan
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,10 +90,10 @@ class LoadRecords:
     """Loads records in the order that references need: participants, models, appointments, meters, PANs."""
 
     store: RegistryStore
-    parties: KeepParties
+    parties: ParticipantAdmin
     appoint: Appoint
     clock: Clock
-    trail: Trail
+    trail: AuditLog
     head_ends: HeadEndNames
     registrations: Registrations = UNLIMITED
 
@@ -105,7 +105,7 @@ class LoadRecords:
             LedgerUnavailable, OutcomeUnknown: some may have been loaded; load the part again.
             Overloaded: likewise; this supplier has registered so much lately.
         """
-        require(principal, KEEPERS)
+        require_role(principal, KEEPERS)
         loaded = await self._load(principal, lines)
         said = f"{loaded.loaded} loaded, {loaded.unchanged} unchanged, {len(loaded.problems)} wrong"
         numbers = [number for number, _ in lines]
@@ -119,7 +119,7 @@ class LoadRecords:
 
     def _note(self, principal: Principal, subject: str, outcome: str, rule: str) -> None:
         self.trail.note(
-            Decision(
+            AuditRecord(
                 at=self.clock.now(),
                 caller=principal.participant_id,
                 identity=principal.identity,
@@ -129,7 +129,7 @@ class LoadRecords:
                 amount=0,
                 outcome=outcome,
                 rule=rule,
-                basis=(),
+                read_set=(),
             )
         )
 
@@ -140,7 +140,7 @@ class LoadRecords:
             if isinstance(one, NewParticipant | NewModel | SignedAppointment):
                 await self._one(principal, number, one, loaded)
         meters = [(number, one) for number, one in unique if isinstance(one, Meter)]
-        cards = [(number, one) for number, one in unique if isinstance(one, NewCard)]
+        cards = [(number, one) for number, one in unique if isinstance(one, NewPan)]
         suppliers = await self._suppliers(meters)
         await _all(self._meters(principal, some, suppliers, loaded) for some in _chunks(meters))
         await _all(self._cards(principal, some, loaded) for some in _chunks(cards))
@@ -167,7 +167,9 @@ class LoadRecords:
         found = await self.store.read_many([Ref(Kind.PARTICIPANT, name) for name in names])
         known = [one.record for one in found if one is not None and isinstance(one.record, Participant)]
         return {
-            one.participant_id: one for one in known if one.role is Role.SUPPLIER and one.standing is not Standing.LEFT
+            one.participant_id: one
+            for one in known
+            if one.role is Role.SUPPLIER and one.standing is not ParticipantStatus.LEFT
         }
 
     async def _meters(
@@ -179,9 +181,9 @@ class LoadRecords:
         for number, meter in lines:
             supplier_id = meter.registrations.periods[0].value.supplier_id
             try:
-                own(principal, supplier_id)
+                require_owner(principal, supplier_id)
                 if supplier_id not in suppliers:
-                    raise ParticipantUnknown(
+                    raise ParticipantNotFound(
                         f"supplier_id: {supplier_id} is no registered supplier", participant_id=supplier_id
                     )
                 check_head_ends(self.head_ends, meter)
@@ -206,13 +208,13 @@ class LoadRecords:
         if missing:
             await self._meters(principal, missing, suppliers, loaded)
 
-    async def _cards(self, principal: Principal, lines: Sequence[tuple[int, NewCard]], loaded: Loaded) -> None:
+    async def _cards(self, principal: Principal, lines: Sequence[tuple[int, NewPan]], loaded: Loaded) -> None:
         refs = [Ref(Kind.METER, one.meter_id) for _, one in lines]
         meters = await self.store.read_many(refs)
-        wanted: list[tuple[int, Card]] = []
+        wanted: list[tuple[int, PanRecord]] = []
         for (number, one), meter in zip(lines, meters, strict=True):
             try:
-                wanted.append((number, self._card(principal, one, cast("Known[Meter] | None", meter))))
+                wanted.append((number, self._card(principal, one, cast("Versioned[Meter] | None", meter))))
             except Refused as refusal:
                 loaded.problems[number] = refusal
         while wanted:
@@ -241,24 +243,24 @@ class LoadRecords:
             return True
         return False
 
-    def _card(self, principal: Principal, one: NewCard, meter: Known[Meter] | None) -> Card:
+    def _card(self, principal: Principal, one: NewPan, meter: Versioned[Meter] | None) -> PanRecord:
         if meter is None:
-            raise RecordUnknown(f"meter_id: {one.meter_id} is not registered", kind="meter")
+            raise RecordNotFound(f"meter_id: {one.meter_id} is not registered", kind="meter")
         now = ms_of(self.clock.now())
         # A card used elsewhere before belongs to whoever has the meter now.
         found = meter.record.stands_at(now, one.since if one.since is not None and one.since > now else None)
         if found is None:
-            raise RecordUnknown(f"meter_id: nobody supplies {one.meter_id} at this time", kind="meter")
+            raise RecordNotFound(f"meter_id: nobody supplies {one.meter_id} at this time", kind="meter")
         registration, settings = found
-        own(principal, registration.supplier_id)
-        use = PanUse(
+        require_owner(principal, registration.supplier_id)
+        use = PanAssignment(
             meter_id=one.meter_id,
             supplier_id=registration.supplier_id,
             tenancy=settings.tenancy,
             status=PanStatus.BLOCKED if one.blocked else PanStatus.ACTIVE,
         )
         uses = begin(use, since=one.since, now=now, by=principal.participant_id)
-        return Card(pan=one.pan, form=one.form, uses=uses)
+        return PanRecord(pan=one.pan, form=one.form, uses=uses)
 
 
 async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -279,7 +281,7 @@ def _sort_out(wanted: Sequence[tuple[int, _R]], found: Sequence[object], loaded:
     """Return the lines that are not there yet; count those that are there as asked for, and name the others."""
     missing: list[tuple[int, _R]] = []
     for (number, one), known in zip(wanted, found, strict=True):
-        there = known.record if isinstance(known, Known) else None
+        there = known.record if isinstance(known, Versioned) else None
         if there is None:
             missing.append((number, one))
         elif _same(there, one):
@@ -293,7 +295,7 @@ def _sort_out(wanted: Sequence[tuple[int, _R]], found: Sequence[object], loaded:
 def _same(there: object, asked: object) -> bool:
     if isinstance(there, Meter) and isinstance(asked, Meter):
         return same_meter(there, asked)
-    return isinstance(there, Card) and isinstance(asked, Card) and same_card(there, asked)
+    return isinstance(there, PanRecord) and isinstance(asked, PanRecord) and same_card(there, asked)
 
 
 def _unique(lines: Sequence[tuple[int, Loadable | Refused]], loaded: Loaded) -> list[tuple[int, Loadable]]:
@@ -326,5 +328,5 @@ def _name(one: Loadable) -> tuple[str, str]:
             return "appointment_id", f"{one.terms.supplier_id}/{one.terms.psp_id}/{one.terms.appointment_id}"
         case Meter():
             return "meter_id", one.meter_id
-        case NewCard():
+        case NewPan():
             return "pan", one.pan

@@ -4,27 +4,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from core.access.roles import KEEPERS, OPERATORS, require
+from core.access.roles import KEEPERS, OPERATORS, require_role
 from core.domain.appointment import Appointments
 from core.domain.balance import BalanceTold
 from core.domain.delivery import NOT_REQUESTED
 from core.domain.effective_dated import Ms, instant_of
-from core.domain.errors import BadField, ParticipantUnknown, RecordChanged, RecordExists
+from core.domain.errors import BadField, ParticipantNotFound, RecordChanged, RecordExists
 from core.domain.invariant import InvariantBroken
-from core.domain.meter import Card, Custody, Meter, MeterId, OriginatorId, Registration, Settings
+from core.domain.meter import Custody, Meter, MeterId, OriginatorId, PanRecord, Registration, Settings
 from core.domain.participant import ParticipantId, Principal
 from core.domain.utrn import COUNTER_MAX
 from core.domain.vend import Sale, Vend
 from core.ports.clock import Clock
 from core.ports.ledger import Ledger, StoredVend
 from core.ports.registry import CounterPut, RegistryStore, RegistryWrite
-from core.registry.meters import Changed, KeepMeters
+from core.registry.meters import Changed, MeterAdmin
 
 _SOLD_AT_MOST_AGO = timedelta(days=366)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SoldElsewhere:
+class ExternallyIssued:
     """A code sold elsewhere and not known to be used; `deliver` if it is still to be sent to the meter."""
 
     sale: Sale
@@ -45,7 +45,7 @@ class HandOver:
     custody: Custody
     last_issued: int = 0
     highest_applied: int = 0
-    codes: tuple[SoldElsewhere, ...] = ()
+    codes: tuple[ExternallyIssued, ...] = ()
     settings: Callable[[Settings], Settings] | None = None
     public_point: bytes | None = None
 
@@ -59,10 +59,10 @@ class HandedOver:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HandOverMeter:
+class TransferCounters:
     """Hands meters over."""
 
-    meters: KeepMeters
+    meters: MeterAdmin
     store: RegistryStore
     ledger: Ledger
     clock: Clock
@@ -75,9 +75,9 @@ class HandOverMeter:
             RecordExists: a transaction_id of a code that is handed over is here already.
             BadField: the counters told cannot be, or are behind what this service has spent.
         """
-        require(principal, KEEPERS)
+        require_role(principal, KEEPERS)
         if Custody.SMSO in (hand_over.custody, hand_over.custody_before):
-            require(principal, OPERATORS)
+            require_role(principal, OPERATORS)
         _check(hand_over)
 
         def changed(meter: Meter, now: Ms) -> Meter:
@@ -111,7 +111,9 @@ class HandOverMeter:
         found = [await self.ledger.find(one.participant_id, one.transaction_id) for one in done.note.in_flight]
         return HandedOver(changed=done, open_codes=tuple(one.vend for one in found if isinstance(one, StoredVend)))
 
-    async def _check_code(self, principal: Principal, sold: SoldElsewhere, meter: Meter, counter: CounterPut) -> None:
+    async def _check_code(
+        self, principal: Principal, sold: ExternallyIssued, meter: Meter, counter: CounterPut
+    ) -> None:
         """Return if a code can have been sold as it is told: by whom, to which PAN, when, and not by this service.
 
         Raises:
@@ -123,7 +125,7 @@ class HandOverMeter:
             raise BadField(
                 "codes.participant_id: the supplier, or a PSP it has appointed", field="codes.participant_id"
             )
-        card = await self.store.read(Card, sold.sale.pan)
+        card = await self.store.read(PanRecord, sold.sale.pan)
         if card is None or all(one.value.meter_id != meter.meter_id for one in card.record.uses.periods):
             raise BadField("codes.pan: one that stands or stood for this meter is needed", field="codes.pan")
         if sold.sale.code is not None and sold.sale.code[1] <= counter.seen.last_issued_here:
@@ -141,7 +143,7 @@ class HandOverMeter:
         supplier_id = _supplier_at(meter)
         key = (await self.meters.supplier(supplier_id)).supplier_key
         if key is None:
-            raise ParticipantUnknown("the supplier has no key here", participant_id=supplier_id)
+            raise ParticipantNotFound("the supplier has no key here", participant_id=supplier_id)
         originator_id = OriginatorId(key.originator_id)
         seen = await self.store.sequence(originator_id, meter.meter_id)
         if hand_over.last_issued < seen.last_issued:
@@ -165,7 +167,7 @@ def _told(meter: Meter, originator_id: OriginatorId) -> BalanceTold:
 
 def _supplier_at(meter: Meter) -> ParticipantId:
     """Return who supplies a meter that is being handed over."""
-    holds = meter.registrations.at(meter.turned_at)
+    holds = meter.registrations.at(meter.effective_through)
     if holds is None:
         raise InvariantBroken("a meter that is handed over has a supplier")
     return holds.value.supplier_id
@@ -202,9 +204,9 @@ def _moved(hand_over: HandOver, supplier_id: ParticipantId) -> Callable[[Registr
     return moved
 
 
-def _vend_of(sold: SoldElsewhere, meter: Meter, counter: CounterPut) -> Vend:
+def _vend_of(sold: ExternallyIssued, meter: Meter, counter: CounterPut) -> Vend:
     """Return the vend of a code that is taken over with its meter."""
-    code, at = sold.sale.code, meter.turned_at
+    code, at = sold.sale.code, meter.effective_through
     registration, settings = meter.registrations.at(at), meter.settings.at(at)
     if code is None or registration is None or settings is None:
         raise InvariantBroken("a code taken over has its digits, and its meter a supplier")

@@ -1,4 +1,4 @@
-"""ChangeKeeper: carries out, at their instants, the changes of meters that were recorded for later."""
+"""DueChangeRunner: carries out, at their instants, the changes of meters that were recorded for later."""
 
 import asyncio
 import logging
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from core.domain.effective_dated import Ms, ms_of
-from core.domain.errors import Busy, Unknown
+from core.domain.errors import Retryable, Unknown
 from core.domain.meter import MeterId
 from core.ports.clock import Clock
 from core.ports.random import Random
-from core.registry.due_changes import TurnMeter
+from core.registry.due_changes import ApplyDueChange
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +20,14 @@ _AT_ONCE = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChangeKeeper:
+class DueChangeRunner:
     """Looks for what is due. Every node does; carrying out what another has carried out changes nothing.
 
     `due_by` returns the reminders up to an instant.
     """
 
     due_by: Callable[[Ms], list[tuple[Ms, MeterId]]]
-    turn: TurnMeter
+    turn: ApplyDueChange
     clock: Clock
     random: Random
 
@@ -38,7 +38,7 @@ class ChangeKeeper:
             await asyncio.sleep(self.random.uniform(_LOOK_EVERY_S / 2, _LOOK_EVERY_S * 1.5))
             try:
                 due = self.due_by(ms_of(self.clock.now()))
-            except Busy:
+            except Retryable:
                 # This node's clock cannot be relied on; others carry the change out.
                 continue
             # Where many are due, each node begins somewhere else.
@@ -59,7 +59,7 @@ class ChangeKeeper:
                 # Another node was faster, and its reminder is about to go; or it was left behind.
                 await self.turn.forget(at, meter_id)
                 return True
-        except (Busy, Unknown) as error:
+        except (Retryable, Unknown) as error:
             log.warning(
                 "a change is due and cannot be carried out yet", extra={"meter_id": meter_id, "error": error.message}
             )

@@ -11,8 +11,8 @@ from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import RegistryMoved
 from core.domain.meter import Meter, MeterId, OriginatorId
 from core.domain.participant import Participant
-from core.domain.record import Kind, Known, Ref
-from core.domain.registration_change import MarketChange, kinds_between, turned
+from core.domain.record import Kind, Ref, Versioned
+from core.domain.registration_change import RegistrationChange, kinds_between, turned
 from core.ports.clock import Clock
 from core.ports.ledger import CounterState
 from core.ports.registry import RegistryStore, RegistryWrite
@@ -28,18 +28,18 @@ class ChangeNote:
     """The note of a change, the meter after it, and the counter sequence that must not have moved since it was read."""
 
     meter: Meter
-    notes: tuple[MarketChange, ...]
+    notes: tuple[RegistrationChange, ...]
     unmoved: tuple[tuple[OriginatorId, MeterId, CounterState], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TurnMeter:
+class ApplyDueChange:
     """Carries out what is due."""
 
     store: RegistryStore
     clock: Clock
 
-    async def __call__(self, meter_id: MeterId) -> MarketChange | None:
+    async def __call__(self, meter_id: MeterId) -> RegistrationChange | None:
         """Carry out everything of a meter that is due now; return its note, or None if nothing was due.
 
         Raises:
@@ -53,13 +53,13 @@ class TurnMeter:
             if known.record.due(now) is None:
                 return None
             note = await self.note(known, known.record, now, await self.sequence(known.record))
-            instants = {one for one in known.record.instants() if known.record.turned_at < one <= now}
+            instants = {one for one in known.record.instants() if known.record.effective_through < one <= now}
             write = RegistryWrite(
                 expect=[(Ref(Kind.METER, meter_id), known.revision)],
                 put=[note.meter, *note.notes],
                 unmoved=note.unmoved,
                 done=[(at, meter_id) for at in sorted(instants)],
-                not_before=note.meter.turned_at,
+                not_before=note.meter.effective_through,
             )
             if await self.store.write(write) is not None:
                 return note.notes[0] if note.notes else None
@@ -72,7 +72,7 @@ class TurnMeter:
             LedgerUnavailable, OutcomeUnknown: repeat.
         """
         known = await self.store.read(Meter, meter_id)
-        if known is None or known.record.turned_at >= at or at not in known.record.instants():
+        if known is None or known.record.effective_through >= at or at not in known.record.instants():
             await self.store.write(RegistryWrite(expect=[], put=[], done=[(at, meter_id)]))
 
     async def sequence(self, meter: Meter) -> Sequence:
@@ -81,7 +81,7 @@ class TurnMeter:
         Raises:
             LedgerUnavailable: repeat.
         """
-        holds = meter.registrations.at(meter.turned_at)
+        holds = meter.registrations.at(meter.effective_through)
         found = None if holds is None else await self.store.read(Participant, holds.value.supplier_id)
         key = None if found is None else found.record.supplier_key
         if key is None:
@@ -89,7 +89,7 @@ class TurnMeter:
         originator_id = OriginatorId(key.originator_id)
         return originator_id, await self.store.sequence(originator_id, meter.meter_id)
 
-    async def note(self, before: Known[Meter], changed: Meter, now: Ms, sequence: Sequence) -> ChangeNote:
+    async def note(self, before: Versioned[Meter], changed: Meter, now: Ms, sequence: Sequence) -> ChangeNote:
         """Return `changed` carried out up to `now`, and the note of what is different from `before`.
 
         `sequence` is that of the side before; the write compares that it has not moved since it was read.
@@ -97,22 +97,22 @@ class TurnMeter:
         Raises:
             LedgerUnavailable: repeat.
         """
-        was_at = before.record.turned_at
+        was_at = before.record.effective_through
         meter = turned(changed, changed.due(now) or was_at)
-        kinds = kinds_between(meter, was_at, meter.turned_at)
+        kinds = kinds_between(meter, was_at, meter.effective_through)
         was = meter.registrations.at(was_at)
         if not kinds or was is None:
             return ChangeNote(meter=meter, notes=(), unmoved=())
         originator_id, state = sequence
-        after = meter.registrations.at(meter.turned_at)
+        after = meter.registrations.at(meter.effective_through)
         uncredited, more = (
             ((), 0)
             if originator_id is None
             else await self.store.codes_uncredited(originator_id, before.record.meter_id)
         )
-        note = MarketChange(
+        note = RegistrationChange(
             meter_id=before.record.meter_id,
-            at=meter.turned_at,
+            at=meter.effective_through,
             carried_out_at=now,
             kinds=kinds,
             responsible=was.value.supplier_id,

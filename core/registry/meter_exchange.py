@@ -3,15 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from core.access.roles import KEEPERS, require
-from core.domain.effective_dated import Ms, Timeline, ms_of
+from core.access.roles import KEEPERS, require_role
+from core.domain.effective_dated import EffectiveDated, Ms, ms_of
 from core.domain.errors import RecordChanged, RecordExists
-from core.domain.meter import Card, Meter, MeterId, Pan, PanUse, Registration, Settings
+from core.domain.meter import Meter, MeterId, Pan, PanAssignment, PanRecord, Registration, Settings
 from core.domain.participant import Principal
-from core.domain.record import Kind, Known, Ref
+from core.domain.record import Kind, Ref, Versioned
 from core.ports.registry import RegistryStore, RegistryWrite, StoredRecord
 from core.registry.head_end_names import check_head_ends
-from core.registry.meters import KeepMeters, due_of, new_meter, overtaken, same_meter
+from core.registry.meters import MeterAdmin, due_of, new_meter, overtaken, same_meter
 from core.registry.participants import Written
 
 _RACES_MAX = 5
@@ -21,7 +21,7 @@ _RACES_MAX = 5
 class ExchangeMeter:
     """Exchanges meters."""
 
-    meters: KeepMeters
+    meters: MeterAdmin
     store: RegistryStore
 
     async def __call__(self, principal: Principal, old_id: MeterId, new: Meter, pans: Sequence[Pan]) -> Written:
@@ -34,7 +34,7 @@ class ExchangeMeter:
             HeadEndUnknown: the new meter's head end is not there.
             Overloaded: this supplier has registered so much lately.
         """
-        require(principal, KEEPERS)
+        require_role(principal, KEEPERS)
         check_head_ends(self.meters.head_ends, new)
         counted = False
         for _ in range(_RACES_MAX):
@@ -52,17 +52,19 @@ class ExchangeMeter:
                 return Written(revision=revision)
         raise overtaken()
 
-    async def _done(self, known: Known[Meter], new: Meter) -> Written | None:
+    async def _done(self, known: Versioned[Meter], new: Meter) -> Written | None:
         """Return what was written, if the exchange was carried out before; None if the new meter is not there yet."""
         there, last = await self.store.read(Meter, new.meter_id), known.record.registrations.last
         if there is None:
             return None
-        began = replace(there.record, settings=Timeline(there.record.settings.periods[:1]))
+        began = replace(there.record, settings=EffectiveDated(there.record.settings.periods[:1]))
         if last is None or last.until is None or not same_meter(began, new):
             raise RecordExists("the new meter is registered already", kind="meter")
         return Written(revision=there.revision, changed=False)
 
-    async def _write(self, principal: Principal, known: Known[Meter], new: Meter, pans: Sequence[Pan]) -> RegistryWrite:
+    async def _write(
+        self, principal: Principal, known: Versioned[Meter], new: Meter, pans: Sequence[Pan]
+    ) -> RegistryWrite:
         sequence, by = await self.meters.turn.sequence(known.record), principal.participant_id
         now = self.meters.moment(known.record, sequence)
         supplier_id = new.registrations.periods[0].value.supplier_id
@@ -76,8 +78,8 @@ class ExchangeMeter:
         put: list[StoredRecord] = [note.meter, fresh, *note.notes]
         expect = [(Ref(Kind.METER, known.record.meter_id), known.revision), (Ref(Kind.METER, fresh.meter_id), 0)]
         for pan in pans:
-            card = await self.store.read(Card, pan)
-            use = None if card is None else card.record.uses.at(card.record.uses.heard_at(now))
+            card = await self.store.read(PanRecord, pan)
+            use = None if card is None else card.record.uses.at(card.record.uses.effective_now(now))
             if card is None or use is None or not _is_tenants(use.value, known.record.meter_id, *stands):
                 # An earlier tenant's card, or an earlier supplier's, must not come to life again.
                 raise RecordChanged("one of the PANs does not stand for the old meter and its tenant", kind="pan")
@@ -95,7 +97,7 @@ def _in_place_of(old: Meter, was: Settings, new: Meter, now: Ms) -> Meter:
     """
     first = new.settings.periods[0]
     first = first._replace(value=replace(first.value, tenancy=was.tenancy), since=now, recorded_at=now)
-    settings = Timeline((first,))
+    settings = EffectiveDated((first,))
     for later in [one for one in old.settings.periods if one.since > now]:
         value = replace(settings.periods[-1].value, tenancy=later.value.tenancy)
         if later.value.payment_mode is not was.payment_mode:
@@ -103,14 +105,14 @@ def _in_place_of(old: Meter, was: Settings, new: Meter, now: Ms) -> Meter:
         if value != settings.periods[-1].value:
             settings = settings.change(value, since=later.since, now=now, by=later.recorded_by)
     registrations = new.registrations.periods[0]._replace(since=now, recorded_at=now)
-    return replace(new, registrations=Timeline((registrations,)), settings=settings)
+    return replace(new, registrations=EffectiveDated((registrations,)), settings=settings)
 
 
-def _is_tenants(use: PanUse, meter_id: MeterId, registration: Registration, settings: Settings) -> bool:
+def _is_tenants(use: PanAssignment, meter_id: MeterId, registration: Registration, settings: Settings) -> bool:
     """Return whether a PAN is that of a meter's present tenant, blocked or not."""
     return (use.meter_id, use.supplier_id, use.tenancy) == (meter_id, registration.supplier_id, settings.tenancy)
 
 
-def _moved(old_id: MeterId, new_id: MeterId) -> Callable[[PanUse], PanUse]:
+def _moved(old_id: MeterId, new_id: MeterId) -> Callable[[PanAssignment], PanAssignment]:
     """Return what a meter exchange does to a PAN of the old meter; its tenancy and its block stay."""
     return lambda use: replace(use, meter_id=new_id) if use.meter_id == old_id else use

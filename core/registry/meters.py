@@ -8,17 +8,17 @@ whoever needs the meter first, carries it out.
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from core.access.roles import KEEPERS, OPERATORS, own, require
-from core.domain.effective_dated import FAR_FUTURE, Ms, Period, Timeline, ms_of
-from core.domain.errors import BadField, ParticipantUnknown, RecordChanged, RecordExists, RecordUnknown
+from core.access.roles import KEEPERS, OPERATORS, require_owner, require_role
+from core.domain.effective_dated import FAR_FUTURE, EffectiveDated, Ms, Period, ms_of
+from core.domain.errors import BadField, ParticipantNotFound, RecordChanged, RecordExists, RecordNotFound
 from core.domain.meter import Custody, Meter, MeterId, Registration, Settings
-from core.domain.participant import Option, Participant, ParticipantId, Principal, Role, Standing
-from core.domain.record import Kind, Known, Ref
-from core.domain.registration_change import MarketChange
+from core.domain.participant import Participant, ParticipantId, ParticipantStatus, Principal, Role, SellingModel
+from core.domain.record import Kind, Ref, Versioned
+from core.domain.registration_change import RegistrationChange
 from core.ports.clock import Clock
 from core.ports.head_ends import HeadEndNames
 from core.ports.registry import RegistryStore, RegistryWrite
-from core.registry.due_changes import Sequence, TurnMeter
+from core.registry.due_changes import ApplyDueChange, Sequence
 from core.registry.head_end_names import check_head_ends
 from core.registry.participants import Written
 from core.registry.registrations import UNLIMITED, Registrations
@@ -31,7 +31,7 @@ class Changed:
     """A change is done. `note` tells what was under way, if the change took effect with it."""
 
     written: Written
-    note: MarketChange | None
+    note: RegistrationChange | None
 
 
 # Adds to the write of a change what must be written with it, for the meter as it will be.
@@ -39,11 +39,11 @@ Extend = Callable[[RegistryWrite, Meter], Awaitable[RegistryWrite]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeepMeters:
+class MeterAdmin:
     """Changes meters. `registrations` says who may register a new one, and how many."""
 
     store: RegistryStore
-    turn: TurnMeter
+    turn: ApplyDueChange
     clock: Clock
     head_ends: HeadEndNames
     registrations: Registrations = UNLIMITED
@@ -53,14 +53,14 @@ class KeepMeters:
 
         Raises:
             RecordExists: it is there with other content.
-            ParticipantUnknown: its supplier is not.
+            ParticipantNotFound: its supplier is not.
             HeadEndUnknown: its head end is not there.
             OperatorOnly: suppliers register no meters here.
             Overloaded: this supplier has registered so much lately.
         """
-        require(principal, KEEPERS)
+        require_role(principal, KEEPERS)
         first = meter.registrations.periods[0].value
-        own(principal, first.supplier_id)
+        require_owner(principal, first.supplier_id)
         check_head_ends(self.head_ends, meter)
         meter = new_meter(meter, await self.supplier(first.supplier_id), ms_of(self.clock.now()))
         known = await self.store.read(Meter, meter.meter_id)
@@ -70,7 +70,9 @@ class KeepMeters:
             return Written(revision=known.revision, changed=False)
         self.registrations.refuse(principal, Kind.METER)
         self.registrations.count(principal, 1)
-        write = RegistryWrite(expect=[(_ref(meter.meter_id), 0)], put=[meter], due=due_of(meter, meter.turned_at))
+        write = RegistryWrite(
+            expect=[(_ref(meter.meter_id), 0)], put=[meter], due=due_of(meter, meter.effective_through)
+        )
         revision = await self.store.write(write)
         if revision is None:
             raise RecordExists("the meter was registered in this moment by another", kind="meter")
@@ -124,7 +126,7 @@ class KeepMeters:
         Raises:
             RecordChanged: `losing` is not the meter's latest supplier.
         """
-        require(principal, OPERATORS)
+        require_role(principal, OPERATORS)
         if gaining == losing:
             told = "gaining_supplier_id: another supplier than the losing one is needed"
             raise BadField(told, field="gaining_supplier_id")
@@ -152,7 +154,7 @@ class KeepMeters:
                 return meter
             if last is not None and (at or now) >= last.since:
                 # A supplier ends its own time, not that of who comes after.
-                own(principal, last.value.supplier_id)
+                require_owner(principal, last.value.supplier_id)
             return replace(meter, registrations=meter.registrations.end(at=at, now=now))
 
         return (await self.update(principal, meter_id, changed)).written
@@ -171,7 +173,7 @@ class KeepMeters:
                 return None
             if registration and last.until is None:
                 # A change of supplier is the operator's; an end is whose time it ends.
-                require(principal, OPERATORS)
+                require_role(principal, OPERATORS)
             return last.since
 
         return (await self.update(principal, meter_id, changed, at=whose)).written
@@ -211,9 +213,9 @@ class KeepMeters:
         A supplier may change what is its own at the instant that `at` returns; None for now.
 
         Raises:
-            RecordUnknown, RecordChanged, and whatever `change` and `extend` raise.
+            RecordNotFound, RecordChanged, and whatever `change` and `extend` raise.
         """
-        require(principal, KEEPERS)
+        require_role(principal, KEEPERS)
         for _ in range(_RACES_MAX):
             # What is due comes first, so that every note tells of one change.
             await self.turn(meter_id)
@@ -230,7 +232,7 @@ class KeepMeters:
                 expect=[(_ref(meter_id), known.revision)],
                 put=[note.meter, *note.notes],
                 unmoved=note.unmoved,
-                due=due_of(note.meter, note.meter.turned_at),
+                due=due_of(note.meter, note.meter.effective_through),
                 done=[(one, meter_id) for one in _served(known.record, note.meter)],
                 not_before=ms_of(self.clock.now()),
             )
@@ -239,12 +241,14 @@ class KeepMeters:
                 return Changed(written=Written(revision=revision), note=note.notes[0] if note.notes else None)
         raise overtaken()
 
-    async def _last(self, meter: Meter) -> MarketChange | None:
+    async def _last(self, meter: Meter) -> RegistrationChange | None:
         """Return the note of the change that was carried out last, for whoever asks again after a lost answer."""
-        was = meter.registrations.at(Ms(meter.turned_at - 1))
+        was = meter.registrations.at(Ms(meter.effective_through - 1))
         if was is None:
             return None
-        found = await self.store.read(MarketChange, was.value.supplier_id, f"{meter.turned_at:013d}", meter.meter_id)
+        found = await self.store.read(
+            RegistrationChange, was.value.supplier_id, f"{meter.effective_through:013d}", meter.meter_id
+        )
         return None if found is None else found.record
 
     def moment(self, meter: Meter, sequence: Sequence) -> Ms:
@@ -253,30 +257,30 @@ class KeepMeters:
         After all that was carried out and after every code of the side before, even if a node dated them whose clock is
         ahead: every change has an instant of its own, and no code lies on the wrong side of it.
         """
-        return max(ms_of(self.clock.now()), Ms(meter.turned_at + 1), Ms(sequence[1].last_issued_at + 1))
+        return max(ms_of(self.clock.now()), Ms(meter.effective_through + 1), Ms(sequence[1].last_issued_at + 1))
 
     async def known(
         self, principal: Principal, meter_id: MeterId, at: Callable[[Meter], Ms | None] = lambda _: None
-    ) -> Known[Meter]:
+    ) -> Versioned[Meter]:
         """Return a meter that is the caller's at the instant that `at` returns, None for now.
 
         Raises:
-            RecordUnknown, NotYours: do not repeat.
+            RecordNotFound, NotYours: do not repeat.
         """
         known = await self.store.read(Meter, meter_id)
         last = None if known is None else known.record.registrations.last
         if known is None or last is None:
-            raise RecordUnknown("the meter is not registered", kind="meter")
-        now = max(ms_of(self.clock.now()), known.record.turned_at)
+            raise RecordNotFound("the meter is not registered", kind="meter")
+        now = max(ms_of(self.clock.now()), known.record.effective_through)
         holds = known.record.registrations.at(max(now, at(known.record) or now)) or last
-        own(principal, holds.value.supplier_id)
+        require_owner(principal, holds.value.supplier_id)
         return known
 
     async def supplier(self, supplier_id: ParticipantId) -> Participant:
-        """Return a supplier that has not left; raise ParticipantUnknown if there is none of this name."""
+        """Return a supplier that has not left; raise ParticipantNotFound if there is none of this name."""
         known = await self.store.read(Participant, supplier_id)
-        if known is None or known.record.role is not Role.SUPPLIER or known.record.standing is Standing.LEFT:
-            raise ParticipantUnknown("no supplier of this name", participant_id=supplier_id)
+        if known is None or known.record.role is not Role.SUPPLIER or known.record.standing is ParticipantStatus.LEFT:
+            raise ParticipantNotFound("no supplier of this name", participant_id=supplier_id)
         return known.record
 
 
@@ -288,7 +292,7 @@ def new_meter(meter: Meter, supplier: Participant, now: Ms) -> Meter:
     first, settings = meter.registrations.periods[0], meter.settings.periods[0]
     custody = custody_for(supplier, settings, now)
     registration = first._replace(value=replace(first.value, custody=custody))
-    return replace(meter, registrations=Timeline((registration,)), turned_at=now)
+    return replace(meter, registrations=EffectiveDated((registration,)), effective_through=now)
 
 
 def custody_after(meter: Meter, supplier: Participant, at: Ms) -> Custody:
@@ -307,7 +311,7 @@ def custody_for(supplier: Participant, settings: Period[Settings] | None, at: Ms
     """Return who spends the counters of a meter that becomes the supplier's at `at`."""
     if settings is not None and not settings.value.enrolled:
         return Custody.SMSO
-    generates = supplier.profile_at(at).option is Option.SUPPLIER_GENERATES
+    generates = supplier.profile_at(at).option is SellingModel.SUPPLIER_GENERATES
     return Custody.SUPPLIER if generates else Custody.CENTRAL
 
 
@@ -340,7 +344,7 @@ def _served(before: Meter, after: Meter) -> list[Ms]:
     return [
         one
         for one in sorted(set(before.instants()))
-        if one > before.turned_at and (one <= after.turned_at or one not in kept)
+        if one > before.effective_through and (one <= after.effective_through or one not in kept)
     ]
 
 

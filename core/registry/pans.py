@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast
 
-from core.access.roles import KEEPERS, own, require
+from core.access.roles import KEEPERS, require_owner, require_role
 from core.domain.effective_dated import Ms, Period, begin, ms_of
-from core.domain.errors import RecordChanged, RecordExists, RecordUnknown
+from core.domain.errors import RecordChanged, RecordExists, RecordNotFound
 from core.domain.invariant import check
-from core.domain.meter import Card, Meter, MeterId, Pan, PanForm, PanStatus, PanUse, Registration, Settings
+from core.domain.meter import Meter, MeterId, Pan, PanAssignment, PanForm, PanRecord, PanStatus, Registration, Settings
 from core.domain.participant import ParticipantId, Principal
-from core.domain.record import Kind, Known, Ref
+from core.domain.record import Kind, Ref, Versioned
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
 from core.registry.participants import Written
@@ -20,7 +20,7 @@ _RACES_MAX = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeepPans:
+class PanAdmin:
     """Changes PANs. Every change is one write, based on what was read. `registrations` says who may give a new one."""
 
     store: RegistryStore
@@ -32,15 +32,15 @@ class KeepPans:
 
         Raises:
             RecordExists: the PAN is there and stands for something else.
-            RecordUnknown: no such meter.
+            RecordNotFound: no such meter.
             OperatorOnly: suppliers give no new PANs here.
             Overloaded: this supplier has registered so much lately.
         """
         for _ in range(_RACES_MAX):
             use, meter = await self._use(principal, meter_id, since)
             now, by = ms_of(self.clock.now()), principal.participant_id
-            card = Card(pan=pan, form=form, uses=begin(use, since=since, now=now, by=by))
-            known = await self.store.read(Card, pan)
+            card = PanRecord(pan=pan, form=form, uses=begin(use, since=since, now=now, by=by))
+            known = await self.store.read(PanRecord, pan)
             if known is not None:
                 if not same_card(known.record, card):
                     raise RecordExists("the PAN is registered already, for something else", kind="pan")
@@ -66,7 +66,7 @@ class KeepPans:
         if known.record.replaced_by == new:
             return Written(revision=known.revision, changed=False)
         uses, by = known.record.uses, principal.participant_id
-        now = uses.heard_at(ms_of(self.clock.now()))
+        now = uses.effective_now(ms_of(self.clock.now()))
         use = uses.at(now)
         if known.record.replaced_by is not None or use is None:
             raise RecordChanged("the PAN has been replaced already, or stands for nothing", kind="pan")
@@ -77,7 +77,7 @@ class KeepPans:
         self.registrations.count(principal, 1)
         write = RegistryWrite(
             expect=[(_ref(lost), known.revision), (_ref(new), 0)],
-            put=[Card(pan=new, form=form, uses=live), replace(known.record, uses=dead, replaced_by=new)],
+            put=[PanRecord(pan=new, form=form, uses=live), replace(known.record, uses=dead, replaced_by=new)],
         )
         revision = await self.store.write(write)
         if revision is None:
@@ -138,7 +138,7 @@ class KeepPans:
                 return written
         raise _overtaken()
 
-    async def _write(self, known: Known[Card], after: Card, *meters: tuple[Ref, int]) -> Written | None:
+    async def _write(self, known: Versioned[PanRecord], after: PanRecord, *meters: tuple[Ref, int]) -> Written | None:
         """Write a PAN as it is to be, based on what was read; return None if something moved in between."""
         if after == known.record:
             return Written(revision=known.revision, changed=False)
@@ -148,22 +148,22 @@ class KeepPans:
 
     async def _known(
         self, principal: Principal, pan: Pan, *, taken_over: bool = False, recorded: bool = False
-    ) -> Known[Card]:
+    ) -> Versioned[PanRecord]:
         """Return a PAN that is the caller's now, or of whom it will be the first; nobody acts before its time.
 
         With `taken_over`, one whose meter is the caller's now; with `recorded`, one whose last period is the caller's.
         """
-        require(principal, KEEPERS)
-        known = await self.store.read(Card, pan)
+        require_role(principal, KEEPERS)
+        known = await self.store.read(PanRecord, pan)
         if known is None:
-            raise RecordUnknown("the PAN is not registered", kind="pan")
+            raise RecordNotFound("the PAN is not registered", kind="pan")
         last = _last(known.record)
         if taken_over:
             # The card of an earlier supplier: who may adopt it is whose the meter behind it is now.
-            own(principal, await self._whose(last.value.meter_id))
+            require_owner(principal, await self._whose(last.value.meter_id))
             return known
-        holds = known.record.uses.at(known.record.uses.heard_at(ms_of(self.clock.now())))
-        own(principal, (last if recorded or holds is None else holds).value.supplier_id)
+        holds = known.record.uses.at(known.record.uses.effective_now(ms_of(self.clock.now())))
+        require_owner(principal, (last if recorded or holds is None else holds).value.supplier_id)
         return known
 
     async def _whose(self, meter_id: MeterId) -> ParticipantId:
@@ -171,40 +171,42 @@ class KeepPans:
         known = await self.store.read(Meter, meter_id)
         last = None if known is None else known.record.registrations.last
         if known is None or last is None:
-            raise RecordUnknown("the meter is not registered", kind="meter")
+            raise RecordNotFound("the meter is not registered", kind="meter")
         stands = known.record.stands_at(ms_of(self.clock.now()), None)
         return last.value.supplier_id if stands is None else stands[0].supplier_id
 
-    async def _use(self, principal: Principal, meter_id: MeterId, since: Ms | None) -> tuple[PanUse, tuple[Ref, int]]:
+    async def _use(
+        self, principal: Principal, meter_id: MeterId, since: Ms | None
+    ) -> tuple[PanAssignment, tuple[Ref, int]]:
         """Return what a PAN of a meter's tenant stands for at `since`, and the meter it is read from."""
-        require(principal, KEEPERS)
+        require_role(principal, KEEPERS)
         registration, settings, meter = await self._stands(meter_id, since)
-        own(principal, registration.supplier_id)
-        return PanUse(meter_id=meter_id, supplier_id=registration.supplier_id, tenancy=settings.tenancy), meter
+        require_owner(principal, registration.supplier_id)
+        return PanAssignment(meter_id=meter_id, supplier_id=registration.supplier_id, tenancy=settings.tenancy), meter
 
     async def _stands(self, meter_id: MeterId, since: Ms | None) -> tuple[Registration, Settings, tuple[Ref, int]]:
         known = await self.store.read(Meter, meter_id)
         if known is None:
-            raise RecordUnknown("the meter is not registered", kind="meter")
+            raise RecordNotFound("the meter is not registered", kind="meter")
         found = known.record.stands_at(ms_of(self.clock.now()), since)
         if found is None:
-            raise RecordUnknown("nobody supplies the meter at this time", kind="meter")
+            raise RecordNotFound("nobody supplies the meter at this time", kind="meter")
         return *found, (Ref(Kind.METER, meter_id), known.revision)
 
 
-def same_card(known: Card, asked: Card) -> bool:
+def same_card(known: PanRecord, asked: PanRecord) -> bool:
     """Return whether a PAN is registered as asked for."""
     has, wants = known.uses.last, asked.uses.last
     return has is not None and wants is not None and has.value == wants.value and known.form is asked.form
 
 
-def _last(card: Card) -> Period[PanUse]:
+def _last(card: PanRecord) -> Period[PanAssignment]:
     last = card.uses.last
     check(last is not None, "a registered PAN stands, stood or will stand for a meter")
-    return cast("Period[PanUse]", last)
+    return cast("Period[PanAssignment]", last)
 
 
-def _with(status: PanStatus) -> Callable[[PanUse], PanUse]:
+def _with(status: PanStatus) -> Callable[[PanAssignment], PanAssignment]:
     return lambda use: replace(use, status=status)
 
 

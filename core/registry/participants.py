@@ -4,26 +4,26 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from core.access.approvals import Consents
-from core.access.roles import KEEPERS, OPERATORS, SELLERS, own, require
+from core.access.roles import KEEPERS, OPERATORS, SELLERS, require_owner, require_role
 from core.domain.approval import NO_CONSENT_NEEDED, Asked, Consent
-from core.domain.effective_dated import Ms, Timeline, begin, ms_of
-from core.domain.errors import BadField, HistoryFull, ParticipantUnknown, RecordChanged, RecordExists
-from core.domain.meter import Abilities, Model
+from core.domain.effective_dated import EffectiveDated, Ms, begin, ms_of
+from core.domain.errors import BadField, HistoryFull, ParticipantNotFound, RecordChanged, RecordExists
+from core.domain.meter import MeterCapabilities, Model
 from core.domain.money import Pence
 from core.domain.participant import (
     AGREED_CEILING,
     NO_PROFILES,
-    KnownAs,
     Participant,
     ParticipantId,
+    ParticipantIdentity,
+    ParticipantStatus,
     Principal,
     Profile,
     Revocations,
     Role,
-    Standing,
     SupplierKey,
 )
-from core.domain.record import Kind, Known, Ref
+from core.domain.record import Kind, Ref, Versioned
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
 
@@ -55,7 +55,7 @@ class NewParticipant:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeepParties:
+class ParticipantAdmin:
     """Changes participants and models. Every change is one write, based on what was read."""
 
     store: RegistryStore
@@ -69,7 +69,7 @@ class KeepParties:
             RecordExists: the name, a certificate or an originator is taken.
             NeedsApproval, SecondOperatorNeeded: it is an operator.
         """
-        require(principal, OPERATORS)
+        require_role(principal, OPERATORS)
         if (new.role is Role.SUPPLIER) is not (new.supplier_key is not None):
             raise BadField("supplier_key: suppliers need one, others have none", field="supplier_key")
         if new.ceiling_pence and new.role not in SELLERS:
@@ -84,8 +84,8 @@ class KeepParties:
         participant = Participant(
             participant_id=new.participant_id,
             role=new.role,
-            known_as=begin(KnownAs(name=new.name, identities=new.identities), since=None, now=now, by=by),
-            standings=begin(Standing.ACTIVE, since=None, now=now, by=by),
+            known_as=begin(ParticipantIdentity(name=new.name, identities=new.identities), since=None, now=now, by=by),
+            standings=begin(ParticipantStatus.ACTIVE, since=None, now=now, by=by),
             supplier_key=new.supplier_key,
             profiles=NO_PROFILES if new.profile is None else begin(new.profile, since=None, now=now, by=by),
             ceilings=AGREED_CEILING if not new.ceiling_pence else begin(new.ceiling_pence, since=None, now=now, by=by),
@@ -112,15 +112,15 @@ class KeepParties:
         """Change a participant's name and certificates, at once; an operator's need two operators.
 
         Raises:
-            ParticipantUnknown, RecordExists: as named.
+            ParticipantNotFound, RecordExists: as named.
             NeedsApproval, SecondOperatorNeeded: it is an operator.
         """
-        require(principal, OPERATORS)
+        require_role(principal, OPERATORS)
         before = await self._known(participant_id)
-        if before.record.standing is Standing.LEFT:
+        if before.record.standing is ParticipantStatus.LEFT:
             raise _left()
         last = before.record.known_as.last
-        known_as = KnownAs(name=name, identities=identities, revoked=before.record.revoked)
+        known_as = ParticipantIdentity(name=name, identities=identities, revoked=before.record.revoked)
         if last is not None and last.value == known_as:
             return Written(revision=before.revision, changed=False)
         consent = NO_CONSENT_NEEDED
@@ -148,11 +148,11 @@ class KeepParties:
         One operator does it, an operator's too: it protects people. The last active operator's are not revoked.
 
         Raises:
-            ParticipantUnknown: no participant of this name.
+            ParticipantNotFound: no participant of this name.
             BadField: too many fingerprints.
             LastOperator: nobody could act.
         """
-        require(principal, OPERATORS)
+        require_role(principal, OPERATORS)
         now, by = ms_of(self.clock.now()), principal.participant_id
 
         def change(one: Participant) -> Participant:
@@ -163,7 +163,7 @@ class KeepParties:
             return replace(one, known_as=one.known_as.change(known_as, since=None, now=now, by=by))
 
         async def consent(one: Participant) -> Consent:
-            operator = one.role is Role.OPERATOR and one.standing is Standing.ACTIVE
+            operator = one.role is Role.OPERATOR and one.standing is ParticipantStatus.ACTIVE
             return await self.consents.to_bar_operator(participant_id) if operator else NO_CONSENT_NEEDED
 
         return await self._update(participant_id, change, consent)
@@ -176,15 +176,15 @@ class KeepParties:
         A sale under way with the key before does not commit: its transaction compares the supplier's record.
 
         Raises:
-            ParticipantUnknown: no supplier of this name.
+            ParticipantNotFound: no supplier of this name.
             BadField: it is another originator.
             NeedsApproval, SecondOperatorNeeded: two operators are needed.
         """
-        require(principal, OPERATORS)
+        require_role(principal, OPERATORS)
 
         def change(one: Participant) -> Participant:
             if one.role is not Role.SUPPLIER or one.supplier_key is None:
-                raise ParticipantUnknown("no supplier of this name", participant_id=participant_id)
+                raise ParticipantNotFound("no supplier of this name", participant_id=participant_id)
             if one.supplier_key.originator_id != key.originator_id:
                 raise BadField(
                     f"supplier_key.originator_id: is {one.supplier_key.originator_id}, which can never change",
@@ -198,7 +198,12 @@ class KeepParties:
         return await self._update(participant_id, change, consent)
 
     async def set_standing(
-        self, principal: Principal, participant_id: ParticipantId, standing: Standing, *, asked: Asked | None = None
+        self,
+        principal: Principal,
+        participant_id: ParticipantId,
+        standing: ParticipantStatus,
+        *,
+        asked: Asked | None = None,
     ) -> Written:
         """Suspend, readmit or offboard a participant, at once. Whoever leaves gives its certificates up.
 
@@ -210,22 +215,22 @@ class KeepParties:
             NeedsApproval, SecondOperatorNeeded, LastOperator: as named.
             RecordChanged: it has left, and is no supplier; or one of its certificates is another's by now.
         """
-        require(principal, OPERATORS)
+        require_role(principal, OPERATORS)
         now, by = ms_of(self.clock.now()), principal.participant_id
 
         def change(one: Participant) -> Participant:
             if one.standing is standing:
                 return one
-            if one.standing is Standing.LEFT and one.role is not Role.SUPPLIER:
+            if one.standing is ParticipantStatus.LEFT and one.role is not Role.SUPPLIER:
                 raise _left()
             return replace(one, standings=one.standings.change(standing, since=None, now=now, by=by))
 
         async def consent(one: Participant) -> Consent:
             operator, found = one.role is Role.OPERATOR, NO_CONSENT_NEEDED
-            if operator and standing is not Standing.ACTIVE:
+            if operator and standing is not ParticipantStatus.ACTIVE:
                 found = await self.consents.to_bar_operator(participant_id)
-            ends = Standing.LEFT in (standing, one.standing) and one.role is Role.SUPPLIER
-            if ends or (operator and standing is not Standing.SUSPENDED):
+            ends = ParticipantStatus.LEFT in (standing, one.standing) and one.role is Role.SUPPLIER
+            if ends or (operator and standing is not ParticipantStatus.SUSPENDED):
                 found = found.and_of(await self.consents.of_two(principal, asked))
             return found
 
@@ -235,15 +240,15 @@ class KeepParties:
         """Set the most that a seller may sell in an hour, at once; 0 for the agreed ceiling.
 
         Raises:
-            ParticipantUnknown: no seller of this name.
+            ParticipantNotFound: no seller of this name.
             HistoryFull: it has been changed too often.
         """
-        require(principal, OPERATORS)
+        require_role(principal, OPERATORS)
         now, by = ms_of(self.clock.now()), principal.participant_id
 
         def change(one: Participant) -> Participant:
             if one.role not in SELLERS:
-                raise ParticipantUnknown("no PSP or supplier of this name", participant_id=participant_id)
+                raise ParticipantNotFound("no PSP or supplier of this name", participant_id=participant_id)
             if one.ceiling_pence == pence:
                 return one
             if len(one.ceilings.periods) >= _CEILINGS_MAX:
@@ -256,13 +261,13 @@ class KeepParties:
         self, principal: Principal, supplier_id: ParticipantId, profile: Profile, since: Ms | None
     ) -> Written:
         """Choose who may issue and deliver for a supplier's meters, with which limits, from `since` on."""
-        require(principal, KEEPERS)
-        own(principal, supplier_id)
+        require_role(principal, KEEPERS)
+        require_owner(principal, supplier_id)
         now, by = ms_of(self.clock.now()), principal.participant_id
 
         def change(one: Participant) -> Participant:
             if one.role is not Role.SUPPLIER:
-                raise ParticipantUnknown("no supplier of this name", participant_id=supplier_id)
+                raise ParticipantNotFound("no supplier of this name", participant_id=supplier_id)
             profiles = one.profiles.put(profile, since=since, now=now, by=by)
             if len(profiles.periods) > max(_PROFILES_MAX, len(one.profiles.periods)):
                 raise HistoryFull("no more profiles of this supplier can be kept", periods_max=_PROFILES_MAX)
@@ -276,20 +281,20 @@ class KeepParties:
         Raises:
             NothingToEnd: none waits.
         """
-        require(principal, KEEPERS)
-        own(principal, supplier_id)
+        require_role(principal, KEEPERS)
+        require_owner(principal, supplier_id)
         now = ms_of(self.clock.now())
         return await self._update(supplier_id, lambda one: replace(one, profiles=one.profiles.cancel(now=now)))
 
     async def set_model(
-        self, principal: Principal, make: str, model: str, abilities: Abilities, since: Ms | None
+        self, principal: Principal, make: str, model: str, abilities: MeterCapabilities, since: Ms | None
     ) -> Written:
         """Say what the meters of a model can do from `since` on."""
-        require(principal, OPERATORS)
+        require_role(principal, OPERATORS)
         ref = Ref(Kind.MODEL, f"{make}/{model}")
         for _ in range(_RACES_MAX):
             before = await self.store.read(Model, make, model)
-            rows: Timeline[Abilities] = Timeline() if before is None else before.record.abilities
+            rows: EffectiveDated[MeterCapabilities] = EffectiveDated() if before is None else before.record.abilities
             now, by = ms_of(self.clock.now()), principal.participant_id
             row = Model(make=make, model=model, abilities=rows.put(abilities, since=since, now=now, by=by))
             if before is not None and row == before.record:
@@ -324,21 +329,21 @@ class KeepParties:
                 return Written(revision=revision)
         raise _overtaken()
 
-    async def _known(self, participant_id: ParticipantId) -> Known[Participant]:
+    async def _known(self, participant_id: ParticipantId) -> Versioned[Participant]:
         known = await self.store.read(Participant, participant_id)
         if known is None:
-            raise ParticipantUnknown("no participant of this name", participant_id=participant_id)
+            raise ParticipantNotFound("no participant of this name", participant_id=participant_id)
         return known
 
 
-def _same(before: Known[Participant], new: NewParticipant) -> Written:
+def _same(before: Versioned[Participant], new: NewParticipant) -> Written:
     one = before.record
     if (one.role, one.name, one.identities, one.supplier_key) != (
         new.role,
         new.name,
         new.identities,
         new.supplier_key,
-    ) or one.standing is Standing.LEFT:
+    ) or one.standing is ParticipantStatus.LEFT:
         raise RecordExists("a participant of this name is there, with other content", kind="participant")
     return Written(revision=before.revision, changed=False)
 

@@ -3,13 +3,32 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from core.access.roles import PSPS, READERS, own, require
+from core.access.roles import PSPS, READERS, require_owner, require_role
 from core.domain.appointment import Appointment, Appointments
-from core.domain.effective_dated import NEVER, Ms, Timeline, ms_of
-from core.domain.errors import NotYours, RecordUnknown
-from core.domain.meter import Abilities, Card, Custody, Meter, MeterId, Model, Pan, PanStatus, PanUse, PaymentMode
-from core.domain.participant import Level, Option, Participant, ParticipantId, Principal, Role, Standing
-from core.domain.registration_change import MarketChange
+from core.domain.effective_dated import NEVER, EffectiveDated, Ms, ms_of
+from core.domain.errors import NotYours, RecordNotFound
+from core.domain.meter import (
+    Custody,
+    Meter,
+    MeterCapabilities,
+    MeterId,
+    Model,
+    Pan,
+    PanAssignment,
+    PanRecord,
+    PanStatus,
+    PaymentMode,
+)
+from core.domain.participant import (
+    Participant,
+    ParticipantId,
+    ParticipantStatus,
+    Principal,
+    PspPermission,
+    Role,
+    SellingModel,
+)
+from core.domain.registration_change import RegistrationChange
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore
 
@@ -35,17 +54,17 @@ class Sellers:
     sellers: tuple[Seller, ...] = ()
 
 
-def key_of(change: MarketChange) -> str:
+def key_of(change: RegistrationChange) -> str:
     """Return after what the list of a supplier's changes goes on when it has come to this one."""
     return f"{change.at:013d}/{change.meter_id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MarketView:
+class RegistryQueries:
     """Reads. `cards_of` finds the PANs of a meter in the copy in memory."""
 
     store: RegistryStore
-    cards_of: Callable[[MeterId], list[Card]]
+    cards_of: Callable[[MeterId], list[PanRecord]]
     clock: Clock
 
     async def participant(self, principal: Principal, participant_id: ParticipantId) -> Participant:
@@ -54,26 +73,26 @@ class MarketView:
             raise NotYours("a participant sees only itself")
         known = await self.store.read(Participant, participant_id)
         if known is None:
-            raise RecordUnknown("no participant of this name", kind="participant")
+            raise RecordNotFound("no participant of this name", kind="participant")
         return known.record
 
     async def participants(self, principal: Principal, after: str, limit: int) -> tuple[list[Participant], str]:
         """Return participants in the order of their ids, and where to go on: "" at the end."""
-        require(principal, READERS - {Role.SUPPLIER})
+        require_role(principal, READERS - {Role.SUPPLIER})
         found = [one.record for one in await self.store.list_records(Participant, after=after, limit=limit)]
         return found, found[-1].participant_id if len(found) == limit else ""
 
     async def models(self, principal: Principal) -> list[Model]:
         """Return the capability matrix."""
-        require(principal, READERS)
+        require_role(principal, READERS)
         return [one.record for one in await self.store.list_records(Model, limit=_MANY)]
 
     async def meter(self, principal: Principal, meter_id: MeterId) -> Meter:
         """Return a meter; suppliers see those that are, were or will be theirs."""
-        require(principal, READERS)
+        require_role(principal, READERS)
         known = await self.store.read(Meter, meter_id)
         if known is None:
-            raise RecordUnknown("the meter is not registered", kind="meter")
+            raise RecordNotFound("the meter is not registered", kind="meter")
         if principal.role is not Role.SUPPLIER:
             return known.record
         seen = self._own_part(known.record, principal.participant_id)
@@ -86,7 +105,7 @@ class MarketView:
 
         For a supplier a page is of so many meters of everybody: where it ends must not tell of others' one by one.
         """
-        require(principal, READERS)
+        require_role(principal, READERS)
         limit = _MANY if principal.role is Role.SUPPLIER else limit
         found = [one.record for one in await self.store.list_records(Meter, after=after, limit=limit)]
         seen: list[Meter] = found
@@ -100,30 +119,33 @@ class MarketView:
 
         Who supplied it before may see its own time, and nothing of what came after.
         """
-        own = [one for one in meter.registrations.periods if one.value.supplier_id == supplier_id]
-        if not own:
+        require_owner = [one for one in meter.registrations.periods if one.value.supplier_id == supplier_id]
+        if not require_owner:
             return None
-        until = own[-1].until
-        if until is None or until > max(ms_of(self.clock.now()), meter.turned_at):
+        until = require_owner[-1].until
+        if until is None or until > max(ms_of(self.clock.now()), meter.effective_through):
             return meter
-        settings = Timeline(tuple(one for one in meter.settings.periods if one.since < until))
+        settings = EffectiveDated(tuple(one for one in meter.settings.periods if one.since < until))
         return replace(
-            meter, registrations=Timeline(tuple(own)), settings=settings, turned_at=min(meter.turned_at, until)
+            meter,
+            registrations=EffectiveDated(tuple(require_owner)),
+            settings=settings,
+            effective_through=min(meter.effective_through, until),
         )
 
-    async def pan(self, principal: Principal, pan: Pan) -> Card:
+    async def pan(self, principal: Principal, pan: Pan) -> PanRecord:
         """Return a PAN; suppliers see those that are or were theirs."""
-        require(principal, READERS)
-        known = await self.store.read(Card, pan)
+        require_role(principal, READERS)
+        known = await self.store.read(PanRecord, pan)
         if known is None:
-            raise RecordUnknown("the PAN is not registered", kind="pan")
+            raise RecordNotFound("the PAN is not registered", kind="pan")
         if principal.role is Role.SUPPLIER and not any(
             one.value.supplier_id == principal.participant_id for one in known.record.uses.periods
         ):
             raise NotYours("this belongs to another supplier")
         return known.record
 
-    async def pans_of(self, principal: Principal, meter_id: MeterId) -> list[Card]:
+    async def pans_of(self, principal: Principal, meter_id: MeterId) -> list[PanRecord]:
         """Return every PAN of a meter; suppliers see those they gave."""
         await self.meter(principal, meter_id)
         found = self.cards_of(meter_id)
@@ -140,12 +162,12 @@ class MarketView:
         since: Ms = NEVER,
         after: str = "",
         limit: int = _MANY,
-    ) -> tuple[list[MarketChange], str]:
+    ) -> tuple[list[RegistrationChange], str]:
         """Return the changes for which a supplier answers, oldest first, and where to go on: "" at the end."""
-        require(principal, READERS)
-        own(principal, supplier_id)
+        require_role(principal, READERS)
+        require_owner(principal, supplier_id)
         start = f"{supplier_id}/{after or f'{since:013d}'}"
-        page = await self.store.list_records(MarketChange, supplier_id, after=start, limit=limit)
+        page = await self.store.list_records(RegistrationChange, supplier_id, after=start, limit=limit)
         found = [one.record for one in page]
         return found, key_of(found[-1]) if len(found) == limit else ""
 
@@ -153,7 +175,7 @@ class MarketView:
         self, principal: Principal, supplier_id: ParticipantId | None, after: str = ""
     ) -> tuple[list[Appointment], str]:
         """Return the appointments the caller may see, and where to go on: "" at the end."""
-        require(principal, READERS | PSPS)
+        require_role(principal, READERS | PSPS)
         if principal.role is Role.SUPPLIER:
             supplier_id = principal.participant_id
         ids = () if supplier_id is None else (supplier_id,)
@@ -170,28 +192,28 @@ class MarketView:
 
     async def sellers(self, principal: Principal, meter_id: MeterId | None, pan: Pan | None, at: Ms | None) -> Sellers:
         """Return who could sell to a meter, or by a PAN, at an instant, as the registry stood then; None: now."""
-        require(principal, READERS)
+        require_role(principal, READERS)
         instant = at if at is not None else ms_of(self.clock.now())
-        given: PanUse | None = None
+        given: PanAssignment | None = None
         if pan is not None:
             card = await self.pan(principal, pan)
-            use = card.uses.known_at(instant)
+            use = card.uses.as_recorded_at(instant)
             if use is None or use.value.status is not PanStatus.ACTIVE:
                 return Sellers(meter_id=None, supplier_id=None)
             given, meter_id = use.value, use.value.meter_id
         if meter_id is None:
-            raise RecordUnknown("a meter or a PAN is needed", kind="meter")
+            raise RecordNotFound("a meter or a PAN is needed", kind="meter")
         meter = await self.meter(principal, meter_id)
         # Of a supplier's own time only: what `meter` shows ends with it.
-        whose, settings = meter.registrations.known_at(instant), meter.settings.known_at(instant)
+        whose, settings = meter.registrations.as_recorded_at(instant), meter.settings.as_recorded_at(instant)
         if whose is None or settings is None:
             return Sellers(meter_id=meter_id, supplier_id=None)
         supplier_id = whose.value.supplier_id
         supplier = await self.store.read(Participant, supplier_id)
-        standing = None if supplier is None else supplier.record.standings.known_at(instant)
+        standing = None if supplier is None else supplier.record.standings.as_recorded_at(instant)
         current = given is None or (given.supplier_id, given.tenancy) == (supplier_id, settings.value.tenancy)
         sellable = current and settings.value.enrolled and settings.value.payment_mode is PaymentMode.PREPAYMENT
-        if supplier is None or standing is None or standing.value is not Standing.ACTIVE or not sellable:
+        if supplier is None or standing is None or standing.value is not ParticipantStatus.ACTIVE or not sellable:
             return Sellers(meter_id=meter_id, supplier_id=supplier_id)
         can = await self._abilities(meter, instant)
         if can is None or meter.scheme not in can.schemes:
@@ -207,19 +229,19 @@ class MarketView:
         )
         return Sellers(meter_id=meter_id, supplier_id=supplier_id, sellers=sellers)
 
-    async def _abilities(self, meter: Meter, at: Ms) -> Abilities | None:
+    async def _abilities(self, meter: Meter, at: Ms) -> MeterCapabilities | None:
         """Return what a meter could do at an instant; None if its model was not in the capability matrix."""
         if not meter.make:
-            return Abilities(schemes=frozenset({meter.scheme}))
+            return MeterCapabilities(schemes=frozenset({meter.scheme}))
         known = await self.store.read(Model, meter.make, meter.model)
-        period = None if known is None else known.record.abilities.known_at(at)
+        period = None if known is None else known.record.abilities.as_recorded_at(at)
         return None if period is None else period.value
 
     async def _sellers(self, supplier: Participant, custody: Custody, at: Ms) -> tuple[Seller, ...]:
-        period = supplier.profiles.known_at(at)
-        option = Option.SUPPLIER_ONLY if period is None else period.value.option
-        level = supplier.profile_at(at).psp_level if period is not None else Level.NONE
-        central = custody is Custody.CENTRAL and option is not Option.SUPPLIER_GENERATES
+        period = supplier.profiles.as_recorded_at(at)
+        option = SellingModel.SUPPLIER_ONLY if period is None else period.value.option
+        level = supplier.profile_at(at).psp_level if period is not None else PspPermission.NONE
+        central = custody is Custody.CENTRAL and option is not SellingModel.SUPPLIER_GENERATES
         sellers = [
             Seller(
                 participant_id=supplier.participant_id,
@@ -231,8 +253,13 @@ class MarketView:
         for known in await self.store.list_records(Appointments, supplier.participant_id, limit=_MANY):
             one = known.record.in_force_at(at)
             psp = await self.store.read(Participant, known.record.psp_id)
-            standing = None if psp is None else psp.record.standings.known_at(at)
-            if one is None or standing is None or standing.value is not Standing.ACTIVE or level is Level.NONE:
+            standing = None if psp is None else psp.record.standings.as_recorded_at(at)
+            if (
+                one is None
+                or standing is None
+                or standing.value is not ParticipantStatus.ACTIVE
+                or level is PspPermission.NONE
+            ):
                 continue
             may = min(level, one.terms.level)
             sellers.append(
@@ -240,7 +267,7 @@ class MarketView:
                     participant_id=known.record.psp_id,
                     may_issue=central,
                     # Also once the counters are elsewhere: what it sold before.
-                    may_deliver=custody is not Custody.SMSO and may is Level.ISSUE_AND_DELIVER,
+                    may_deliver=custody is not Custody.SMSO and may is PspPermission.ISSUE_AND_DELIVER,
                     rule=f"appointment {one.terms.appointment_id}",
                 )
             )

@@ -7,10 +7,20 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from core.access.roles import READERS, own, require
+from core.access.roles import READERS, require_owner, require_role
 from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import BadField, NotReady
-from core.domain.meter import Card, MeterId, Pan, PanForm, PanStatus, PanUse, PaymentMode, Registration, Settings
+from core.domain.meter import (
+    MeterId,
+    Pan,
+    PanAssignment,
+    PanForm,
+    PanRecord,
+    PanStatus,
+    PaymentMode,
+    Registration,
+    Settings,
+)
 from core.domain.participant import ParticipantId, Principal
 from core.ports.clock import Clock
 from core.ports.registry import Registry, RegistryBook
@@ -81,8 +91,8 @@ class ReconcilePans:
             RoleNotAllowed, NotYours: do not repeat.
             BadField: the list is too long.
         """
-        require(principal, READERS)
-        own(principal, supplier_id or ParticipantId(""))
+        require_role(principal, READERS)
+        require_owner(principal, supplier_id or ParticipantId(""))
         told: set[Pan] = set()
         async for claims in lists:
             if len(told) + len(claims) > _CLAIMS_MAX:
@@ -132,7 +142,9 @@ class ReconcilePans:
                 part = Findings()
         yield part
 
-    def _of_card(self, card: Card, use: PanUse, usable: dict[tuple[MeterId, int], bool]) -> FindingKind | None:
+    def _of_card(
+        self, card: PanRecord, use: PanAssignment, usable: dict[tuple[MeterId, int], bool]
+    ) -> FindingKind | None:
         try:
             stands = self._stands(use.meter_id)
         except NotReady:
@@ -173,6 +185,6 @@ class ReconcilePans:
         return ms_of(self.clock.now())
 
 
-def _use(card: Card, now: Ms) -> PanUse | None:
-    period = card.uses.at(card.uses.heard_at(now))
+def _use(card: PanRecord, now: Ms) -> PanAssignment | None:
+    period = card.uses.at(card.uses.effective_now(now))
     return None if period is None else period.value

@@ -100,7 +100,7 @@ def test_every_number_has_a_reason() -> None:
 def test_every_class_is_what_the_contract_says_of_its_reason(kind: type[errors.UtrnError]) -> None:
     """A class to be repeated has a reason to ask again, and the other way round."""
     again = OUTCOMES[kind.reason].says is Says.ASK_AGAIN
-    assert again is issubclass(kind, errors.Busy | errors.Unknown)
+    assert again is issubclass(kind, errors.Retryable | errors.Unknown)
     assert issubclass(kind, errors.Refused) is not again
 
 
@@ -129,7 +129,7 @@ def test_what_may_be_repeated_says_when() -> None:
         error = kind("text", field="x") if issubclass(kind, errors.BadField) else kind("text")
         status = status_of(error)
         retry = any(detail.type_url.endswith("RetryInfo") for detail in status.details)
-        assert retry is issubclass(kind, errors.Busy | errors.Unknown), kind
+        assert retry is issubclass(kind, errors.Retryable | errors.Unknown), kind
         assert status.details[0].type_url.endswith("ErrorInfo")
     assert DOMAIN == "utrn.v1"
     assert grpc.StatusCode.INTERNAL not in STATUS.values()

@@ -4,7 +4,7 @@ from etcdpb import rpc_pb2 as pb
 
 from cluster.codec.registry import name_of, value_of
 from cluster.etcd.keys import Keys
-from cluster.registry.replica import Copy
+from cluster.registry.replica import RegistrySnapshot
 from core.domain.meter import MeterId, Pan
 from core.ports.registry import Registry, StoredRecord
 from tests.support.vends import APPOINTMENTS, PSP, SUPPLIER, card, meter
@@ -22,7 +22,7 @@ def pan_of(number: int) -> Pan:
     return Pan(f"98261{number:014d}")
 
 
-def million_meters(keys: Keys, copy: Copy, count: int) -> Registry:
+def million_meters(keys: Keys, copy: RegistrySnapshot, count: int) -> Registry:
     """Fill `copy` with a supplier, its appointed PSP, and `count` meters with a PAN each; return it."""
     revision = 2
     for record in (SUPPLIER, PSP, APPOINTMENTS):
@@ -42,6 +42,6 @@ def million_meters(keys: Keys, copy: Copy, count: int) -> Registry:
     return copy
 
 
-def _apply(keys: Keys, copy: Copy, record: StoredRecord, revision: int) -> None:
+def _apply(keys: Keys, copy: RegistrySnapshot, record: StoredRecord, revision: int) -> None:
     key = keys.record(*name_of(record))
     copy.apply(pb.KeyValue(key=key, value=value_of(record), mod_revision=revision), gone=False)

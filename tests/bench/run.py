@@ -33,16 +33,16 @@ from cluster.etcd import ops
 from cluster.etcd.client import EtcdClient
 from cluster.etcd.keys import Keys
 from cluster.ledger.vends import EtcdLedger
-from cluster.registry.replica import Copy
+from cluster.registry.replica import RegistrySnapshot
 from core.domain.authorization import Act
 from core.domain.participant import Principal
 from core.domain.vend import Operation
 from core.gateways.audit_log_file import AuditLogFile
 from core.gateways.system_clock import SystemClock
-from core.issuing.authorize import Authorise
+from core.issuing.authorize import Authorize
 from core.ports.ledger import CounterState, Entry
 from core.ports.registry import RegistryStore
-from core.registry.due_changes import TurnMeter
+from core.registry.due_changes import ApplyDueChange
 from tests.bench.million import million_meters, pan_of
 from tests.support.head_ends import known_head_ends
 from tests.support.selling import new_id, pans
@@ -163,17 +163,17 @@ class Authorising:
     def __init__(self, folder: Path) -> None:
         self._clock = SystemClock()
         self._keys = Keys("utrn/")
-        self._copy = Copy(self._keys)
+        self._copy = RegistrySnapshot(self._keys)
         self._trail = AuditLogFile(folder, "bench", self._clock)
         registry = million_meters(self._keys, self._copy, METERS)
         # As the node does once it has read its registry.
         gc.collect()
         gc.freeze()
         store = cast("RegistryStore", None)
-        turn = TurnMeter(store=store, clock=self._clock)
+        turn = ApplyDueChange(store=store, clock=self._clock)
         # Of which only the compares are made; no etcd is asked.
         self._ledger = EtcdLedger(cast("EtcdClient", None), EtcdConfig(endpoints=("none:1",)), self._clock)
-        self._authorise = Authorise(
+        self._authorise = Authorize(
             registry=registry,
             store=store,
             turn=turn,
@@ -193,7 +193,7 @@ class Authorising:
             resolved = self._authorise.now(principal, Act.TOP_UP, pan, amount=1000, channel=3, ask=ask, snapshot=None)
             if resolved is None:
                 raise RuntimeError("no change is due here")
-            self._ledger.registration_unmoved(resolved.basis)
+            self._ledger.read_set_unmoved(resolved.read_set)
         self._trail.flush()
         return (time.process_time() - started) / AUTHORISED * 1e6
 

@@ -15,7 +15,7 @@ from utrn.v1 import types_pb2
 from core.api.status import Context, status_of
 from core.domain.errors import UtrnError
 from core.domain.meter import MeterId, Pan, PanRule
-from core.domain.participant import CreditRule, Participant, Profile, Standing
+from core.domain.participant import CreditRule, Participant, ParticipantStatus, Profile
 from core.domain.refusal import ClosedRefusal
 from core.domain.utrn import Utrn
 from tests.fakes.clock import HandClock
@@ -45,7 +45,7 @@ class Shop:
         reply = await self.services.top_up.TopUp(self.top_up(transaction_id), calling(PSP))
         return reply.code.utrn
 
-    async def bar(self, standing: Standing, who: Participant = PSP) -> None:
+    async def bar(self, standing: ParticipantStatus, who: Participant = PSP) -> None:
         await self.node.parties.set_standing(as_(OPERATOR), who.participant_id, standing)
         await self.until(lambda known: known.standing is standing, who)
 
@@ -80,9 +80,12 @@ async def a_shop(store: Store) -> AsyncIterator[Shop]:
 
 
 @pytest.mark.parametrize(
-    ("standing", "reason"), [(Standing.SUSPENDED, "CALLER_SUSPENDED"), (Standing.LEFT, "UNKNOWN_CALLER")]
+    ("standing", "reason"),
+    [(ParticipantStatus.SUSPENDED, "CALLER_SUSPENDED"), (ParticipantStatus.LEFT, "UNKNOWN_CALLER")],
 )
-async def test_a_barred_seller_learns_what_became_of_its_sales(store: Store, standing: Standing, reason: str) -> None:
+async def test_a_barred_seller_learns_what_became_of_its_sales(
+    store: Store, standing: ParticipantStatus, reason: str
+) -> None:
     async with a_shop(store) as shop:
         sold, unsold, first = new_id(), new_id(), new_id()
         code = await shop.sold(sold)
@@ -106,10 +109,10 @@ async def test_a_barred_seller_learns_what_became_of_its_sales(store: Store, sta
 async def test_a_suspended_sellers_closed_id_stays_closed_when_it_is_readmitted(store: Store) -> None:
     async with a_shop(store) as shop:
         transaction_id = new_id()
-        await shop.bar(Standing.SUSPENDED)
+        await shop.bar(ParticipantStatus.SUSPENDED)
         top_up, who = shop.services.top_up, calling(PSP)
         told = await refusal(top_up.TopUp(shop.top_up(transaction_id, repeat=True), who))
-        await shop.bar(Standing.ACTIVE)
+        await shop.bar(ParticipantStatus.ACTIVE)
         assert await refusal(top_up.TopUp(shop.top_up(transaction_id), who)) == told == ("CALLER_SUSPENDED", "fenced")
 
 
@@ -120,8 +123,8 @@ async def test_a_barred_caller_learns_nothing_of_others_and_sends_nothing_new(st
         top_up = shop.services.top_up
         issued = pb.IssueUtrnRequest(transaction_id=two_step, pan=shop.pan, amount_pence=_PENCE, channel=_APP)
         await top_up.IssueUtrn(issued, calling(PSP))
-        await shop.bar(Standing.SUSPENDED, SUPPLIER)
-        await shop.bar(Standing.SUSPENDED)
+        await shop.bar(ParticipantStatus.SUSPENDED, SUPPLIER)
+        await shop.bar(ParticipantStatus.SUSPENDED)
         others = pb.GetVendRequest(transaction_id=sold, participant_id=PSP_ID)
         assert await refusal(top_up.GetVend(others, calling(SUPPLIER))) == ("CALLER_SUSPENDED", "")
         send = pb.SendTopUpRequest(transaction_id=two_step, repeat=True)
@@ -147,7 +150,7 @@ async def test_a_departed_sellers_certificate_is_its_takers(store: Store) -> Non
     async with a_shop(store) as shop:
         sold = new_id()
         await shop.sold(sold)
-        await shop.bar(Standing.LEFT)
+        await shop.bar(ParticipantStatus.LEFT)
         taken = (*GAINING.identities, *PSP.identities)
         await shop.node.parties.set_identities(as_(OPERATOR), GAINING.participant_id, GAINING.name, taken)
         await shop.until(lambda known: known.identities == taken, GAINING)

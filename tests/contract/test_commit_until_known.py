@@ -18,8 +18,8 @@ from cluster.config import EtcdConfig
 from cluster.etcd import commit as commit_module
 from cluster.etcd import ops
 from cluster.etcd.client import EtcdClient, EtcdReadDenied, EtcdRefused, EtcdUnknown, EtcdUnreachable
-from cluster.etcd.commit import Known, NotKnown, NotWritten, Settled, commit_each, commit_until_known
-from cluster.etcd.write_batcher import GroupWriter
+from cluster.etcd.commit import NotKnown, NotWritten, OutcomeKnown, Settled, commit_each, commit_until_known
+from cluster.etcd.write_batcher import WriteBatcher
 from cluster.ledger.vends import EtcdLedger
 from cluster.membership.cluster_admin import EtcdCluster
 from cluster.registry.store import EtcdRegistryStore
@@ -72,7 +72,7 @@ class Bench:
         self.client = client
         self.ledger = EtcdLedger(client, CONFIG, self.clock)
         self.store = EtcdRegistryStore(client, CONFIG, self.clock)
-        self.group = GroupWriter(client, self.clock, batch_max=64, resolve_s=0.3, waiting_max=10)
+        self.group = WriteBatcher(client, self.clock, batch_max=64, resolve_s=0.3, waiting_max=10)
         self.cluster = EtcdCluster(
             client=client, config=CONFIG, clock=self.clock, ownership=cast("object", None),  # type: ignore[arg-type]
             peers=cast("object", None), beat=lambda: None, owed=dict, keeper=idle_time(Store(client, CONFIG)),  # type: ignore[arg-type,return-value]
@@ -213,7 +213,13 @@ async def test_one_bad_child_sinks_no_neighbour(lost: bool) -> None:
     settled = await commit_each(
         bench.client, bench.clock, [*good[:2], large, *good[2:]], until=bench.clock.monotonic() + 5
     )
-    assert [type(one) for one in settled] == [Known, Known, NotKnown if lost else NotWritten, Known, Known]
+    assert [type(one) for one in settled] == [
+        OutcomeKnown,
+        OutcomeKnown,
+        NotKnown if lost else NotWritten,
+        OutcomeKnown,
+        OutcomeKnown,
+    ]
     assert isinstance(settled[2], NotKnown | NotWritten)
     assert {bytes(key) for key in bench.etcd.keys} == {b"good%d" % number for number in range(4)}
 

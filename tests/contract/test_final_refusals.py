@@ -24,14 +24,14 @@ from core.domain.errors import (
     OutcomeUnknown,
     Overloaded,
     PanBlocked,
-    PanUnknown,
+    PanNotFound,
     Refused,
     TransactionIdReused,
     TransactionIdTooOld,
     UtrnError,
-    VendUnknown,
+    VendNotFound,
 )
-from core.domain.meter import Card, MeterId, Pan
+from core.domain.meter import MeterId, Pan, PanRecord
 from core.domain.money import Pence
 from core.domain.participant import Principal
 from core.domain.record import Kind, Ref
@@ -71,7 +71,7 @@ class Two:
 
     async def block(self) -> None:
         """Block the card, and return when both nodes know."""
-        known = await self.b.records.read(Card, self.pan)
+        known = await self.b.records.read(PanRecord, self.pan)
         assert known is not None
         blocked = card(self.pan, self.meter_id, blocked=True)
         write = RegistryWrite(expect=[(Ref(Kind.PAN, self.pan), known.revision)], put=[blocked])
@@ -115,7 +115,7 @@ async def _refused_while_a_commit_is_under_way(two: Two, *, repeat: bool) -> tup
 @pytest.fixture
 def free_of_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit that was authorised by other records than the refusal: of those it compares, none has moved."""
-    monkeypatch.setattr(preconditions, "registration_unmoved", lambda key, revision: [])
+    monkeypatch.setattr(preconditions, "authorizing_record_unmoved", lambda key, revision: [])
 
 
 @pytest.mark.usefixtures("free_of_the_card")
@@ -152,7 +152,7 @@ async def test_what_is_closed_is_refused_for_ever_at_every_node(store: Store) ->
     async with two_nodes(store) as two:
         sale = replace(two.sale(), pan=Pan("9826999999999999998"))
         first = await two.outcome(two.a, sale, repeat=True)
-        assert isinstance(first, PanUnknown)
+        assert isinstance(first, PanNotFound)
         # The reason is gone: the very same request would be allowed now, and is not.
         now_right = replace(sale, pan=two.pan)
         other = MarketNode(store, HandClock())
@@ -160,7 +160,7 @@ async def test_what_is_closed_is_refused_for_ever_at_every_node(store: Store) ->
             for node in (two.a, two.b, other):
                 for repeat in (False, True):
                     again = await two.outcome(node, now_right, repeat=repeat)
-                    assert isinstance(again, PanUnknown)
+                    assert isinstance(again, PanNotFound)
                     assert (again.final, again.message) == (FENCED, first.message)
         assert [one async for one in all_vends(store.client, store.config) if one.vend.meter_id == two.meter_id] == []
 
@@ -197,7 +197,7 @@ async def test_a_first_attempt_that_is_refused_writes_nothing(store: Store) -> N
     async with two_nodes(store) as two:
         sale = two.sale(pan=Pan("9826999999999999997"))
         refused = await two.outcome(two.b, sale, repeat=False)
-        assert isinstance(refused, PanUnknown)
+        assert isinstance(refused, PanNotFound)
         assert await two.b.ledger.find(PSP_ID, sale.transaction_id) is None
 
 
@@ -205,7 +205,7 @@ async def test_the_first_refusal_stays(store: Store) -> None:
     ledger = MarketNode(store, HandClock()).ledger
     transaction_id, now = new_id(), ms_of(HandClock().now())
     one = closed(PanBlocked("blocked"), PSP_ID, transaction_id, at=now, node_id="a")
-    other = closed(PanUnknown("unknown"), PSP_ID, transaction_id, at=now, node_id="b")
+    other = closed(PanNotFound("unknown"), PSP_ID, transaction_id, at=now, node_id="b")
     assert await ledger.close_refused(one) == one
     assert await ledger.close_refused(other) == one
     (outcome,) = await ledger.commit(
@@ -253,7 +253,7 @@ async def test_a_fence_whose_outcome_is_unknown_refuses_nothing(when: str) -> No
         assert isinstance(await two.outcome(two.b, sale, repeat=True), OutcomeUnknown)
         setattr(etcd, f"{when}_txn", lambda: None)
         again = await two.outcome(two.b, sale, repeat=True)
-        assert isinstance(again, PanUnknown)
+        assert isinstance(again, PanNotFound)
         assert again.final == FENCED
 
 
@@ -302,14 +302,14 @@ async def test_a_caller_closes_so_many_ids_and_no_more(store: Store) -> None:
 
         for _ in range(3):
             closed_ids.append(two.sale(pan=unknown))
-            assert isinstance(await ask(closed_ids[-1]), PanUnknown)
+            assert isinstance(await ask(closed_ids[-1]), PanNotFound)
         more = two.sale(pan=unknown)
         assert isinstance(await ask(more), Overloaded)
         assert await two.b.ledger.find(PSP_ID, more.transaction_id) is None
         # What is closed already is answered all the same, and takes nothing.
-        assert all([isinstance(await ask(one), PanUnknown) for one in closed_ids * 3])
+        assert all([isinstance(await ask(one), PanNotFound) for one in closed_ids * 3])
         two.b.clock.advance(1)
-        assert isinstance(await ask(more), PanUnknown)
+        assert isinstance(await ask(more), PanNotFound)
         assert isinstance(await ask(two.sale(pan=unknown)), Overloaded)
 
 
@@ -343,7 +343,7 @@ async def test_the_history_tells_of_a_closed_id() -> None:
 async def test_a_look_up_says_that_an_id_is_closed(store: Store) -> None:
     async with two_nodes(store) as two:
         sale = two.sale(pan=Pan("9826999999999999992"))
-        with pytest.raises(VendUnknown) as unknown:
+        with pytest.raises(VendNotFound) as unknown:
             await two.b.find(as_(PSP), PSP_ID, sale.transaction_id)
         assert not unknown.value.final, "a commit may be under way"
         await two.outcome(two.b, sale, repeat=True)
@@ -351,7 +351,7 @@ async def test_a_look_up_says_that_an_id_is_closed(store: Store) -> None:
             two.b.find(as_(PSP), PSP_ID, sale.transaction_id),
             two.b.send(as_(PSP), PSP_ID, sale.transaction_id),
         ):
-            with pytest.raises(PanUnknown) as closed_:
+            with pytest.raises(PanNotFound) as closed_:
                 await asked
             assert closed_.value.final == FENCED
         with pytest.raises(Refused) as not_theirs:

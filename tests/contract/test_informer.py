@@ -13,10 +13,10 @@ from cluster.codec.registry import name_of, value_of
 from cluster.etcd import informer, ops
 from cluster.etcd.client import Compacted, EtcdClient
 from cluster.etcd.keys import Keys
-from cluster.etcd.prefix_mirror import MirroredPrefix
+from cluster.etcd.prefix_mirror import PrefixMirror
 from cluster.ledger.outbox import EtcdOutbox
 from cluster.ledger.vends import EtcdLedger
-from cluster.registry.replica import EtcdRegistry
+from cluster.registry.replica import EtcdRegistryReplica
 from core.domain.meter import MeterId
 from core.domain.vend import Vend
 from core.ports.ledger import Committed, CounterState, Entry
@@ -115,7 +115,7 @@ async def test_without_the_comparison_the_delivery_is_lost_for_good(store: Store
 
 async def test_the_registry_s_copy_is_healed(store: Store) -> None:
     keys, client = Keys(store.config.prefix), LosingClient(store.client, lambda _: False)
-    registry = EtcdRegistry(cast("EtcdClient", client), replace(store.config, compare_registry_s=_SOON_S))
+    registry = EtcdRegistryReplica(cast("EtcdClient", client), replace(store.config, compare_registry_s=_SOON_S))
     old, new = new_meter_id(), new_meter_id()
     await _put(store, meter(old))
     due = keys.due(5, old)
@@ -156,7 +156,7 @@ async def _put(store: Store, record: object) -> None:
 async def test_a_small_prefix_is_healed_and_its_own_newer_write_is_not_undone(store: Store) -> None:
     prefix = f"{store.config.prefix}small/".encode()
     client = LosingClient(store.client, lambda _: True)
-    mirror = MirroredPrefix(cast("EtcdClient", client), prefix, lambda: None, compare_s=_SOON_S)
+    mirror = PrefixMirror(cast("EtcdClient", client), prefix, lambda: None, compare_s=_SOON_S)
     await store.client.txn(pb.TxnRequest(success=[ops.put(prefix + b"a", b"1")]))
     async with running(mirror.run()):
         assert await until(lambda: mirror.ready)
@@ -171,7 +171,7 @@ async def test_a_small_prefix_is_healed_and_its_own_newer_write_is_not_undone(st
 async def test_a_watch_that_is_behind_a_comparison_brings_nothing_back_that_is_gone(store: Store) -> None:
     prefix, gate = f"{store.config.prefix}back/".encode(), asyncio.Event()
     client, told = SlowClient(store.client, gate), list[set[str]]()
-    mirror = MirroredPrefix(cast("EtcdClient", client), prefix, lambda: told.append(set(mirror.keys)))
+    mirror = PrefixMirror(cast("EtcdClient", client), prefix, lambda: told.append(set(mirror.keys)))
     async with running(mirror.run()):
         assert await until(lambda: mirror.ready)
         await store.client.txn(pb.TxnRequest(success=[ops.put(prefix + b"a", b"1")]))
@@ -208,7 +208,7 @@ async def test_what_a_new_listing_has_not_read_yet_is_not_called_missed(store: S
 
     client = Anew(store.client, lambda _: False)
     await store.client.txn(pb.TxnRequest(success=[ops.put(prefix + b"a", b"1")]))
-    mirror = MirroredPrefix(cast("EtcdClient", client), prefix, lambda: None)
+    mirror = PrefixMirror(cast("EtcdClient", client), prefix, lambda: None)
     async with running(mirror.run()):
         assert await until(lambda: mirror.ready)
         cut.set()
@@ -222,7 +222,7 @@ async def test_what_a_new_listing_has_not_read_yet_is_not_called_missed(store: S
 async def test_a_watch_that_is_only_behind_counts_as_healed_nothing(store: Store) -> None:
     prefix, gate = f"{store.config.prefix}behind/".encode(), asyncio.Event()
     client = SlowClient(store.client, gate)
-    mirror = MirroredPrefix(cast("EtcdClient", client), prefix, lambda: None)
+    mirror = PrefixMirror(cast("EtcdClient", client), prefix, lambda: None)
     async with running(mirror.run()):
         assert await until(lambda: mirror.ready)
         await store.client.txn(pb.TxnRequest(success=[ops.put(prefix + b"a", b"1")]))

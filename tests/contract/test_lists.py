@@ -13,7 +13,7 @@ from cluster.etcd import ops
 from cluster.etcd.keys import Keys
 from cluster.registry.pan_index import PanIndex
 from core.api import paging
-from core.domain.effective_dated import Ms, Period, Timeline
+from core.domain.effective_dated import EffectiveDated, Ms, Period
 from core.domain.meter import Meter, Pan
 from core.domain.participant import Participant
 from core.domain.record import Kind
@@ -37,13 +37,13 @@ def node(store: Store) -> MarketNode:
 def _of_years() -> Meter:
     """Return a meter whose settings changed a thousand times: more than 70 kB in an answer."""
     one = meter(new_meter_id())
-    first, value = one.turned_at, one.settings.periods[0].value
+    first, value = one.effective_through, one.settings.periods[0].value
     periods = [
         Period(replace(value, firmware=f"firmware {at}"), Ms(first + at), Ms(first + at + 1), first, "supplier-north")
         for at in range(PERIODS)
     ]
     periods.append(Period(value, Ms(first + PERIODS), None, first, "supplier-north"))
-    return new_meter(replace(one, settings=Timeline(tuple(periods))), SUPPLIER, first)
+    return new_meter(replace(one, settings=EffectiveDated(tuple(periods))), SUPPLIER, first)
 
 
 async def _pages(node: MarketNode, who: Participant) -> Sequence[pb.ListMetersResponse]:
@@ -79,7 +79,7 @@ async def test_a_page_with_a_record_that_cannot_be_understood_is_not_the_last(no
     await open_market(node)
     ids = sorted(new_meter_id() for _ in range(4))
     for one in ids:
-        await put_all(node, [new_meter(meter(one), SUPPLIER, meter(one).turned_at)])
+        await put_all(node, [new_meter(meter(one), SUPPLIER, meter(one).effective_through)])
     garbled = ops.put(Keys(node.store.config.prefix).record(Kind.METER, ids[0]), b"\xff\xff")
     await node.store.client.txn(etcd.TxnRequest(success=[garbled]))
     async with node.running():

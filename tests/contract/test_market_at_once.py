@@ -13,23 +13,23 @@ from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import BadField, NothingToEnd, NotYours, RecordExists, RoleNotAllowed, UtrnError
 from core.domain.goodwill_credit import CreditDay, CreditReason, CreditRequest, CreditState, day_of
 from core.domain.meter import (
-    Abilities,
-    Card,
     Custody,
     Meter,
+    MeterCapabilities,
     MeterId,
     OriginatorId,
     Pan,
     PanForm,
+    PanRecord,
     PanStatus,
     PaymentMode,
 )
 from core.domain.money import Pence
-from core.domain.participant import Option, Participant, ParticipantId, Profile, Role, Standing
-from core.domain.registration_change import ChangeKind, MarketChange
+from core.domain.participant import Participant, ParticipantId, ParticipantStatus, Profile, Role, SellingModel
+from core.domain.registration_change import ChangeKind, RegistrationChange
 from core.domain.vend import Channel, Operation, Sale
 from core.ports.registry import RegistryWrite
-from core.registry.counter_transfer import HandOver, SoldElsewhere
+from core.registry.counter_transfer import ExternallyIssued, HandOver
 from core.registry.meters import new_meter
 from core.registry.participants import NewParticipant
 from tests.fakes.clock import HandClock
@@ -82,8 +82,8 @@ def past_it(node: MarketNode) -> None:
     node.clock.advance(LATER_S + 1)
 
 
-async def card_of(node: MarketNode, pan: Pan) -> Card:
-    known = await node.records.read(Card, pan)
+async def card_of(node: MarketNode, pan: Pan) -> PanRecord:
+    known = await node.records.read(PanRecord, pan)
     assert known is not None
     return known.record
 
@@ -282,7 +282,7 @@ async def test_a_meter_at_an_smso_changes_supplier_there_and_can_be_enrolled_aft
 
 async def test_a_profile_that_waits_can_be_cancelled_and_one_chosen_at_once_holds(node: MarketNode) -> None:
     ((meter_id, pan),) = await open_market(node)
-    off = Profile(option=Option.SUPPLIER_ONLY)
+    off = Profile(option=SellingModel.SUPPLIER_ONLY)
     await node.parties.set_profile(as_(SUPPLIER), SUPPLIER_ID, off, later(node))
     with pytest.raises(NotYours):
         await node.parties.cancel_profile(as_(GAINING), SUPPLIER_ID)
@@ -305,7 +305,7 @@ async def test_whoever_leaves_gives_its_certificates_up_and_another_is_known_by_
         await node.parties.add(as_(OPERATOR), first)
         with pytest.raises(RecordExists):
             await node.parties.add(as_(OPERATOR), second)
-        await node.parties.set_standing(as_(OPERATOR), first.participant_id, Standing.LEFT)
+        await node.parties.set_standing(as_(OPERATOR), first.participant_id, ParticipantStatus.LEFT)
         assert (await node.parties.add(as_(OPERATOR), second)).changed
         await _heard(node, second.participant_id)
         _is_known_by(node, shared, second.participant_id)
@@ -334,8 +334,8 @@ def _is_known_by(node: MarketNode, identity: str, participant_id: ParticipantId)
 # Codes that are handed over.
 
 
-def _sold_elsewhere(node: MarketNode, pan: Pan, counter: int, **sale: Any) -> SoldElsewhere:
-    return SoldElsewhere(
+def _sold_elsewhere(node: MarketNode, pan: Pan, counter: int, **sale: Any) -> ExternallyIssued:
+    return ExternallyIssued(
         sale=Sale(
             **{
                 "participant_id": PSP_ID, "transaction_id": new_id(node.clock.now()), "pan": pan,
@@ -380,7 +380,7 @@ async def test_one_sale_is_handed_over_once(node: MarketNode) -> None:
 
 
 async def _refused_and_nothing_written(
-    node: MarketNode, meter_id: MeterId, custody: Custody, codes: tuple[SoldElsewhere, ...], field: str
+    node: MarketNode, meter_id: MeterId, custody: Custody, codes: tuple[ExternallyIssued, ...], field: str
 ) -> None:
     before = await node.records.read(Meter, meter_id)
     enrol = replace(_out(meter_id, custody, Custody.SMSO), last_issued=40, highest_applied=30, codes=codes)
@@ -427,7 +427,7 @@ async def test_two_changes_at_nodes_whose_clocks_are_apart_each_have_a_note_of_t
     instants = [note.at for note in told]
     assert instants == sorted(set(instants)), "each at an instant of its own, in the order in which they were asked for"
     meter = await meter_of(node, meter_id)
-    assert meter.turned_at == instants[-1]
+    assert meter.effective_through == instants[-1]
 
 
 # Lists that go on.
@@ -484,7 +484,7 @@ async def test_changes_of_one_millisecond_are_paged_without_one_lost_or_told_twi
     await open_market(node)
     instant = Ms(at(node, 0))
     notes = [
-        MarketChange(
+        RegistrationChange(
             meter_id=new_meter_id(), at=Ms(instant + number // 10), carried_out_at=instant,
             kinds=(ChangeKind.SUPPLIER,), responsible=SUPPLIER_ID, supplier_after=GAINING_ID, originator_id=None,
             last_issued=0, highest_applied=0, in_flight=(),
@@ -493,7 +493,7 @@ async def test_changes_of_one_millisecond_are_paged_without_one_lost_or_told_twi
     ]  # fmt: skip
     await node.records.write(RegistryWrite(expect=[], put=notes))
     for limit in (1, 7, 10, 30, 31):
-        told: list[MarketChange] = []
+        told: list[RegistrationChange] = []
         after = ""
         while True:
             page, after = await node.view.changes(as_(SUPPLIER), SUPPLIER_ID, after=after, limit=limit)
@@ -546,8 +546,8 @@ async def test_a_change_of_tenancy_that_waits_goes_along_with_an_exchanged_meter
 async def test_who_could_sell_looks_at_what_the_model_can(node: MarketNode) -> None:
     await open_market(node)
     one = replace(meter(new_meter_id()), make="Acme", model="X1")
-    await put_all(node, [new_meter(one, SUPPLIER, one.turned_at), card(NEW_PAN, one.meter_id)])
-    can = Abilities(schemes=frozenset({"gbcs"}), central_issue=False)
+    await put_all(node, [new_meter(one, SUPPLIER, one.effective_through), card(NEW_PAN, one.meter_id)])
+    can = MeterCapabilities(schemes=frozenset({"gbcs"}), central_issue=False)
     await node.parties.set_model(as_(OPERATOR), "Acme", "X1", can, None)
     node.clock.advance(1)
     assert (await sold(node, SUPPLIER, NEW_PAN)).refused == "NOT_SUPPORTED_BY_METER"

@@ -26,16 +26,16 @@ from core.domain.errors import (
     UtrnError,
 )
 from core.domain.goodwill_credit import CreditReason, CreditRequest, CreditState
-from core.domain.meter import Card, Custody, Meter, Pan, PanForm
+from core.domain.meter import Custody, Meter, Pan, PanForm, PanRecord
 from core.domain.money import Pence
-from core.domain.participant import CreditRule, Option, Profile, Role, Standing
+from core.domain.participant import CreditRule, ParticipantStatus, Profile, Role, SellingModel
 from core.domain.record import Kind, Ref
-from core.domain.registration_change import ChangeKind, MarketChange
+from core.domain.registration_change import ChangeKind, RegistrationChange
 from core.domain.vend import Channel, Operation, Sale, Vend
 from core.issuing.recent_vends import Issued
 from core.ports.ledger import StoredVend
 from core.ports.registry import RegistryWrite
-from core.registry.counter_transfer import HandOver, SoldElsewhere
+from core.registry.counter_transfer import ExternallyIssued, HandOver
 from core.registry.participants import NewParticipant
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
@@ -80,7 +80,7 @@ async def test_an_issue_never_commits_on_a_registration_that_ended_before_it(sto
 
 async def test_without_the_compare_it_does(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The positive control: take the fence away, and the old supplier's code is committed after the change."""
-    monkeypatch.setattr(preconditions, "registration_unmoved", lambda _key, _revision: [])
+    monkeypatch.setattr(preconditions, "authorizing_record_unmoved", lambda _key, _revision: [])
     issued = await _sell_while_the_supplier_changes(MarketNode(store, HandClock()))
     assert isinstance(issued, Issued)
     assert issued.stored.vend.supplier_id == SUPPLIER_ID
@@ -118,7 +118,7 @@ async def test_at_the_instant_every_code_is_on_its_own_side(nodes: tuple[MarketN
                     node.clock.advance(0.005)
     assert refused <= {"NOT_APPOINTED", "PAN_UNKNOWN", "PAN_NOT_CURRENT", "REGISTRY_MOVED"}
     ((change,), _) = await fast.view.changes(as_(OPERATOR), SUPPLIER_ID)
-    turned = await fast.records.read(MarketChange, SUPPLIER_ID, f"{change.at:013d}", meter_id)
+    turned = await fast.records.read(RegistrationChange, SUPPLIER_ID, f"{change.at:013d}", meter_id)
     assert turned is not None
     vends = [one.stored for one in issued]
     assert {one.vend.supplier_id for one in vends} == {SUPPLIER_ID, GAINING_ID}
@@ -253,7 +253,7 @@ async def test_a_meter_is_enrolled_from_an_smso_with_its_open_sale_and_backed_ou
     )  # fmt: skip
     enrol = HandOver(
         meter_id=meter_id, custody_before=Custody.SMSO, custody=Custody.CENTRAL, last_issued=41, highest_applied=39,
-        codes=(SoldElsewhere(sale=open_sale, issued_at=node.clock.now(), deliver=True),),
+        codes=(ExternallyIssued(sale=open_sale, issued_at=node.clock.now(), deliver=True),),
         settings=lambda one: replace(one, enrolled=True),
     )  # fmt: skip
     async with node.running():
@@ -313,7 +313,7 @@ async def test_a_pan_moved_twice_in_a_second_from_two_nodes_moves_once(nodes: tu
     lost = [one for one in moves if isinstance(one, BaseException)]
     assert len(lost) == 1
     assert isinstance(lost[0], RecordChanged)
-    known = await nodes[0].records.read(Card, pan)
+    known = await nodes[0].records.read(PanRecord, pan)
     assert known is not None
     assert len(known.record.uses.periods) == 2
 
@@ -458,11 +458,11 @@ async def test_a_suspended_supplier_and_a_withdrawn_profile_refuse_at_once(store
     async with node.running(following=False):
         await node.sell(PSP, pan)
         node.clock.advance(1)
-        await other.parties.set_profile(as_(SUPPLIER), SUPPLIER_ID, Profile(option=Option.SUPPLIER_ONLY), None)
+        await other.parties.set_profile(as_(SUPPLIER), SUPPLIER_ID, Profile(option=SellingModel.SUPPLIER_ONLY), None)
         node.clock.advance(1)
         assert isinstance(await outcome(node.sell(PSP, pan)), NotAppointed)
         await node.sell(SUPPLIER, pan)
-        await other.parties.set_standing(as_(OPERATOR), SUPPLIER_ID, Standing.SUSPENDED)
+        await other.parties.set_standing(as_(OPERATOR), SUPPLIER_ID, ParticipantStatus.SUSPENDED)
         node.clock.advance(1)
         assert isinstance(await outcome(node.sell(SUPPLIER, pan)), SupplierInactive)
 
@@ -470,12 +470,12 @@ async def test_a_suspended_supplier_and_a_withdrawn_profile_refuse_at_once(store
 async def test_a_write_on_what_has_moved_writes_nothing(store: Store) -> None:
     node = MarketNode(store, HandClock())
     ((_, pan),) = await open_market(node)
-    known = await node.records.read(Card, pan)
+    known = await node.records.read(PanRecord, pan)
     assert known is not None
     ref = Ref(Kind.PAN, pan)
     changed = replace(known.record, form=PanForm.APP)
     assert await node.records.write(RegistryWrite(expect=[(ref, known.revision)], put=[changed])) is not None
     assert await node.records.write(RegistryWrite(expect=[(ref, known.revision)], put=[known.record])) is None
-    after = await node.records.read(Card, pan)
+    after = await node.records.read(PanRecord, pan)
     assert after is not None
     assert after.record == changed

@@ -17,7 +17,7 @@ from cluster.ledger.outbox import EtcdOutbox
 from cluster.membership.placement import shard_of
 from cluster.timekeeping.fence import TimeFence
 from core.api.registry_servicer import RegistryServicer
-from core.delivery.guard import Lapse
+from core.delivery.guard import DeliveryGuard
 from core.domain.appointment import Appointments, AppointmentState
 from core.domain.delivery import DeliveryState
 from core.domain.effective_dated import Ms, ms_of
@@ -36,17 +36,17 @@ from core.domain.errors import (
     RegistryMoved,
 )
 from core.domain.goodwill_credit import CreditReason, CreditRequest
-from core.domain.meter import Abilities, Card, Custody, Meter, Pan, PanForm, PaymentMode, Settings
+from core.domain.meter import Custody, Meter, MeterCapabilities, Pan, PanForm, PanRecord, PaymentMode, Settings
 from core.domain.money import Pence
-from core.domain.participant import CreditRule, Option, Participant, ParticipantId, Profile
+from core.domain.participant import CreditRule, Participant, ParticipantId, Profile, SellingModel
 from core.domain.record import Kind, Ref
 from core.domain.registration_change import ChangeKind
 from core.domain.vend import Channel, Operation, Sale
 from core.ports.ledger import StoredVend
 from core.ports.outbox import DeliveryChange
 from core.ports.registry import RegistryWrite
-from core.registry.counter_transfer import HandOver, SoldElsewhere
-from core.registry.due_change_runner import ChangeKeeper
+from core.registry.counter_transfer import ExternallyIssued, HandOver
+from core.registry.due_change_runner import DueChangeRunner
 from core.registry.meters import new_meter
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
@@ -78,18 +78,18 @@ def node(store: Store) -> MarketNode:
 
 async def test_a_model_of_any_name_can_be_sold_to_and_its_vends_be_read(node: MarketNode) -> None:
     await open_market(node)
-    can = Abilities(schemes=frozenset({"gbcs"}))
+    can = MeterCapabilities(schemes=frozenset({"gbcs"}))
     await node.parties.set_model(as_(OPERATOR), "Landis & Gyr", "E470 100%@1", can, None)
     one = replace(meter(new_meter_id()), make="Landis & Gyr", model="E470 100%@1")
     pan = Pan("9826000000000000777")
-    await put_all(node, [new_meter(one, SUPPLIER, one.turned_at), card(pan, one.meter_id)])
+    await put_all(node, [new_meter(one, SUPPLIER, one.effective_through), card(pan, one.meter_id)])
     async with node.running():
         issued = await node.sell(PSP, pan)
         again = MarketNode(node.store, node.clock)
         async with again.running():
             replayed = await again.sell(PSP, pan, transaction_id=issued.stored.vend.sale.transaction_id)
     assert replayed.stored.vend == issued.stored.vend
-    assert Ref(Kind.MODEL, "Landis & Gyr/E470 100%@1") in dict(replayed.stored.vend.basis)
+    assert Ref(Kind.MODEL, "Landis & Gyr/E470 100%@1") in dict(replayed.stored.vend.read_set)
 
 
 async def test_after_a_change_of_supplier_both_sides_may_owe_the_same_counter(node: MarketNode) -> None:
@@ -128,8 +128,8 @@ async def test_a_code_is_not_sent_on_what_a_copy_believed_a_moment_ago(node: Mar
     ((meter_id, pan),) = await open_market(node)
     async with node.running():
         sold = (await node.sell(PSP, pan)).stored
-    lapse = Lapse(registry=node.registry)
-    reason, basis = lapse(sold.vend)
+    lapse = DeliveryGuard(registry=node.registry)
+    reason, read_set = lapse(sold.vend)
     assert reason is None
     await node.meters.change_tenant(as_(SUPPLIER), meter_id, None, 1)
     shard, epoch = shard_of(meter_id, node.store.config.shards), await _own(node, meter_id)
@@ -137,9 +137,9 @@ async def test_a_code_is_not_sent_on_what_a_copy_believed_a_moment_ago(node: Mar
     sent = sold.vend.delivery.send(node.clock.now(), epoch, head_end=HEAD_END, random_part=RANDOM_PART)
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(outbox.run())
-        change = DeliveryChange(shard=shard, epoch=epoch, stored=sold, delivery=sent, basis=basis)
+        change = DeliveryChange(shard=shard, epoch=epoch, stored=sold, delivery=sent, read_set=read_set)
         (fenced,) = await outbox.write([change])
-        (bare,) = await outbox.write([replace(change, basis=())])
+        (bare,) = await outbox.write([replace(change, read_set=())])
         running.cancel()
     assert isinstance(fenced, DeliveryChanged)
     assert isinstance(bare, StoredVend), "the control: without the compare the code goes to the new tenant's meter"
@@ -148,7 +148,7 @@ async def test_a_code_is_not_sent_on_what_a_copy_believed_a_moment_ago(node: Mar
 def test_a_node_that_still_reads_its_registry_sends_nothing(store: Store) -> None:
     node = MarketNode(store, HandClock())
     with pytest.raises(NotReady):
-        Lapse(registry=node.registry)(cast("Any", None))
+        DeliveryGuard(registry=node.registry)(cast("Any", None))
 
 
 # Clocks that differ.
@@ -196,7 +196,7 @@ async def test_a_node_that_is_wrong_about_the_time_changes_nothing(
         await wrong.turn(meter_id)
     known = await node.records.read(Meter, meter_id)
     assert known is not None
-    assert known.record.turned_at < due
+    assert known.record.effective_through < due
     assert (await node.meters.cancel(as_(OPERATOR), meter_id, registration=True)).changed
 
 
@@ -212,7 +212,7 @@ async def test_without_the_time_compare_a_node_that_is_wrong_about_the_time_chan
     assert await wrong.turn(meter_id) is not None
     known = await node.records.read(Meter, meter_id)
     assert known is not None
-    assert known.record.turned_at == due
+    assert known.record.effective_through == due
 
 
 async def _asks_nobody(_: Ms) -> None:
@@ -297,12 +297,12 @@ async def test_a_supplier_that_comes_back_finds_its_counters_in_the_hands_it_lef
         await node.meters.change_supplier(as_(OPERATOR), meter_id, SUPPLIER_ID, SUPPLIER_ID, None)
 
 
-def _sold(node: MarketNode, pan: Pan, counter: int, by: ParticipantId = PSP_ID) -> SoldElsewhere:
+def _sold(node: MarketNode, pan: Pan, counter: int, by: ParticipantId = PSP_ID) -> ExternallyIssued:
     sale = Sale(
         participant_id=by, transaction_id=new_id(node.clock.now()), operation=Operation.MADE_ELSEWHERE, pan=pan,
         amount=Pence(1000), channel=Channel.ONLINE, code=(utrn(counter), counter),  # type: ignore[arg-type]
     )  # fmt: skip
-    return SoldElsewhere(sale=sale, issued_at=node.clock.now(), deliver=True)
+    return ExternallyIssued(sale=sale, issued_at=node.clock.now(), deliver=True)
 
 
 async def test_codes_that_are_handed_over_can_have_been_sold_as_they_are_told(node: MarketNode) -> None:
@@ -368,7 +368,7 @@ async def test_a_hand_over_never_lowers_what_is_known_to_be_applied(node: Market
 
 async def test_a_profile_chosen_at_once_is_in_force_although_it_waited(node: MarketNode) -> None:
     ((_, pan),) = await open_market(node)
-    chosen = Profile(option=Option.SUPPLIER_ONLY)
+    chosen = Profile(option=SellingModel.SUPPLIER_ONLY)
     await node.parties.set_profile(as_(SUPPLIER), SUPPLIER_ID, chosen, Ms(at(node, 600)))
     assert (await node.parties.set_profile(as_(SUPPLIER), SUPPLIER_ID, chosen, None)).changed
     async with node.running():
@@ -417,7 +417,7 @@ async def test_a_meter_exchange_brings_no_old_card_to_life(node: MarketNode) -> 
     with pytest.raises(RecordChanged):
         await node.exchange(as_(SUPPLIER), meter_id, fresh, [mine, pan])
     assert (await node.exchange(as_(SUPPLIER), meter_id, fresh, [mine])).changed
-    known = await node.records.read(Card, mine)
+    known = await node.records.read(PanRecord, mine)
     assert known is not None
     assert known.record.uses.periods[-1].value.meter_id == fresh.meter_id
 
@@ -462,7 +462,7 @@ async def test_a_page_that_begins_before_ones_own_shows_ones_own(node: MarketNod
 async def test_a_reminder_left_behind_is_taken_away(node: MarketNode) -> None:
     ((meter_id, _),) = await open_market(node)
     await node.records.write(RegistryWrite(expect=[], put=[], due=[(Ms(at(node, -5)), meter_id)]))
-    keeper = ChangeKeeper(due_by=node.registry.due_by, turn=node.turn, clock=node.clock, random=random.Random(1))
+    keeper = DueChangeRunner(due_by=node.registry.due_by, turn=node.turn, clock=node.clock, random=random.Random(1))
     async with node.running(), asyncio.timeout(PATIENCE_S):
         assert node.registry.due_by(ms_of(node.clock.now()))
         running = asyncio.get_running_loop().create_task(keeper.run())

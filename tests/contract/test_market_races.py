@@ -1,7 +1,7 @@
 """Requests at two nodes race a change of the market: every code lies on its own side of the write that is the change.
 
 The nodes' clocks are 40 ms apart. What is recorded for later is carried out by whoever needs it first, or by nobody's
-need at all (ChangeKeeper); what is done at once is done in the middle of the race. Over the fake and over a real etcd.
+need at all (DueChangeRunner); what is done at once is done in the middle of the race. Over the fake and a real etcd.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from core.domain.errors import RecordChanged, UtrnError
 from core.domain.meter import Custody, Meter, MeterId, Pan, PanForm, PaymentMode, Settings
 from core.domain.money import Pence
 from core.domain.participant import Participant
-from core.domain.registration_change import ChangeKind, MarketChange
+from core.domain.registration_change import ChangeKind, RegistrationChange
 from core.domain.utrn import Counter as UtrnCounter
 from core.domain.vend import Channel, Operation, Sale
 from core.issuing.recent_vends import Issued
@@ -30,7 +30,7 @@ from core.ports.ledger import StoredVend
 from core.registry import due_change_runner
 from core.registry.appointments import Appoint
 from core.registry.counter_transfer import HandOver
-from core.registry.due_change_runner import ChangeKeeper
+from core.registry.due_change_runner import DueChangeRunner
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING_ID, OPERATOR, MarketNode, as_, at, no_authority, open_market
@@ -124,7 +124,7 @@ async def _suspend(node: MarketNode, _: Where) -> tuple[int, Ms]:
 async def _turned_at(node: MarketNode, meter_id: MeterId) -> Ms:
     known = await node.records.read(Meter, meter_id)
     assert known is not None
-    return known.record.turned_at
+    return known.record.effective_through
 
 
 async def _deliver_made_elsewhere(node: MarketNode, where: Where) -> Issued:
@@ -231,7 +231,7 @@ async def _look_at_note(node: MarketNode, race: Race, where: Where, came: Came) 
     if not notes:
         return
     (change,) = notes
-    note = await node.records.read(MarketChange, SUPPLIER_ID, f"{change.at:013d}", where.meter_id)
+    note = await node.records.read(RegistrationChange, SUPPLIER_ID, f"{change.at:013d}", where.meter_id)
     assert note is not None
     came.counted = change.last_issued
     if not race.at_once:
@@ -275,7 +275,7 @@ async def test_without_the_compare_codes_lie_on_the_wrong_side(
     store: Store, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """The positive control: the same races without the fence, which is a double one where the change was recorded."""
-    monkeypatch.setattr(preconditions, "registration_unmoved", lambda _key, _revision: [])
+    monkeypatch.setattr(preconditions, "authorizing_record_unmoved", lambda _key, _revision: [])
     monkeypatch.setattr(preconditions, "time_before", lambda _key, _at: [])
     came = await run_race(BY_NAME[name], store, 0, following=False)
     assert list(came.on_the_wrong_side())
@@ -324,14 +324,14 @@ async def _waits(node: MarketNode, meter_id: MeterId, instant: Ms) -> bool:
     return bool(node.registry.due_by(instant)) or await _turned_at(node, meter_id) < instant
 
 
-def _keeper(node: MarketNode, looks: Counter[int], number: int) -> ChangeKeeper:
+def _keeper(node: MarketNode, looks: Counter[int], number: int) -> DueChangeRunner:
     """A node's keeper, whose looks are counted."""
 
     def due_by(now: Ms) -> list[tuple[Ms, MeterId]]:
         looks[number] += 1
         return node.registry.due_by(now)
 
-    return ChangeKeeper(due_by=due_by, turn=node.turn, clock=node.clock, random=random.Random(number))
+    return DueChangeRunner(due_by=due_by, turn=node.turn, clock=node.clock, random=random.Random(number))
 
 
 async def test_no_code_of_the_side_before_is_dated_after_a_change_made_at_once(store: Store) -> None:

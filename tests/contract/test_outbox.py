@@ -138,7 +138,7 @@ async def test_a_write_on_an_old_state_is_refused(bench: Bench) -> None:
     shard, epoch = await bench.own(meter_id, "a")
     stored = (await bench.owe(meter_id)).stored
     await bench.send(stored, shard, epoch)
-    other = stored.vend.delivery.lose_sight(epoch)
+    other = stored.vend.delivery.mark_outcome_unknown(epoch)
     (outcome,) = await bench.outbox.write([DeliveryChange(shard=shard, epoch=epoch, stored=stored, delivery=other)])
     assert isinstance(outcome, DeliveryChanged)
 

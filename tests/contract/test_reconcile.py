@@ -53,8 +53,8 @@ async def test_every_seeded_error_is_found_and_only_for_whom_it_concerns(store: 
     await put_all(
         node,
         [
-            new_meter(bare, SUPPLIER, bare.turned_at),
-            new_meter(replace(quiet, settings=always(in_credit)), SUPPLIER, quiet.turned_at),
+            new_meter(bare, SUPPLIER, bare.effective_through),
+            new_meter(replace(quiet, settings=always(in_credit)), SUPPLIER, quiet.effective_through),
             card(lost, MeterId("00db990000000001")),
             card(second, double),
             replace(card(app, double), form=PanForm.APP),

@@ -21,7 +21,7 @@ from core.delivery.recorder import Deliveries, Hand, Recorder
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.errors import HeadEndUnavailable
 from core.domain.meter import MeterId
-from core.domain.record import Basis
+from core.domain.record import ReadSet
 from core.domain.utrn import COUNTER_CACHE, Counter
 from core.domain.vend import Operation, Vend
 from core.metrics import SetAside
@@ -95,7 +95,7 @@ class Bench:
         self.head_end = Telling()
         self.set_aside = SetAside()
         self.deliveries: Deliveries | None = None
-        self.spent_here: Callable[..., tuple[bool, Basis]] = lambda *_: (True, ())
+        self.spent_here: Callable[..., tuple[bool, ReadSet]] = lambda *_: (True, ())
 
     async def issue(self, operation: Operation = Operation.ISSUE) -> StoredVend:
         made = vend(self.state.next, self.meter_id, operation=operation)

@@ -9,8 +9,8 @@ from core.domain.meter import Meter, Pan, PanForm
 from core.domain.participant import Participant
 from core.registry.bulk_load import LoadRecords
 from core.registry.meter_exchange import ExchangeMeter
-from core.registry.meters import KeepMeters
-from core.registry.pans import KeepPans
+from core.registry.meters import MeterAdmin
+from core.registry.pans import PanAdmin
 from core.registry.registrations import registrations
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
@@ -25,8 +25,8 @@ class Office:
     """Where a market's records are registered: three at once by one supplier, and one more each second."""
 
     node: MarketNode
-    meters: KeepMeters
-    pans: KeepPans
+    meters: MeterAdmin
+    pans: PanAdmin
     load: LoadRecords
 
     async def give(self, who: Participant, number: int, at: Meter | None = None) -> None:

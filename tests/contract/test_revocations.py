@@ -8,7 +8,7 @@ from core.access.approvals import TwoPeople
 from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import BadField, LastOperator
 from core.domain.participant import REVOKED_MAX, Participant, Revocations
-from core.registry.participants import KeepParties
+from core.registry.participants import ParticipantAdmin
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import OPERATOR, MarketNode, as_, open_market
@@ -56,6 +56,6 @@ async def test_a_participant_keeps_so_many_fingerprints_and_is_told_what_to_do(n
 async def test_the_last_operators_certificates_are_not_revoked(node: MarketNode) -> None:
     await open_market(node)
     alone = TwoPeople(store=node.records, clock=node.clock, wait_ms=0)
-    parties = KeepParties(store=node.records, clock=node.clock, consents=alone)
+    parties = ParticipantAdmin(store=node.records, clock=node.clock, consents=alone)
     with pytest.raises(LastOperator):
         await parties.revoke(as_(OPERATOR), OPERATOR.participant_id, Revocations(fingerprints=(ONE,)))

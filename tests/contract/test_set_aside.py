@@ -18,7 +18,7 @@ from cluster.ledger.outbox import EtcdOutbox
 from cluster.ledger.vends import EtcdLedger
 from cluster.membership.placement import shard_of
 from cluster.membership.shard_ownership import EtcdOwnership
-from cluster.registry.replica import EtcdRegistry
+from cluster.registry.replica import EtcdRegistryReplica
 from cluster.registry.store import EtcdRegistryStore
 from core.domain.delivery import DeliveryReason, DeliveryState
 from core.domain.errors import LedgerUnavailable, NotReady
@@ -122,7 +122,7 @@ async def test_an_owed_vend_that_cannot_be_understood_is_not_sent_and_holds_up_n
 async def test_the_registry_goes_on_around_what_it_cannot_understand(store: Store) -> None:
     keys, aside = Keys(store.config.prefix), SetAsideRecords()
     good, newer, garbled, later = (new_meter_id() for _ in range(4))
-    registry = EtcdRegistry(store.client, store.config, aside)
+    registry = EtcdRegistryReplica(store.client, store.config, aside)
     await put_record(store, meter(good))
     await put(store, keys.record(Kind.METER, newer), newer_meter(newer))
     await put(store, keys.record(Kind.METER, garbled), GARBLED)
@@ -153,7 +153,7 @@ async def test_the_registry_goes_on_around_what_it_cannot_understand(store: Stor
 
 async def test_nobody_is_unknown_because_a_record_is_set_aside(store: Store) -> None:
     keys = Keys(store.config.prefix)
-    registry = EtcdRegistry(store.client, store.config)
+    registry = EtcdRegistryReplica(store.client, store.config)
     await put_record(store, PSP)
     await put_record(store, APPOINTMENTS)
     await put_record(store, card("9826000000000000000", new_meter_id()))  # type: ignore[arg-type]

@@ -6,9 +6,9 @@ import pytest
 
 from core.access.approvals import TwoPeople
 from core.domain.approval import Asked
-from core.domain.errors import BadField, NeedsApproval, ParticipantUnknown
+from core.domain.errors import BadField, NeedsApproval, ParticipantNotFound
 from core.domain.participant import Participant, ParticipantId, SupplierKey
-from core.registry.participants import KeepParties
+from core.registry.participants import ParticipantAdmin
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import OPERATOR, MarketNode, as_, open_market, put_all
@@ -42,7 +42,7 @@ async def test_a_mistyped_key_is_corrected_and_the_originator_never_changes(node
         await node.parties.set_supplier_key(
             as_(OPERATOR), SUPPLIER_ID, replace(_right(), originator_id="90b3d51f300100ff")
         )
-    with pytest.raises(ParticipantUnknown):
+    with pytest.raises(ParticipantNotFound):
         await node.parties.set_supplier_key(as_(OPERATOR), PSP_ID, _right())
 
 
@@ -50,7 +50,7 @@ async def test_one_operator_alone_only_asks_for_it(node: MarketNode) -> None:
     await open_market(node)
     await put_all(node, [SECOND])
     two = TwoPeople(store=node.records, clock=node.clock, wait_ms=0)
-    parties = KeepParties(store=node.records, clock=node.clock, consents=two)
+    parties = ParticipantAdmin(store=node.records, clock=node.clock, consents=two)
     asked = Asked(method="SetSupplierKey", request=b"x", subject="")
     before = await _key(node)
     with pytest.raises(NeedsApproval):

@@ -11,7 +11,7 @@ from utrn.peer.v1 import peer_service_pb2 as peer
 from cluster.config import PeersConfig
 from cluster.etcd.client import EtcdRefused
 from cluster.etcd.keys import Keys
-from cluster.membership.failure_detector import PeerWatch
+from cluster.membership.failure_detector import FailureDetector
 from cluster.membership.shard_ownership import EtcdOwnership, Member
 from cluster.membership.suspicion import Suspicions, stands
 from core.gateways.system_clock import SystemClock
@@ -233,10 +233,10 @@ def test_a_majority_is_of_all_that_live_the_suspect_among_them(by: str, living: 
     assert stands("z", 7, {**words, "z/z": kv(7, 9)}, living) is found, "answered before it was said"
 
 
-def watch(clock: HandClock, members: list[Member]) -> PeerWatch:
+def watch(clock: HandClock, members: list[Member]) -> FailureDetector:
     from tests.fakes.etcd import FakeEtcd
 
-    return PeerWatch(FakeEtcd(), CONFIG, clock, node_id="a", members=lambda: members)  # type: ignore[arg-type]
+    return FailureDetector(FakeEtcd(), CONFIG, clock, node_id="a", members=lambda: members)  # type: ignore[arg-type]
 
 
 def member(lease: int) -> Member:

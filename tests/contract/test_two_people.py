@@ -19,7 +19,7 @@ from core.domain.errors import (
     TwoPeopleNeeded,
     UtrnError,
 )
-from core.domain.participant import Participant, ParticipantId, Role, Standing
+from core.domain.participant import Participant, ParticipantId, ParticipantStatus, Role
 from core.registry.participants import NewParticipant, Written
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
@@ -38,12 +38,12 @@ class Office:
     node: MarketNode
     two: TwoPeople
 
-    async def standing(self, who: Participant, whom: Participant, standing: Standing) -> Written:
+    async def standing(self, who: Participant, whom: Participant, standing: ParticipantStatus) -> Written:
         asked = Asked(method="SetStanding", request=f"{whom.participant_id} {standing}".encode(), subject="")
         return await self.node.parties.set_standing(as_(who), whom.participant_id, standing, asked=asked)
 
     async def offboard(self, who: Participant, whom: Participant = SUPPLIER) -> Written:
-        return await self.standing(who, whom, Standing.LEFT)
+        return await self.standing(who, whom, ParticipantStatus.LEFT)
 
     async def add_operator(self, who: Participant, name: str = "operator-new") -> Written:
         new = NewParticipant(
@@ -60,7 +60,7 @@ class Office:
         await self.two.approve(as_(by), approval_id)
         return approval_id
 
-    async def there(self, participant_id: ParticipantId) -> Standing:
+    async def there(self, participant_id: ParticipantId) -> ParticipantStatus:
         known = await self.node.records.read(Participant, participant_id)
         assert known is not None
         return known.record.standing
@@ -88,7 +88,7 @@ async def test_a_supplier_is_ended_by_two_operators_after_the_waiting_time_and_o
     assert waits.value.facts["state"] == "approved"
     office.wait()
     assert (await office.offboard(OPERATOR)).changed
-    assert await office.there(SUPPLIER_ID) is Standing.LEFT
+    assert await office.there(SUPPLIER_ID) is ParticipantStatus.LEFT
     known = await office.node.records.read(Approval, approval_id)
     assert known is not None
     assert known.record.state is ApprovalState.DONE
@@ -101,18 +101,18 @@ async def test_a_supplier_that_left_comes_back_by_two_operators_with_its_origina
     await office.approved(office.offboard)
     office.wait()
     await office.offboard(OPERATOR)
-    back = partial(office.standing, whom=SUPPLIER, standing=Standing.ACTIVE)
+    back = partial(office.standing, whom=SUPPLIER, standing=ParticipantStatus.ACTIVE)
     await office.approved(back)
     office.wait()
     assert (await back(OPERATOR)).changed
     after = await office.node.records.read(Participant, SUPPLIER_ID)
     assert after is not None
-    assert (after.record.standing, after.record.identities) == (Standing.ACTIVE, SUPPLIER.identities)
+    assert (after.record.standing, after.record.identities) == (ParticipantStatus.ACTIVE, SUPPLIER.identities)
     assert after.record.supplier_key == SUPPLIER.supplier_key
     # A PSP comes back under another name, as ever.
-    await office.standing(OPERATOR, PSP, Standing.LEFT)
+    await office.standing(OPERATOR, PSP, ParticipantStatus.LEFT)
     with pytest.raises(RecordChanged, match="has left"):
-        await office.standing(OPERATOR, PSP, Standing.ACTIVE)
+        await office.standing(OPERATOR, PSP, ParticipantStatus.ACTIVE)
 
 
 async def test_one_whose_certificate_is_anothers_by_now_does_not_come_back_with_it(office: Office) -> None:
@@ -123,12 +123,12 @@ async def test_one_whose_certificate_is_anothers_by_now_does_not_come_back_with_
         participant_id=ParticipantId("taker"), role=Role.PSP, name="Taker", identities=SUPPLIER.identities
     )
     await office.node.parties.add(as_(OPERATOR), taker)
-    back = partial(office.standing, whom=SUPPLIER, standing=Standing.ACTIVE)
+    back = partial(office.standing, whom=SUPPLIER, standing=ParticipantStatus.ACTIVE)
     await office.approved(back)
     office.wait()
     with pytest.raises(RecordChanged):
         await back(OPERATOR)
-    assert await office.there(SUPPLIER_ID) is Standing.LEFT
+    assert await office.there(SUPPLIER_ID) is ParticipantStatus.LEFT
 
 
 async def test_one_operator_alone_does_not_get_further_by_asking_again(office: Office) -> None:
@@ -138,7 +138,7 @@ async def test_one_operator_alone_does_not_get_further_by_asking_again(office: O
         office.wait()
     with pytest.raises(TwoPeopleNeeded):
         await office.two.approve(as_(OPERATOR), needed.value.facts["approval_id"])
-    assert await office.there(SUPPLIER_ID) is Standing.ACTIVE
+    assert await office.there(SUPPLIER_ID) is ParticipantStatus.ACTIVE
 
 
 async def test_an_approval_is_of_that_request_and_no_other(office: Office) -> None:
@@ -186,10 +186,10 @@ async def test_whoever_was_barred_since_has_consented_to_nothing(office: Office)
     await put_all(office.node, [THIRD])
     await office.approved(office.offboard)
     office.wait()
-    await office.standing(THIRD, SECOND, Standing.SUSPENDED)
+    await office.standing(THIRD, SECOND, ParticipantStatus.SUSPENDED)
     with pytest.raises(RoleNotAllowed):
         await office.offboard(OPERATOR)
-    assert await office.there(SUPPLIER_ID) is Standing.ACTIVE
+    assert await office.there(SUPPLIER_ID) is ParticipantStatus.ACTIVE
 
 
 async def test_only_one_of_the_two_carries_it_out(office: Office) -> None:
@@ -202,29 +202,29 @@ async def test_only_one_of_the_two_carries_it_out(office: Office) -> None:
 
 
 async def test_what_protects_people_waits_for_nobody(office: Office) -> None:
-    assert (await office.standing(OPERATOR, SUPPLIER, Standing.SUSPENDED)).changed
-    assert (await office.standing(OPERATOR, SUPPLIER, Standing.ACTIVE)).changed
-    assert (await office.standing(OPERATOR, SECOND, Standing.SUSPENDED)).changed
+    assert (await office.standing(OPERATOR, SUPPLIER, ParticipantStatus.SUSPENDED)).changed
+    assert (await office.standing(OPERATOR, SUPPLIER, ParticipantStatus.ACTIVE)).changed
+    assert (await office.standing(OPERATOR, SECOND, ParticipantStatus.SUSPENDED)).changed
 
 
 async def test_the_last_active_operator_is_neither_suspended_nor_ended(office: Office) -> None:
-    await office.standing(OPERATOR, SECOND, Standing.SUSPENDED)
-    for standing in (Standing.SUSPENDED, Standing.LEFT):
+    await office.standing(OPERATOR, SECOND, ParticipantStatus.SUSPENDED)
+    for standing in (ParticipantStatus.SUSPENDED, ParticipantStatus.LEFT):
         with pytest.raises(LastOperator):
             await office.standing(OPERATOR, OPERATOR, standing)
 
 
 async def test_two_that_bar_each_other_at_once_leave_one(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     of_first = await office.two.to_bar_operator(OPERATOR.participant_id)
-    await office.standing(OPERATOR, SECOND, Standing.SUSPENDED)
+    await office.standing(OPERATOR, SECOND, ParticipantStatus.SUSPENDED)
 
     async def seen_before(*_: object) -> object:
         return of_first
 
     monkeypatch.setattr(TwoPeople, "to_bar_operator", seen_before)
     with pytest.raises(RecordChanged):
-        await office.standing(SECOND, OPERATOR, Standing.SUSPENDED)
-    assert await office.there(OPERATOR.participant_id) is Standing.ACTIVE
+        await office.standing(SECOND, OPERATOR, ParticipantStatus.SUSPENDED)
+    assert await office.there(OPERATOR.participant_id) is ParticipantStatus.ACTIVE
 
 
 async def test_an_operator_comes_in_or_back_or_changes_certificates_by_two(office: Office) -> None:
@@ -237,9 +237,9 @@ async def test_an_operator_comes_in_or_back_or_changes_certificates_by_two(offic
         await office.add_operator(OPERATOR)
     with pytest.raises(NeedsApproval):
         await certificates()
-    await office.standing(OPERATOR, SECOND, Standing.SUSPENDED)
+    await office.standing(OPERATOR, SECOND, ParticipantStatus.SUSPENDED)
     with pytest.raises(SecondOperatorNeeded):
-        await office.standing(OPERATOR, SECOND, Standing.ACTIVE)
+        await office.standing(OPERATOR, SECOND, ParticipantStatus.ACTIVE)
     # Otherwise whoever suspends all others would be the only one, who may add whom it likes.
     with pytest.raises(UtrnError) as refused:
         await office.add_operator(OPERATOR, "operator-evil")
@@ -258,4 +258,4 @@ async def test_the_only_operator_adds_a_second_one_and_nothing_else(store: Store
     assert (await office.add_operator(OPERATOR)).changed
     with pytest.raises(NeedsApproval):
         await office.add_operator(OPERATOR, "operator-third")
-    assert await office.there(PSP_ID) is Standing.ACTIVE
+    assert await office.there(PSP_ID) is ParticipantStatus.ACTIVE

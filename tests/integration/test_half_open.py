@@ -14,7 +14,7 @@ from utrn.peer.v1 import peer_service_pb2_grpc as rpc
 from app.devstack.ca import CertPaths, DevCa
 from cluster.config import PeersConfig
 from cluster.etcd.ledger_guard import LedgerGuard
-from cluster.membership.failure_detector import PeerWatch
+from cluster.membership.failure_detector import FailureDetector
 from cluster.membership.shard_ownership import Member
 from core.gateways.system_clock import SystemClock
 from tests.contract.test_ownership import until
@@ -113,11 +113,13 @@ def _member(node_id: str, port: int, lease_id: int) -> Member:
 
 
 @asynccontextmanager
-async def watching(tls: CertPaths, *members: Member, guard: LedgerGuard | None = None) -> AsyncIterator[PeerWatch]:
+async def watching(
+    tls: CertPaths, *members: Member, guard: LedgerGuard | None = None
+) -> AsyncIterator[FailureDetector]:
     """Node A's watch on its peers, running."""
     config = PeersConfig(ca=tls.ca, cert=tls.cert, key=tls.key, redial_ms=300)
     etcd: Any = FakeEtcd()
-    watch = PeerWatch(etcd, config, SystemClock(), node_id="node-a", members=lambda: members, guard=guard)
+    watch = FailureDetector(etcd, config, SystemClock(), node_id="node-a", members=lambda: members, guard=guard)
     running = asyncio.get_running_loop().create_task(watch.run())
     try:
         yield watch
@@ -179,15 +181,15 @@ async def test_a_beat_counts_only_from_the_node_that_it_names(
 async def test_without_the_name_in_the_beat_a_node_hears_whatever_answers(
     tmp_path: Path, beats_as: str, incarnation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(PeerWatch, "_is_of", lambda *_: True)
+    monkeypatch.setattr(FailureDetector, "_is_of", lambda *_: True)
     heard: list[str] = []
-    take = PeerWatch._take
+    take = FailureDetector._take
 
-    async def noted(self: PeerWatch, node_id: str, beat: pb.HeartbeatResponse) -> None:
+    async def noted(self: FailureDetector, node_id: str, beat: pb.HeartbeatResponse) -> None:
         await take(self, node_id, beat)
         heard.append(node_id)
 
-    monkeypatch.setattr(PeerWatch, "_take", noted)
+    monkeypatch.setattr(FailureDetector, "_take", noted)
     tls = _certificate(tmp_path)
     assert await _heard_in_its_peers_place(tls, beats_as, incarnation, lambda: "node-b" in heard)
 

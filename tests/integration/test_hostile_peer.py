@@ -14,7 +14,7 @@ from utrn.peer.v1 import peer_service_pb2 as pb
 from app.devstack.ca import CertPaths, DevPki
 from cluster.config import PeersConfig
 from cluster.membership import failure_detector
-from cluster.membership.failure_detector import PeerWatch
+from cluster.membership.failure_detector import FailureDetector
 from cluster.membership.shard_ownership import Member
 from core.gateways.system_clock import SystemClock
 from tests.fakes.etcd import FakeEtcd
@@ -61,11 +61,11 @@ async def saying(tls: CertPaths, says: Says) -> AsyncIterator[tuple[int, list[in
 
 
 @asynccontextmanager
-async def watching(tls: CertPaths, etcd: FakeEtcd, members: list[Member]) -> AsyncIterator[PeerWatch]:
+async def watching(tls: CertPaths, etcd: FakeEtcd, members: list[Member]) -> AsyncIterator[FailureDetector]:
     """Node A's watch on its failure_detector, running; it must not end by itself."""
     config = PeersConfig(ca=tls.ca, cert=tls.cert, key=tls.key, redial_ms=300)
     client: Any = etcd
-    watch = PeerWatch(client, config, SystemClock(), node_id="node-a", members=lambda: members)
+    watch = FailureDetector(client, config, SystemClock(), node_id="node-a", members=lambda: members)
     running = asyncio.get_running_loop().create_task(watch.run())
     try:
         yield watch

@@ -20,7 +20,7 @@ from app.devstack.ports import free_ports
 from app.node import metrics
 from app.node.config import load_config
 from cluster.config import PeersConfig
-from cluster.membership.failure_detector import PeerWatch
+from cluster.membership.failure_detector import FailureDetector
 from core.gateways.system_clock import SystemClock
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
@@ -42,7 +42,7 @@ class Service(rpc.TopUpServiceServicer):
 
 async def test_a_process_that_is_gone_is_told_from_one_that_listens() -> None:
     etcd: Any = FakeEtcd()
-    watch = PeerWatch(etcd, PeersConfig(dial_timeout_ms=2_000), HandClock(), node_id="node-a", members=list)
+    watch = FailureDetector(etcd, PeersConfig(dial_timeout_ms=2_000), HandClock(), node_id="node-a", members=list)
     with socket.create_server(("::1", 0), family=socket.AF_INET6) as listening:
         port = listening.getsockname()[1]
         assert not await watch._refused(f"[::1]:{port}")

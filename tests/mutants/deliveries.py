@@ -8,9 +8,9 @@ DELIVERIES = (
     Mutant(
         name="every-delivery-is-closed-unsent",
         file="core/delivery/attempt.py",
-        old="        verdict = await self._late_news()\n        if not isinstance(verdict, Ended) and self",
+        old="        verdict = await self._drain_inbox()\n        if not isinstance(verdict, Ended) and self",
         new="        if self._config:\n            return await self._enter_by_hand()\n"
-        "        verdict = await self._late_news()\n        if not isinstance(verdict, Ended) and self",
+        "        verdict = await self._drain_inbox()\n        if not isinstance(verdict, Ended) and self",
         killer=10,
         why="nothing is ever delivered",
         quick=True,
@@ -69,7 +69,8 @@ DELIVERIES = (
     Mutant(
         name="send-does-not-compare-the-meter",
         file="cluster/ledger/outbox.py",
-        old="            compare += preconditions.registration_unmoved(keys.record(ref.kind, ref.id), revision)\n",
+        old="            compare += preconditions.authorizing_record_unmoved("
+        "keys.record(ref.kind, ref.id), revision)\n",
         new="            compare += []\n",
         killer=200,
         why="a node whose copy is behind sends a code to a meter that has changed hands",
@@ -119,15 +120,15 @@ DELIVERIES = (
     Mutant(
         name="alert-of-whoever-does-not-reach-the-meter-is-believed",
         file="core/delivery/origins.py",
-        old="            reached_by, basis = self.registered(meter_id)\n        if reached_by == head_end:\n",
-        new="            reached_by, basis = self.registered(meter_id)\n        if reached_by:\n",
+        old="            reached_by, read_set = self.registered(meter_id)\n        if reached_by == head_end:\n",
+        new="            reached_by, read_set = self.registered(meter_id)\n        if reached_by:\n",
         killer="tests/unit/core/test_origins.py::test_an_alert_of_anothers_meter_moves_nothing",
         why="one head end says that the codes of another one's meters are credited",
     ),
     Mutant(
         name="what-a-meter-out-of-service-credited-is-not-believed",
         file="core/domain/meter.py",
-        old="        settings = self.settings.begun_by(max(now, self.turned_at))\n",
+        old="        settings = self.settings.begun_by(max(now, self.effective_through))\n",
         new="        settings = self.settings.begun_by(now) if self.stands_at(now, None) else None\n",
         killer="tests/unit/core/test_origins.py::"
         "test_the_last_head_end_of_a_meter_out_of_service_tells_what_it_credited",
@@ -136,7 +137,7 @@ DELIVERIES = (
     Mutant(
         name="sent-without-a-word-to-the-ledger",
         file="core/delivery/attempt.py",
-        old="        await self._write(sending, basis)\n",
+        old="        await self._write(sending, read_set)\n",
         new="",
         killer=5,
         why="whoever takes over does not know that the code may have been credited",
@@ -201,8 +202,8 @@ DELIVERIES = (
     Mutant(
         name="no-turn-for-what-is-owed-anew",
         file="core/delivery/worker.py",
-        old="        lane.waiting = True\n        self._turn.append(key)\n        self._work.set()\n",
-        new="        lane.waiting = True\n        self._turn.append(key)\n",
+        old="        queue.waiting = True\n        self._ready.append(key)\n        self._work.set()\n",
+        new="        queue.waiting = True\n        self._ready.append(key)\n",
         killer=5,
         why="what is owed waits until something else happens",
         quick=True,
@@ -210,15 +211,15 @@ DELIVERIES = (
     Mutant(
         name="gained-shard-is-not-looked-at",
         file="core/delivery/worker.py",
-        old="                    for key in self._lanes_of(shard):\n                        self._wake(key)\n",
+        old="                    for key in self._queues_of(shard):\n                        self._resume(key)\n",
         new="                    pass\n",
         killer=40,
         why="what a dead node owed is owed for ever",
     ),
     Mutant(
-        name="lane-stays-taken-after-its-attempt",
+        name="queue-stays-taken-after-its-attempt",
         file="core/delivery/worker.py",
-        old="        self._under_way -= 1\n        lane.task = None\n",
+        old="        self._under_way -= 1\n        queue.task = None\n",
         new="        self._under_way -= 1\n",
         killer=10,
         why="each meter gets one code, and no other until the node is restarted",
@@ -227,8 +228,8 @@ DELIVERIES = (
     Mutant(
         name="doubtful-lease-is-not-looked-at-again",
         file="core/delivery/worker.py",
-        old="        if owed.shard in self._ours:\n            self._rest(",
-        new="        if owed.shard not in self._ours:\n            self._rest(",
+        old="        if owed.shard in self._ours:\n            self._back_off(",
+        new="        if owed.shard not in self._ours:\n            self._back_off(",
         killer="tests/unit/core/test_deliver.py::test_a_delivery_that_met_a_doubtful_lease_is_looked_at_again",
         why="a short doubt about a lease leaves deliveries behind for good",
     ),

@@ -140,8 +140,8 @@ ISSUING = (
     Mutant(
         name="step-two-does-not-compare-the-vend",
         file="cluster/ledger/vends.py",
-        old="preconditions.vend_unmoved(key, stored.revision) + self.registration_unmoved(basis)",
-        new="self.registration_unmoved(basis)",
+        old="preconditions.vend_unmoved(key, stored.revision) + self.read_set_unmoved(read_set)",
+        new="self.read_set_unmoved(read_set)",
         killer=200,
         why="a delivery that has ended is queued once more",
     ),
@@ -216,8 +216,8 @@ ISSUING = (
     Mutant(
         name="suspended-seller-sells",
         file="core/domain/authorization.py",
-        old="        if myself is None or self._hold(myself.record.standings) is not Standing.ACTIVE:\n",
-        new="        if myself is None or self._hold(myself.record.standings) is Standing.LEFT:\n",
+        old="        if myself is None or self._hold(myself.record.standings) is not ParticipantStatus.ACTIVE:\n",
+        new="        if myself is None or self._hold(myself.record.standings) is ParticipantStatus.LEFT:\n",
         killer=100,
         why="whoever was suspended goes on selling",
     ),

@@ -10,7 +10,7 @@ from cluster.etcd.keys import Keys
 from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import UtrnError
 from core.domain.meter import Meter, MeterId, PanForm
-from core.domain.participant import Option, ParticipantId, Profile, Standing
+from core.domain.participant import ParticipantId, ParticipantStatus, Profile, SellingModel
 from core.domain.record import Kind
 from tests.sim.clock import now_s
 from tests.sim.town import HARBOUR, OPERATOR, SOUTH, SUPPLIERS, principal
@@ -79,21 +79,21 @@ class MarketActs:
         """Suspend a seller or a supplier for a while."""
         whom = self._chance.choice((HARBOUR.participant_id, SOUTH.participant_id))
         who = principal(OPERATOR.participant_id)
-        await self._do(lambda node: node.parties.set_standing(who, whom, Standing.SUSPENDED))
+        await self._do(lambda node: node.parties.set_standing(who, whom, ParticipantStatus.SUSPENDED))
         await asyncio.sleep(self._chance.uniform(0.2, 2.0))
-        await self._do(lambda node: node.parties.set_standing(who, whom, Standing.ACTIVE))
+        await self._do(lambda node: node.parties.set_standing(who, whom, ParticipantStatus.ACTIVE))
 
     async def change_profile(self) -> None:
         """Let no PSP sell for South for a while."""
         who, at = principal(SOUTH.participant_id), self._at()
 
-        async def choose(option: Option, at: Ms | None) -> None:
+        async def choose(option: SellingModel, at: Ms | None) -> None:
             profile = Profile(option=option)
             await self._do(lambda node: node.parties.set_profile(who, who.participant_id, profile, at))
 
-        await choose(Option.SUPPLIER_ONLY, at)
+        await choose(SellingModel.SUPPLIER_ONLY, at)
         await asyncio.sleep(self._chance.uniform(0.2, 2.0))
-        await choose(Option.PSP_ISSUES_AND_DELIVERS, None)
+        await choose(SellingModel.PSP_ISSUES_AND_DELIVERS, None)
 
     async def take_away(self) -> None:
         """Take a meter out of service for good, if enough others are left."""

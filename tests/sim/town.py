@@ -6,8 +6,16 @@ from datetime import timedelta
 
 from core.domain.appointment import Appointments
 from core.domain.effective_dated import Ms, ms_of
-from core.domain.meter import Card, Custody, Meter, MeterId, Pan, PanUse, Registration
-from core.domain.participant import Option, Participant, ParticipantId, Principal, Profile, Role, Standing
+from core.domain.meter import Custody, Meter, MeterId, Pan, PanAssignment, PanRecord, Registration
+from core.domain.participant import (
+    Participant,
+    ParticipantId,
+    ParticipantStatus,
+    Principal,
+    Profile,
+    Role,
+    SellingModel,
+)
 from core.ports.registry import StoredRecord
 from tests.support.vends import (
     APPOINTMENT,
@@ -24,7 +32,7 @@ from tests.support.vends import (
 )
 
 
-def _supplier(name: str, originator_id: str, option: Option) -> Participant:
+def _supplier(name: str, originator_id: str, option: SellingModel) -> Participant:
     return replace(
         SUPPLIER,
         participant_id=ParticipantId(f"supplier-{name}"),
@@ -35,14 +43,14 @@ def _supplier(name: str, originator_id: str, option: Option) -> Participant:
 
 
 NORTH = SUPPLIER
-SOUTH = _supplier("south", "90b3d51f30010002", Option.PSP_ISSUES_AND_DELIVERS)
+SOUTH = _supplier("south", "90b3d51f30010002", SellingModel.PSP_ISSUES_AND_DELIVERS)
 # Makes its codes itself, and has them delivered here.
-WEST = _supplier("west", "90b3d51f30010003", Option.SUPPLIER_GENERATES)
+WEST = _supplier("west", "90b3d51f30010003", SellingModel.SUPPLIER_GENERATES)
 CORNER = PSP
 HARBOUR = replace(PSP, participant_id=ParticipantId("psp-harbour"), known_as=known_as("Harbour", "psp-harbour"))
 OPERATOR = Participant(
     participant_id=ParticipantId("operator"), role=Role.OPERATOR, known_as=known_as("Operator", "operator"),
-    standings=always(Standing.ACTIVE),
+    standings=always(ParticipantStatus.ACTIVE),
 )  # fmt: skip
 PARTICIPANTS = (NORTH, SOUTH, WEST, CORNER, HARBOUR, OPERATOR)
 BY_ID = {one.participant_id: one for one in PARTICIPANTS}
@@ -99,10 +107,10 @@ class Town:
         cards = self.cards[self.chance.choice(self.meter_ids)]
         return cards[-1] if self.chance.random() < 0.9 else self.chance.choice(cards)
 
-    def _card(self, meter_id: MeterId, supplier_id: ParticipantId) -> Card:
+    def _card(self, meter_id: MeterId, supplier_id: ParticipantId) -> PanRecord:
         pan = self.new_pan(meter_id)
         self.cards[meter_id] = [pan]
-        return Card(pan=pan, uses=always(PanUse(meter_id=meter_id, supplier_id=supplier_id)))
+        return PanRecord(pan=pan, uses=always(PanAssignment(meter_id=meter_id, supplier_id=supplier_id)))
 
 
 def _west_meter(meter_id: MeterId) -> Meter:

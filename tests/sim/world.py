@@ -1,6 +1,6 @@
 """The simulated cluster: real flows and real adapters in one loop, over a fake etcd, with faults drawn from a seed.
 
-What is real: CommitLine, IssueVend, EtcdLedger, EtcdOutbox, EtcdOwnership, DeliveryWorker. What is simulated: etcd,
+What is real: GroupCommitter, IssueVend, EtcdLedger, EtcdOutbox, EtcdOwnership, DeliveryWorker. What is simulated: etcd,
 HSM, head end, meters, the network between them, callers, and time.
 """
 
@@ -27,15 +27,15 @@ from cluster.etcd.keys import Keys
 from cluster.ledger.ceilings import EtcdCeilings
 from cluster.ledger.outbox import EtcdOutbox
 from cluster.ledger.vends import EtcdLedger, counter_of
-from cluster.membership.shard_ownership import EtcdOwnership, Fitness
-from cluster.registry.replica import EtcdRegistry
+from cluster.membership.shard_ownership import EtcdOwnership, Readiness
+from cluster.registry.replica import EtcdRegistryReplica
 from cluster.registry.store import EtcdRegistryStore
 from cluster.timekeeping.ledger_time import ClusterClock, LedgerTime
 from core.access.approvals import ConsentOfLedger
 from core.delivery.attempt import AttemptDelivery
 from core.delivery.duplicate_proof import CustodyOf
 from core.delivery.fresh_meters import FreshMeters
-from core.delivery.guard import Lapse
+from core.delivery.guard import DeliveryGuard
 from core.delivery.origins import Origins
 from core.delivery.recorder import Recorder
 from core.delivery.worker import DeliveryWorker
@@ -43,22 +43,22 @@ from core.domain.cluster_time import Doubt, Sight, TimeKeeper, TimeRule
 from core.domain.delivery import DeliveryReason
 from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import UtrnError
-from core.issuing.authorize import Authorise
+from core.issuing.authorize import Authorize
 from core.issuing.ceilings import Ceilings
 from core.issuing.config import DeliveryConfig, FlowConfig
 from core.issuing.counter_cache import Counters
 from core.issuing.find_vend import FindVend
-from core.issuing.group_commit import CommitLine
+from core.issuing.group_commit import GroupCommitter
 from core.issuing.issue import IssueVend
 from core.issuing.request_delivery import SendIssued
 from core.metrics import SetAside, StageTimes
 from core.ports.ledger import Ledger
 from core.registry.appointments import Appoint
-from core.registry.due_change_runner import ChangeKeeper
-from core.registry.due_changes import TurnMeter
-from core.registry.meters import KeepMeters
-from core.registry.pans import KeepPans
-from core.registry.participants import KeepParties
+from core.registry.due_change_runner import DueChangeRunner
+from core.registry.due_changes import ApplyDueChange
+from core.registry.meters import MeterAdmin
+from core.registry.pans import PanAdmin
+from core.registry.participants import ParticipantAdmin
 from tests.fakes.etcd import FakeEtcd
 from tests.sim.clock import now_s
 from tests.sim.faults import Nemesis
@@ -151,7 +151,7 @@ class SimNode:
             _CONFIG,
             self.clock,
             node_id=name,
-            fitness=lambda: Fitness(hsm_ready=not self.signer.broken, mirror_ready=outbox.mirrored),
+            fitness=lambda: Readiness(hsm_ready=not self.signer.broken, mirror_ready=outbox.mirrored),
         )
         self.time = LedgerTime(
             client, _CONFIG, clock, node_id=name, sight=partial(sim.sight, name),
@@ -161,20 +161,20 @@ class SimNode:
         answers = memory(_FLOW.recent_answers_max)
         times = StageTimes()
         counters = Counters(clock, trust_s=60, sequences_max=1000, alarm=256, refuse=500)
-        self.line = CommitLine(
+        self.line = GroupCommitter(
             ledger=ledger, signer=self.signer, counters=counters, answers=answers, clock=clock, times=times,
             trail=KeptTrail(), batch_max=_FLOW.batch_max,
             in_flight_max=_FLOW.in_flight_max, attempts_max=_FLOW.commit_attempts_max,
         )  # fmt: skip
-        self.registry = EtcdRegistry(client, _CONFIG)
+        self.registry = EtcdRegistryReplica(client, _CONFIG)
         store = EtcdRegistryStore(client, _CONFIG, clock)
-        turn = TurnMeter(store=store, clock=clock)
-        self.meters = KeepMeters(store=store, turn=turn, clock=clock, head_ends=known_head_ends)
-        self.pans = KeepPans(store=store, clock=clock)
-        self.parties = KeepParties(store=store, clock=clock, consents=ConsentOfLedger())
+        turn = ApplyDueChange(store=store, clock=clock)
+        self.meters = MeterAdmin(store=store, turn=turn, clock=clock, head_ends=known_head_ends)
+        self.pans = PanAdmin(store=store, clock=clock)
+        self.parties = ParticipantAdmin(store=store, clock=clock, consents=ConsentOfLedger())
         self.appoint = Appoint(store=store, clock=clock, authority=no_authority)
-        self._changes = ChangeKeeper(due_by=self.registry.due_by, turn=turn, clock=clock, random=sim.chance)
-        authorise = Authorise(
+        self._changes = DueChangeRunner(due_by=self.registry.due_by, turn=turn, clock=clock, random=sim.chance)
+        authorise = Authorize(
             registry=self.registry, store=store, turn=turn, clock=clock, trail=KeptTrail(), head_ends=known_head_ends
         )
         dealt = EtcdCeilings(client, _CONFIG, clock, default_pence=sim.ceiling_pence, node_id=name)
@@ -185,7 +185,7 @@ class SimNode:
         )  # fmt: skip
         self.send = SendIssued(authorise=authorise, find=FindVend(ledger), ledger=ledger, answers=answers, clock=clock)
         meters = FreshMeters(self.registry, store)
-        lapse, spent_here = Lapse(registry=meters), CustodyOf(registry=meters)
+        lapse, spent_here = DeliveryGuard(registry=meters), CustodyOf(registry=meters)
         origins = Origins.by(meters, SetAside())
         attempt = AttemptDelivery(
             outbox=outbox, head_ends={HEAD_END: self.head_end}, clock=clock, times=times, random=sim.chance,

@@ -1,9 +1,9 @@
 """The memory of answers, as a node has it, of any size."""
 
 from cluster.codec.vend import packed, unpacked
-from core.issuing.recent_vends import Answers
+from core.issuing.recent_vends import RecentVends
 
 
-def memory(recent_max: int = 10) -> Answers:
+def memory(recent_max: int = 10) -> RecentVends:
     """Return an empty one."""
-    return Answers(recent_max=recent_max, pack=packed, unpack=unpacked)
+    return RecentVends(recent_max=recent_max, pack=packed, unpack=unpacked)

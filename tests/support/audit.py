@@ -14,16 +14,16 @@ from core.domain.record import Kind, Ref
 from core.gateways.audit_log_file import SUFFIX, AuditLogFile
 from core.gateways.audit_log_reader import AuditLogReader
 from core.ports.audit_anchors import Anchor, AnchorEnded
-from core.ports.audit_log import Decision
+from core.ports.audit_log import AuditRecord
 from tests.fakes.clock import HandClock
 
 
-def decision(number: int) -> Decision:
-    return Decision(
+def decision(number: int) -> AuditRecord:
+    return AuditRecord(
         at=datetime(2026, 11, 24, 12, 0, 0, 1000 * number, tzinfo=UTC), caller="psp-corner",
         identity='spiffe://a/"quoted"\\', act="TOP_UP", ask=f"id-{number}", subject="00db120000000001", amount=1000,
         outcome="allowed", rule="appointment corner",
-        basis=((Ref(Kind.PAN, "9826000000000001234"), 7), (Ref(Kind.METER, "00db120000000001"), 9)),
+        read_set=((Ref(Kind.PAN, "9826000000000001234"), 7), (Ref(Kind.METER, "00db120000000001"), 9)),
     )  # fmt: skip
 
 

@@ -34,7 +34,7 @@ import core.gateways.head_end_client as gateway
 from app.devstack.ca import CertPaths, DevCa
 from cluster.config import PeersConfig
 from cluster.etcd.client import EtcdClient, EtcdReadDenied, EtcdUnreachable
-from cluster.membership.failure_detector import PeerWatch
+from cluster.membership.failure_detector import FailureDetector
 from cluster.membership.shard_ownership import Member
 from core.api.config import ApiConfig
 from core.gateways.config import HeadEndConfig
@@ -165,7 +165,7 @@ async def _peer(tls: CertPaths, stack: AsyncExitStack, *, redial_ms: int) -> tup
     )  # fmt: skip
     config = PeersConfig(ca=tls.ca, cert=tls.cert, key=tls.key, redial_ms=redial_ms)
     etcd: Any = None
-    watch = PeerWatch(etcd, config, SystemClock(), node_id="node-a", members=lambda: [member])
+    watch = FailureDetector(etcd, config, SystemClock(), node_id="node-a", members=lambda: [member])
     await stack.enter_async_context(_running(watch.run()))
     last = -1.0
 

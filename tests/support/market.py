@@ -5,19 +5,19 @@ from typing import cast
 
 from core.domain.appointment import Appointments
 from core.domain.authorization import Says
-from core.domain.meter import Card, Meter, MeterId, Model, Pan
-from core.domain.participant import Participant, ParticipantId, Standing
-from core.domain.record import Known
+from core.domain.meter import Meter, MeterId, Model, Pan, PanRecord
+from core.domain.participant import Participant, ParticipantId, ParticipantStatus
+from core.domain.record import Versioned
 from core.domain.vend import Vend
-from core.issuing.authorize import Authorise
+from core.issuing.authorize import Authorize
 from core.issuing.config import FlowConfig
-from core.issuing.recent_vends import Answers
+from core.issuing.recent_vends import RecentVends
 from core.issuing.refuse_sale import RefuseSale, closing_quota
-from core.ports.audit_log import Decision
+from core.ports.audit_log import AuditRecord
 from core.ports.clock import Clock
 from core.ports.ledger import Ledger
 from core.ports.registry import Registry, RegistryStore
-from core.registry.due_changes import TurnMeter
+from core.registry.due_changes import ApplyDueChange
 from tests.support.head_ends import known_head_ends
 
 
@@ -27,7 +27,7 @@ class MemoryRegistry:
 
     ready: bool = True
     participants: dict[str, Participant] = field(default_factory=dict)
-    cards: dict[str, Card] = field(default_factory=dict)
+    cards: dict[str, PanRecord] = field(default_factory=dict)
     meters: dict[str, Meter] = field(default_factory=dict)
     appointed: dict[tuple[str, str], Appointments] = field(default_factory=dict)
     models: dict[tuple[str, str], Model] = field(default_factory=dict)
@@ -40,38 +40,40 @@ class MemoryRegistry:
         return next((one for one in self.participants.values() if identity in one.identities), None)
 
     def departed(self, identity: str) -> Participant | None:
-        left = (one for one in self.participants.values() if one.standing is Standing.LEFT and one.known_as.last)
+        left = (
+            one for one in self.participants.values() if one.standing is ParticipantStatus.LEFT and one.known_as.last
+        )
         return next((one for one in left if one.known_as.last and identity in one.known_as.last.value.identities), None)
 
-    def participant(self, participant_id: ParticipantId) -> Known[Participant] | None:
+    def participant(self, participant_id: ParticipantId) -> Versioned[Participant] | None:
         found = self.participants.get(participant_id)
-        return None if found is None else Known(found, 0)
+        return None if found is None else Versioned(found, 0)
 
-    def card(self, pan: Pan) -> Known[Card] | None:
+    def card(self, pan: Pan) -> Versioned[PanRecord] | None:
         found = self.cards.get(pan)
-        return None if found is None else Known(found, 0)
+        return None if found is None else Versioned(found, 0)
 
-    def meter(self, meter_id: MeterId) -> Known[Meter] | None:
+    def meter(self, meter_id: MeterId) -> Versioned[Meter] | None:
         found = self.meters.get(meter_id)
-        return None if found is None else Known(found, 0)
+        return None if found is None else Versioned(found, 0)
 
-    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId) -> Known[Appointments] | None:
+    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId) -> Versioned[Appointments] | None:
         found = self.appointed.get((supplier_id, psp_id))
-        return None if found is None else Known(found, 0)
+        return None if found is None else Versioned(found, 0)
 
-    def model(self, make: str, model: str) -> Known[Model] | None:
+    def model(self, make: str, model: str) -> Versioned[Model] | None:
         found = self.models.get((make, model))
-        return None if found is None else Known(found, 0)
+        return None if found is None else Versioned(found, 0)
 
 
 class KeptTrail:
     """Keeps every decision."""
 
     def __init__(self) -> None:
-        self.decisions: list[Decision] = []
+        self.decisions: list[AuditRecord] = []
         self.sales: list[tuple[Vend, int]] = []
 
-    def note(self, decision: Decision) -> None:
+    def note(self, decision: AuditRecord) -> None:
         self.decisions.append(decision)
 
     def note_sale(self, vend: Vend, revision: int) -> None:
@@ -88,16 +90,16 @@ class NoStore:
         return self.registry
 
 
-def authorise(registry: Registry, clock: Clock, trail: KeptTrail | None = None) -> Authorise:
+def authorise(registry: Registry, clock: Clock, trail: KeptTrail | None = None) -> Authorize:
     """The authorisation by a registry in memory, where no change is ever due."""
     store = cast("RegistryStore", NoStore(registry))
-    turn = TurnMeter(store=store, clock=clock)
-    return Authorise(
+    turn = ApplyDueChange(store=store, clock=clock)
+    return Authorize(
         registry=registry, store=store, turn=turn, clock=clock, trail=trail or KeptTrail(), head_ends=known_head_ends
     )
 
 
-def refusing(ledger: Ledger, answers: Answers, clock: Clock, config: FlowConfig | None = None) -> RefuseSale:
+def refusing(ledger: Ledger, answers: RecentVends, clock: Clock, config: FlowConfig | None = None) -> RefuseSale:
     """What answers refused sales, as the composition root makes it."""
     flow = config or FlowConfig()
     quota = closing_quota(clock, burst=flow.closings_burst, per_minute=flow.closings_per_minute)

@@ -11,26 +11,26 @@ from cluster.etcd.keys import Keys
 from cluster.ledger.ceilings import EtcdCeilings
 from cluster.ledger.outbox import EtcdOutbox
 from cluster.ledger.vends import EtcdLedger
-from cluster.registry.replica import EtcdRegistry
+from cluster.registry.replica import EtcdRegistryReplica
 from cluster.registry.store import EtcdRegistryStore
 from cluster.timekeeping.fence import TimeFence
 from core.access.approvals import ConsentOfLedger, Consents
 from core.access.certificates import Authority
-from core.credit.goodwill_credit import GiveCredit
+from core.credit.goodwill_credit import GiveGoodwillCredit
 from core.delivery.open_cases import OpenCases
 from core.domain.effective_dated import ms_of
 from core.domain.meter import MeterId, Pan
 from core.domain.money import Pence
-from core.domain.participant import Participant, ParticipantId, Principal, Profile, Role, Standing, SupplierKey
+from core.domain.participant import Participant, ParticipantId, ParticipantStatus, Principal, Profile, Role, SupplierKey
 from core.domain.record import Ref
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Channel, Operation, Sale
-from core.issuing.authorize import Authorise
+from core.issuing.authorize import Authorize
 from core.issuing.ceilings import Ceilings
 from core.issuing.config import FlowConfig
 from core.issuing.counter_cache import Counters
 from core.issuing.find_vend import FindVend
-from core.issuing.group_commit import CommitLine
+from core.issuing.group_commit import GroupCommitter
 from core.issuing.issue import IssueVend
 from core.issuing.recent_vends import Issued
 from core.issuing.request_delivery import SendIssued
@@ -38,13 +38,13 @@ from core.metrics import StageTimes
 from core.ports.registry import RegistryRecord, RegistryWrite
 from core.registry.appointments import Appoint
 from core.registry.bulk_load import LoadRecords
-from core.registry.counter_transfer import HandOverMeter
-from core.registry.due_changes import TurnMeter
+from core.registry.counter_transfer import TransferCounters
+from core.registry.due_changes import ApplyDueChange
 from core.registry.meter_exchange import ExchangeMeter
-from core.registry.meters import KeepMeters, new_meter
-from core.registry.pans import KeepPans
-from core.registry.participants import KeepParties
-from core.registry.queries import MarketView
+from core.registry.meters import MeterAdmin, new_meter
+from core.registry.pans import PanAdmin
+from core.registry.participants import ParticipantAdmin
+from core.registry.queries import RegistryQueries
 from core.registry.reconcile import ReconcilePans
 from tests.fakes.clock import HandClock
 from tests.fakes.signer import FakeSigner
@@ -78,7 +78,7 @@ GAINING = replace(
 )
 OPERATOR = Participant(
     participant_id=ParticipantId("operator"), role=Role.OPERATOR, known_as=known_as("Ops", "operator"),
-    standings=always(Standing.ACTIVE),
+    standings=always(ParticipantStatus.ACTIVE),
 )  # fmt: skip
 
 
@@ -102,12 +102,12 @@ class MarketNode:
         # The names that this node knows; a test may change them, or take its knowledge away.
         self.head_ends: frozenset[str] | None = known_head_ends()
         client, config, clock = self.store.client, self.store.config, self.clock
-        self.registry = EtcdRegistry(client, config)
+        self.registry = EtcdRegistryReplica(client, config)
         self.records = EtcdRegistryStore(client, config, clock)
         self.ledger = EtcdLedger(client, config, clock)
         self.trail = KeptTrail()
-        self.turn = TurnMeter(store=self.records, clock=clock)
-        self.authorise = Authorise(
+        self.turn = ApplyDueChange(store=self.records, clock=clock)
+        self.authorise = Authorize(
             registry=self.registry,
             store=self.records,
             turn=self.turn,
@@ -117,7 +117,7 @@ class MarketNode:
         )
         self.answers = memory(100)
         self.counters = Counters(clock, trust_s=60, sequences_max=1000, alarm=256, refuse=500)
-        self.line = CommitLine(
+        self.line = GroupCommitter(
             ledger=self.ledger, signer=FakeSigner({"01": SCALAR}), counters=self.counters, answers=self.answers,
             clock=clock, times=StageTimes(), trail=self.trail, batch_max=64, in_flight_max=1000, attempts_max=20,
         )  # fmt: skip
@@ -137,17 +137,17 @@ class MarketNode:
         self.cases = OpenCases(
             ledger=self.ledger, outbox=self.outbox, answers=self.answers, clock=clock, consents=self.consents
         )
-        self.meters = KeepMeters(store=self.records, turn=self.turn, clock=clock, head_ends=lambda: self.head_ends)
+        self.meters = MeterAdmin(store=self.records, turn=self.turn, clock=clock, head_ends=lambda: self.head_ends)
         self.exchange = ExchangeMeter(meters=self.meters, store=self.records)
-        self.hand_over = HandOverMeter(meters=self.meters, store=self.records, ledger=self.ledger, clock=clock)
-        self.pans = KeepPans(store=self.records, clock=clock)
-        self.parties = KeepParties(store=self.records, clock=clock, consents=self.consents)
-        self.credit = GiveCredit(
+        self.hand_over = TransferCounters(meters=self.meters, store=self.records, ledger=self.ledger, clock=clock)
+        self.pans = PanAdmin(store=self.records, clock=clock)
+        self.parties = ParticipantAdmin(store=self.records, clock=clock, consents=self.consents)
+        self.credit = GiveGoodwillCredit(
             store=self.records, authorise=self.authorise, issue=self.issue, clock=clock,
             id_window=FlowConfig().hot_window, id_ahead=FlowConfig().ahead_max,
         )  # fmt: skip
         self.reconcile = ReconcilePans(registry=self.registry, book=self.registry, clock=clock)
-        self.view = MarketView(store=self.records, cards_of=self.registry.pans_of, clock=clock)
+        self.view = RegistryQueries(store=self.records, cards_of=self.registry.pans_of, clock=clock)
 
     def load(self, roots: bytes) -> LoadRecords:
         """Return the bulk load, with appointments verified under `roots`."""
@@ -219,7 +219,7 @@ async def open_market(node: MarketNode, meters: int = 1) -> list[tuple[MeterId, 
     for number in range(meters):
         one = meter(new_meter_id())
         pan = Pan(f"98260{number:03d}{int(one.meter_id[6:], 16):011d}")
-        await put_all(node, [new_meter(one, SUPPLIER, one.turned_at), card(pan, one.meter_id)])
+        await put_all(node, [new_meter(one, SUPPLIER, one.effective_through), card(pan, one.meter_id)])
         made.append((one.meter_id, pan))
     return made
 

@@ -19,7 +19,7 @@ from cluster.ledger.outbox import EtcdOutbox
 from cluster.membership.placement import shard_of
 from core.delivery.attempt import AttemptDelivery, AttemptEnd
 from core.delivery.fresh_meters import FreshMeters
-from core.delivery.guard import Lapse
+from core.delivery.guard import DeliveryGuard
 from core.delivery.observations import Mailbox
 from core.delivery.origins import Origins
 from core.delivery.recorder import Recorder
@@ -119,7 +119,7 @@ class OwedDelivery:
             self.epoch = (await self.node.store.client.txn(claim)).header.revision
             for _ in range(attempts):
                 await self._write(sent(self.stored.vend.delivery, self.epoch, self.node.clock.now()))
-                await self._write(self.stored.vend.delivery.lose_sight(self.epoch))
+                await self._write(self.stored.vend.delivery.mark_outcome_unknown(self.epoch))
             self.node.clock.advance(60)
             yield self.stored
             running.cancel()
@@ -132,7 +132,7 @@ class OwedDelivery:
 
     async def attempt(self) -> tuple[AttemptEnd | None, Delivery]:
         """Return how an attempt ended, and the delivery as the ledger has it."""
-        lapse = Lapse(registry=self.meters)
+        lapse = DeliveryGuard(registry=self.meters)
         attempt = AttemptDelivery(
             outbox=self.outbox, head_ends={HEAD_END: self.head_end}, clock=self.node.clock, times=StageTimes(),
             random=random.Random(1), config=self.config, lapsed=lapse, reached_by=lapse.reached_by,

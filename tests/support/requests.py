@@ -20,7 +20,7 @@ from cluster.etcd.client import EtcdClient
 from core.domain.effective_dated import ms_of
 from core.domain.errors import UtrnError
 from core.domain.meter import Custody
-from core.domain.participant import CreditRule, Option, Participant, Profile
+from core.domain.participant import CreditRule, Participant, Profile, SellingModel
 from core.registry.counter_transfer import HandOver
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
@@ -68,7 +68,7 @@ async def _open() -> World:
     async with node.running():
         await node.sell(SUPPLIER, pan, transaction_id=IDS[0])
     credit = CreditRule(each_max_pence=5000, day_max_pence=9000)
-    profile = Profile(option=Option.PSP_ISSUES_AND_DELIVERS, credit=credit)
+    profile = Profile(option=SellingModel.PSP_ISSUES_AND_DELIVERS, credit=credit)
     await node.parties.set_profile(as_(SUPPLIER), SUPPLIER.participant_id, profile, None)
     leaving = HandOver(meter_id=last, custody_before=Custody.CENTRAL, custody=Custody.SMSO)
     await node.hand_over(as_(OPERATOR), leaving)

@@ -21,7 +21,7 @@ from cluster.audit.change_feed import (
 from cluster.codec.registry import name_of
 from cluster.membership.placement import shard_of
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
-from core.domain.record import Basis, Ref
+from core.domain.record import ReadSet, Ref
 from core.domain.vend import Operation, Vend
 from core.ports.registry import RegistryRecord
 from tests.support.head_ends import HEAD_END
@@ -84,7 +84,7 @@ def market(stored: Vend) -> Story:
     return story
 
 
-def basis_of(story: Story) -> Basis:
+def basis_of(story: Story) -> ReadSet:
     """Every record of a story, each at its last revision."""
     last = {one.change.ref: one.revision for one in story.events if isinstance(one.change, RecordSeen)}
     return tuple(last.items())
@@ -108,7 +108,7 @@ def new_vend(counter: int = 1, operation: Operation = Operation.TOP_UP) -> Vend:
 
 def sell(story: Story, stored: Vend) -> Vend:
     """Commit a vend on the records of the story."""
-    stored = replace(stored, basis=basis_of(story))
+    stored = replace(stored, read_set=basis_of(story))
     changes: list[Change] = [
         seen(stored, created=True),
         CounterSeen(ORIGINATOR, stored.meter_id, stored.counter),

@@ -29,7 +29,7 @@ METHODS: dict[str, Any] = {
 }
 
 
-class Known:
+class Versioned:
     """Knows every caller as one participant, or refuses each."""
 
     def __init__(self, who: Participant | None, refusal: BaseException | None = None) -> None:

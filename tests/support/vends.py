@@ -6,31 +6,31 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from core.domain.appointment import Appointment, Appointments, AppointmentState, Evidence, Terms
-from core.domain.authorization import Resolved
+from core.domain.authorization import Authorization
 from core.domain.delivery import NOT_REQUESTED
-from core.domain.effective_dated import FAR_FUTURE, Ms, Timeline, begin, ms_of
+from core.domain.effective_dated import FAR_FUTURE, EffectiveDated, Ms, begin, ms_of
 from core.domain.meter import (
-    Card,
     Meter,
     MeterId,
     MeterKind,
     OriginatorId,
     Pan,
+    PanAssignment,
+    PanRecord,
     PanStatus,
-    PanUse,
     Registration,
     Settings,
 )
 from core.domain.money import Pence
 from core.domain.participant import (
-    KnownAs,
-    Level,
-    Option,
     Participant,
     ParticipantId,
+    ParticipantIdentity,
+    ParticipantStatus,
     Profile,
+    PspPermission,
     Role,
-    Standing,
+    SellingModel,
     SupplierKey,
 )
 from core.domain.transaction_id import TransactionId, make_transaction_id
@@ -52,27 +52,27 @@ KEY = SupplierKey(originator_id=ORIGINATOR, key_id="01", public_point=POINT)
 LONG_AGO = ms_of(datetime(2026, 1, 1, tzinfo=UTC))
 
 
-def always(value: T, since: Ms = LONG_AGO) -> Timeline[T]:
+def always(value: T, since: Ms = LONG_AGO) -> EffectiveDated[T]:
     """A value that holds since long ago, or since or from `since` on; recorded then, but no later than now."""
     return begin(value, since=since, now=min(since, ms_of(NOW)), by="test")
 
 
-def known_as(name: str, *ids: str) -> Timeline[KnownAs]:
+def known_as(name: str, *ids: str) -> EffectiveDated[ParticipantIdentity]:
     """The name and the certificates of a participant, since long ago."""
-    return always(KnownAs(name=name, identities=tuple(f"spiffe://utrn/participant/{one}" for one in ids)))
+    return always(ParticipantIdentity(name=name, identities=tuple(f"spiffe://utrn/participant/{one}" for one in ids)))
 
 
 SUPPLIER = Participant(
     participant_id=SUPPLIER_ID, role=Role.SUPPLIER, known_as=known_as("North", "supplier-north"),
-    standings=always(Standing.ACTIVE), supplier_key=KEY,
-    profiles=always(Profile(option=Option.PSP_ISSUES_AND_DELIVERS)),
+    standings=always(ParticipantStatus.ACTIVE), supplier_key=KEY,
+    profiles=always(Profile(option=SellingModel.PSP_ISSUES_AND_DELIVERS)),
 )  # fmt: skip
 PSP = Participant(
     participant_id=PSP_ID, role=Role.PSP, known_as=known_as("Corner", "psp-corner"),
-    standings=always(Standing.ACTIVE),
+    standings=always(ParticipantStatus.ACTIVE),
 )  # fmt: skip
 TERMS = Terms(
-    appointment_id="corner", supplier_id=SUPPLIER_ID, psp_id=PSP_ID, level=Level.ISSUE_AND_DELIVER,
+    appointment_id="corner", supplier_id=SUPPLIER_ID, psp_id=PSP_ID, level=PspPermission.ISSUE_AND_DELIVER,
     channels=frozenset(), min_pence=1, max_pence=819_100, since=LONG_AGO, until=None,
 )  # fmt: skip
 APPOINTMENT = Appointment(
@@ -102,13 +102,13 @@ def meter(meter_id: MeterId, kind: MeterKind = MeterKind.ESME, settings: Setting
         public_point=POINT,
         registrations=always(Registration(supplier_id=SUPPLIER_ID)),
         settings=always(settings or Settings(head_end=HEAD_END)),
-        turned_at=LONG_AGO,
+        effective_through=LONG_AGO,
     )
 
 
-def card(pan: Pan, meter_id: MeterId, *, blocked: bool = False) -> Card:
+def card(pan: Pan, meter_id: MeterId, *, blocked: bool = False) -> PanRecord:
     status = PanStatus.BLOCKED if blocked else PanStatus.ACTIVE
-    return Card(pan=pan, uses=always(PanUse(meter_id=meter_id, supplier_id=SUPPLIER_ID, status=status)))
+    return PanRecord(pan=pan, uses=always(PanAssignment(meter_id=meter_id, supplier_id=SUPPLIER_ID, status=status)))
 
 
 def market(*meters: Meter, pans: dict[Pan, MeterId]) -> MemoryRegistry:
@@ -121,11 +121,11 @@ def market(*meters: Meter, pans: dict[Pan, MeterId]) -> MemoryRegistry:
     )
 
 
-def resolved(one: Meter) -> Resolved:
+def resolved(one: Meter) -> Authorization:
     """What a PAN of a meter stands for, by records that are nowhere."""
-    return Resolved(
+    return Authorization(
         meter_id=one.meter_id, meter_kind=one.kind, scheme=one.scheme, public_point=one.public_point,
-        head_end=HEAD_END, supplier_id=SUPPLIER_ID, tenancy=1, key=KEY, since=LONG_AGO, until=FAR_FUTURE, basis=(),
+        head_end=HEAD_END, supplier_id=SUPPLIER_ID, tenancy=1, key=KEY, since=LONG_AGO, until=FAR_FUTURE, read_set=(),
         rule="test",
     )  # fmt: skip
 

@@ -119,8 +119,8 @@ def _moved_to_another(story: Story, stored: Vend, *, in_s: float = 0) -> None:
         now=ms_of(NOW),
         by="test",
     )
-    turned_at = ms_of(NOW) if in_s == 0 else known.turned_at
-    after = replace(known, registrations=gained, turned_at=turned_at)
+    effective_through = ms_of(NOW) if in_s == 0 else known.effective_through
+    after = replace(known, registrations=gained, effective_through=effective_through)
     story.tell(RecordSeen(ref_of(after), after))
 
 

@@ -11,9 +11,9 @@ from app.verification.checker import Run, Taken, check_run
 from app.verification.observed_run import TimeOff
 from cluster.audit.change_feed import LedgerEvent, RecordGone, RecordSeen, VendSeen
 from core.domain.appointment import Appointments, AppointmentState
-from core.domain.effective_dated import Ms, Timeline, ms_of
-from core.domain.meter import Card, Custody, Meter, PanStatus, PanUse, PaymentMode, Registration
-from core.domain.participant import Option, Participant, ParticipantId, Profile, Standing
+from core.domain.effective_dated import EffectiveDated, Ms, ms_of
+from core.domain.meter import Custody, Meter, PanAssignment, PanRecord, PanStatus, PaymentMode, Registration
+from core.domain.participant import Participant, ParticipantId, ParticipantStatus, Profile, SellingModel
 from core.domain.vend import Vend
 from core.ports.registry import RegistryRecord
 from tests.support.runs import code, good, market, new_vend, ref_of, rewritten, run_of, seen, sell, sent
@@ -35,20 +35,20 @@ from tests.support.vends import (
 AT = ms_of(NOW)
 SOUTH = ParticipantId("supplier-south")
 _T = TypeVar("_T")
-_Changed = Callable[[Meter, Card], RegistryRecord]
+_Changed = Callable[[Meter, PanRecord], RegistryRecord]
 
 
 def _fired(run: Run) -> set[int]:
     return {finding.invariant for finding in check_run(run)}
 
 
-def _now(timeline: Timeline[_T], value: _T) -> Timeline[_T]:
+def _now(timeline: EffectiveDated[_T], value: _T) -> EffectiveDated[_T]:
     return timeline.adjust(lambda _: value, now=AT, by="test")
 
 
-def _registered(known: Meter, value: Registration, *, since: Ms = AT, turned_at: Ms = AT) -> Meter:
+def _registered(known: Meter, value: Registration, *, since: Ms = AT, effective_through: Ms = AT) -> Meter:
     changed = known.registrations.change(value, since=since, now=AT, by="test")
-    return replace(known, registrations=changed, turned_at=turned_at)
+    return replace(known, registrations=changed, effective_through=effective_through)
 
 
 def _settings(known: Meter, **facts: object) -> Meter:
@@ -56,12 +56,12 @@ def _settings(known: Meter, **facts: object) -> Meter:
     return replace(known, settings=_now(known.settings, value))
 
 
-def _used(known: Card, **facts: object) -> Card:
-    value: PanUse = replace(known.uses.periods[-1].value, **facts)  # type: ignore[arg-type]
+def _used(known: PanRecord, **facts: object) -> PanRecord:
+    value: PanAssignment = replace(known.uses.periods[-1].value, **facts)  # type: ignore[arg-type]
     return replace(known, uses=_now(known.uses, value))
 
 
-def _standing(known: Participant, standing: Standing) -> Participant:
+def _standing(known: Participant, standing: ParticipantStatus) -> Participant:
     return replace(known, standings=_now(known.standings, standing))
 
 
@@ -77,7 +77,7 @@ def _suspended() -> Appointments:
 
 _WRONG: list[tuple[str, _Changed]] = [
     ("in other hands", lambda one, _: _registered(one, Registration(supplier_id=SOUTH))),
-    ("was due", lambda one, _: _registered(one, Registration(supplier_id=SUPPLIER_ID), turned_at=LONG_AGO)),
+    ("was due", lambda one, _: _registered(one, Registration(supplier_id=SUPPLIER_ID), effective_through=LONG_AGO)),
     ("in other hands", lambda one, _: _settings(one, tenancy=2)),
     ("counters", lambda one, _: _registered(one, Registration(supplier_id=SUPPLIER_ID, custody=Custody.SMSO))),
     ("nobody supplied", lambda one, _: replace(one, registrations=one.registrations.end(at=None, now=AT))),
@@ -88,10 +88,13 @@ _WRONG: list[tuple[str, _Changed]] = [
     ("another meter", lambda _, one: _used(one, meter_id="00db12ffffffffff")),
     ("another meter", lambda _, one: _used(one, tenancy=2)),
     ("stood for nothing", lambda _, one: replace(one, uses=one.uses.end(at=None, now=AT))),
-    ("supplier was not active", lambda *_: _standing(SUPPLIER, Standing.SUSPENDED)),
-    ("seller was not active", lambda *_: _standing(PSP, Standing.SUSPENDED)),
+    ("supplier was not active", lambda *_: _standing(SUPPLIER, ParticipantStatus.SUSPENDED)),
+    ("seller was not active", lambda *_: _standing(PSP, ParticipantStatus.SUSPENDED)),
     ("originator", lambda *_: replace(SUPPLIER, supplier_key=replace(KEY, originator_id="90b3d51f30010009"))),
-    ("no PSP", lambda *_: replace(SUPPLIER, profiles=_now(SUPPLIER.profiles, Profile(option=Option.SUPPLIER_ONLY)))),
+    (
+        "no PSP",
+        lambda *_: replace(SUPPLIER, profiles=_now(SUPPLIER.profiles, Profile(option=SellingModel.SUPPLIER_ONLY))),
+    ),
     ("not appointed", lambda *_: _suspended()),
     ("not appointed", lambda *_: _appointed(until=AT)),
     ("not appointed", lambda *_: _appointed(since=Ms(AT + 60_000))),
@@ -124,10 +127,10 @@ def test_every_record_a_sale_was_based_on_was_in_force_at_its_revision() -> None
     plain = new_vend()
     for record in (SUPPLIER, PSP, APPOINTMENTS, meter(plain.meter_id), card(plain.sale.pan, plain.meter_id)):
         story = market(plain)
-        before = sell(market(plain), plain).basis
+        before = sell(market(plain), plain).read_set
         # Written again: the same content, another revision.
         story.tell(RecordSeen(ref_of(record), record))
-        moved = replace(sell(story, plain), basis=before)
+        moved = replace(sell(story, plain), read_set=before)
         ledger = rewritten(story.events, lambda one, moved=moved: replace(one, vend=moved))  # type: ignore[misc]
         run = replace(run_of(story, moved, credited=False), settled=False, ledger=ledger)
         assert _fired(run) == {14}, record
@@ -138,7 +141,7 @@ def test_every_record_a_sale_was_based_on_was_in_force_at_its_revision() -> None
 
 def test_a_sale_names_what_it_was_based_on() -> None:
     _, run = good()
-    bare = rewritten(run.ledger, lambda one: replace(one, vend=replace(one.vend, basis=())))
+    bare = rewritten(run.ledger, lambda one: replace(one, vend=replace(one.vend, read_set=())))
     assert _fired(replace(run, ledger=bare)) == {14}
     taken_over = rewritten(bare, lambda one: replace(one, vend=replace(one.vend, rule="handed over")))
     assert check_run(replace(run, ledger=taken_over)) == []
@@ -160,7 +163,7 @@ def test_nothing_is_sent_to_a_meter_that_has_changed_hands(*, moved: bool, fired
 def test_no_head_end_takes_over_what_was_sold_for_the_side_before() -> None:
     stored, run = good()
     gone = _registered(meter(stored.meter_id), Registration(supplier_id=SOUTH))
-    back = replace(meter(stored.meter_id), turned_at=AT)
+    back = replace(meter(stored.meter_id), effective_through=AT)
     changed = LedgerEvent(90, RecordSeen(ref_of(gone), gone), 90.0)
     again = LedgerEvent(100, RecordSeen(ref_of(gone), back), 100.0)
     for at, ledger, fired in (
@@ -190,8 +193,10 @@ def _as_sold(run: Run) -> Vend:
 def test_no_change_of_a_meter_is_carried_out_before_its_time() -> None:
     stored, run = good()
     due = Ms(AT + 3_600_000)
-    for heard_at, turned_at, fired in ((20.0, due, True), (3600.0, due, False), (20.0, LONG_AGO, False)):
-        after = _registered(meter(stored.meter_id), Registration(supplier_id=SOUTH), since=due, turned_at=turned_at)
+    for heard_at, effective_through, fired in ((20.0, due, True), (3600.0, due, False), (20.0, LONG_AGO, False)):
+        after = _registered(
+            meter(stored.meter_id), Registration(supplier_id=SOUTH), since=due, effective_through=effective_through
+        )
         later = LedgerEvent(99, RecordSeen(ref_of(after), after), heard_at)
         assert (14 in _fired(replace(run, ledger=[*run.ledger, later]))) is fired
         assert check_run(replace(run, ledger=[*run.ledger, later], began=None)) == []
@@ -215,7 +220,7 @@ def test_no_change_of_a_meter_is_carried_out_before_its_time() -> None:
 def test_time_that_begins_by_wrong_clocks_excuses_only_what_nobody_could_know(off: TimeOff, *, fired: bool) -> None:
     stored, run = good()
     due = Ms(AT + 3_600_000)
-    after = _registered(meter(stored.meter_id), Registration(supplier_id=SOUTH), since=due, turned_at=due)
+    after = _registered(meter(stored.meter_id), Registration(supplier_id=SOUTH), since=due, effective_through=due)
     later = LedgerEvent(99, RecordSeen(ref_of(after), after), 20.0)
     assert (14 in _fired(replace(run, ledger=[*run.ledger, later], times_off=[off]))) is fired
 

@@ -10,14 +10,14 @@ from utrn.peer.v1 import peer_service_pb2 as pb
 from app.devstack.ports import free_ports
 from cluster.config import PeersConfig
 from cluster.etcd.client import EtcdClient
-from cluster.membership.failure_detector import Heard, PeerWatch
+from cluster.membership.failure_detector import FailureDetector, PeerHeartbeat
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 
 
-def _watch(etcd: FakeEtcd, clock: HandClock, **settings: int | Path) -> PeerWatch:
+def _watch(etcd: FakeEtcd, clock: HandClock, **settings: int | Path) -> FailureDetector:
     config = PeersConfig(**settings)  # type: ignore[arg-type]
-    return PeerWatch(cast("EtcdClient", etcd), config, clock, node_id="node-a", members=list)
+    return FailureDetector(cast("EtcdClient", etcd), config, clock, node_id="node-a", members=list)
 
 
 async def test_refused_is_dead_and_listening_is_not() -> None:
@@ -56,7 +56,7 @@ def test_only_peers_heard_of_late_count() -> None:
     clock = HandClock()
     watch = _watch(FakeEtcd(), clock)
     beat = pb.HeartbeatResponse(node_id="node-b", ledger_ready=True)
-    watch.heard["node-b"] = Heard(beat, clock.monotonic())
+    watch.heard["node-b"] = PeerHeartbeat(beat, clock.monotonic())
     assert (list(watch.heard_of_late()), watch.reach_ledger()) == (["node-b"], True)
     clock.advance(3)
     assert (list(watch.heard_of_late()), watch.reach_ledger()) == ([], False)
@@ -78,7 +78,7 @@ def test_a_node_stands_aside_only_for_a_peer_that_serves_with_all_keys(
 ) -> None:
     clock = HandClock()
     watch = _watch(FakeEtcd(), clock)
-    watch.heard["node-b"] = Heard(beat, clock.monotonic())
+    watch.heard["node-b"] = PeerHeartbeat(beat, clock.monotonic())
     clock.advance(0 if fresh else 3)
     assert watch.serve_with_all_keys() is counts
 

@@ -12,9 +12,9 @@ from cluster.codec.vend import NewerSchema, vend_of, vend_value
 from core.domain.delivery import DeliveryReason, DeliveryState
 from core.domain.effective_dated import Ms
 from core.domain.goodwill_credit import CreditDay, CreditReason, CreditRequest
-from core.domain.meter import Abilities, Model, Pan
+from core.domain.meter import MeterCapabilities, Model, Pan
 from core.domain.money import Pence
-from core.domain.registration_change import ChangeKind, MarketChange, OwedVend
+from core.domain.registration_change import ChangeKind, OwedVend, RegistrationChange
 from core.domain.utrn import Counter
 from core.domain.vend import Operation
 from core.ports.registry import StoredRecord
@@ -49,7 +49,7 @@ def test_a_vend_comes_back_as_it_was(counter: int, operation: Operation, pence: 
 
 def test_registry_records_come_back_as_they_were() -> None:
     one = meter(new_meter_id())
-    change = MarketChange(
+    change = RegistrationChange(
         meter_id=one.meter_id, at=Ms(5), carried_out_at=Ms(6), kinds=(ChangeKind.SUPPLIER,), responsible=SUPPLIER_ID,
         supplier_after=None, originator_id=ORIGINATOR, last_issued=7, highest_applied=3,
         in_flight=(OwedVend(participant_id=PSP_ID, transaction_id=new_id(), counter=Counter(7)),),
@@ -60,7 +60,7 @@ def test_registry_records_come_back_as_they_were() -> None:
     )  # fmt: skip
     records: list[StoredRecord] = [
         SUPPLIER, PSP, one, card(Pan("1" * 19), one.meter_id, blocked=True), APPOINTMENTS,
-        Model(make="A", model="B", abilities=always(Abilities(schemes=frozenset({"gbcs"})))), change, credit,
+        Model(make="A", model="B", abilities=always(MeterCapabilities(schemes=frozenset({"gbcs"})))), change, credit,
         CreditDay(supplier_id=SUPPLIER_ID, day="2026-11-24", count=2, total_pence=900),
     ]  # fmt: skip
     for record in records:

@@ -5,7 +5,7 @@ from typing import cast
 from utrn.peer.v1 import peer_service_pb2 as pb
 
 from cluster.membership.clock_sight import sight_of
-from cluster.membership.failure_detector import Heard, PeerWatch
+from cluster.membership.failure_detector import FailureDetector, PeerHeartbeat
 from cluster.membership.shard_ownership import EtcdOwnership
 from core.domain.effective_dated import Ms
 
@@ -28,13 +28,16 @@ class Seen:
 class Beats:
     """What was heard of late."""
 
-    def heard_of_late(self) -> dict[str, Heard]:
+    def heard_of_late(self) -> dict[str, PeerHeartbeat]:
         old = pb.HeartbeatResponse(node_id="b", clock_ms=T, time_ms=T - 60_000)
-        return {"b": Heard(old, 100.0), "c": Heard(pb.HeartbeatResponse(node_id="c", clock_ms=T + 5), 100.5)}
+        return {
+            "b": PeerHeartbeat(old, 100.0),
+            "c": PeerHeartbeat(pb.HeartbeatResponse(node_id="c", clock_ms=T + 5), 100.5),
+        }
 
 
 def test_what_a_clock_said_is_carried_on_to_now() -> None:
-    sight = sight_of(cast("EtcdOwnership", Seen()), cast("PeerWatch", Beats()), Ms(T + 900), 101.0)
+    sight = sight_of(cast("EtcdOwnership", Seen()), cast("FailureDetector", Beats()), Ms(T + 900), 101.0)
     assert sight is not None
     assert sight.walls == {"a": T + 900, "b": T + 1000, "c": T + 505}
     assert sight.times == {"b": T - 59_000, "c": None}
@@ -45,4 +48,4 @@ def test_what_a_clock_said_is_carried_on_to_now() -> None:
 def test_before_it_is_known_who_should_be_there_nobody_is_a_majority() -> None:
     unread = Seen()
     unread.seen = False
-    assert sight_of(cast("EtcdOwnership", unread), cast("PeerWatch", Beats()), Ms(T), 101.0) is None
+    assert sight_of(cast("EtcdOwnership", unread), cast("FailureDetector", Beats()), Ms(T), 101.0) is None

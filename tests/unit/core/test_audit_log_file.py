@@ -52,7 +52,9 @@ def test_every_decision_is_read_as_it_was_made_but_for_the_pan(audit: AuditLogFi
 
 def test_whatever_a_stranger_sends_a_line_is_one_line_of_json(audit: AuditLogFile, tmp_path: Path) -> None:
     odd = 'Acme "X"\\/E470\n\x1b]0;t\x07\u2028{"block":0}'
-    audit.note(decision(1)._replace(subject=odd, rule=odd, outcome=odd, caller=odd, basis=((Ref(Kind.MODEL, odd), 3),)))
+    audit.note(
+        decision(1)._replace(subject=odd, rule=odd, outcome=odd, caller=odd, read_set=((Ref(Kind.MODEL, odd), 3),))
+    )
     audit.flush()
     (found,) = AuditLogReader(audit_file(tmp_path))
     assert {found[name] for name in ("subject", "rule", "outcome", "caller")} == {odd}

@@ -12,11 +12,11 @@ from core.api.access import ACCESS
 from core.api.interceptor import Interceptor
 from core.api.limits import CallerLimits, in_slices
 from core.api.status import Context
-from core.domain.errors import Overloaded, PanUnknown
+from core.domain.errors import Overloaded, PanNotFound
 from tests.support.market_node import OPERATOR
 from tests.support.patience import PATIENCE_S
 from tests.support.raw import Answer, raw_call, raw_stream
-from tests.support.served import Known, served
+from tests.support.served import Versioned, served
 from tests.support.vends import PSP, SUPPLIER
 
 SALE, WATCH = "/utrn.v1.TopUpService/TopUp", "/grpc.health.v1.Health/Watch"
@@ -36,7 +36,7 @@ class Held:
     async def unary(self, request: Any, context: Context) -> Any:
         self.waiting += 1
         await self.go.wait()
-        raise PanUnknown("unknown")
+        raise PanNotFound("unknown")
 
     async def stream(self, request: Any, context: Context) -> AsyncIterator[Any]:
         self.waiting += 1
@@ -52,7 +52,7 @@ class Held:
 
 @pytest.mark.parametrize(("path", "most"), [(SALE, 2), (WATCH, 1), (LOAD, 4)])
 async def test_more_calls_of_one_at_once_are_told_to_come_back_and_anothers_are_not(path: str, most: int) -> None:
-    held, known = Held(), Known(OPERATOR)
+    held, known = Held(), Versioned(OPERATOR)
     interceptor = Interceptor(known.authenticate, lambda _: None, limits=limits(refusals_per_s=0))
     sale = path == SALE
 
@@ -82,12 +82,12 @@ async def ask_alone(path: str, interceptor: Interceptor, held: Held) -> Answer:
 
 
 async def test_who_is_refused_without_end_is_told_to_come_back_before_it_costs_a_look() -> None:
-    looked, known = 0, Known(PSP)
+    looked, known = 0, Versioned(PSP)
 
     async def unknown(request: Any, context: Context) -> Any:
         nonlocal looked
         looked += 1
-        raise PanUnknown("unknown")
+        raise PanNotFound("unknown")
 
     interceptor = Interceptor(known.authenticate, lambda _: None, limits=limits())
     async with served({SALE: unknown}, [interceptor]) as channel:

@@ -17,7 +17,7 @@ from core.domain.transaction_id import TransactionId
 from core.domain.utrn_value import code_value
 from core.domain.vend import Channel, Operation, Sale
 from core.issuing.counter_cache import Counters
-from core.issuing.group_commit import CommitLine, Draft
+from core.issuing.group_commit import GroupCommitter, PendingVend
 from core.issuing.recent_vends import Issued
 from core.metrics import StageTimes
 from tests.fakes.clock import HandClock
@@ -39,7 +39,7 @@ class Line:
         self.answers = memory(100)
         client = cast("EtcdClient", self.etcd)
         config = EtcdConfig(endpoints=("fake:1",), resolve_timeout_ms=100)
-        self.line = CommitLine(
+        self.line = GroupCommitter(
             ledger=EtcdLedger(client, config, self.clock),
             signer=self.signer,
             counters=Counters(self.clock, trust_s=60, sequences_max=1000, alarm=min(256, refuse), refuse=refuse),
@@ -61,7 +61,7 @@ class Line:
             amount=Pence(500),
             channel=Channel.APP,
         )
-        return self.line.submit(Draft(sale=sale, resolved=resolved(one), value=code_value(Pence(500))))
+        return self.line.submit(PendingVend(sale=sale, resolved=resolved(one), value=code_value(Pence(500))))
 
 
 @pytest.fixture

@@ -15,33 +15,33 @@ from etcdpb import rpc_pb2 as pb
 
 from cluster.codec.registry import name_of, value_of
 from cluster.etcd.keys import Keys
-from cluster.registry.replica import Copy
+from cluster.registry.replica import RegistrySnapshot
 from core.domain.appointment import Appointment, Appointments, AppointmentState
-from core.domain.authorization import Act, Question, Records, Ruling, judge
+from core.domain.authorization import Act, AuthorizationDecision, Question, Records, judge
 from core.domain.effective_dated import Ms, ms_of
 from core.domain.meter import (
-    Abilities,
-    Card,
     Custody,
     Meter,
+    MeterCapabilities,
     MeterId,
     Model,
     Pan,
+    PanAssignment,
+    PanRecord,
     PanStatus,
-    PanUse,
     PaymentMode,
     Registration,
     Settings,
 )
 from core.domain.participant import (
-    Level,
     Limit,
-    Option,
     Participant,
     ParticipantId,
+    ParticipantStatus,
     Profile,
+    PspPermission,
     Role,
-    Standing,
+    SellingModel,
     SupplierKey,
 )
 from core.domain.record import Kind
@@ -100,28 +100,30 @@ class Case(NamedTuple):
     """One row: who asks for what, and how everything stands. `psp` is the standing of the PSP, which may be asking."""
 
     caller: str
-    option: Option
+    option: SellingModel
     act: Act
     appointed: str
     meter: str
     pan: str
-    supplier: Standing
-    psp: Standing
+    supplier: ParticipantStatus
+    psp: ParticipantStatus
 
 
 # The standing of a PSP matters where it asks; whoever else asks finds it active.
 PARTS = [
     (caller, option, psp)
     for caller in CALLERS
-    for option in Option
-    for psp in (Standing if caller == "psp" else [Standing.ACTIVE])
+    for option in SellingModel
+    for psp in (ParticipantStatus if caller == "psp" else [ParticipantStatus.ACTIVE])
 ]
-ROWS_OF_A_PART = len(Act) * len(APPOINTED) * len(METERS) * len(PANS) * len(Standing)
+ROWS_OF_A_PART = len(Act) * len(APPOINTED) * len(METERS) * len(PANS) * len(ParticipantStatus)
 
 
-def cases(caller: str, option: Option, psp: Standing) -> Iterator[Case]:
+def cases(caller: str, option: SellingModel, psp: ParticipantStatus) -> Iterator[Case]:
     """Every act, with every appointment, and every state of meter, PAN and supplier."""
-    for act, appointed, meter_state, pan, supplier in itertools.product(Act, APPOINTED, METERS, PANS, Standing):
+    for act, appointed, meter_state, pan, supplier in itertools.product(
+        Act, APPOINTED, METERS, PANS, ParticipantStatus
+    ):
         yield Case(caller, option, act, appointed, meter_state, pan, supplier, psp)
 
 
@@ -130,10 +132,10 @@ def cases(caller: str, option: Option, psp: Standing) -> Iterator[Case]:
 _IS_PSP = "psp"
 _MAKES_A_CODE = {Act.ISSUE, Act.TOP_UP, Act.CREDIT}
 _PSP_MAY = {
-    Option.SUPPLIER_ONLY: set[Act](),
-    Option.PSP_ISSUES: {Act.ISSUE},
-    Option.PSP_ISSUES_AND_DELIVERS: {Act.ISSUE, Act.TOP_UP, Act.DELIVER},
-    Option.SUPPLIER_GENERATES: set[Act](),
+    SellingModel.SUPPLIER_ONLY: set[Act](),
+    SellingModel.PSP_ISSUES: {Act.ISSUE},
+    SellingModel.PSP_ISSUES_AND_DELIVERS: {Act.ISSUE, Act.TOP_UP, Act.DELIVER},
+    SellingModel.SUPPLIER_GENERATES: set[Act](),
 }
 # Only these two are in force; a PSP whose appointment is in any other state has none.
 _APPOINTED_FOR = {"issue": {Act.ISSUE}, "issue and deliver": {Act.ISSUE, Act.TOP_UP, Act.DELIVER}}
@@ -146,7 +148,7 @@ def _is_the_others(case: Case) -> bool:
 def _suspended_psp(case: Case) -> bool:
     """A PSP that the meter's supplier has appointed hears why it may not, before it hears what for it was appointed."""
     appointed = case.appointed in _APPOINTED_FOR and not _is_the_others(case)
-    return case.caller == _IS_PSP and appointed and case.psp is not Standing.ACTIVE
+    return case.caller == _IS_PSP and appointed and case.psp is not ParticipantStatus.ACTIVE
 
 
 def _psp_may(case: Case) -> bool:
@@ -172,7 +174,7 @@ RULES: list[tuple[str, Callable[[Case], bool]]] = [
     ("METER_UNKNOWN", lambda case: case.meter in ("ended", "not registered")),
     ("CALLER_SUSPENDED", _suspended_psp),
     ("NOT_APPOINTED", lambda case: not _has_say(case)),
-    ("SUPPLIER_INACTIVE", lambda case: case.supplier is not Standing.ACTIVE and not _is_the_others(case)),
+    ("SUPPLIER_INACTIVE", lambda case: case.supplier is not ParticipantStatus.ACTIVE and not _is_the_others(case)),
     ("PAN_BLOCKED", lambda case: case.pan in ("blocked", "replaced") and case.act is not Act.DELIVER),
     ("PAN_NOT_CURRENT", _is_not_current),
     ("METER_NOT_ENROLLED", lambda case: case.meter in ("not enrolled", "custody smso")),
@@ -180,7 +182,7 @@ RULES: list[tuple[str, Callable[[Case], bool]]] = [
     ("NOT_SUPPORTED_BY_METER", lambda case: case.meter == "model unknown"),
     ("NOT_SUPPORTED_BY_METER", lambda case: case.meter == "model without air" and case.act is not Act.ISSUE),
     ("NOT_SUPPORTED_BY_METER", lambda case: case.meter == "model made elsewhere" and case.act in _MAKES_A_CODE),
-    ("CENTRAL_ISSUE_OFF", lambda case: case.option is Option.SUPPLIER_GENERATES and case.act in _MAKES_A_CODE),
+    ("CENTRAL_ISSUE_OFF", lambda case: case.option is SellingModel.SUPPLIER_GENERATES and case.act in _MAKES_A_CODE),
     (
         "COUNTER_ELSEWHERE",
         lambda case: case.meter in ("custody supplier", "custody smso") and case.act in _MAKES_A_CODE,
@@ -211,7 +213,7 @@ def expected_of_all(case: Case) -> list[str]:
 
 
 @cache
-def _participants(option: Option, supplier: Standing, psp: Standing) -> dict[str, Participant]:
+def _participants(option: SellingModel, supplier: ParticipantStatus, psp: ParticipantStatus) -> dict[str, Participant]:
     profiles = always(Profile(option=option))
     own = replace(SUPPLIER, standings=always(supplier), profiles=profiles)
     other = replace(CALLERS["other supplier"], profiles=profiles)
@@ -223,7 +225,7 @@ def _participants(option: Option, supplier: Standing, psp: Standing) -> dict[str
 def _appointed(state: str) -> dict[tuple[str, str], Appointments]:
     if state == "none":
         return {}
-    level = Level.ISSUE if state == "issue" else Level.ISSUE_AND_DELIVER
+    level = PspPermission.ISSUE if state == "issue" else PspPermission.ISSUE_AND_DELIVER
     since, until = TERMS.since, None
     if state == "not yet":
         since = Ms(AT + 1)
@@ -258,7 +260,9 @@ def _meters(state: str, tenancy: int) -> dict[str, Meter]:
         meter(METER_ID, settings=settings), registrations=always(Registration(supplier_id=whose, custody=custody))
     )
     if state == "ended":
-        one = replace(one, registrations=one.registrations.end(at=Ms(AT - 5), now=Ms(AT - 10)), turned_at=Ms(AT - 5))
+        one = replace(
+            one, registrations=one.registrations.end(at=Ms(AT - 5), now=Ms(AT - 10)), effective_through=Ms(AT - 5)
+        )
     if state.startswith("model"):
         one = replace(one, make="Acme", model="X1")
     return {METER_ID: one}
@@ -268,7 +272,7 @@ def _meters(state: str, tenancy: int) -> dict[str, Meter]:
 def _models(state: str) -> dict[tuple[str, str], Model]:
     if state not in ("model without air", "model made elsewhere"):
         return {}
-    can = Abilities(
+    can = MeterCapabilities(
         schemes=frozenset({"gbcs"}), over_the_air=state != "model without air",
         central_issue=state != "model made elsewhere",
     )  # fmt: skip
@@ -276,13 +280,13 @@ def _models(state: str) -> dict[tuple[str, str], Model]:
 
 
 @cache
-def _cards(state: str) -> dict[str, Card]:
+def _cards(state: str) -> dict[str, PanRecord]:
     if state == "unknown":
         return {}
     status = {"blocked": PanStatus.BLOCKED, "replaced": PanStatus.REPLACED}.get(state, PanStatus.ACTIVE)
     whose = OTHER if state == "given by the other supplier" else SUPPLIER_ID
     since = Ms(AT + 1) if state == "not yet" else Ms(AT - 1000)
-    use = PanUse(meter_id=METER_ID, supplier_id=whose, status=status)
+    use = PanAssignment(meter_id=METER_ID, supplier_id=whose, status=status)
     return {PAN: replace(card(PAN, METER_ID), uses=always(use, since))}
 
 
@@ -296,7 +300,7 @@ def _world(case: Case) -> MemoryRegistry:
     )
 
 
-def _ruling(world: Records, case: Case, *, every: bool = False) -> Ruling:
+def _ruling(world: Records, case: Case, *, every: bool = False) -> AuthorizationDecision:
     return judge(world, _question(case.caller, case.act), AT, every=every)
 
 
@@ -306,7 +310,7 @@ def _question(caller: str, act: Act) -> Question:
 
 
 @pytest.mark.parametrize(("caller", "option", "psp"), PARTS)
-def test_every_row_of_the_decision_table(caller: str, option: Option, psp: Standing) -> None:
+def test_every_row_of_the_decision_table(caller: str, option: SellingModel, psp: ParticipantStatus) -> None:
     wrong, rows = [], 0
     for case in cases(caller, option, psp):
         rows += 1
@@ -327,7 +331,7 @@ def _allowed_by(case: Case) -> tuple[ParticipantId, str]:
 
 
 def test_the_table_is_whole_and_not_one_sided() -> None:
-    assert len(PARTS) * ROWS_OF_A_PART == 221_760 + 2 * len(Option) * ROWS_OF_A_PART
+    assert len(PARTS) * ROWS_OF_A_PART == 221_760 + 2 * len(SellingModel) * ROWS_OF_A_PART
     seen = {(expected(case), case.caller) for part in PARTS for case in cases(*part)}
     assert {reason for reason, _ in seen} == {reason for reason, _ in RULES} | {"allowed"}
     assert {caller for reason, caller in seen if reason == "allowed"} == {"own supplier", "other supplier", "psp"}
@@ -341,7 +345,7 @@ class Mirror:
 
     def __init__(self) -> None:
         self._keys = Keys("utrn/")
-        self.copy = Copy(self._keys)
+        self.copy = RegistrySnapshot(self._keys)
         self._has: dict[tuple[Kind, str], RegistryRecord] = {}
         self.revisions: dict[tuple[Kind, str], int] = {}
         self._revision = 1
@@ -368,7 +372,9 @@ class Mirror:
 
 
 @pytest.mark.parametrize(("caller", "option", "psp"), PARTS)
-def test_the_mirror_decides_as_the_table_says_every_fiftieth_row(caller: str, option: Option, psp: Standing) -> None:
+def test_the_mirror_decides_as_the_table_says_every_fiftieth_row(
+    caller: str, option: SellingModel, psp: ParticipantStatus
+) -> None:
     """Of encoded records, heard of one by one; and every objection there is, not only the first."""
     mirror, remembered = Mirror(), 0
     rows = list(itertools.islice(cases(caller, option, psp), 0, None, 50))
@@ -380,24 +386,24 @@ def test_the_mirror_decides_as_the_table_says_every_fiftieth_row(caller: str, op
         ruled, in_memory = _ruling(mirror.copy, case, every=True), _ruling(world, case, every=True)
         assert [one.reason for one in ruled.refusals] == expected_of_all(case), case
         assert ruled.refusals[:1] == [] or ruled.refusals[0].reason == expected(case)
-        for ref, revision in ruled.basis:
+        for ref, revision in ruled.read_set:
             assert revision == mirror.revisions[(ref.kind, ref.id)], "the commit compares what was read"
-        bare = None if ruled.resolved is None else ruled.resolved._replace(basis=())
-        assert bare == (None if in_memory.resolved is None else in_memory.resolved._replace(basis=())), case
-        assert {ref for ref, _ in ruled.basis} == {ref for ref, _ in in_memory.basis}, case
+        bare = None if ruled.resolved is None else ruled.resolved._replace(read_set=())
+        assert bare == (None if in_memory.resolved is None else in_memory.resolved._replace(read_set=())), case
+        assert {ref for ref, _ in ruled.read_set} == {ref for ref, _ in in_memory.read_set}, case
     assert len(rows) == ROWS_OF_A_PART // 50 + 1
     assert remembered > 0 or CALLERS[caller].role not in (Role.SUPPLIER, Role.PSP) or not _may_ever(caller, option, psp)
 
 
-def _may_ever(caller: str, option: Option, psp: Standing) -> bool:
-    return caller != _IS_PSP or (psp is Standing.ACTIVE and bool(_PSP_MAY[option]))
+def _may_ever(caller: str, option: SellingModel, psp: ParticipantStatus) -> bool:
+    return caller != _IS_PSP or (psp is ParticipantStatus.ACTIVE and bool(_PSP_MAY[option]))
 
 
 # Amounts, and the instant itself.
 
 
-def _fine(option: Option, act: Act, appointed: str) -> Case:
-    return Case("psp", option, act, appointed, "fine", "fine", Standing.ACTIVE, Standing.ACTIVE)
+def _fine(option: SellingModel, act: Act, appointed: str) -> Case:
+    return Case("psp", option, act, appointed, "fine", "fine", ParticipantStatus.ACTIVE, ParticipantStatus.ACTIVE)
 
 
 LIMITS = [
@@ -412,8 +418,8 @@ LIMITS = [
 
 @pytest.mark.parametrize(("limit", "pence", "wanted"), LIMITS)
 def test_limits_of_the_supplier(limit: Limit, pence: int, wanted: str) -> None:
-    registry = _world(_fine(Option.PSP_ISSUES, Act.ISSUE, "issue"))
-    profile = Profile(option=Option.PSP_ISSUES, limits=(limit,))
+    registry = _world(_fine(SellingModel.PSP_ISSUES, Act.ISSUE, "issue"))
+    profile = Profile(option=SellingModel.PSP_ISSUES, limits=(limit,))
     registry.participants[SUPPLIER_ID] = replace(SUPPLIER, profiles=always(profile))
     ruling = judge(registry, Question(caller=PSP, act=Act.ISSUE, pan=PAN, amount=pence, channel=3), AT)
     assert (ruling.refusals[0].reason if ruling.refusals else "allowed") == wanted
@@ -443,7 +449,7 @@ def test_thresholds_of_the_meter(change: dict[str, int], pence: int, wanted: lis
 def test_at_the_instant_of_a_change_the_old_say_ends_and_the_new_one_begins() -> None:
     """To the millisecond: one before, the old supplier; at it, a turn is due; after the turn, only the new one."""
     instant = Ms(AT + 1000)
-    registry = _world(_fine(Option.PSP_ISSUES_AND_DELIVERS, Act.TOP_UP, "issue and deliver"))
+    registry = _world(_fine(SellingModel.PSP_ISSUES_AND_DELIVERS, Act.TOP_UP, "issue and deliver"))
     ((meter_id, one),) = registry.meters.items()
     gaining = Registration(supplier_id=OTHER)
     one = replace(one, registrations=one.registrations.change(gaining, since=instant, now=AT, by="op"))
@@ -453,7 +459,7 @@ def test_at_the_instant_of_a_change_the_old_say_ends_and_the_new_one_begins() ->
     assert before.resolved is not None
     assert before.resolved.until == instant, "the sale must be dated before the change, or be authorised again"
     assert judge(registry, question, instant).turn == meter_id
-    registry.meters[meter_id] = replace(one, turned_at=instant)
+    registry.meters[meter_id] = replace(one, effective_through=instant)
     assert judge(registry, question, instant).refusals[0].reason == "NOT_APPOINTED"
     slow = judge(registry, question, Ms(instant - 500))
     assert slow.refusals[0].reason == "NOT_APPOINTED", "a slow clock does not bring the old supplier back"

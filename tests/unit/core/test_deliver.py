@@ -111,7 +111,7 @@ async def test_after_an_outage_those_who_have_waited_longest_come_first() -> Non
     worker = _idle_worker()
     worker._take_listing(tuple(_owed(meter_id, since) for meter_id, since in waited.items()))
     in_order = [(meter_id, ORIGINATOR) for meter_id in sorted(meters, key=waited.__getitem__)]
-    assert list(worker._turn) == in_order
+    assert list(worker._ready) == in_order
 
 
 async def test_codes_of_two_suppliers_for_one_meter_do_not_hold_each_other_up() -> None:
@@ -121,14 +121,14 @@ async def test_codes_of_two_suppliers_for_one_meter_do_not_hold_each_other_up() 
     old = _owed(meter_id, 1)
     new = replace(old, originator_id=gaining, transaction_id=new_id(), since=2)
     worker._take_listing((old, new))
-    assert list(worker._turn) == [(meter_id, ORIGINATOR), (meter_id, gaining)]
+    assert list(worker._ready) == [(meter_id, ORIGINATOR), (meter_id, gaining)]
     alert = Alert(meter_id=meter_id, alert_code=DUPLICATE_UTRN, originator_id=None, counter=None)
     either = [((meter_id, ORIGINATOR), None), ((meter_id, gaining), None)]
     assert worker._addressed(alert) == either, "an alert may be about either"
     named = Answer(message_id=message_id(gaining, meter_id, Counter(1), RANDOM_PART), kind=AnswerKind.APPLIED)
     assert worker._addressed(named) == [((meter_id, gaining), 1)]
     worker._remove((meter_id, ORIGINATOR), 1)
-    assert list(worker._lanes) == [(meter_id, gaining)]
+    assert list(worker._queues) == [(meter_id, gaining)]
 
 
 def _owed(meter_id: MeterId, since: int) -> Owed:
@@ -206,9 +206,9 @@ def _owed_by(meter_id: MeterId, *counters: int) -> list[Owed]:
 async def _until_idle(worker: DeliveryWorker, attempts: Waiting) -> None:
     """Give turns until the worker has none left and nothing is under way."""
     async with asyncio.timeout(PATIENCE_S), asyncio.TaskGroup() as tasks:
-        while worker._turn or worker.under_way:
-            if worker._turn:
-                await worker._start(tasks, worker._next_turn())
+        while worker._ready or worker.under_way:
+            if worker._ready:
+                await worker._start(tasks, worker._next_ready())
             await asyncio.sleep(0)
 
 
@@ -257,9 +257,9 @@ async def test_a_delivery_cancelled_before_its_first_step_leaves_its_lane_free()
     attempts.ends = {7: Later(3600.0)}
     key = (meter_id, ORIGINATOR)
     async with asyncio.TaskGroup() as tasks:
-        await worker._start(tasks, worker._next_turn())
+        await worker._start(tasks, worker._next_ready())
         worker._stop(key)
-    assert (worker.under_way, worker._lanes[key].task, attempts.tried) == (0, None, [])
+    assert (worker.under_way, worker._queues[key].task, attempts.tried) == (0, None, [])
     await _until_idle(worker, attempts)
     assert attempts.tried == [7], "the shard is ours again, and its delivery goes"
 
@@ -271,11 +271,11 @@ async def test_a_shard_that_is_lost_and_gained_again_while_an_attempt_ends_goes_
     attempts.ends = {7: None}
     key = (meter_id, ORIGINATOR)
     async with asyncio.TaskGroup() as tasks:
-        await worker._start(tasks, worker._next_turn())
+        await worker._start(tasks, worker._next_ready())
         await attempts.under_way.wait()
         worker._stop(key)
         # Gained before the cancelled attempt has come to its end: its lane still has a task.
-        worker._wake(key)
+        worker._resume(key)
     attempts.ends = {7: Later(3600.0)}
     _remember(worker, owed)
     await _until_idle(worker, attempts)
@@ -295,4 +295,4 @@ async def test_where_a_delivery_is_and_news_of_it() -> None:
     assert hands == [Hand.TRIED, Hand.APPLIED, Hand.FREE, Hand.FREE], "what ended otherwise may yet be credited"
     alert = Alert(meter_id=meter_id, alert_code=CREDIT_ADDED_LOCALLY, originator_id=ORIGINATOR, counter=Counter(7))
     worker.take_news(told(alert))
-    assert bool(worker._lanes[meter_id, ORIGINATOR].slots[7].box)
+    assert bool(worker._queues[meter_id, ORIGINATOR].slots[7].box)

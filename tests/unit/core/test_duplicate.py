@@ -129,10 +129,10 @@ def test_whose_counters_a_sequence_spends(
         since = Ms(ms_of(NOW) - 1000 + step)
         value = Registration(supplier_id=supplier, custody=custody)  # type: ignore[arg-type]
         whose = whose.change(value, since=since, now=since, by="test")
-    one = replace(one, registrations=whose, turned_at=ms_of(NOW))
+    one = replace(one, registrations=whose, effective_through=ms_of(NOW))
     registry = MemoryRegistry(participants={SUPPLIER_ID: SUPPLIER}, meters={one.meter_id: one})
-    found, basis = CustodyOf(registry=registry)(one.meter_id, originator)
-    assert (found, len(basis)) == (ours, 1)
+    found, read_set = CustodyOf(registry=registry)(one.meter_id, originator)
+    assert (found, len(read_set)) == (ours, 1)
     assert CustodyOf(registry=registry)(new_meter_id(), originator)[0] is False
 
 

@@ -11,7 +11,7 @@ from core.delivery.waiting import Parked
 from core.domain.delivery import DeliveryReason, DeliveryState
 from core.domain.effective_dated import Ms
 from core.domain.meter import Meter
-from core.domain.record import Known
+from core.domain.record import Versioned
 from tests.support.market_node import GAINING_ID, OPERATOR, MarketNode, as_, at
 from tests.support.owed import OwedDelivery
 from tests.support.vends import HEAD_END, SUPPLIER, SUPPLIER_ID, new_meter_id
@@ -83,7 +83,7 @@ async def test_what_was_read_holds_until_the_copy_moves() -> None:
         await meters.read_again(work.meter_id)
         assert head_end_of(meters, work.meter_id)[0] == OTHER
         assert copied is not None
-        newer: Known[Meter] | None = Known(copied.record, copied.revision + 100)
+        newer: Versioned[Meter] | None = Versioned(copied.record, copied.revision + 100)
         node.registry.meter = lambda _: newer  # type: ignore[method-assign,assignment]
         assert meters.meter(work.meter_id) == newer
         unknown = new_meter_id()

@@ -21,7 +21,7 @@ from core.ports.audit_context import NOTES, Notes
 from tests.support.market_node import OPERATOR
 from tests.support.patience import PATIENCE_S
 from tests.support.raw import Answer, raw_call, raw_stream
-from tests.support.served import METHODS, Known, served
+from tests.support.served import METHODS, Versioned, served
 from tests.support.vends import PSP, SUPPLIER
 
 UNARY, SALE = "/utrn.v1.RegistryService/ListModels", "/utrn.v1.TopUpService/TopUp"
@@ -37,7 +37,7 @@ _HANGS_S = 0.5
 class Behind:
     """An interceptor, what it noted, and how it stopped the node."""
 
-    known: Known
+    known: Versioned
     stopped: list[InvariantBroken] = field(default_factory=list)
     noted: list[tuple[str, str, int]] = field(default_factory=list)
 
@@ -57,7 +57,7 @@ class Behind:
 
 @pytest.fixture
 def behind() -> Behind:
-    return Behind(Known(OPERATOR))
+    return Behind(Versioned(OPERATOR))
 
 
 async def call(channel: grpc.aio.Channel, path: str, body: bytes = b"", timeout_s: float = 10) -> Answer:
@@ -156,7 +156,7 @@ async def test_without_the_interceptor_the_caller_of_what_is_broken_hangs(path: 
 
 @pytest.mark.parametrize("path", [UNARY, STREAM, CHECK, WATCH, UNKNOWN])
 async def test_a_promise_that_breaks_while_its_caller_is_looked_up_ends_the_node(path: str) -> None:
-    behind = Behind(Known(None, InvariantBroken(_SECRET)))
+    behind = Behind(Versioned(None, InvariantBroken(_SECRET)))
     behaviours = {one: behaviour for one, behaviour in PATHS.values() if one == path}
     async with served(behaviours, [behind.interceptor]) as channel:
         assert (await call(channel, path)).code is grpc.StatusCode.INTERNAL

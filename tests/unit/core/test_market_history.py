@@ -16,12 +16,12 @@ from cluster.config import EtcdConfig
 from cluster.etcd.client import EtcdClient
 from cluster.etcd.keys import Keys
 from core.domain.appointment import Appointment, Appointments, AppointmentState
-from core.domain.effective_dated import Ms, Period, Timeline, begin, ms_of
+from core.domain.effective_dated import EffectiveDated, Ms, Period, begin, ms_of
 from core.domain.errors import ChangePending, Refused, RegistryMoved
 from core.domain.meter import Custody, Meter, MeterId, PaymentMode
 from core.domain.participant import ParticipantId, SupplierKey
 from core.domain.record import Kind
-from core.domain.registration_change import ChangeKind, MarketChange
+from core.domain.registration_change import ChangeKind, RegistrationChange
 from core.registry.counter_transfer import HandOver
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
@@ -213,7 +213,7 @@ class MeterMachine(RuleBasedStateMachine):
     def an_instant_is_near(self, node: int, left: int) -> None:
         """So many milliseconds are left, at one of the nodes, of what waits next."""
         meter = self.versions[-1]
-        waits = [instant for instant in meter.instants() if instant > meter.turned_at]
+        waits = [instant for instant in meter.instants() if instant > meter.effective_through]
         if waits:
             self.time_goes_on(max(0, min(waits) - left - self.skews[node] - self.now_ms))
 
@@ -269,7 +269,7 @@ class MeterMachine(RuleBasedStateMachine):
             notes = [record_of(Kind.CHANGE, kv.value) for kv in kvs if kv.key.startswith(room)]
             assert all(kv.version == 1 for kv in kvs if kv.key.startswith(room)), "no note is written over another"
             for one in meters:
-                self._judge(cast("Meter", one), [cast("MarketChange", note) for note in notes])
+                self._judge(cast("Meter", one), [cast("RegistrationChange", note) for note in notes])
             assert meters or not notes, "a note comes with the change that it is about"
 
     def look_at_reminders(self) -> None:
@@ -277,9 +277,9 @@ class MeterMachine(RuleBasedStateMachine):
         prefix = self.keys.records(Kind.DUE)
         reminders = {int(key.removeprefix(prefix).split(b"/")[0]) for key in self.etcd.keys if key.startswith(prefix)}
         meter = self.versions[-1]
-        assert reminders == {instant for instant in meter.instants() if instant > meter.turned_at}
+        assert reminders == {instant for instant in meter.instants() if instant > meter.effective_through}
 
-    def _judge(self, new: Meter, notes: list[MarketChange]) -> None:
+    def _judge(self, new: Meter, notes: list[RegistrationChange]) -> None:
         if self.versions:
             self._judge_change(self.versions[-1], new, notes)
         self.versions.append(new)
@@ -289,20 +289,22 @@ class MeterMachine(RuleBasedStateMachine):
             self.ends.add(last.until)
         _look_at_order(new.registrations, self.ends)
         _look_at_order(new.settings, set())
-        for instant in range(max(new.turned_at - 200, *(self.past or [0])), new.turned_at + 1):
+        for instant in range(max(new.effective_through - 200, *(self.past or [0])), new.effective_through + 1):
             self.past.setdefault(instant, (_value(new.registrations, instant), _value(new.settings, instant)))
 
-    def _judge_change(self, old: Meter, new: Meter, notes: list[MarketChange]) -> None:
-        assert new.turned_at >= old.turned_at, "what was carried out stays carried out"
-        for instant in (one for one in (*old.instants(), *new.instants(), old.turned_at) if one <= old.turned_at):
+    def _judge_change(self, old: Meter, new: Meter, notes: list[RegistrationChange]) -> None:
+        assert new.effective_through >= old.effective_through, "what was carried out stays carried out"
+        for instant in (
+            one for one in (*old.instants(), *new.instants(), old.effective_through) if one <= old.effective_through
+        ):
             assert _stands(old, instant) == _stands(new, instant), "what was carried out is not rewritten"
-        was, now = _stands(new, old.turned_at), _stands(new, new.turned_at)
+        was, now = _stands(new, old.effective_through), _stands(new, new.effective_through)
         kinds = _differences(was, now)
         if not kinds or was[0] is None:
             assert notes == [], "nothing changed, or nobody answers for it"
             return
         (note,) = notes
-        assert (note.at, set(note.kinds), note.meter_id) == (new.turned_at, kinds, self.meter_id)
+        assert (note.at, set(note.kinds), note.meter_id) == (new.effective_through, kinds, self.meter_id)
         assert note.responsible == was[0].supplier_id
         assert note.supplier_after == (None if now[0] is None else now[0].supplier_id)
 
@@ -350,7 +352,7 @@ class MeterMachine(RuleBasedStateMachine):
 
 
 def _hand_over(meter: Meter, meter_id: MeterId, now: Ms, which: int) -> HandOver:
-    holds = meter.registrations.at(max(now, meter.turned_at)) or meter.registrations.periods[-1]
+    holds = meter.registrations.at(max(now, meter.effective_through)) or meter.registrations.periods[-1]
     before, after = holds.value.custody, [Custody.CENTRAL, Custody.SUPPLIER, Custody.SMSO][which]
     smso = Custody.SMSO in (before, after)
     return HandOver(
@@ -359,16 +361,16 @@ def _hand_over(meter: Meter, meter_id: MeterId, now: Ms, which: int) -> HandOver
     )  # fmt: skip
 
 
-def _look_at_order(timeline: Timeline[Any], may_end: set[int]) -> None:
+def _look_at_order(timeline: EffectiveDated[Any], may_end: set[int]) -> None:
     for one, following in itertools.pairwise(timeline.periods):
         assert one.until is not None
         assert one.since < one.until <= following.since, "periods never overlap"
         assert one.until == following.since or one.until in may_end, "a gap is only where somebody ended one"
 
 
-def _value(timeline: Timeline[Any], instant: int) -> object:
+def _value(timeline: EffectiveDated[Any], instant: int) -> object:
     """What was gone by at an instant."""
-    known = timeline.known_at(Ms(instant))
+    known = timeline.as_recorded_at(Ms(instant))
     return None if known is None else known.value
 
 

@@ -9,7 +9,7 @@ from cluster.config import EtcdConfig
 from cluster.etcd.client import EtcdClient
 from core.credit.goodwill_credit import CreditQuery
 from core.delivery.attempt import Aside, Done
-from core.delivery.guard import Lapse
+from core.delivery.guard import DeliveryGuard
 from core.domain.appointment import Appointment, Appointments, AppointmentState
 from core.domain.authorization import Act, Question, judge
 from core.domain.delivery import DeliveryReason, DeliveryState
@@ -32,9 +32,9 @@ from core.domain.goodwill_credit import (
     check_asked,
     count_in,
 )
-from core.domain.meter import Custody, Meter, Pan, PanUse, PaymentMode, Registration, Settings
+from core.domain.meter import Custody, Meter, Pan, PanAssignment, PaymentMode, Registration, Settings
 from core.domain.money import Pence
-from core.domain.participant import CreditRule, Limit, Option, ParticipantId, Profile
+from core.domain.participant import CreditRule, Limit, ParticipantId, Profile, SellingModel
 from core.ports.head_end import Answer, AnswerKind, MessageState
 from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
@@ -137,7 +137,9 @@ def test_the_end_of_an_appointment_bounds_the_sale() -> None:
     ],
 )  # fmt: skip
 def test_of_the_appointment_s_limits_and_the_supplier_s_the_narrower_holds(pence: int, wanted: str) -> None:
-    profile = Profile(option=Option.PSP_ISSUES_AND_DELIVERS, limits=(Limit(channel=0, min_pence=600, max_pence=700),))
+    profile = Profile(
+        option=SellingModel.PSP_ISSUES_AND_DELIVERS, limits=(Limit(channel=0, min_pence=600, max_pence=700),)
+    )
     registry = _of_one_meter(_appointment(min_pence=500, max_pence=800), profile=profile)
     ruling = judge(registry, Question(caller=PSP, act=Act.TOP_UP, pan=PAN, amount=pence, channel=3), AT)
     told = [f"{one.reason} {one.facts['limit_of']}" for one in ruling.refusals]
@@ -267,7 +269,7 @@ async def _credit_market(rule: CreditRule) -> MarketNode:
         profiles=always(Profile(credit=rule)),
     )
     one = replace(meter(new_meter_id()), registrations=always(Registration(supplier_id=GAINING_ID)))
-    use = PanUse(meter_id=one.meter_id, supplier_id=GAINING_ID)
+    use = PanAssignment(meter_id=one.meter_id, supplier_id=GAINING_ID)
     await put_all(node, [supplier, OPERATOR, one, replace(card(PAN, one.meter_id), uses=always(use))])
     return node
 
@@ -386,14 +388,14 @@ LAPSES: list[tuple[str, Meter, int, DeliveryReason | None]] = [
 
 @pytest.mark.parametrize(("one", "done_ms", "wanted"), [row[1:] for row in LAPSES], ids=[row[0] for row in LAPSES])
 def test_why_a_code_is_not_sent_any_more(one: Meter, done_ms: int, wanted: DeliveryReason | None) -> None:
-    one = replace(one, turned_at=Ms(AT + done_ms))
+    one = replace(one, effective_through=Ms(AT + done_ms))
     registry = MemoryRegistry(meters={one.meter_id: one})
-    reason, _ = Lapse(registry=registry)(vend(1, one.meter_id))
+    reason, _ = DeliveryGuard(registry=registry)(vend(1, one.meter_id))
     assert reason is wanted
 
 
 def test_a_code_is_not_sent_to_a_meter_that_is_not_registered() -> None:
-    reason, _ = Lapse(registry=MemoryRegistry())(vend(1, new_meter_id()))
+    reason, _ = DeliveryGuard(registry=MemoryRegistry())(vend(1, new_meter_id()))
     assert reason is DeliveryReason.METER_REMOVED
 
 

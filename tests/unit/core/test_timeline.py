@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from core.domain.effective_dated import PERIODS_MAX, Ms, Timeline, begin, check_dates
+from core.domain.effective_dated import PERIODS_MAX, EffectiveDated, Ms, begin, check_dates
 from core.domain.errors import ChangePending, DateInPast, DatesReversed, HistoryFull, NothingToEnd, Refused
 
 
@@ -26,7 +26,7 @@ class TimelineMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 1000
         self.value = 0
-        self.timeline: Timeline[int] = begin(0, since=None, now=Ms(1000), by="first")
+        self.timeline: EffectiveDated[int] = begin(0, since=None, now=Ms(1000), by="first")
         self.said = [_Said(1000, 0)]
         self.past: dict[int, int | None] = {}
 
@@ -111,12 +111,12 @@ class TimelineMachine(RuleBasedStateMachine):
     @invariant()
     def the_past_is_never_rewritten(self) -> None:
         for instant, value in list(self.past.items())[-100:]:
-            held = self.timeline.known_at(Ms(instant))
+            held = self.timeline.as_recorded_at(Ms(instant))
             assert (None if held is None else held.value) == value
 
     def _hear(self) -> None:
         """Two changes within one millisecond: the second one is recorded a millisecond later, and the clock with it."""
-        self._go_on(self.timeline.heard_at(Ms(self.now)) - self.now)
+        self._go_on(self.timeline.effective_now(Ms(self.now)) - self.now)
 
     def _said_at(self, instant: int) -> int | None:
         held = [one for one in self.said if one.since <= instant]
@@ -129,8 +129,8 @@ TestTimeline = TimelineMachine.TestCase
 def test_what_was_recorded_later_was_not_known_before() -> None:
     known = begin("old", since=Ms(10), now=Ms(500), by="load")
     assert known.at(Ms(100)) is not None
-    assert known.known_at(Ms(100)) is None, "nobody could go by it before it was recorded"
-    assert known.known_at(Ms(500)) is not None
+    assert known.as_recorded_at(Ms(100)) is None, "nobody could go by it before it was recorded"
+    assert known.as_recorded_at(Ms(500)) is not None
 
 
 @given(st.integers(0, 100), st.integers(0, 100))
@@ -162,7 +162,7 @@ def test_an_end_that_waits_is_not_lost_behind_a_change() -> None:
 
 def test_what_another_node_recorded_at_once_holds_though_this_clock_is_slow() -> None:
     fast = begin("a", since=None, now=Ms(5), by="x").change("b", since=None, now=Ms(1000), by="fast")
-    assert fast.heard_at(Ms(700)) == 1000
+    assert fast.effective_now(Ms(700)) == 1000
     with pytest.raises(NothingToEnd):
         fast.cancel(now=Ms(700))
     slow = fast.change("c", since=None, now=Ms(700), by="slow")

@@ -114,7 +114,7 @@ class VendRecord(_message.Message):
     HEAD_END_FIELD_NUMBER: _builtins.int
     TENANCY_FIELD_NUMBER: _builtins.int
     RULE_FIELD_NUMBER: _builtins.int
-    BASIS_FIELD_NUMBER: _builtins.int
+    READ_SET_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
     """Highest schema understood by this reader: 1."""
@@ -154,7 +154,7 @@ class VendRecord(_message.Message):
     """Which tenant of the meter it was sold to."""
     rule: _builtins.str
     """What allowed it: the rule, in words."""
-    basis: _builtins.str
+    read_set: _builtins.str
     """Which records it was based on: kind/id@revision, with a space between them."""
     @_builtins.property
     def issued_at(self) -> _timestamp_pb2.Timestamp:
@@ -194,12 +194,12 @@ class VendRecord(_message.Message):
         head_end: _builtins.str = ...,
         tenancy: _builtins.int = ...,
         rule: _builtins.str = ...,
-        basis: _builtins.str = ...,
+        read_set: _builtins.str = ...,
         refused: Global___ClosedRefusalRecord | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["delivery", b"delivery", "issued_at", b"issued_at", "refused", b"refused"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_pence", b"amount_pence", "basis", b"basis", "channel", b"channel", "delivery", b"delivery", "head_end", b"head_end", "issued_at", b"issued_at", "meter_id", b"meter_id", "meter_kind", b"meter_kind", "operation", b"operation", "originator_id", b"originator_id", "outlet_id", b"outlet_id", "pan", b"pan", "participant_id", b"participant_id", "receipt_id", b"receipt_id", "refused", b"refused", "rule", b"rule", "schema", b"schema", "supplier_id", b"supplier_id", "tenancy", b"tenancy", "terminal_id", b"terminal_id", "transaction_id", b"transaction_id", "utrn", b"utrn", "utrn_counter", b"utrn_counter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["amount_pence", b"amount_pence", "channel", b"channel", "delivery", b"delivery", "head_end", b"head_end", "issued_at", b"issued_at", "meter_id", b"meter_id", "meter_kind", b"meter_kind", "operation", b"operation", "originator_id", b"originator_id", "outlet_id", b"outlet_id", "pan", b"pan", "participant_id", b"participant_id", "read_set", b"read_set", "receipt_id", b"receipt_id", "refused", b"refused", "rule", b"rule", "schema", b"schema", "supplier_id", b"supplier_id", "tenancy", b"tenancy", "terminal_id", b"terminal_id", "transaction_id", b"transaction_id", "utrn", b"utrn", "utrn_counter", b"utrn_counter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -925,7 +925,7 @@ class MeterRecord(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     REGISTRATIONS_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
-    TURNED_AT_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_THROUGH_FIELD_NUMBER: _builtins.int
     BALANCE_PENCE_FIELD_NUMBER: _builtins.int
     BALANCE_AT_FIELD_NUMBER: _builtins.int
     BALANCE_OUTSTANDING_PENCE_FIELD_NUMBER: _builtins.int
@@ -946,7 +946,7 @@ class MeterRecord(_message.Message):
     """Manufacturer."""
     model: _builtins.str
     """Its model."""
-    turned_at: _builtins.int
+    effective_through: _builtins.int
     """Up to when changes have been carried out, milliseconds since 1970."""
     balance_pence: _builtins.int
     """Last balance the supplier has told, pence."""
@@ -977,7 +977,7 @@ class MeterRecord(_message.Message):
         model: _builtins.str = ...,
         registrations: _abc.Iterable[Global___RegistrationPeriod] | None = ...,
         settings: _abc.Iterable[Global___SettingsPeriod] | None = ...,
-        turned_at: _builtins.int = ...,
+        effective_through: _builtins.int = ...,
         balance_pence: _builtins.int = ...,
         balance_at: _builtins.int = ...,
         balance_outstanding_pence: _builtins.int = ...,
@@ -985,7 +985,7 @@ class MeterRecord(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_at", b"balance_at", "balance_originator_id", b"balance_originator_id", "balance_outstanding_pence", b"balance_outstanding_pence", "balance_pence", b"balance_pence", "generation", b"generation", "kind", b"kind", "make", b"make", "meter_id", b"meter_id", "model", b"model", "public_point", b"public_point", "registrations", b"registrations", "schema", b"schema", "scheme", b"scheme", "settings", b"settings", "turned_at", b"turned_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["balance_at", b"balance_at", "balance_originator_id", b"balance_originator_id", "balance_outstanding_pence", b"balance_outstanding_pence", "balance_pence", b"balance_pence", "effective_through", b"effective_through", "generation", b"generation", "kind", b"kind", "make", b"make", "meter_id", b"meter_id", "model", b"model", "public_point", b"public_point", "registrations", b"registrations", "schema", b"schema", "scheme", b"scheme", "settings", b"settings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
