@@ -61,7 +61,8 @@ from core.domain.registration_change import OwedVend, RegistrationChange
 from core.domain.transaction_id import parse_transaction_id
 from core.domain.utrn_value import code_value
 from core.domain.vend import SOLD_THROUGH
-from core.registry.participants import NewParticipant, Written
+from core.registry.participants import NewParticipant
+from core.registry.transaction import Written
 
 _APPOINTMENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
 _AFTER = re.compile(r"[a-z0-9/-]{0,200}", re.ASCII)

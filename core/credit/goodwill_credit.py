@@ -7,6 +7,7 @@ again finds it approved, and issues the one code of its transaction id.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import cast
 
 from core.access.roles import READERS, SUPPLIERS, require_owner, require_role
 from core.domain.authorization import Act
@@ -22,6 +23,7 @@ from core.domain.goodwill_credit import (
     day_of,
     day_start,
 )
+from core.domain.invariant import check
 from core.domain.participant import Participant, ParticipantId, Principal
 from core.domain.record import Kind, Ref, Versioned
 from core.domain.transaction_id import TransactionId, check_window, make_transaction_id
@@ -31,8 +33,10 @@ from core.issuing.issue import IssueVend
 from core.issuing.recent_vends import Issued
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite, StoredRecord
+from core.registry.transaction import Reads, Written, transact
 
-_RACES_MAX = 10
+# Of a supplier that approves many credits of one day at once.
+_DECIDED_AGAIN_MAX = 10
 _PAGE = 1000
 
 
@@ -72,7 +76,7 @@ class GiveGoodwillCredit:
             RoleNotAllowed, AmountOutOfLimits, RecordExists, and every objection against a top-up of the PAN.
         """
         require_role(principal, SUPPLIERS)
-        supplier = await self._supplier(principal)
+        supplier = await self._supplier(self.store, principal)
         check_asked(supplier.record.profile_at(ms_of(self.clock.now())).credit, asked.amount)
         known = await self.store.read(CreditRequest, principal.participant_id, asked.transaction_id)
         if known is None:
@@ -142,15 +146,20 @@ class GiveGoodwillCredit:
 
     async def _decided(self, principal: Principal, transaction_id: TransactionId, to: CreditState) -> CreditRequest:
         supplier_id = principal.participant_id
-        for _ in range(_RACES_MAX):
-            known = await self.store.read(CreditRequest, supplier_id, transaction_id)
+        decided: CreditRequest | None = None
+
+        async def attempt(reads: Reads) -> RegistryWrite | Written:
+            nonlocal decided
+            known = await reads.read(CreditRequest, supplier_id, transaction_id)
             if known is None:
                 raise RecordNotFound("there is no request of this transaction_id", kind="credit")
             if known.record.state is to:
-                return known.record
+                decided = known.record
+                return Written(revision=known.revision, changed=False)
             if known.record.state is not CreditState.WAITING:
                 raise RecordChanged(f"the request is {known.record.state.name.lower()} already", kind="credit")
-            supplier = await self._supplier(principal)
+            # The rule it is decided by is the one that holds when it is written.
+            supplier = await self._supplier(reads, principal)
             rule = supplier.record.profile_at(ms_of(self.clock.now())).credit
             check_approver(rule, known.record.asked_by, principal.identity)
             if to is CreditState.APPROVED:
@@ -164,24 +173,21 @@ class GiveGoodwillCredit:
                 known.record, state=to, decided_by=principal.identity, decided_at=now,
                 day=day if to is CreditState.APPROVED else "",
             )  # fmt: skip
-            # The rule it is decided by is the one that holds when it is written.
-            expect = [
-                (_ref(supplier_id, transaction_id), known.revision),
-                (Ref(Kind.PARTICIPANT, supplier_id), supplier.revision),
-            ]
             put: list[StoredRecord] = [decided]
             if to is CreditState.APPROVED:
-                total = await self.store.read(CreditDay, supplier_id, day)
+                total = await reads.read(CreditDay, supplier_id, day)
                 before = CreditDay(supplier_id=supplier_id, day=day) if total is None else total.record
                 put.append(count_in(rule, before, decided.amount))
-                expect.append((Ref(Kind.CREDIT_DAY, f"{supplier_id}/{day}"), 0 if total is None else total.revision))
             # Counted against the day that it is, not one that this node believes in before its time.
-            if await self.store.write(RegistryWrite(expect=expect, put=put, not_before=now)) is not None:
-                return decided
-        raise RecordChanged("others keep deciding credit of this day; repeat", kind="credit")
+            return RegistryWrite(put=put, not_before=now)
 
-    async def _supplier(self, principal: Principal) -> Versioned[Participant]:
-        known = await self.store.read(Participant, principal.participant_id)
+        overtaken = RecordChanged("others keep deciding credit of this day; repeat", kind="credit")
+        await transact(self.store, attempt, overtaken=overtaken, attempts_max=_DECIDED_AGAIN_MAX)
+        check(decided is not None, "a decision that was written, or was there, is known")
+        return cast("CreditRequest", decided)
+
+    async def _supplier(self, reads: Reads | RegistryStore, principal: Principal) -> Versioned[Participant]:
+        known = await reads.read(Participant, principal.participant_id)
         if known is None:
             raise RecordNotFound("the supplier is not registered", kind="participant")
         return known

@@ -1,4 +1,4 @@
-"""Known and Ref: a record of the registry with its revision, and how records are named."""
+"""Versioned and Ref: a record of the registry with its revision, and how records are named."""
 
 from enum import StrEnum
 from typing import Generic, NamedTuple, TypeVar

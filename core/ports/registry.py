@@ -98,8 +98,8 @@ class RegistryWrite:
     """Everything of one change: written together, or not at all.
 
     Attributes:
-        expect: What it was based on: each record and its revision, 0 for absent.
         put: Records to write.
+        expect: What it was based on: each record and its revision, 0 for absent.
         claim: Names that must be free and are then taken, with who takes them: certificates, originators.
         release: Names given up.
         unmoved: Counter sequences that must not have moved.
@@ -111,8 +111,8 @@ class RegistryWrite:
         consent: Of two operators, where it needs them: compared and used up by the write.
     """
 
-    expect: Sequence[tuple[Ref, int]]
     put: Sequence[StoredRecord]
+    expect: Sequence[tuple[Ref, int]] = ()
     claim: Sequence[tuple[Ref, str]] = ()
     release: Sequence[Ref] = ()
     unmoved: Sequence[tuple[OriginatorId, MeterId, CounterState]] = ()

@@ -9,13 +9,11 @@ from core.domain.appointment import Appointment, Appointments, AppointmentState,
 from core.domain.effective_dated import begin, check_dates, ms_of
 from core.domain.errors import HistoryFull, NotYours, ParticipantNotFound, RecordChanged, RecordExists, RecordNotFound
 from core.domain.participant import Participant, ParticipantId, ParticipantStatus, Principal, Role
-from core.domain.record import Kind, Ref, Versioned
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
 from core.registry.appointment_signature import verify
-from core.registry.participants import Written
+from core.registry.transaction import Reads, Written, transact
 
-_RACES_MAX = 5
 # Each has its evidence, some kilobytes; suspending one must always fit.
 _APPOINTMENTS_MAX = 100
 _S = AppointmentState
@@ -92,9 +90,9 @@ class Appoint:
         now = ms_of(self.clock.now())
         states = begin(state, since=None, now=now, by=by)
         new = Appointment(terms=terms, evidence=evidence, states=states)
-        ref = Ref(Kind.APPOINTMENT, f"{terms.supplier_id}/{terms.psp_id}")
-        for _ in range(_RACES_MAX):
-            known = await self.store.read(Appointments, terms.supplier_id, terms.psp_id)
+
+        async def attempt(reads: Reads) -> RegistryWrite | Written:
+            known = await reads.read(Appointments, terms.supplier_id, terms.psp_id)
             every = Appointments(supplier_id=terms.supplier_id, psp_id=terms.psp_id) if known is None else known.record
             there = every.find(terms.appointment_id)
             if known is not None and there is not None:
@@ -103,11 +101,9 @@ class Appoint:
                 return Written(revision=known.revision, changed=False)
             if len(every.all) >= _APPOINTMENTS_MAX:
                 raise HistoryFull("no more appointments of this pair can be kept", periods_max=_APPOINTMENTS_MAX)
-            expect = [(ref, 0 if known is None else known.revision)]
-            revision = await self.store.write(RegistryWrite(expect=expect, put=[every.add(new)]))
-            if revision is not None:
-                return Written(revision=revision)
-        raise _overtaken()
+            return RegistryWrite(put=[every.add(new)])
+
+        return await transact(self.store, attempt, overtaken=_overtaken())
 
     async def _move(
         self, principal: Principal, which: tuple[ParticipantId, ParticipantId, str], to: AppointmentState,
@@ -131,18 +127,16 @@ class Appoint:
     async def _update(
         self, supplier_id: ParticipantId, psp_id: ParticipantId, change: Callable[[Appointments], Appointments]
     ) -> Written:
-        for _ in range(_RACES_MAX):
-            known: Versioned[Appointments] | None = await self.store.read(Appointments, supplier_id, psp_id)
+        async def attempt(reads: Reads) -> RegistryWrite | Written:
+            known = await reads.read(Appointments, supplier_id, psp_id)
             if known is None:
                 raise RecordNotFound("there is no appointment between these two", kind="appointment")
             after = change(known.record)
             if after == known.record:
                 return Written(revision=known.revision, changed=False)
-            expect = [(Ref(Kind.APPOINTMENT, f"{supplier_id}/{psp_id}"), known.revision)]
-            revision = await self.store.write(RegistryWrite(expect=expect, put=[after]))
-            if revision is not None:
-                return Written(revision=revision)
-        raise _overtaken()
+            return RegistryWrite(put=[after])
+
+        return await transact(self.store, attempt, overtaken=_overtaken())
 
     async def _participant(self, participant_id: ParticipantId, role: Role) -> Participant:
         known = await self.store.read(Participant, participant_id)

@@ -8,13 +8,11 @@ from core.domain.effective_dated import EffectiveDated, Ms, ms_of
 from core.domain.errors import RecordChanged, RecordExists
 from core.domain.meter import Meter, MeterId, Pan, PanAssignment, PanRecord, Registration, Settings
 from core.domain.participant import Principal
-from core.domain.record import Kind, Ref, Versioned
+from core.domain.record import Versioned
 from core.ports.registry import RegistryStore, RegistryWrite, StoredRecord
 from core.registry.head_end_names import check_head_ends
 from core.registry.meters import MeterAdmin, due_of, new_meter, overtaken, same_meter
-from core.registry.participants import Written
-
-_RACES_MAX = 5
+from core.registry.transaction import Reads, Written, transact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,24 +35,25 @@ class ExchangeMeter:
         require_role(principal, KEEPERS)
         check_head_ends(self.meters.head_ends, new)
         counted = False
-        for _ in range(_RACES_MAX):
+
+        async def attempt(reads: Reads) -> RegistryWrite | Written:
+            nonlocal counted
             await self.meters.turn(old_id)
-            known = await self.meters.known(principal, old_id)
-            done = await self._done(known, new)
+            known = await self.meters.known(reads, principal, old_id)
+            done = await self._done(reads, known, new)
             if done is not None:
                 return done
             if not counted:
                 # The new meter's id is new too: an exchange is no way round the quota.
                 self.meters.registrations.count(principal, 1)
                 counted = True
-            revision = await self.store.write(await self._write(principal, known, new, pans))
-            if revision is not None:
-                return Written(revision=revision)
-        raise overtaken()
+            return await self._write(reads, principal, known, new, pans)
 
-    async def _done(self, known: Versioned[Meter], new: Meter) -> Written | None:
+        return await transact(self.store, attempt, overtaken=overtaken())
+
+    async def _done(self, reads: Reads, known: Versioned[Meter], new: Meter) -> Written | None:
         """Return what was written, if the exchange was carried out before; None if the new meter is not there yet."""
-        there, last = await self.store.read(Meter, new.meter_id), known.record.registrations.last
+        there, last = await reads.read(Meter, new.meter_id), known.record.registrations.last
         if there is None:
             return None
         began = replace(there.record, settings=EffectiveDated(there.record.settings.periods[:1]))
@@ -63,7 +62,7 @@ class ExchangeMeter:
         return Written(revision=there.revision, changed=False)
 
     async def _write(
-        self, principal: Principal, known: Versioned[Meter], new: Meter, pans: Sequence[Pan]
+        self, reads: Reads, principal: Principal, known: Versioned[Meter], new: Meter, pans: Sequence[Pan]
     ) -> RegistryWrite:
         sequence, by = await self.meters.turn.sequence(known.record), principal.participant_id
         now = self.meters.moment(known.record, sequence)
@@ -76,18 +75,16 @@ class ExchangeMeter:
         at = old.registrations.periods[-1].until or now
         note = await self.meters.turn.note(known, old, max(now, at), sequence)
         put: list[StoredRecord] = [note.meter, fresh, *note.notes]
-        expect = [(Ref(Kind.METER, known.record.meter_id), known.revision), (Ref(Kind.METER, fresh.meter_id), 0)]
         for pan in pans:
-            card = await self.store.read(PanRecord, pan)
+            card = await reads.read(PanRecord, pan)
             use = None if card is None else card.record.uses.at(card.record.uses.effective_now(now))
             if card is None or use is None or not _is_tenants(use.value, known.record.meter_id, *stands):
                 # An earlier tenant's card, or an earlier supplier's, must not come to life again.
                 raise RecordChanged("one of the PANs does not stand for the old meter and its tenant", kind="pan")
             moved = card.record.uses.adjust(_moved(known.record.meter_id, fresh.meter_id), now=now, by=by)
             put.append(replace(card.record, uses=moved))
-            expect.append((Ref(Kind.PAN, pan), card.revision))
         today = ms_of(self.meters.clock.now())
-        return RegistryWrite(expect=expect, put=put, unmoved=note.unmoved, due=due_of(fresh, now), not_before=today)
+        return RegistryWrite(put=put, unmoved=note.unmoved, due=due_of(fresh, now), not_before=today)
 
 
 def _in_place_of(old: Meter, was: Settings, new: Meter, now: Ms) -> Meter:

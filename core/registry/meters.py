@@ -20,10 +20,8 @@ from core.ports.head_ends import HeadEndNames
 from core.ports.registry import RegistryStore, RegistryWrite
 from core.registry.due_changes import ApplyDueChange, Sequence
 from core.registry.head_end_names import check_head_ends
-from core.registry.participants import Written
 from core.registry.registrations import UNLIMITED, Registrations
-
-_RACES_MAX = 5
+from core.registry.transaction import Reads, Written, transact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,30 +214,35 @@ class MeterAdmin:
             RecordNotFound, RecordChanged, and whatever `change` and `extend` raise.
         """
         require_role(principal, KEEPERS)
-        for _ in range(_RACES_MAX):
-            # What is due comes first, so that every note tells of one change.
-            await self.turn(meter_id)
-            known = await self.known(principal, meter_id, at)
+        changed: RegistrationChange | None = None
+
+        async def attempt(reads: Reads) -> RegistryWrite | Written:
+            nonlocal changed
+            known = await self.known(reads, principal, meter_id, at)
+            if known.record.due(ms_of(self.clock.now())) is not None:
+                # What is due comes first, so that every note tells of one change.
+                await self.turn(meter_id)
+                known = await self.known(reads.anew(Meter, meter_id), principal, meter_id, at)
             sequence = await self.turn.sequence(known.record)
             now = self.moment(known.record, sequence)
             after = change(known.record, now)
             if after == known.record:
-                unchanged = Written(revision=known.revision, changed=False)
-                return Changed(written=unchanged, note=await self._last(after))
+                changed = await self._last(after)
+                return Written(revision=known.revision, changed=False)
             check_head_ends(self.head_ends, after, known.record)
             note = await self.turn.note(known, after, now, sequence)
+            changed = note.notes[0] if note.notes else None
             write = RegistryWrite(
-                expect=[(_ref(meter_id), known.revision)],
                 put=[note.meter, *note.notes],
                 unmoved=note.unmoved,
                 due=due_of(note.meter, note.meter.effective_through),
                 done=[(one, meter_id) for one in _served(known.record, note.meter)],
                 not_before=ms_of(self.clock.now()),
             )
-            revision = await self.store.write(write if extend is None else await extend(write, note.meter))
-            if revision is not None:
-                return Changed(written=Written(revision=revision), note=note.notes[0] if note.notes else None)
-        raise overtaken()
+            return write if extend is None else await extend(write, note.meter)
+
+        written = await transact(self.store, attempt, overtaken=overtaken())
+        return Changed(written=written, note=changed)
 
     async def _last(self, meter: Meter) -> RegistrationChange | None:
         """Return the note of the change that was carried out last, for whoever asks again after a lost answer."""
@@ -260,14 +263,14 @@ class MeterAdmin:
         return max(ms_of(self.clock.now()), Ms(meter.effective_through + 1), Ms(sequence[1].last_issued_at + 1))
 
     async def known(
-        self, principal: Principal, meter_id: MeterId, at: Callable[[Meter], Ms | None] = lambda _: None
+        self, reads: Reads, principal: Principal, meter_id: MeterId, at: Callable[[Meter], Ms | None] = lambda _: None
     ) -> Versioned[Meter]:
         """Return a meter that is the caller's at the instant that `at` returns, None for now.
 
         Raises:
             RecordNotFound, NotYours: do not repeat.
         """
-        known = await self.store.read(Meter, meter_id)
+        known = await reads.read(Meter, meter_id)
         last = None if known is None else known.record.registrations.last
         if known is None or last is None:
             raise RecordNotFound("the meter is not registered", kind="meter")

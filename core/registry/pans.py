@@ -5,18 +5,16 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from core.access.roles import KEEPERS, require_owner, require_role
-from core.domain.effective_dated import Ms, Period, begin, ms_of
+from core.domain.effective_dated import EffectiveDated, Ms, Period, begin, ms_of
 from core.domain.errors import RecordChanged, RecordExists, RecordNotFound
 from core.domain.invariant import check
-from core.domain.meter import Meter, MeterId, Pan, PanAssignment, PanForm, PanRecord, PanStatus, Registration, Settings
+from core.domain.meter import Meter, MeterId, Pan, PanAssignment, PanForm, PanRecord, PanStatus
 from core.domain.participant import ParticipantId, Principal
 from core.domain.record import Kind, Ref, Versioned
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
-from core.registry.participants import Written
 from core.registry.registrations import UNLIMITED, Registrations
-
-_RACES_MAX = 5
+from core.registry.transaction import Reads, Written, transact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,21 +34,25 @@ class PanAdmin:
             OperatorOnly: suppliers give no new PANs here.
             Overloaded: this supplier has registered so much lately.
         """
-        for _ in range(_RACES_MAX):
-            use, meter = await self._use(principal, meter_id, since)
+        counted = False
+
+        async def attempt(reads: Reads) -> RegistryWrite | Written:
+            nonlocal counted
+            use = await self._use(reads, principal, meter_id, since)
             now, by = ms_of(self.clock.now()), principal.participant_id
             card = PanRecord(pan=pan, form=form, uses=begin(use, since=since, now=now, by=by))
-            known = await self.store.read(PanRecord, pan)
+            known = await reads.read(PanRecord, pan)
             if known is not None:
                 if not same_card(known.record, card):
                     raise RecordExists("the PAN is registered already, for something else", kind="pan")
                 return Written(revision=known.revision, changed=False)
             self.registrations.refuse(principal, Kind.PAN)
-            self.registrations.count(principal, 1)
-            revision = await self.store.write(RegistryWrite(expect=[(_ref(pan), 0), meter], put=[card]))
-            if revision is not None:
-                return Written(revision=revision)
-        raise _overtaken()
+            if not counted:
+                self.registrations.count(principal, 1)
+                counted = True
+            return RegistryWrite(put=[card])
+
+        return await transact(self.store, attempt, overtaken=_overtaken())
 
     async def replace_lost(self, principal: Principal, lost: Pan, new: Pan, form: PanForm) -> Written:
         """Replace a lost PAN by a new one for the same meter and tenant, at once, in one write.
@@ -62,7 +64,7 @@ class PanAdmin:
             RecordExists: the new one is taken.
             Overloaded: this supplier has registered so much lately.
         """
-        known = await self._known(principal, lost)
+        known = await self._known(self.store, principal, lost)
         if known.record.replaced_by == new:
             return Written(revision=known.revision, changed=False)
         uses, by = known.record.uses, principal.participant_id
@@ -87,16 +89,15 @@ class PanAdmin:
     async def block(self, principal: Principal, pan: Pan, *, blocked: bool) -> Written:
         """Block a PAN, or lift its block, at once; also for what it is going to stand for."""
         status = PanStatus.BLOCKED if blocked else PanStatus.ACTIVE
-        for _ in range(_RACES_MAX):
-            known = await self._known(principal, pan)
+
+        async def attempt(reads: Reads) -> RegistryWrite | Written:
+            known = await self._known(reads, principal, pan)
             if known.record.replaced_by is not None:
                 raise RecordChanged("the PAN has been replaced for good", kind="pan")
             now, by = ms_of(self.clock.now()), principal.participant_id
-            after = replace(known.record, uses=known.record.uses.adjust(_with(status), now=now, by=by))
-            written = await self._write(known, after)
-            if written is not None:
-                return written
-        raise _overtaken()
+            return _changed(known, known.record.uses.adjust(_with(status), now=now, by=by))
+
+        return await transact(self.store, attempt, overtaken=_overtaken())
 
     async def repoint(
         self, principal: Principal, pan: Pan, meter_from: MeterId, meter_to: MeterId, since: Ms | None
@@ -108,9 +109,10 @@ class PanAdmin:
         Raises:
             RecordChanged: it does not stand for `meter_from` (any more).
         """
-        for _ in range(_RACES_MAX):
-            use, meter = await self._use(principal, meter_to, since)
-            known = await self._known(principal, pan, taken_over=True)
+
+        async def attempt(reads: Reads) -> RegistryWrite | Written:
+            use = await self._use(reads, principal, meter_to, since)
+            known = await self._known(reads, principal, pan, taken_over=True)
             last = _last(known.record)
             use = replace(use, status=last.value.status)
             if last.value.meter_id != meter_from and last.value != use:
@@ -118,11 +120,9 @@ class PanAdmin:
             if known.record.replaced_by is not None:
                 raise RecordChanged("the PAN has been replaced for good", kind="pan")
             now, by = ms_of(self.clock.now()), principal.participant_id
-            uses = known.record.uses.put(use, since=since, now=now, by=by)
-            written = await self._write(known, replace(known.record, uses=uses), meter)
-            if written is not None:
-                return written
-        raise _overtaken()
+            return _changed(known, known.record.uses.put(use, since=since, now=now, by=by))
+
+        return await transact(self.store, attempt, overtaken=_overtaken())
 
     async def cancel(self, principal: Principal, pan: Pan) -> Written:
         """Cancel what a PAN was going to stand for; as the supplier that recorded it, or as an operator.
@@ -130,74 +130,72 @@ class PanAdmin:
         Raises:
             NothingToEnd: nothing waits for its instant.
         """
-        for _ in range(_RACES_MAX):
-            known = await self._known(principal, pan, recorded=True)
-            uses = known.record.uses.cancel(now=ms_of(self.clock.now()))
-            written = await self._write(known, replace(known.record, uses=uses))
-            if written is not None:
-                return written
-        raise _overtaken()
 
-    async def _write(self, known: Versioned[PanRecord], after: PanRecord, *meters: tuple[Ref, int]) -> Written | None:
-        """Write a PAN as it is to be, based on what was read; return None if something moved in between."""
-        if after == known.record:
-            return Written(revision=known.revision, changed=False)
-        expect = [(_ref(after.pan), known.revision), *meters]
-        revision = await self.store.write(RegistryWrite(expect=expect, put=[after]))
-        return None if revision is None else Written(revision=revision)
+        async def attempt(reads: Reads) -> RegistryWrite | Written:
+            known = await self._known(reads, principal, pan, recorded=True)
+            return _changed(known, known.record.uses.cancel(now=ms_of(self.clock.now())))
+
+        return await transact(self.store, attempt, overtaken=_overtaken())
 
     async def _known(
-        self, principal: Principal, pan: Pan, *, taken_over: bool = False, recorded: bool = False
+        self,
+        reads: Reads | RegistryStore,
+        principal: Principal,
+        pan: Pan,
+        *,
+        taken_over: bool = False,
+        recorded: bool = False,
     ) -> Versioned[PanRecord]:
         """Return a PAN that is the caller's now, or of whom it will be the first; nobody acts before its time.
 
         With `taken_over`, one whose meter is the caller's now; with `recorded`, one whose last period is the caller's.
         """
         require_role(principal, KEEPERS)
-        known = await self.store.read(PanRecord, pan)
+        known = await reads.read(PanRecord, pan)
         if known is None:
             raise RecordNotFound("the PAN is not registered", kind="pan")
         last = _last(known.record)
         if taken_over:
             # The card of an earlier supplier: who may adopt it is whose the meter behind it is now.
-            require_owner(principal, await self._whose(last.value.meter_id))
+            require_owner(principal, await self._whose(reads, last.value.meter_id))
             return known
         holds = known.record.uses.at(known.record.uses.effective_now(ms_of(self.clock.now())))
         require_owner(principal, (last if recorded or holds is None else holds).value.supplier_id)
         return known
 
-    async def _whose(self, meter_id: MeterId) -> ParticipantId:
+    async def _whose(self, reads: Reads | RegistryStore, meter_id: MeterId) -> ParticipantId:
         """Return whose a meter is now, or was last: the cards of a meter that is gone are still somebody's."""
-        known = await self.store.read(Meter, meter_id)
+        known = await reads.read(Meter, meter_id)
         last = None if known is None else known.record.registrations.last
         if known is None or last is None:
             raise RecordNotFound("the meter is not registered", kind="meter")
         stands = known.record.stands_at(ms_of(self.clock.now()), None)
         return last.value.supplier_id if stands is None else stands[0].supplier_id
 
-    async def _use(
-        self, principal: Principal, meter_id: MeterId, since: Ms | None
-    ) -> tuple[PanAssignment, tuple[Ref, int]]:
-        """Return what a PAN of a meter's tenant stands for at `since`, and the meter it is read from."""
+    async def _use(self, reads: Reads, principal: Principal, meter_id: MeterId, since: Ms | None) -> PanAssignment:
+        """Return what a PAN of a meter's tenant stands for at `since`."""
         require_role(principal, KEEPERS)
-        registration, settings, meter = await self._stands(meter_id, since)
-        require_owner(principal, registration.supplier_id)
-        return PanAssignment(meter_id=meter_id, supplier_id=registration.supplier_id, tenancy=settings.tenancy), meter
-
-    async def _stands(self, meter_id: MeterId, since: Ms | None) -> tuple[Registration, Settings, tuple[Ref, int]]:
-        known = await self.store.read(Meter, meter_id)
+        known = await reads.read(Meter, meter_id)
         if known is None:
             raise RecordNotFound("the meter is not registered", kind="meter")
         found = known.record.stands_at(ms_of(self.clock.now()), since)
         if found is None:
             raise RecordNotFound("nobody supplies the meter at this time", kind="meter")
-        return *found, (Ref(Kind.METER, meter_id), known.revision)
+        registration, settings = found
+        require_owner(principal, registration.supplier_id)
+        return PanAssignment(meter_id=meter_id, supplier_id=registration.supplier_id, tenancy=settings.tenancy)
 
 
 def same_card(known: PanRecord, asked: PanRecord) -> bool:
     """Return whether a PAN is registered as asked for."""
     has, wants = known.uses.last, asked.uses.last
     return has is not None and wants is not None and has.value == wants.value and known.form is asked.form
+
+
+def _changed(known: Versioned[PanRecord], uses: EffectiveDated[PanAssignment]) -> RegistryWrite | Written:
+    """Return the write of a PAN that stands for other things than it did, if it does."""
+    after = replace(known.record, uses=uses)
+    return Written(revision=known.revision, changed=False) if after == known.record else RegistryWrite(put=[after])
 
 
 def _last(card: PanRecord) -> Period[PanAssignment]:

@@ -26,19 +26,11 @@ from core.domain.participant import (
 from core.domain.record import Kind, Ref, Versioned
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
+from core.registry.transaction import Reads, Written, transact
 
-_RACES_MAX = 5
 # A profile may be some kilobytes; an operator must always be able to suspend whoever it is of.
 _PROFILES_MAX = 100
 _CEILINGS_MAX = 500
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Written:
-    """What came of a change: the revision, and False in `changed` if it was so already."""
-
-    revision: int
-    changed: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +108,7 @@ class ParticipantAdmin:
             NeedsApproval, SecondOperatorNeeded: it is an operator.
         """
         require_role(principal, OPERATORS)
-        before = await self._known(participant_id)
+        before = await self._known(self.store, participant_id)
         if before.record.standing is ParticipantStatus.LEFT:
             raise _left()
         last = before.record.known_as.last
@@ -291,19 +283,17 @@ class ParticipantAdmin:
     ) -> Written:
         """Say what the meters of a model can do from `since` on."""
         require_role(principal, OPERATORS)
-        ref = Ref(Kind.MODEL, f"{make}/{model}")
-        for _ in range(_RACES_MAX):
-            before = await self.store.read(Model, make, model)
+
+        async def attempt(reads: Reads) -> RegistryWrite | Written:
+            before = await reads.read(Model, make, model)
             rows: EffectiveDated[MeterCapabilities] = EffectiveDated() if before is None else before.record.abilities
             now, by = ms_of(self.clock.now()), principal.participant_id
             row = Model(make=make, model=model, abilities=rows.put(abilities, since=since, now=now, by=by))
             if before is not None and row == before.record:
                 return Written(revision=before.revision, changed=False)
-            expect = [(ref, 0 if before is None else before.revision)]
-            revision = await self.store.write(RegistryWrite(expect=expect, put=[row]))
-            if revision is not None:
-                return Written(revision=revision)
-        raise _overtaken()
+            return RegistryWrite(put=[row])
+
+        return await transact(self.store, attempt, overtaken=_overtaken())
 
     async def _update(
         self,
@@ -311,26 +301,23 @@ class ParticipantAdmin:
         change: Callable[[Participant], Participant],
         consent: Callable[[Participant], Awaitable[Consent]] | None = None,
     ) -> Written:
-        for _ in range(_RACES_MAX):
-            before = await self._known(participant_id)
+        async def attempt(reads: Reads) -> RegistryWrite | Written:
+            before = await self._known(reads, participant_id)
             after = change(before.record)
             if after == before.record:
                 return Written(revision=before.revision, changed=False)
             had, has = set(before.record.identities), set(after.identities)
-            write = RegistryWrite(
-                expect=[(_ref(participant_id), before.revision)],
+            return RegistryWrite(
                 put=[after],
                 claim=[(Ref(Kind.IDENTITY, one), str(participant_id)) for one in sorted(has - had)],
                 release=[Ref(Kind.IDENTITY, one) for one in sorted(had - has)],
                 consent=NO_CONSENT_NEEDED if consent is None else await consent(before.record),
             )
-            revision = await self.store.write(write)
-            if revision is not None:
-                return Written(revision=revision)
-        raise _overtaken()
 
-    async def _known(self, participant_id: ParticipantId) -> Versioned[Participant]:
-        known = await self.store.read(Participant, participant_id)
+        return await transact(self.store, attempt, overtaken=_overtaken())
+
+    async def _known(self, reads: Reads | RegistryStore, participant_id: ParticipantId) -> Versioned[Participant]:
+        known = await reads.read(Participant, participant_id)
         if known is None:
             raise ParticipantNotFound("no participant of this name", participant_id=participant_id)
         return known

@@ -20,7 +20,8 @@ from core.domain.errors import (
     UtrnError,
 )
 from core.domain.participant import Participant, ParticipantId, ParticipantStatus, Role
-from core.registry.participants import NewParticipant, Written
+from core.registry.participants import NewParticipant
+from core.registry.transaction import Written
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, OPERATOR, MarketNode, as_, open_market, put_all
