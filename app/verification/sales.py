@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 from core.domain.participant import ParticipantId
 from core.domain.refusal import ClosedRefusal
 from core.domain.transaction_id import TransactionId
-from core.domain.vend import Vend
+from core.domain.vend import Operation, Vend
 from core.gateways.audit_log_format import SOLD, utrn_hash
 from core.gateways.audit_log_reader import Verdict
 from core.ports.audit_anchors import AnchorState
 
 VendKey = tuple[ParticipantId, TransactionId]
 
-_SALES = frozenset({"ISSUE", "TOP_UP", "DELIVER_MADE_ELSEWHERE", "CREDIT"})
+_SALES = frozenset(one.name for one in Operation if one is not Operation.DELIVER)
 # A node that lives seals a block at least every five seconds, and what it notes within 0.2 s: what was sold later after
 # the last block of a node that died than this is not excused by its death.
 _DIED_WITHIN = timedelta(seconds=7)

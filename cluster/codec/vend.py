@@ -210,8 +210,8 @@ def _vend_of(record: pb.VendRecord) -> Vend:
     operation = Operation(record.operation)
     utrn, counter = Utrn(record.utrn), Counter(record.utrn_counter)
     issued_at = _instant(record, "issued_at")
-    if issued_at is None:
-        raise ValueError("a stored vend has no issued_at")
+    if issued_at is None or operation is Operation.DELIVER:
+        raise ValueError("a stored vend has no issued_at, or came to be by its own delivery")
     return Vend(
         sale=Sale(
             participant_id=ParticipantId(record.participant_id),

@@ -10,7 +10,6 @@ from datetime import timedelta
 from typing import cast
 
 from core.access.roles import READERS, SUPPLIERS, require_owner, require_role
-from core.domain.authorization import Act
 from core.domain.effective_dated import ms_of
 from core.domain.errors import RecordChanged, RecordExists, RecordNotFound
 from core.domain.goodwill_credit import (
@@ -81,7 +80,7 @@ class GiveGoodwillCredit:
         known = await self.store.read(CreditRequest, principal.participant_id, asked.transaction_id)
         if known is None:
             _, objections = await self.authorise.objections(
-                principal, Act.CREDIT, asked.pan, amount=asked.amount, channel=0
+                principal, Operation.CREDIT, asked.pan, amount=asked.amount, channel=0
             )
             if objections:
                 raise objections[0]

@@ -3,7 +3,6 @@
 Objections come in the order in which a caller may learn of them: whoever has no say over a meter hears only that.
 """
 
-from enum import IntEnum
 from typing import NamedTuple, Protocol, TypeVar
 
 from core.domain import errors
@@ -35,6 +34,7 @@ from core.domain.participant import (
     SupplierKey,
 )
 from core.domain.record import Kind, ReadSet, Ref, Versioned
+from core.domain.vend import Operation
 
 _T = TypeVar("_T")
 # A named tuple made by its own name takes twice as long, and every sale makes several.
@@ -42,22 +42,12 @@ _new = tuple.__new__
 BALANCE_TRUSTED_MS = 24 * 3600 * 1000
 
 
-class Act(IntEnum):
-    """What is asked for."""
-
-    ISSUE = 1
-    TOP_UP = 2
-    DELIVER = 3
-    DELIVER_MADE_ELSEWHERE = 4
-    CREDIT = 5
-
-
 _NEEDED = {
-    Act.ISSUE: PspPermission.ISSUE,
-    Act.TOP_UP: PspPermission.ISSUE_AND_DELIVER,
-    Act.DELIVER: PspPermission.ISSUE_AND_DELIVER,
+    Operation.ISSUE: PspPermission.ISSUE,
+    Operation.TOP_UP: PspPermission.ISSUE_AND_DELIVER,
+    Operation.DELIVER: PspPermission.ISSUE_AND_DELIVER,
 }
-_MINTING = frozenset({Act.ISSUE, Act.TOP_UP, Act.CREDIT})
+_MINTING = frozenset({Operation.ISSUE, Operation.TOP_UP, Operation.CREDIT})
 
 
 class Grant(NamedTuple):
@@ -73,7 +63,7 @@ class Grant(NamedTuple):
 
 
 # By caller, supplier and act. Whoever keeps the records empties it when a participant or an appointment changes.
-Says = dict[tuple[ParticipantId, ParticipantId, Act], Grant]
+Says = dict[tuple[ParticipantId, ParticipantId, Operation], Grant]
 
 
 class Records(Protocol):
@@ -109,7 +99,7 @@ class Question(NamedTuple):
     """Who asks for what. `amount` in pence, `channel` the number in utrn.v1; 0 where they do not matter."""
 
     caller: Participant
-    act: Act
+    operation: Operation
     pan: Pan
     amount: int
     channel: int
@@ -289,7 +279,7 @@ class _Case:
     def _without_grant(self) -> Refused | None:
         """Return why the caller has no say over the meter, or None."""
         says, question = self._records.says, self._question
-        key = question.caller.participant_id, self._registration.supplier_id, question.act
+        key = question.caller.participant_id, self._registration.supplier_id, question.operation
         say = says.get(key)
         if say is None or not say.since <= self._now < say.until:
             found = self._find_grant()
@@ -343,7 +333,7 @@ class _Case:
         read_set.append((Ref(Kind.PARTICIPANT, caller.participant_id), myself.revision))
         self._until(appointment.terms.until)
         level = min(appointment.terms.level, profile.psp_level)
-        needed = _NEEDED.get(self._question.act)
+        needed = _NEEDED.get(self._question.operation)
         if needed is None or level < needed:
             return errors.NotAppointed(
                 "the meter's supplier has not appointed the caller to do this",
@@ -371,7 +361,7 @@ class _Case:
     def _of_pan(self) -> None:
         use = self._card_use
         # A code that was paid for is delivered, even if the card was lost since.
-        if use.status is not PanStatus.ACTIVE and self._question.act is not Act.DELIVER:
+        if use.status is not PanStatus.ACTIVE and self._question.operation is not Operation.DELIVER:
             self._object(errors.PanBlocked("pan is blocked; the consumer needs a new card from the supplier"))
         if use.supplier_id != self._registration.supplier_id:
             self._object(
@@ -381,12 +371,12 @@ class _Case:
             self._object(errors.PanNotCurrent("the card was given to an earlier tenant", because="tenancy"))
 
     def _of_meter(self) -> None:
-        settings, meter, act = self._settings, self._meter, self._question.act
+        settings, meter, act = self._settings, self._meter, self._question.operation
         if not settings.enrolled:
             self._object(errors.MeterNotEnrolled("the meter is not enrolled with this service; ask its SMSO"))
         if settings.payment_mode is not PaymentMode.PREPAYMENT:
             self._object(errors.MeterInCreditMode("the meter is in credit mode; its supplier can change that"))
-        if act is not Act.ISSUE and self._head_ends is not None and settings.head_end not in self._head_ends:
+        if act is not Operation.ISSUE and self._head_ends is not None and settings.head_end not in self._head_ends:
             self._object(
                 errors.HeadEndUnknown(
                     "the meter's record names a head end that is not there; its supplier must correct it",
@@ -410,26 +400,26 @@ class _Case:
             )
         if act in _MINTING and not can.central_issue:
             self._object(errors.NotSupportedByMeter("codes for this model cannot be made here", scheme=meter.scheme))
-        if act is not Act.ISSUE and not can.over_the_air:
+        if act is not Operation.ISSUE and not can.over_the_air:
             self._object(
                 errors.NotSupportedByMeter("this model cannot be sent codes over the air", scheme=meter.scheme)
             )
 
     def _of_counters(self) -> None:
         custody = self._registration.custody
-        if self._question.act in _MINTING:
+        if self._question.operation in _MINTING:
             if self._profile.option is SellingModel.SUPPLIER_GENERATES:
                 self._object(
                     errors.CentralIssueOff("the meter's supplier makes its codes itself; ask the supplier for one")
                 )
             elif custody is not Custody.CENTRAL:
                 self._object(errors.CounterElsewhere("the meter's counters are in other hands", custody=custody.name))
-        elif self._question.act is Act.DELIVER_MADE_ELSEWHERE and custody is not Custody.SUPPLIER:
+        elif self._question.operation is Operation.MADE_ELSEWHERE and custody is not Custody.SUPPLIER:
             self._object(errors.CounterHere("the meter's counters are not its supplier's; have them handed over first"))
 
     def _of_amount(self) -> None:
         question, settings, meter = self._question, self._settings, self._meter
-        if question.act is not Act.CREDIT:
+        if question.operation is not Operation.CREDIT:
             self._of_limits()
         if settings.max_credit_pence and question.amount > settings.max_credit_pence:
             self._object(

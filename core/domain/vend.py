@@ -32,12 +32,16 @@ SOLD_THROUGH = frozenset(Channel) - {Channel.NOT_PAID}
 
 
 class Operation(IntEnum):
-    """How a vend came to be. Stored by number."""
+    """What a caller asks for, and so how a vend came to be. Stored by number.
+
+    DELIVER is asked for of a vend that is there; no vend came to be by it.
+    """
 
     ISSUE = 1
     TOP_UP = 2
     MADE_ELSEWHERE = 3
     CREDIT = 4
+    DELIVER = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,12 +7,13 @@ record has moved, the question is asked again of the ledger itself.
 from dataclasses import dataclass
 from datetime import datetime
 
-from core.domain.authorization import Act, Authorization, AuthorizationDecision, Question, judge
+from core.domain.authorization import Authorization, AuthorizationDecision, Question, judge
 from core.domain.effective_dated import ms_of
 from core.domain.errors import NotReady, Refused
 from core.domain.invariant import check
 from core.domain.meter import Pan
 from core.domain.participant import Principal
+from core.domain.vend import Operation
 from core.ports.audit_context import NOTES
 from core.ports.audit_log import AuditLog, AuditRecord
 from core.ports.clock import Clock
@@ -23,7 +24,7 @@ from core.registry.due_changes import ApplyDueChange
 _new = tuple.__new__
 # Of a decision: no rows were read, no digits shown, and the caller is who it is.
 _NO_READING = (0, 0, "")
-_ACT_NAMES = {act: act.name for act in Act}
+_OPERATION_NAMES = {operation: operation.name for operation in Operation}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,7 @@ class Authorize:
     def now(
         self,
         principal: Principal,
-        act: Act,
+        act: Operation,
         pan: Pan,
         *,
         amount: int,
@@ -80,7 +81,7 @@ class Authorize:
             LedgerUnavailable, OutcomeUnknown: repeat.
         """
         snapshot = await self.store.snapshot(pan, principal.participant_id)
-        question = Question(caller=principal.participant, act=Act.ISSUE, pan=pan, amount=0, channel=0)
+        question = Question(caller=principal.participant, operation=Operation.ISSUE, pan=pan, amount=0, channel=0)
         due = judge(snapshot, question, ms_of(self.clock.now())).turn
         if due is None:
             return snapshot
@@ -88,14 +89,14 @@ class Authorize:
         return await self.store.snapshot(pan, principal.participant_id)
 
     async def objections(
-        self, principal: Principal, act: Act, pan: Pan, *, amount: int, channel: int
+        self, principal: Principal, act: Operation, pan: Pan, *, amount: int, channel: int
     ) -> tuple[AuthorizationDecision, tuple[Refused, ...]]:
         """Return every objection there is, in the order of importance; none if it would be allowed now.
 
         Raises:
             NotReady, LedgerUnavailable: repeat.
         """
-        question = Question(caller=principal.participant, act=act, pan=pan, amount=amount, channel=channel)
+        question = Question(caller=principal.participant, operation=act, pan=pan, amount=amount, channel=channel)
         now = self.clock.now()
         ruling = self._judge(question, None, now, every=True)
         if ruling.turn is not None:
@@ -123,7 +124,7 @@ class Authorize:
             at,
             principal.participant.participant_id,
             principal.identity,
-            _ACT_NAMES[question.act],
+            _OPERATION_NAMES[question.operation],
             ask,
             ruling.meter_id or f"pan ..{question.pan[-4:]}",
             question.amount,

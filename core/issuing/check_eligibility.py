@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from core.domain.authorization import Act
 from core.domain.errors import LedgerUnavailable, NotAppointed, PanNotFound, Refused
 from core.domain.meter import OriginatorId, Pan
 from core.domain.money import Pence
 from core.domain.participant import ParticipantId, Principal
-from core.domain.vend import Channel
+from core.domain.vend import Channel, Operation
 from core.issuing.authorize import Authorize
 from core.issuing.counter_cache import Counters, check_balance
 from core.ports.ledger import Ledger
@@ -37,7 +36,7 @@ class CheckEligibility:
         Raises:
             NotReady, LedgerUnavailable: repeat.
         """
-        act = Act.TOP_UP if deliver else Act.ISSUE
+        act = Operation.TOP_UP if deliver else Operation.ISSUE
         ruling, objections = await self.authorise.objections(
             principal, act, pan, amount=amount or 0, channel=channel or 0
         )

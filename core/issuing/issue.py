@@ -4,7 +4,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from core.domain.authorization import Act, Authorization
+from core.domain.authorization import Authorization
 from core.domain.effective_dated import ms_of
 from core.domain.errors import (
     FENCED,
@@ -34,12 +34,6 @@ log = logging.getLogger(__name__)
 
 # Each time the registry has changed under the vend, within milliseconds.
 _ASKED_AGAIN_MAX = 5
-_ACTS = {
-    Operation.ISSUE: Act.ISSUE,
-    Operation.TOP_UP: Act.TOP_UP,
-    Operation.MADE_ELSEWHERE: Act.DELIVER_MADE_ELSEWHERE,
-    Operation.CREDIT: Act.CREDIT,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +119,7 @@ class IssueVend:
         self._check_window(sale)
         resolved = self.authorise.now(
             principal,
-            _ACTS[sale.operation],
+            sale.operation,
             sale.pan,
             amount=sale.amount,
             channel=0 if sale.operation is Operation.CREDIT else sale.channel,

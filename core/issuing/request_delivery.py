@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-from core.domain.authorization import Act, Authorization
+from core.domain.authorization import Authorization
 from core.domain.delivery import Delivery, DeliveryState
 from core.domain.errors import CodeTooFarBehind, LedgerUnavailable, NotAppointed, Refused
 from core.domain.participant import ParticipantId, Principal
 from core.domain.transaction_id import TransactionId
 from core.domain.utrn import duplicate_proves_credit
-from core.domain.vend import Vend
+from core.domain.vend import Operation, Vend
 from core.issuing.authorize import Authorize
 from core.issuing.find_vend import FindVend
 from core.issuing.recent_vends import RecentVends
@@ -99,7 +99,7 @@ class SendIssued:
     def _resolved(self, principal: Principal, vend: Vend, snapshot: Registry | None) -> Authorization | None:
         resolved = self.authorise.now(
             principal,
-            Act.DELIVER,
+            Operation.DELIVER,
             vend.sale.pan,
             amount=0,
             channel=0,

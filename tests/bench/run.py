@@ -34,7 +34,6 @@ from cluster.etcd.client import EtcdClient
 from cluster.etcd.keys import Keys
 from cluster.ledger.vends import EtcdLedger
 from cluster.registry.replica import RegistrySnapshot
-from core.domain.authorization import Act
 from core.domain.participant import Principal
 from core.domain.vend import Operation
 from core.gateways.audit_log_file import AuditLogFile
@@ -190,7 +189,9 @@ class Authorising:
         ids = [new_id() for _ in pans]
         started = time.process_time()
         for pan, ask in zip(pans, ids, strict=True):
-            resolved = self._authorise.now(principal, Act.TOP_UP, pan, amount=1000, channel=3, ask=ask, snapshot=None)
+            resolved = self._authorise.now(
+                principal, Operation.TOP_UP, pan, amount=1000, channel=3, ask=ask, snapshot=None
+            )
             if resolved is None:
                 raise RuntimeError("no change is due here")
             self._ledger.read_set_unmoved(resolved.read_set)

@@ -207,8 +207,8 @@ ISSUING = (
     Mutant(
         name="blocked-card-is-taken",
         file="core/domain/authorization.py",
-        old="        if use.status is not PanStatus.ACTIVE and self._question.act is not Act.DELIVER:\n",
-        new="        if use.status is PanStatus.REPLACED and self._question.act is not Act.DELIVER:\n",
+        old="        if use.status is not PanStatus.ACTIVE and self._question.operation is not Operation.DELIVER:\n",
+        new="        if use.status is PanStatus.REPLACED and self._question.operation is not Operation.DELIVER:\n",
         killer=60,
         why="a stolen card goes on buying",
         quick=True,

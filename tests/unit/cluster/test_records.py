@@ -36,8 +36,10 @@ from tests.support.vends import (
     vend,
 )
 
+OF_VENDS = [one for one in Operation if one is not Operation.DELIVER]
 
-@given(st.integers(1, 2**32 - 1), st.sampled_from(Operation), st.integers(1, 8191), st.integers(0, 10**9))
+
+@given(st.integers(1, 2**32 - 1), st.sampled_from(OF_VENDS), st.integers(1, 8191), st.integers(0, 10**9))
 def test_a_vend_comes_back_as_it_was(counter: int, operation: Operation, pence: int, micros: int) -> None:
     one = vend(counter, new_meter_id(), operation=operation, pence=pence)
     later = NOW + timedelta(microseconds=micros)

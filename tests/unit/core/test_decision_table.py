@@ -17,7 +17,7 @@ from cluster.codec.registry import name_of, value_of
 from cluster.etcd.keys import Keys
 from cluster.registry.replica import RegistrySnapshot
 from core.domain.appointment import Appointment, Appointments, AppointmentState
-from core.domain.authorization import Act, AuthorizationDecision, Question, Records, judge
+from core.domain.authorization import AuthorizationDecision, Question, Records, judge
 from core.domain.effective_dated import Ms, ms_of
 from core.domain.meter import (
     Custody,
@@ -45,6 +45,7 @@ from core.domain.participant import (
     SupplierKey,
 )
 from core.domain.record import Kind
+from core.domain.vend import Operation
 from core.ports.registry import RegistryRecord
 from tests.support.market import MemoryRegistry
 from tests.support.vends import (
@@ -101,7 +102,7 @@ class Case(NamedTuple):
 
     caller: str
     option: SellingModel
-    act: Act
+    act: Operation
     appointed: str
     meter: str
     pan: str
@@ -116,13 +117,13 @@ PARTS = [
     for option in SellingModel
     for psp in (ParticipantStatus if caller == "psp" else [ParticipantStatus.ACTIVE])
 ]
-ROWS_OF_A_PART = len(Act) * len(APPOINTED) * len(METERS) * len(PANS) * len(ParticipantStatus)
+ROWS_OF_A_PART = len(Operation) * len(APPOINTED) * len(METERS) * len(PANS) * len(ParticipantStatus)
 
 
 def cases(caller: str, option: SellingModel, psp: ParticipantStatus) -> Iterator[Case]:
     """Every act, with every appointment, and every state of meter, PAN and supplier."""
     for act, appointed, meter_state, pan, supplier in itertools.product(
-        Act, APPOINTED, METERS, PANS, ParticipantStatus
+        Operation, APPOINTED, METERS, PANS, ParticipantStatus
     ):
         yield Case(caller, option, act, appointed, meter_state, pan, supplier, psp)
 
@@ -130,15 +131,18 @@ def cases(caller: str, option: SellingModel, psp: ParticipantStatus) -> Iterator
 # The table.
 
 _IS_PSP = "psp"
-_MAKES_A_CODE = {Act.ISSUE, Act.TOP_UP, Act.CREDIT}
+_MAKES_A_CODE = {Operation.ISSUE, Operation.TOP_UP, Operation.CREDIT}
 _PSP_MAY = {
-    SellingModel.SUPPLIER_ONLY: set[Act](),
-    SellingModel.PSP_ISSUES: {Act.ISSUE},
-    SellingModel.PSP_ISSUES_AND_DELIVERS: {Act.ISSUE, Act.TOP_UP, Act.DELIVER},
-    SellingModel.SUPPLIER_GENERATES: set[Act](),
+    SellingModel.SUPPLIER_ONLY: set[Operation](),
+    SellingModel.PSP_ISSUES: {Operation.ISSUE},
+    SellingModel.PSP_ISSUES_AND_DELIVERS: {Operation.ISSUE, Operation.TOP_UP, Operation.DELIVER},
+    SellingModel.SUPPLIER_GENERATES: set[Operation](),
 }
 # Only these two are in force; a PSP whose appointment is in any other state has none.
-_APPOINTED_FOR = {"issue": {Act.ISSUE}, "issue and deliver": {Act.ISSUE, Act.TOP_UP, Act.DELIVER}}
+_APPOINTED_FOR = {
+    "issue": {Operation.ISSUE},
+    "issue and deliver": {Operation.ISSUE, Operation.TOP_UP, Operation.DELIVER},
+}
 
 
 def _is_the_others(case: Case) -> bool:
@@ -175,19 +179,19 @@ RULES: list[tuple[str, Callable[[Case], bool]]] = [
     ("CALLER_SUSPENDED", _suspended_psp),
     ("NOT_APPOINTED", lambda case: not _has_say(case)),
     ("SUPPLIER_INACTIVE", lambda case: case.supplier is not ParticipantStatus.ACTIVE and not _is_the_others(case)),
-    ("PAN_BLOCKED", lambda case: case.pan in ("blocked", "replaced") and case.act is not Act.DELIVER),
+    ("PAN_BLOCKED", lambda case: case.pan in ("blocked", "replaced") and case.act is not Operation.DELIVER),
     ("PAN_NOT_CURRENT", _is_not_current),
     ("METER_NOT_ENROLLED", lambda case: case.meter in ("not enrolled", "custody smso")),
     ("METER_IN_CREDIT_MODE", lambda case: case.meter == "credit mode"),
     ("NOT_SUPPORTED_BY_METER", lambda case: case.meter == "model unknown"),
-    ("NOT_SUPPORTED_BY_METER", lambda case: case.meter == "model without air" and case.act is not Act.ISSUE),
+    ("NOT_SUPPORTED_BY_METER", lambda case: case.meter == "model without air" and case.act is not Operation.ISSUE),
     ("NOT_SUPPORTED_BY_METER", lambda case: case.meter == "model made elsewhere" and case.act in _MAKES_A_CODE),
     ("CENTRAL_ISSUE_OFF", lambda case: case.option is SellingModel.SUPPLIER_GENERATES and case.act in _MAKES_A_CODE),
     (
         "COUNTER_ELSEWHERE",
         lambda case: case.meter in ("custody supplier", "custody smso") and case.act in _MAKES_A_CODE,
     ),
-    ("COUNTER_HERE", lambda case: case.act is Act.DELIVER_MADE_ELSEWHERE and case.meter != "custody supplier"),
+    ("COUNTER_HERE", lambda case: case.act is Operation.MADE_ELSEWHERE and case.meter != "custody supplier"),
 ]
 # Whoever hears one of these hears nothing else: it has no say over the meter, or nobody has.
 _ALONE = {"PAN_UNKNOWN", "METER_UNKNOWN", "CALLER_SUSPENDED", "NOT_APPOINTED", "SUPPLIER_INACTIVE"}
@@ -305,8 +309,8 @@ def _ruling(world: Records, case: Case, *, every: bool = False) -> Authorization
 
 
 @cache
-def _question(caller: str, act: Act) -> Question:
-    return Question(caller=CALLERS[caller], act=act, pan=PAN, amount=1000, channel=3)
+def _question(caller: str, act: Operation) -> Question:
+    return Question(caller=CALLERS[caller], operation=act, pan=PAN, amount=1000, channel=3)
 
 
 @pytest.mark.parametrize(("caller", "option", "psp"), PARTS)
@@ -402,7 +406,7 @@ def _may_ever(caller: str, option: SellingModel, psp: ParticipantStatus) -> bool
 # Amounts, and the instant itself.
 
 
-def _fine(option: SellingModel, act: Act, appointed: str) -> Case:
+def _fine(option: SellingModel, act: Operation, appointed: str) -> Case:
     return Case("psp", option, act, appointed, "fine", "fine", ParticipantStatus.ACTIVE, ParticipantStatus.ACTIVE)
 
 
@@ -418,10 +422,10 @@ LIMITS = [
 
 @pytest.mark.parametrize(("limit", "pence", "wanted"), LIMITS)
 def test_limits_of_the_supplier(limit: Limit, pence: int, wanted: str) -> None:
-    registry = _world(_fine(SellingModel.PSP_ISSUES, Act.ISSUE, "issue"))
+    registry = _world(_fine(SellingModel.PSP_ISSUES, Operation.ISSUE, "issue"))
     profile = Profile(option=SellingModel.PSP_ISSUES, limits=(limit,))
     registry.participants[SUPPLIER_ID] = replace(SUPPLIER, profiles=always(profile))
-    ruling = judge(registry, Question(caller=PSP, act=Act.ISSUE, pan=PAN, amount=pence, channel=3), AT)
+    ruling = judge(registry, Question(caller=PSP, operation=Operation.ISSUE, pan=PAN, amount=pence, channel=3), AT)
     assert (ruling.refusals[0].reason if ruling.refusals else "allowed") == wanted
 
 
@@ -441,7 +445,7 @@ def test_thresholds_of_the_meter(change: dict[str, int], pence: int, wanted: lis
     one = replace(meter(new_meter_id(), settings=settings), balance_pence=1000, balance_at=Ms(AT - 60_000))
     registry.meters[one.meter_id] = one
     registry.cards[PAN] = card(PAN, one.meter_id)
-    question = Question(caller=SUPPLIER, act=Act.TOP_UP, pan=PAN, amount=pence, channel=3)
+    question = Question(caller=SUPPLIER, operation=Operation.TOP_UP, pan=PAN, amount=pence, channel=3)
     ruling = judge(registry, question, AT, every=True)
     assert [one.reason for one in ruling.refusals] == wanted
 
@@ -449,12 +453,12 @@ def test_thresholds_of_the_meter(change: dict[str, int], pence: int, wanted: lis
 def test_at_the_instant_of_a_change_the_old_say_ends_and_the_new_one_begins() -> None:
     """To the millisecond: one before, the old supplier; at it, a turn is due; after the turn, only the new one."""
     instant = Ms(AT + 1000)
-    registry = _world(_fine(SellingModel.PSP_ISSUES_AND_DELIVERS, Act.TOP_UP, "issue and deliver"))
+    registry = _world(_fine(SellingModel.PSP_ISSUES_AND_DELIVERS, Operation.TOP_UP, "issue and deliver"))
     ((meter_id, one),) = registry.meters.items()
     gaining = Registration(supplier_id=OTHER)
     one = replace(one, registrations=one.registrations.change(gaining, since=instant, now=AT, by="op"))
     registry.meters[meter_id] = one
-    question = Question(caller=PSP, act=Act.TOP_UP, pan=PAN, amount=1000, channel=3)
+    question = Question(caller=PSP, operation=Operation.TOP_UP, pan=PAN, amount=1000, channel=3)
     before = judge(registry, question, Ms(instant - 1))
     assert before.resolved is not None
     assert before.resolved.until == instant, "the sale must be dated before the change, or be authorised again"
