@@ -1,6 +1,6 @@
 """LedgerSpace: how full etcd is. Issuing stops well before etcd does; what protects people goes on to the end.
 
-What etcd 3.4 does when its database reaches its quota (tests/contract/test_space.py): it raises the alarm NOSPACE,
+What etcd 3.4 does when its database reaches its quota (tests/contract/ledger/test_space.py): it raises NOSPACE,
 which stays until an operator takes it away, and refuses every put that stands in a transaction itself, and every new
 lease. It does not count what a nested transaction puts, so this service's own writes, all of which are nested under the
 compare on the ledger's incarnation (`LedgerGuard.fenced`), would go on until the disk is full. That is used on purpose

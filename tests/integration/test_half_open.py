@@ -17,7 +17,7 @@ from cluster.etcd.ledger_guard import LedgerGuard
 from cluster.membership.failure_detector import FailureDetector
 from cluster.membership.shard_ownership import Member
 from core.gateways.system_clock import SystemClock
-from tests.contract.test_ownership import until
+from tests.contract.membership.test_shard_ownership import until
 from tests.fakes.etcd import FakeEtcd
 
 pytestmark = [pytest.mark.real]

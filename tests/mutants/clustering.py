@@ -2,7 +2,7 @@
 
 from tests.mutants.mutant import Mutant
 
-_OWNERS = "tests/contract/test_ownership.py"
+_OWNERS = "tests/contract/membership/test_shard_ownership.py"
 
 CLUSTERING = (
     Mutant(
@@ -26,7 +26,7 @@ CLUSTERING = (
         file="cluster/membership/lease.py",
         old="        self._good_until = sent_at + self._fence_s\n",
         new="        self._good_until = self._clock.monotonic() + self._fence_s\n",
-        killer="tests/unit/cluster/test_lease.py",
+        killer="tests/unit/cluster/membership/test_lease.py",
         why="a node whose keepalive was slow works on after its lease has run out",
     ),
     Mutant(
@@ -34,7 +34,7 @@ CLUSTERING = (
         file="cluster/membership/lease.py",
         old="            self.lease_id = 0\n            self._good_until",
         new="            self._good_until",
-        killer="tests/unit/cluster/test_lease.py::test_one_that_is_gone_is_relied_on_no_more",
+        killer="tests/unit/cluster/membership/test_lease.py::test_one_that_is_gone_is_relied_on_no_more",
         why="a node renews for ever what etcd has ended, and never owns anything again",
     ),
     Mutant(
@@ -66,7 +66,7 @@ CLUSTERING = (
         file="cluster/etcd/informer.py",
         old="        if kv.mod_revision <= max(there, self._gone.get(kv.key, _NOT_GONE)[0]):\n",
         new="        if kv.mod_revision <= self._gone.get(kv.key, _NOT_GONE)[0]:\n",
-        killer="tests/contract/test_informer.py",
+        killer="tests/contract/etcd/test_informer.py",
         why="a copy goes back to what was true before",
     ),
     Mutant(
@@ -82,7 +82,7 @@ CLUSTERING = (
         file="core/domain/cluster_time.py",
         old="        if self.doubt is Doubt.GAP and 0 < off <= rule.step_max_ms:\n",
         new="        if self.doubt is Doubt.GAP and rule.off_ms < off <= rule.step_max_ms:\n",
-        killer="tests/contract/test_ledger_time.py",
+        killer="tests/contract/timekeeping/test_ledger_time.py",
         why="cluster time is late for minutes after all nodes were down for seconds",
     ),
     Mutant(
@@ -98,7 +98,7 @@ CLUSTERING = (
         file="cluster/etcd/preconditions.py",
         old="    return [_unmoved(key, revision), *(time_before(key, at) if revision else ())]\n",
         new="    return []\n",
-        killer="tests/contract/test_ledger_time.py",
+        killer="tests/contract/timekeeping/test_ledger_time.py",
         why="what has been carried out lies in the future again",
     ),
     Mutant(
@@ -106,7 +106,7 @@ CLUSTERING = (
         file="cluster/registry/store.py",
         old="            compare += preconditions.time_reached(keys.time_now(), write.not_before)\n",
         new="            compare += []\n",
-        killer="tests/contract/test_not_before.py::test_a_change_is_not_carried_out_before_the_ledgers_time",
+        killer="tests/contract/registry/test_not_before.py::test_a_change_is_not_carried_out_before_the_ledgers_time",
         why="a node whose time is ahead carries changes out for good",
     ),
     Mutant(
@@ -114,7 +114,7 @@ CLUSTERING = (
         file="cluster/membership/suspicion.py",
         old="    return 2 * len(accusers) > len(living)\n",
         new="    return len(accusers) > 0\n",
-        killer="tests/contract/test_suspicion.py",
+        killer="tests/contract/membership/test_suspicion.py",
         why="one node with a bad network takes the others' shards, again and again",
     ),
     Mutant(
@@ -122,7 +122,7 @@ CLUSTERING = (
         file="cluster/membership/suspicion.py",
         old="                if await self._stands_in_ledger(*case):\n",
         new="                if case:\n",
-        killer="tests/contract/test_suspicion.py::test_no_lease_is_revoked_where_the_ledger_has_the_suspects_answer",
+        killer="tests/contract/membership/test_suspicion.py::test_no_lease_is_revoked_where_the_ledger_has_the_suspects_answer",
         why="a node that has answered loses its lease all the same",
     ),
     Mutant(
@@ -130,7 +130,7 @@ CLUSTERING = (
         file="cluster/etcd/commit.py",
         old="    if malformed and len(children) > 1:\n",
         new="    if malformed and len(children) > 64:\n",
-        killer="tests/contract/test_ledger.py::test_one_bad_entry_does_not_sink_its_neighbours",
+        killer="tests/contract/ledger/test_ledger.py::test_one_bad_entry_does_not_sink_its_neighbours",
         why="one sale that etcd will not have costs 63 others",
     ),
 )

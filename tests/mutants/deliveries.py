@@ -2,7 +2,7 @@
 
 from tests.mutants.mutant import Mutant
 
-_ATTEMPT = "tests/unit/core/test_delivery_attempt.py"
+_ATTEMPT = "tests/unit/core/delivery/test_attempt.py"
 
 DELIVERIES = (
     Mutant(
@@ -46,7 +46,7 @@ DELIVERIES = (
         file="cluster/ledger/outbox.py",
         old="        return vend.counter if vend.counter > highest else None\n",
         new="        return vend.counter\n",
-        killer="tests/contract/test_outbox.py",
+        killer="tests/contract/delivery/test_outbox.py",
         why="sales for a meter are refused that could be made",
     ),
     Mutant(
@@ -98,7 +98,7 @@ DELIVERIES = (
         file="cluster/ledger/outbox.py",
         old="            compare += preconditions.time_reached(keys.time_now(), change.not_before)\n",
         new="            compare += []\n",
-        killer="tests/contract/test_not_before.py::test_a_delivery_is_not_given_up_before_the_ledgers_time",
+        killer="tests/contract/registry/test_not_before.py::test_a_delivery_is_not_given_up_before_the_ledgers_time",
         why="a node whose time is ahead gives deliveries up for good",
     ),
     Mutant(
@@ -106,7 +106,7 @@ DELIVERIES = (
         file="core/delivery/origins.py",
         old="        elif message_id != vend.message_id:\n",
         new="        elif not message_id:\n",
-        killer="tests/unit/core/test_origins.py::test_an_answer_under_a_guessed_id_moves_nothing",
+        killer="tests/unit/core/delivery/test_origins.py::test_an_answer_under_a_guessed_id_moves_nothing",
         why="a head end that guesses an id closes a delivery as credited, and the consumer has nothing",
     ),
     Mutant(
@@ -114,7 +114,7 @@ DELIVERIES = (
         file="core/delivery/origins.py",
         old="        elif head_end not in vend.delivery.head_ends:\n",
         new="        elif not head_end:\n",
-        killer="tests/unit/core/test_origins.py::test_a_head_end_that_did_not_carry_the_message_answers_nothing",
+        killer="tests/unit/core/delivery/test_origins.py::test_a_head_end_that_did_not_carry_the_message_answers_nothing",
         why="one head end closes the deliveries of another one's meters",
     ),
     Mutant(
@@ -122,7 +122,7 @@ DELIVERIES = (
         file="core/delivery/origins.py",
         old="            reached_by, read_set = self.registered(meter_id)\n        if reached_by == head_end:\n",
         new="            reached_by, read_set = self.registered(meter_id)\n        if reached_by:\n",
-        killer="tests/unit/core/test_origins.py::test_an_alert_of_anothers_meter_moves_nothing",
+        killer="tests/unit/core/delivery/test_origins.py::test_an_alert_of_anothers_meter_moves_nothing",
         why="one head end says that the codes of another one's meters are credited",
     ),
     Mutant(
@@ -130,7 +130,7 @@ DELIVERIES = (
         file="core/domain/meter.py",
         old="        settings = self.settings.begun_by(max(now, self.effective_through))\n",
         new="        settings = self.settings.begun_by(now) if self.stands_at(now, None) else None\n",
-        killer="tests/unit/core/test_origins.py::"
+        killer="tests/unit/core/delivery/test_origins.py::"
         "test_the_last_head_end_of_a_meter_out_of_service_tells_what_it_credited",
         why="a code keyed in before the meter was taken away stays unknown for ever, and its money is given back",
     ),
@@ -180,7 +180,7 @@ DELIVERIES = (
         file="core/delivery/outcomes.py",
         old="    elif (alert.originator_id, alert.counter) != (vend.originator_id, vend.counter):\n",
         new="    elif alert.originator_id != vend.originator_id:\n",
-        killer="tests/unit/core/test_confirm.py::test_an_alert_about_another_code_says_nothing",
+        killer="tests/unit/core/delivery/test_outcomes.py::test_an_alert_about_another_code_says_nothing",
         why="a delivery ends on what the meter said of another code",
     ),
     Mutant(
@@ -230,7 +230,7 @@ DELIVERIES = (
         file="core/delivery/worker.py",
         old="        if owed.shard in self._ours:\n            self._back_off(",
         new="        if owed.shard not in self._ours:\n            self._back_off(",
-        killer="tests/unit/core/test_deliver.py::test_a_delivery_that_met_a_doubtful_lease_is_looked_at_again",
+        killer="tests/unit/core/delivery/test_worker.py::test_a_delivery_that_met_a_doubtful_lease_is_looked_at_again",
         why="a short doubt about a lease leaves deliveries behind for good",
     ),
     Mutant(
@@ -238,7 +238,7 @@ DELIVERIES = (
         file="core/domain/utrn.py",
         old="    return last_issued - counter < COUNTER_CACHE\n",
         new="    return last_issued - counter < COUNTER_CACHE * COUNTER_CACHE\n",
-        killer="tests/unit/core/test_duplicate.py",
+        killer="tests/unit/core/delivery/test_duplicate_proof.py",
         why="a code that its meter has forgotten is told to be credited, and never was",
     ),
     Mutant(
@@ -246,7 +246,7 @@ DELIVERIES = (
         file="core/delivery/recorder.py",
         old="            if said.counter > code.sequence.last_issued:\n",
         new="            if said.counter > code.sequence.last_issued and not said.meter_id:\n",
-        killer="tests/contract/test_recorder.py",
+        killer="tests/contract/delivery/test_recorder.py",
         why="an alert about a counter nobody has issued switches the meter's window off",
     ),
     Mutant(
@@ -254,7 +254,7 @@ DELIVERIES = (
         file="cluster/ledger/outbox.py",
         old="            if not state.highest_applied < counter <= state.last_issued:\n",
         new="            if not state.highest_applied < counter:\n",
-        killer="tests/contract/test_recorder.py",
+        killer="tests/contract/delivery/test_recorder.py",
         why="what comes from outside says what was issued",
     ),
     Mutant(
@@ -281,7 +281,7 @@ DELIVERIES = (
         old="                compare=preconditions.epoch_current(self._keys.shard(shard), epoch),\n"
         "                success=[ops.put(self._keys.heard",
         new="                success=[ops.put(self._keys.heard",
-        killer="tests/contract/test_outbox.py::test_a_deposed_owner_does_not_say_how_far_it_has_heard",
+        killer="tests/contract/delivery/test_outbox.py::test_a_deposed_owner_does_not_say_how_far_it_has_heard",
         why="a deposed owner says of its successor that it has read what it has not",
     ),
 )

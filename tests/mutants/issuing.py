@@ -2,9 +2,9 @@
 
 from tests.mutants.mutant import Mutant
 
-_UNKNOWN = "tests/contract/test_commit_until_known.py"
-_FINAL = "tests/contract/test_final_refusals.py"
-_TABLE = "tests/unit/core/test_decision_table.py"
+_UNKNOWN = "tests/contract/etcd/test_commit_until_known.py"
+_FINAL = "tests/contract/delivery/test_final_refusals.py"
+_TABLE = "tests/unit/core/domain/test_decision_table.py"
 
 ISSUING = (
     Mutant(
@@ -12,7 +12,7 @@ ISSUING = (
         file="cluster/ledger/ceilings.py",
         old="        if not settled.resent or _revision(now) == _revision(there):\n            return None\n",
         new="        if now is None or now.value != wanted_value:\n            return None\n",
-        killer="tests/contract/test_ceilings_unknown.py::test_what_may_have_been_given_back_is_not_given_back_again",
+        killer="tests/contract/ledger/test_ceilings_unknown.py::test_what_may_have_been_given_back_is_not_given_back_again",
         why="what a node holds is given back twice, and a seller sells more than its ceiling",
     ),
     Mutant(
@@ -20,7 +20,7 @@ ISSUING = (
         file="core/issuing/group_commit.py",
         old="                    if outcome.stored.vend.same_code(entry.vend):\n",
         new="                    if outcome.stored.vend == entry.vend:\n",
-        killer="tests/contract/test_ceilings_unknown.py::"
+        killer="tests/contract/ledger/test_ceilings_unknown.py::"
         "test_a_sale_whose_delivery_moved_before_its_answer_came_stays_charged",
         why="a sale is taken off the seller's hour again, and more than the ceiling is sold",
     ),
@@ -183,7 +183,7 @@ ISSUING = (
         file="core/issuing/counter_cache.py",
         old="        if state.unapplied >= self._refuse:\n",
         new="        if state.unapplied > self._refuse:\n",
-        killer="tests/unit/core/test_commit_line.py::test_the_five_hundredth_unapplied_code_is_the_last",
+        killer="tests/unit/core/issuing/test_group_commit.py::test_the_five_hundredth_unapplied_code_is_the_last",
         why="the meter rebuilds the counter of a code wrongly, and refuses it",
     ),
     Mutant(
@@ -242,7 +242,7 @@ ISSUING = (
         file="core/registry/due_changes.py",
         old="        unmoved = () if originator_id is None else ((originator_id, before.record.meter_id, state),)\n",
         new="        unmoved = ()\n",
-        killer="tests/contract/test_market_races.py",
+        killer="tests/contract/registry/test_concurrent_changes.py",
         why="the note of a change leaves out the last code of the side before",
     ),
     Mutant(

@@ -13,7 +13,7 @@ import pytest
 from tests.sim.world import simulate
 
 SEEDS, CHUNK = 1000, 25
-# 500166: a renewal after the lease had run out by time woke nobody (tests/contract/test_ownership.py).
+# 500166: a renewal after the lease had run out by time woke nobody (tests/contract/membership/test_shard_ownership.py).
 FOUND_FAULTS = (500166,)
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.timeout(300)

@@ -15,7 +15,7 @@ from core.domain.errors import HeadEndUnknown, NotReady
 from core.domain.meter import Custody, Meter, Settings
 from core.domain.vend import Operation
 from core.registry.counter_transfer import HandOver
-from tests.contract.test_load_records import load, problems
+from tests.contract.registry.test_load_records import load, problems
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.head_ends import HEAD_END

@@ -17,7 +17,7 @@ from utrn_client.verdict import judge_sale
 from app.cli import sales
 from app.terminal.output import EXIT_NO_ANSWER, EXIT_USAGE
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 NO_FILE = Path("none")
 
 

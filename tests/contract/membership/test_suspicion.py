@@ -15,7 +15,7 @@ from cluster.membership.failure_detector import FailureDetector
 from cluster.membership.shard_ownership import EtcdOwnership, Member
 from cluster.membership.suspicion import Suspicions, stands
 from core.gateways.system_clock import SystemClock
-from tests.contract.test_ownership import until
+from tests.contract.membership.test_shard_ownership import until
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.patience import PATIENCE_S

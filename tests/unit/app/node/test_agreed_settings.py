@@ -9,7 +9,7 @@ from cluster.ledger.identity import differences
 from core.domain.meter import PanRule
 from core.issuing.config import DeliveryConfig, FlowConfig
 
-DEV = Path(__file__).parents[3] / "deploy" / "config" / "dev.toml"
+DEV = Path(__file__).parents[4] / "deploy" / "config" / "dev.toml"
 
 
 def dev() -> Config:

@@ -11,7 +11,7 @@ from core.net.channels import Remote, channel_options, server_options
 from loadtest.client import Target
 from sandbox import servers as sandbox
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 OURS = ("core", "cluster", "app", "client", "sandbox", "loadtest", "hsm", "docs")
 OPENS = {"secure_channel", "insecure_channel", "server"}
 # What decides whether a dead connection is noticed, by whom, and whether a proxy carries it: alike in every channel.

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from core.domain.errors import BadField
 from core.domain.utrn import PPTD_OFFSET, check_digit, parse_utrn, printed, truncated_counter, value_of
 
-VECTORS = Path(__file__).parents[2] / "vectors"
+VECTORS = Path(__file__).parents[3] / "vectors"
 CHECK_DIGITS = json.loads((VECTORS / "gbcs-check-digit.json").read_text())["vectors"]
 CODES = json.loads((VECTORS / "gbcs.json").read_text())["vectors"]
 

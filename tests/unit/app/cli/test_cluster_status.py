@@ -11,7 +11,7 @@ from utrn.admin.v1 import admin_service_pb2 as pb
 from app.cli.cluster_lines import lines_of, ranges
 from app.cli.cluster_problems import EXIT_MISSING, EXIT_NO_SERVICE, exit_code_of, problems_of
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 NAMES = ("node-a", "node-b", "node-c")
 Change = Callable[[pb.GetClusterStatusResponse], Any]
 

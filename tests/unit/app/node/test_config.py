@@ -6,7 +6,7 @@ import pytest
 
 from app.node.config import BadConfig, load_config, problems_of
 
-CONFIGS = Path(__file__).parents[3] / "deploy" / "config"
+CONFIGS = Path(__file__).parents[4] / "deploy" / "config"
 DEV = (CONFIGS / "dev.toml").read_text()
 
 

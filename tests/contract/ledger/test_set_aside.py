@@ -30,7 +30,7 @@ from core.ports.audit_anchors import Anchor
 from core.ports.ledger import Committed, CounterState, Entry
 from core.ports.outbox import Listing, Owed
 from core.ports.registry import RegistryRecord
-from tests.contract.test_informer import running, until
+from tests.contract.etcd.test_informer import running, until
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.vends import APPOINTMENTS, ORIGINATOR, PSP, PSP_ID, SUPPLIER_ID, card, meter, new_meter_id, vend

@@ -17,7 +17,7 @@ from core.gateways.system_clock import SystemClock
 from core.ports.ledger import StoredVend
 from core.ports.outbox import DeliveryChange
 from core.ports.registry import RegistryWrite
-from tests.contract.test_outbox import Bench
+from tests.contract.delivery.test_outbox import Bench
 from tests.support.etcd import Store
 from tests.support.head_ends import HEAD_END
 from tests.support.origins import RANDOM_PART

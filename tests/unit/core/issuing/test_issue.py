@@ -23,7 +23,7 @@ from core.issuing.recent_vends import Issued
 from tests.support.answers import memory
 from tests.support.market import MemoryRegistry, authorise, refusing
 from tests.support.vends import PSP, PSP_ID, card, market, meter, new_id, new_meter_id
-from tests.unit.core.test_commit_line import Line
+from tests.unit.core.issuing.test_group_commit import Line
 
 PAN = Pan("9" * 19)
 

@@ -12,7 +12,7 @@ from cluster.etcd.keys import Keys
 from cluster.membership.cluster_admin import EtcdCluster
 from cluster.membership.shard_ownership import EtcdOwnership
 from core.gateways.system_clock import SystemClock
-from tests.contract.test_ownership import SHARDS, owned, until
+from tests.contract.membership.test_shard_ownership import SHARDS, owned, until
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.machines import idle_time

@@ -18,7 +18,7 @@ from cluster.ledger.identity import LedgerThere, LedgerUnfit, accept, agree, cre
 from cluster.ledger.state_file import LedgerState, StateFile
 from cluster.ledger.watch import LedgerWatch
 from core.gateways.system_clock import SystemClock
-from tests.contract.test_informer import until
+from tests.contract.etcd.test_informer import until
 from tests.support.etcd import RealEtcd
 from tests.support.patience import PATIENCE_S
 

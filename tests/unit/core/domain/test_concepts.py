@@ -13,7 +13,7 @@ from core.domain.delivery import CLOSED, Delivery, DeliveryReason, DeliveryState
 from core.domain.invariant import InvariantBroken
 from core.domain.meter import Custody
 
-PAGE = (Path(__file__).parents[3] / "docs" / "concepts.md").read_text()
+PAGE = (Path(__file__).parents[4] / "docs" / "concepts.md").read_text()
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
