@@ -23,6 +23,8 @@ from utrn_client.ids import FileSaleBook, Sale, make_transaction_id
 
 from core.domain.transaction_id import parse_transaction_id
 
+pytestmark = [pytest.mark.slow]
+
 ROOT = Path(__file__).parents[3]
 
 

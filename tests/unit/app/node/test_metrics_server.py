@@ -14,6 +14,8 @@ from app.node.metrics_server import metrics_server
 from core.net.address import Address
 from tests.support.patience import PATIENCE_S
 
+pytestmark = [pytest.mark.slow]
+
 HOST = "127.0.0.1"
 
 

@@ -41,6 +41,8 @@ from tests.support.runs import (
 )
 from tests.support.vends import ORIGINATOR, vend
 
+pytestmark = [pytest.mark.slow]
+
 
 def _call(began: float, ended: float | None, outcome: str = "ok", **facts: object) -> Call:
     chosen = {"caller": "till", "participant": "psp", "transaction_id": "id", "content": "p", "amount_pence": 100}

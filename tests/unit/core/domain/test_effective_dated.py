@@ -10,6 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from core.domain.effective_dated import PERIODS_MAX, EffectiveDated, Ms, begin, check_dates
 from core.domain.errors import ChangePending, DateInPast, DatesReversed, HistoryFull, NothingToEnd, Refused
 
+pytestmark = [pytest.mark.slow]
+
 
 @dataclass
 class _Said:

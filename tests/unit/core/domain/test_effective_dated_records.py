@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, NamedTuple, cast
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -28,6 +29,8 @@ from tests.fakes.etcd import FakeEtcd
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, GAINING_ID, OPERATOR, MarketNode, as_, open_market, put_all
 from tests.support.vends import APPOINTMENT, NOW, POINT, PSP_ID, SUPPLIER_ID, TERMS, known_as
+
+pytestmark = [pytest.mark.slow]
 
 # Appointments.
 

@@ -24,6 +24,8 @@ from core.metrics import SetAside
 from core.ports.head_end import AddCredit, Alert, Answer, AnswerKind, MessageState, StreamRestored
 from tests.support.patience import PATIENCE_S
 
+pytestmark = [pytest.mark.slow]
+
 METER, ORIGINATOR = MeterId("00db12345678beef"), OriginatorId("90b3d51f30010000")
 MESSAGE_ID = f"{ORIGINATOR}:{METER}:{7 << 32}:{'5e' * 16}"
 MESSAGE = AddCredit(

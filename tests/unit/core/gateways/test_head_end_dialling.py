@@ -16,6 +16,8 @@ from core.gateways.config import HeadEndConfig
 from core.gateways.head_end_client import GrpcHeadEnd
 from core.ports.head_end import StreamRestored
 
+pytestmark = [pytest.mark.slow]
+
 NOTHING = Path("none")
 
 
