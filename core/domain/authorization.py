@@ -1,4 +1,4 @@
-"""judge: may this caller do this for this PAN, at this instant? The one rule on every path; pure.
+"""authorize: may this caller do this for this PAN, at this instant? The one rule on every path; pure.
 
 Objections come in the order in which a caller may learn of them: whoever has no say over a meter hears only that.
 """
@@ -127,18 +127,18 @@ class Authorization(NamedTuple):
 
 
 class AuthorizationDecision(NamedTuple):
-    """What came of a question. `turn` names a meter whose change is due, and must be carried out before all else."""
+    """What came of a question. `due_change_of` names a meter whose due change must be carried out before all else."""
 
-    resolved: Authorization | None
+    authorization: Authorization | None
     refusals: list[Refused]
     read_set: ReadSet
     meter_id: MeterId | None = None
     supplier_id: ParticipantId | None = None
-    turn: MeterId | None = None
+    due_change_of: MeterId | None = None
 
 
-def judge(
-    records: Records, question: Question, now: Ms, *, every: bool = False, head_ends: frozenset[str] | None = None
+def authorize(
+    records: Records, question: Question, now: Ms, *, collect_all: bool = False, head_ends: frozenset[str] | None = None
 ) -> AuthorizationDecision:
     """Return whether `question` may be done at `now`, by whom it was decided, and until when that holds.
 
@@ -146,18 +146,18 @@ def judge(
         records: The registry.
         question: Who asks for what.
         now: The instant.
-        every: Find every objection, not only the first: somebody asks, and does not sell.
+        collect_all: Find every objection, not only the first: somebody asks, and does not sell.
         head_ends: The names of the head ends that there are; None if they are not known, or do not matter.
     """
-    case = _Case(records, question, now, head_ends, every)
+    case = _Case(records, question, now, head_ends, collect_all)
     case.decide()
     read_set = tuple(case.read_set)
-    resolved = None if case.refusals or case.turn is not None else case.resolved(read_set)
-    refusals = case.refusals if every else case.refusals[:1]
-    ruling: AuthorizationDecision = _new(
-        AuthorizationDecision, (resolved, refusals, read_set, case.meter_id, case.supplier_id, case.turn)
+    authorization = None if case.refusals or case.due_change_of is not None else case.authorization(read_set)
+    refusals = case.refusals if collect_all else case.refusals[:1]
+    decision: AuthorizationDecision = _new(
+        AuthorizationDecision, (authorization, refusals, read_set, case.meter_id, case.supplier_id, case.due_change_of)
     )
-    return ruling
+    return decision
 
 
 class _Case:
@@ -176,11 +176,11 @@ class _Case:
         "_registration",
         "_rule",
         "_settings",
+        "due_change_of",
         "meter_id",
         "read_set",
         "refusals",
         "supplier_id",
-        "turn",
         "until",
     )  # fmt: skip
 
@@ -195,12 +195,12 @@ class _Case:
         self.read_set: list[tuple[Ref, int]] = []
         self.refusals: list[Refused] = []
         self.until = FAR_FUTURE
-        self.turn: MeterId | None = None
+        self.due_change_of: MeterId | None = None
         self.meter_id: MeterId | None = None
         self.supplier_id: ParticipantId | None = None
         self._rule = ""
 
-    def resolved(self, read_set: ReadSet) -> Authorization:
+    def authorization(self, read_set: ReadSet) -> Authorization:
         meter, settings = self._meter, self._settings
         # In the order of the fields.
         fields = (
@@ -218,25 +218,25 @@ class _Case:
             self._rule,
             NO_BALANCE if meter.balance_at == NEVER else self._told(),
         )
-        resolved: Authorization = _new(Authorization, fields)
-        return resolved
+        authorization: Authorization = _new(Authorization, fields)
+        return authorization
 
     def decide(self) -> None:
         """Find what stands against it, in order. Ends early where nothing further may be told, or can be known."""
         use = self._use()
         if isinstance(use, Refused):
-            self._object(use)
+            self._deny(use)
             return
         self._card_use = use
         unknown = self._look_at_meter(use.meter_id)
         if unknown is not None:
-            self._object(unknown)
+            self._deny(unknown)
             return
-        if self.turn is not None:
+        if self.due_change_of is not None:
             return
         no_say = self._without_grant()
         if no_say is not None:
-            self._object(no_say)
+            self._deny(no_say)
             return
         self._of_pan()
         self._of_meter()
@@ -244,7 +244,7 @@ class _Case:
         if self._question.amount:
             self._of_amount()
 
-    def _object(self, refusal: Refused) -> None:
+    def _deny(self, refusal: Refused) -> None:
         self.refusals.append(refusal)
 
     def _use(self) -> PanAssignment | Refused:
@@ -252,7 +252,7 @@ class _Case:
         if card is None:
             return errors.PanNotFound("pan is not registered; check the number with the consumer's supplier")
         self.read_set.append((_new(Ref, (Kind.PAN, self._question.pan)), card.revision))
-        use = self._hold(card.record.uses)
+        use = self._value_now(card.record.uses)
         if use is None:
             return errors.PanNotFound("pan stands for no meter at this time; check with the consumer's supplier")
         return use
@@ -265,11 +265,11 @@ class _Case:
         self._meter = meter = known.record
         self.meter_id = meter_id
         if meter.due(self._now) is not None:
-            self.turn = meter_id
+            self.due_change_of = meter_id
             return None
         # What was carried out stays carried out, even where this node's clock is a little slow.
         self._now = max(self._now, meter.effective_through)
-        registration, settings = self._hold(meter.registrations), self._hold(meter.settings)
+        registration, settings = self._value_now(meter.registrations), self._value_now(meter.settings)
         if registration is None or settings is None:
             return errors.MeterNotFound("nobody supplies this meter at this time; the supplier must register it")
         self._registration, self._settings = registration, settings
@@ -299,10 +299,10 @@ class _Case:
         if supplier is None or supplier.record.supplier_key is None:
             return _not_appointed() if not mine else errors.SupplierInactive("the meter's supplier has no key here")
         kept, self.until = self.until, FAR_FUTURE
-        profile = self._hold(supplier.record.profiles) or DEFAULT_PROFILE
+        profile = self._value_now(supplier.record.profiles) or DEFAULT_PROFILE
         read_set: list[tuple[Ref, int]] = [(Ref(Kind.PARTICIPANT, supplier_id), supplier.revision)]
         terms = None if mine else self._terms(caller, profile, read_set)
-        active = self._hold(supplier.record.standings) is ParticipantStatus.ACTIVE
+        active = self._value_now(supplier.record.standings) is ParticipantStatus.ACTIVE
         until, self.until = self.until, kept
         if isinstance(terms, Refused):
             return terms
@@ -328,7 +328,7 @@ class _Case:
             return _not_appointed()
         read_set.append((Ref(Kind.APPOINTMENT, f"{known.record.supplier_id}/{known.record.psp_id}"), known.revision))
         myself = self._records.participant(caller.participant_id)
-        if myself is None or self._hold(myself.record.standings) is not ParticipantStatus.ACTIVE:
+        if myself is None or self._value_now(myself.record.standings) is not ParticipantStatus.ACTIVE:
             return errors.CallerSuspended("this participant is suspended; ask the operator")
         read_set.append((Ref(Kind.PARTICIPANT, caller.participant_id), myself.revision))
         self._until(appointment.terms.until)
@@ -342,10 +342,10 @@ class _Case:
             )
         return appointment.terms
 
-    def _in_force(self, every: Appointments) -> Appointment | None:
+    def _in_force(self, collect_all: Appointments) -> Appointment | None:
         """Return the appointment the caller may act on now."""
-        for one in reversed(every.all):
-            accepted = self._hold(one.states) is AppointmentState.ACCEPTED
+        for one in reversed(collect_all.all):
+            accepted = self._value_now(one.states) is AppointmentState.ACCEPTED
             if accepted and one.terms.since <= self._now < (one.terms.until or FAR_FUTURE):
                 return one
         return None
@@ -362,22 +362,22 @@ class _Case:
         use = self._card_use
         # A code that was paid for is delivered, even if the card was lost since.
         if use.status is not PanStatus.ACTIVE and self._question.operation is not Operation.DELIVER:
-            self._object(errors.PanBlocked("pan is blocked; the consumer needs a new card from the supplier"))
+            self._deny(errors.PanBlocked("pan is blocked; the consumer needs a new card from the supplier"))
         if use.supplier_id != self._registration.supplier_id:
-            self._object(
+            self._deny(
                 errors.PanNotCurrent("the card was given by an earlier supplier of the meter", because="supplier")
             )
         elif use.tenancy != self._settings.tenancy:
-            self._object(errors.PanNotCurrent("the card was given to an earlier tenant", because="tenancy"))
+            self._deny(errors.PanNotCurrent("the card was given to an earlier tenant", because="tenancy"))
 
     def _of_meter(self) -> None:
         settings, meter, act = self._settings, self._meter, self._question.operation
         if not settings.enrolled:
-            self._object(errors.MeterNotEnrolled("the meter is not enrolled with this service; ask its SMSO"))
+            self._deny(errors.MeterNotEnrolled("the meter is not enrolled with this service; ask its SMSO"))
         if settings.payment_mode is not PaymentMode.PREPAYMENT:
-            self._object(errors.MeterInCreditMode("the meter is in credit mode; its supplier can change that"))
+            self._deny(errors.MeterInCreditMode("the meter is in credit mode; its supplier can change that"))
         if act is not Operation.ISSUE and self._head_ends is not None and settings.head_end not in self._head_ends:
-            self._object(
+            self._deny(
                 errors.HeadEndUnknown(
                     "the meter's record names a head end that is not there; its supplier must correct it",
                     head_end=settings.head_end,
@@ -387,42 +387,38 @@ class _Case:
         if not meter.make:
             return
         model = self._records.model(meter.make, meter.model)
-        can = None if model is None else self._hold(model.record.abilities)
+        can = None if model is None else self._value_now(model.record.abilities)
         if model is None or can is None:
-            self._object(
+            self._deny(
                 errors.NotSupportedByMeter("the meter's model is not in the capability matrix", scheme=meter.scheme)
             )
             return
         self.read_set.append((Ref(Kind.MODEL, f"{meter.make}/{meter.model}"), model.revision))
         if meter.scheme not in can.schemes:
-            self._object(
-                errors.NotSupportedByMeter("the model does not take codes of this scheme", scheme=meter.scheme)
-            )
+            self._deny(errors.NotSupportedByMeter("the model does not take codes of this scheme", scheme=meter.scheme))
         if act in _MINTING and not can.central_issue:
-            self._object(errors.NotSupportedByMeter("codes for this model cannot be made here", scheme=meter.scheme))
+            self._deny(errors.NotSupportedByMeter("codes for this model cannot be made here", scheme=meter.scheme))
         if act is not Operation.ISSUE and not can.over_the_air:
-            self._object(
-                errors.NotSupportedByMeter("this model cannot be sent codes over the air", scheme=meter.scheme)
-            )
+            self._deny(errors.NotSupportedByMeter("this model cannot be sent codes over the air", scheme=meter.scheme))
 
     def _of_counters(self) -> None:
         custody = self._registration.custody
         if self._question.operation in _MINTING:
             if self._profile.option is SellingModel.SUPPLIER_GENERATES:
-                self._object(
+                self._deny(
                     errors.CentralIssueOff("the meter's supplier makes its codes itself; ask the supplier for one")
                 )
             elif custody is not Custody.CENTRAL:
-                self._object(errors.CounterElsewhere("the meter's counters are in other hands", custody=custody.name))
+                self._deny(errors.CounterElsewhere("the meter's counters are in other hands", custody=custody.name))
         elif self._question.operation is Operation.MADE_ELSEWHERE and custody is not Custody.SUPPLIER:
-            self._object(errors.CounterHere("the meter's counters are not its supplier's; have them handed over first"))
+            self._deny(errors.CounterHere("the meter's counters are not its supplier's; have them handed over first"))
 
     def _of_amount(self) -> None:
         question, settings, meter = self._question, self._settings, self._meter
         if question.operation is not Operation.CREDIT:
             self._of_limits()
         if settings.max_credit_pence and question.amount > settings.max_credit_pence:
-            self._object(
+            self._deny(
                 errors.AboveMaxCredit(
                     f"the meter takes at most {settings.max_credit_pence} pence at once",
                     max_credit_pence=settings.max_credit_pence,
@@ -432,7 +428,7 @@ class _Case:
         if room is not None and question.amount > (told_room(room) if self._asked_only and room > 0 else room):
             # What was sold since then takes more of the room: that is looked at with the counter sequence. Whoever only
             # asks is answered in steps, or asking often would tell the balance to the penny.
-            self._object(
+            self._deny(
                 errors.AboveMaxBalance("the meter's balance would go above its maximum", room_pence=told_room(room))
             )
 
@@ -455,13 +451,13 @@ class _Case:
         if limit is None:
             return
         if limit.closed:
-            self._object(errors.ChannelNotAllowed("the supplier has closed this channel", channel=question.channel))
+            self._deny(errors.ChannelNotAllowed("the supplier has closed this channel", channel=question.channel))
         elif not limit.min_pence <= question.amount <= limit.max_pence:
-            self._object(_out_of_limits(limit.min_pence, limit.max_pence, "supplier"))
+            self._deny(_out_of_limits(limit.min_pence, limit.max_pence, "supplier"))
         elif limit.whole_pounds and question.amount % 100:
-            self._object(_out_of_limits(limit.min_pence, limit.max_pence, "supplier, whole pounds"))
+            self._deny(_out_of_limits(limit.min_pence, limit.max_pence, "supplier, whole pounds"))
 
-    def _hold(self, timeline: EffectiveDated[_T]) -> _T | None:
+    def _value_now(self, timeline: EffectiveDated[_T]) -> _T | None:
         """Return what holds now, and remember until when: its end, or whatever is recorded to follow.
 
         Never as of before it was recorded: what was suspended at once by another node is suspended, even where this

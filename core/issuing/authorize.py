@@ -7,7 +7,7 @@ record has moved, the question is asked again of the ledger itself.
 from dataclasses import dataclass
 from datetime import datetime
 
-from core.domain.authorization import Authorization, AuthorizationDecision, Question, judge
+from core.domain.authorization import Authorization, AuthorizationDecision, Question, authorize
 from core.domain.effective_dated import ms_of
 from core.domain.errors import NotReady, Refused
 from core.domain.invariant import check
@@ -65,14 +65,14 @@ class Authorize:
             NotReady: repeat at another node.
         """
         question, now = Question(principal.participant, act, pan, amount, channel), self.clock.now()
-        ruling = self._judge(question, snapshot, now)
-        if ruling.turn is not None:
+        decision = self._decide(question, snapshot, now)
+        if decision.due_change_of is not None:
             return None
-        self._note(principal, question, ruling, ask, now)
-        if ruling.refusals:
-            raise ruling.refusals[0]
-        check(ruling.resolved is not None, "what is not refused is resolved")
-        return ruling.resolved
+        self._note(principal, question, decision, ask, now)
+        if decision.refusals:
+            raise decision.refusals[0]
+        check(decision.authorization is not None, "what is not refused is resolved")
+        return decision.authorization
 
     async def refresh(self, principal: Principal, pan: Pan) -> Registry:
         """Carry out the meter's change if one is due, and return what the ledger says now.
@@ -82,7 +82,7 @@ class Authorize:
         """
         snapshot = await self.store.snapshot(pan, principal.participant_id)
         question = Question(caller=principal.participant, operation=Operation.ISSUE, pan=pan, amount=0, channel=0)
-        due = judge(snapshot, question, ms_of(self.clock.now())).turn
+        due = authorize(snapshot, question, ms_of(self.clock.now())).due_change_of
         if due is None:
             return snapshot
         await self.turn(due)
@@ -98,27 +98,29 @@ class Authorize:
         """
         question = Question(caller=principal.participant, operation=act, pan=pan, amount=amount, channel=channel)
         now = self.clock.now()
-        ruling = self._judge(question, None, now, every=True)
-        if ruling.turn is not None:
+        decision = self._decide(question, None, now, collect_all=True)
+        if decision.due_change_of is not None:
             snapshot, now = await self.refresh(principal, pan), self.clock.now()
-            ruling = self._judge(question, snapshot, now, every=True)
-        self._note(principal, question, ruling, "eligibility", now)
-        return ruling, tuple(ruling.refusals)
+            decision = self._decide(question, snapshot, now, collect_all=True)
+        self._note(principal, question, decision, "eligibility", now)
+        return decision, tuple(decision.refusals)
 
-    def _judge(
-        self, question: Question, snapshot: Registry | None, now: datetime, *, every: bool = False
+    def _decide(
+        self, question: Question, snapshot: Registry | None, now: datetime, *, collect_all: bool = False
     ) -> AuthorizationDecision:
         if not self.registry.ready:
             raise NotReady("this node is still reading the registry; ask another")
-        return judge(snapshot or self.registry, question, ms_of(now), every=every, head_ends=self.head_ends())
+        return authorize(
+            snapshot or self.registry, question, ms_of(now), collect_all=collect_all, head_ends=self.head_ends()
+        )
 
     def _note(
-        self, principal: Principal, question: Question, ruling: AuthorizationDecision, ask: str, at: datetime
+        self, principal: Principal, question: Question, decision: AuthorizationDecision, ask: str, at: datetime
     ) -> None:
         notes = NOTES.get()
         if notes is not None:
             notes.decided = True
-        resolved = ruling.resolved
+        authorization = decision.authorization
         # In the order of the fields: named, they would take twice as long, for every sale.
         fields = (
             at,
@@ -126,11 +128,11 @@ class Authorize:
             principal.identity,
             _OPERATION_NAMES[question.operation],
             ask,
-            ruling.meter_id or f"pan ..{question.pan[-4:]}",
+            decision.meter_id or f"pan ..{question.pan[-4:]}",
             question.amount,
-            ruling.refusals[0].reason if resolved is None else "allowed",
-            "" if resolved is None else resolved.rule,
-            ruling.read_set,
+            decision.refusals[0].reason if authorization is None else "allowed",
+            "" if authorization is None else authorization.rule,
+            decision.read_set,
             "cluster",
             question.channel,
             *_NO_READING,

@@ -37,19 +37,19 @@ class CheckEligibility:
             NotReady, LedgerUnavailable: repeat.
         """
         act = Operation.TOP_UP if deliver else Operation.ISSUE
-        ruling, objections = await self.authorise.objections(
+        decision, objections = await self.authorise.objections(
             principal, act, pan, amount=amount or 0, channel=channel or 0
         )
         if objections and isinstance(objections[0], NotAppointed | PanNotFound):
             return Eligibility(objections=objections, supplier_id=None)
-        if ruling.resolved is not None:
-            sequence = OriginatorId(ruling.resolved.key.originator_id), ruling.resolved.meter_id
+        if decision.authorization is not None:
+            sequence = OriginatorId(decision.authorization.key.originator_id), decision.authorization.meter_id
             (state,) = await self.ledger.counters([sequence])
             if isinstance(state, LedgerUnavailable):
                 raise state
             try:
                 self.counters.check_room(state)
-                check_balance(ruling.resolved.told, state, amount or Pence(0), asked_only=True)
+                check_balance(decision.authorization.told, state, amount or Pence(0), asked_only=True)
             except Refused as refusal:
                 objections = (*objections, refusal)
-        return Eligibility(objections=objections, supplier_id=ruling.supplier_id)
+        return Eligibility(objections=objections, supplier_id=decision.supplier_id)

@@ -60,7 +60,7 @@ class PendingVend:
     """
 
     sale: Sale
-    resolved: Authorization
+    authorization: Authorization
     value: CodeValue
     dated_from: Ms = NEVER
     dated_before: Ms = FAR_FUTURE
@@ -68,7 +68,7 @@ class PendingVend:
     @property
     def sequence(self) -> SequenceKey:
         """The counter sequence the code belongs to."""
-        return OriginatorId(self.resolved.key.originator_id), self.resolved.meter_id
+        return OriginatorId(self.authorization.key.originator_id), self.authorization.meter_id
 
 
 @dataclass(slots=True)
@@ -202,12 +202,12 @@ class GroupCommitter:
             except NotReady as error:
                 self._fail(job, error)
                 continue
-            if ms_of(vend.issued_at) >= min(job.draft.resolved.until, job.draft.dated_before):
+            if ms_of(vend.issued_at) >= min(job.draft.authorization.until, job.draft.dated_before):
                 # It waited past the instant up to which it was allowed. The counter is not spent: nobody saw the code.
                 self._fail(job, registry_moved())
                 continue
-            resolved = job.draft.resolved
-            batch.append((job, Entry(vend=vend, seen=state, told=resolved.told, until=resolved.until)))
+            authorization = job.draft.authorization
+            batch.append((job, Entry(vend=vend, seen=state, told=authorization.told, until=authorization.until)))
         self._times.record(Stage.SIGN, self._clock.monotonic() - started)
         return batch
 
@@ -236,13 +236,13 @@ class GroupCommitter:
         if state is None:
             return False
         try:
-            check_balance(job.draft.resolved.told, state, job.draft.sale.amount)
+            check_balance(job.draft.authorization.told, state, job.draft.sale.amount)
             if job.draft.sale.code is not None:
                 self._counters.check_made_elsewhere(state, job.draft.sale.code[1])
             elif self._counters.check_room(state):
                 log.warning(
                     "many codes of a meter are not known to be used",
-                    extra={"meter_id": job.draft.resolved.meter_id, "unapplied": state.unapplied + 1},
+                    extra={"meter_id": job.draft.authorization.meter_id, "unapplied": state.unapplied + 1},
                 )
         except Refused as refusal:
             self._counters.put(job.draft.sequence, state)
@@ -253,10 +253,10 @@ class GroupCommitter:
     @staticmethod
     def _request(draft: PendingVend, state: CounterState) -> SignRequest:
         return SignRequest(
-            scheme=draft.resolved.scheme,
-            key=draft.resolved.key,
-            meter_id=draft.resolved.meter_id,
-            meter_point=draft.resolved.public_point,
+            scheme=draft.authorization.scheme,
+            key=draft.authorization.key,
+            meter_id=draft.authorization.meter_id,
+            meter_point=draft.authorization.public_point,
             counter=state.next,
             value=draft.value,
         )
@@ -269,20 +269,20 @@ class GroupCommitter:
         return code, state.next
 
     def _vend(self, draft: PendingVend, utrn: Utrn, counter: Counter) -> Vend:
-        resolved = draft.resolved
+        authorization = draft.authorization
         # A node whose clock is a little slow must not date a vend before the change of hands it comes after, nor before
         # the hour that it is charged to.
-        now = max(self._clock.now(), instant_of(max(resolved.since, draft.dated_from)))
+        now = max(self._clock.now(), instant_of(max(authorization.since, draft.dated_from)))
         return Vend(
             sale=draft.sale,
-            meter_id=resolved.meter_id,
-            meter_kind=resolved.meter_kind,
-            head_end=resolved.head_end,
-            supplier_id=resolved.supplier_id,
-            originator_id=OriginatorId(resolved.key.originator_id),
-            tenancy=resolved.tenancy,
-            rule=resolved.rule,
-            read_set=resolved.read_set,
+            meter_id=authorization.meter_id,
+            meter_kind=authorization.meter_kind,
+            head_end=authorization.head_end,
+            supplier_id=authorization.supplier_id,
+            originator_id=OriginatorId(authorization.key.originator_id),
+            tenancy=authorization.tenancy,
+            rule=authorization.rule,
+            read_set=authorization.read_set,
             utrn=utrn,
             counter=counter,
             issued_at=now,

@@ -117,7 +117,7 @@ class IssueVend:
     ) -> Issued | asyncio.Future[Issued] | None:
         """Return the answer of a new vend, or its future; None if a change of the meter must be carried out first."""
         self._check_window(sale)
-        resolved = self.authorise.now(
+        authorization = self.authorise.now(
             principal,
             sale.operation,
             sale.pan,
@@ -126,19 +126,19 @@ class IssueVend:
             ask=sale.transaction_id,
             snapshot=snapshot,
         )
-        if resolved is None:
+        if authorization is None:
             return None
         if sale.code is not None:
             # Money that another generator has made: this service makes none by delivering it.
-            return self._submit(sale, PendingVend(sale=sale, resolved=resolved, value=_value(sale)))
-        return await self._charged(sale, resolved, snapshot)
+            return self._submit(sale, PendingVend(sale=sale, authorization=authorization, value=_value(sale)))
+        return await self._charged(sale, authorization, snapshot)
 
     async def _charged(
-        self, sale: Sale, resolved: Authorization, snapshot: Registry | None
+        self, sale: Sale, authorization: Authorization, snapshot: Registry | None
     ) -> Issued | asyncio.Future[Issued]:
         """Return the future answer of a vend that is charged to its seller's ceiling."""
         seller = (snapshot or self.authorise.registry).participant(sale.participant_id)
-        at = max(ms_of(self.clock.now()), resolved.since)
+        at = max(ms_of(self.clock.now()), authorization.since)
         try:
             charge = await self.ceilings.take(sale.participant_id, seller, sale.amount, at)
         except CeilingReached:
@@ -154,7 +154,11 @@ class IssueVend:
             if earlier is not None:
                 return earlier
             draft = PendingVend(
-                sale=sale, resolved=resolved, value=_value(sale), dated_from=charge.since, dated_before=charge.until
+                sale=sale,
+                authorization=authorization,
+                value=_value(sale),
+                dated_from=charge.since,
+                dated_before=charge.until,
             )
             answer = self._submit(sale, draft)
             begun = True

@@ -54,11 +54,11 @@ class SendIssued:
             stored = await self.find(principal, owner, transaction_id)
             if stored.vend.delivery.state is not DeliveryState.NOT_REQUESTED:
                 return Requested(stored.vend.delivery, replayed=True)
-            resolved = self._resolved(principal, stored.vend, snapshot)
-            if resolved is not None:
+            authorization = self._authorization(principal, stored.vend, snapshot)
+            if authorization is not None:
                 await self._check_near(stored.vend)
                 queued = stored.vend.with_delivery(stored.vend.delivery.queue(self.clock.now()))
-                written = await self.ledger.request_delivery(stored, queued, resolved.read_set)
+                written = await self.ledger.request_delivery(stored, queued, authorization.read_set)
                 if written is not None:
                     self.answers.remember(written)
                     return Requested(written.vend.delivery, replayed=False)
@@ -96,8 +96,8 @@ class SendIssued:
                 last_issued=state.last_issued,
             )
 
-    def _resolved(self, principal: Principal, vend: Vend, snapshot: Registry | None) -> Authorization | None:
-        resolved = self.authorise.now(
+    def _authorization(self, principal: Principal, vend: Vend, snapshot: Registry | None) -> Authorization | None:
+        authorization = self.authorise.now(
             principal,
             Operation.DELIVER,
             vend.sale.pan,
@@ -106,6 +106,9 @@ class SendIssued:
             ask=vend.sale.transaction_id,
             snapshot=snapshot,
         )
-        if resolved is not None and (resolved.meter_id, resolved.supplier_id) != (vend.meter_id, vend.supplier_id):
+        if authorization is not None and (authorization.meter_id, authorization.supplier_id) != (
+            vend.meter_id,
+            vend.supplier_id,
+        ):
             raise NotAppointed("the meter behind this PAN, or its supplier, is another one since this code was issued")
-        return resolved
+        return authorization

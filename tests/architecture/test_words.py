@@ -12,7 +12,20 @@ ROOT = Path(__file__).parents[2]
 TABLE = (ROOT / "docs" / "decisions" / "0039-the-fields-words.md").read_text()
 RETIRED = dict(re.findall(r"^\| `(\w+)`[^|]* \| `(\w+)`", TABLE, re.MULTILINE))
 # Other things rightly have these names: calls of the contract, a type of its messages, an option of a command.
-ELSEWHERE = {"Act", "HandOverMeter", "Option", "Standing", "MarketChange", "Level", "heard_at", "own", "require"}
+ELSEWHERE = {
+    "Act",
+    "every",
+    "judge",
+    "resolved",
+    "HandOverMeter",
+    "Option",
+    "Standing",
+    "MarketChange",
+    "Level",
+    "heard_at",
+    "own",
+    "require",
+}
 OURS = ("app", "core", "cluster", "hsm", "tests")
 CODE = sorted(file for folder in OURS for file in (ROOT / folder).rglob("*.py"))
 PAGES = sorted(

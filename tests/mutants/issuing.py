@@ -164,7 +164,7 @@ ISSUING = (
     Mutant(
         name="vend-waits-past-the-end-of-what-allows-it",
         file="core/issuing/group_commit.py",
-        old="            if ms_of(vend.issued_at) >= min(job.draft.resolved.until, job.draft.dated_before):\n",
+        old="            if ms_of(vend.issued_at) >= min(job.draft.authorization.until, job.draft.dated_before):\n",
         new="            if ms_of(vend.issued_at) >= job.draft.dated_before:\n",
         killer=200,
         why="a code is sold after the instant at which its seller's appointment ended",
@@ -216,8 +216,8 @@ ISSUING = (
     Mutant(
         name="suspended-seller-sells",
         file="core/domain/authorization.py",
-        old="        if myself is None or self._hold(myself.record.standings) is not ParticipantStatus.ACTIVE:\n",
-        new="        if myself is None or self._hold(myself.record.standings) is ParticipantStatus.LEFT:\n",
+        old="        if myself is None or self._value_now(myself.record.standings) is not ParticipantStatus.ACTIVE:\n",
+        new="        if myself is None or self._value_now(myself.record.standings) is ParticipantStatus.LEFT:\n",
         killer=100,
         why="whoever was suspended goes on selling",
     ),
@@ -232,8 +232,8 @@ ISSUING = (
     Mutant(
         name="due-change-is-not-carried-out-first",
         file="core/domain/authorization.py",
-        old="        if meter.due(self._now) is not None:\n            self.turn = meter_id\n",
-        new="        if meter.due(self._now) is not None and False:\n            self.turn = meter_id\n",
+        old="        if meter.due(self._now) is not None:\n            self.due_change_of = meter_id\n",
+        new="        if meter.due(self._now) is not None and False:\n            self.due_change_of = meter_id\n",
         killer=150,
         why="codes of both sides lie on both sides of a Change of Supplier",
     ),

@@ -11,7 +11,7 @@ from core.credit.goodwill_credit import CreditQuery
 from core.delivery.attempt import Aside, Done
 from core.delivery.guard import DeliveryGuard
 from core.domain.appointment import Appointment, Appointments, AppointmentState
-from core.domain.authorization import Question, judge
+from core.domain.authorization import Question, authorize
 from core.domain.delivery import DeliveryReason, DeliveryState
 from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import (
@@ -88,8 +88,8 @@ def _of_one_meter(*appointments: Appointment, profile: Profile | None = None) ->
 def _ruled(
     registry: MemoryRegistry, at: int, *, pence: int = 1000, channel: int = 3, act: Operation = Operation.TOP_UP
 ) -> str:
-    ruling = judge(registry, Question(caller=PSP, operation=act, pan=PAN, amount=pence, channel=channel), Ms(at))
-    return ruling.refusals[0].reason if ruling.refusals else "allowed"
+    decision = authorize(registry, Question(caller=PSP, operation=act, pan=PAN, amount=pence, channel=channel), Ms(at))
+    return decision.refusals[0].reason if decision.refusals else "allowed"
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,9 @@ def test_what_an_appointment_covers(terms: dict[str, Any], pence: int, channel: 
 def test_the_end_of_an_appointment_bounds_the_sale() -> None:
     registry = _of_one_meter(_appointment(until=Ms(AT + 7)))
     question = Question(caller=PSP, operation=Operation.TOP_UP, pan=PAN, amount=1000, channel=3)
-    resolved = judge(registry, question, AT).resolved
-    assert resolved is not None
-    assert resolved.until == AT + 7, "a sale that waits past it must not be dated after it"
+    authorization = authorize(registry, question, AT).authorization
+    assert authorization is not None
+    assert authorization.until == AT + 7, "a sale that waits past it must not be dated after it"
 
 
 @pytest.mark.parametrize(
@@ -144,15 +144,17 @@ def test_of_the_appointment_s_limits_and_the_supplier_s_the_narrower_holds(pence
         option=SellingModel.PSP_ISSUES_AND_DELIVERS, limits=(Limit(channel=0, min_pence=600, max_pence=700),)
     )
     registry = _of_one_meter(_appointment(min_pence=500, max_pence=800), profile=profile)
-    ruling = judge(registry, Question(caller=PSP, operation=Operation.TOP_UP, pan=PAN, amount=pence, channel=3), AT)
-    told = [f"{one.reason} {one.facts['limit_of']}" for one in ruling.refusals]
+    decision = authorize(
+        registry, Question(caller=PSP, operation=Operation.TOP_UP, pan=PAN, amount=pence, channel=3), AT
+    )
+    told = [f"{one.reason} {one.facts['limit_of']}" for one in decision.refusals]
     assert (told or ["allowed"]) == [wanted]
 
 
 def test_an_appointment_does_not_bind_the_supplier_itself() -> None:
     registry = _of_one_meter(_appointment(channels=frozenset({4}), max_pence=5))
     question = Question(caller=SUPPLIER, operation=Operation.TOP_UP, pan=PAN, amount=1000, channel=3)
-    assert not judge(registry, question, AT).refusals
+    assert not authorize(registry, question, AT).refusals
 
 
 # One appointment at a time.

@@ -17,7 +17,7 @@ from cluster.codec.registry import name_of, value_of
 from cluster.etcd.keys import Keys
 from cluster.registry.replica import RegistrySnapshot
 from core.domain.appointment import Appointment, Appointments, AppointmentState
-from core.domain.authorization import AuthorizationDecision, Question, Records, judge
+from core.domain.authorization import AuthorizationDecision, Question, Records, authorize
 from core.domain.effective_dated import Ms, ms_of
 from core.domain.meter import (
     Custody,
@@ -304,8 +304,8 @@ def _world(case: Case) -> MemoryRegistry:
     )
 
 
-def _ruling(world: Records, case: Case, *, every: bool = False) -> AuthorizationDecision:
-    return judge(world, _question(case.caller, case.act), AT, every=every)
+def _ruling(world: Records, case: Case, *, collect_all: bool = False) -> AuthorizationDecision:
+    return authorize(world, _question(case.caller, case.act), AT, collect_all=collect_all)
 
 
 @cache
@@ -318,12 +318,12 @@ def test_every_row_of_the_decision_table(caller: str, option: SellingModel, psp:
     wrong, rows = [], 0
     for case in cases(caller, option, psp):
         rows += 1
-        ruling = _ruling(_world(case), case)
-        ruled = ruling.refusals[0].reason if ruling.refusals else "allowed"
-        if ruled != expected(case) or (ruling.resolved is None) != bool(ruling.refusals):
+        decision = _ruling(_world(case), case)
+        ruled = decision.refusals[0].reason if decision.refusals else "allowed"
+        if ruled != expected(case) or (decision.authorization is None) != bool(decision.refusals):
             wrong.append(f"{case}: ruled {ruled}, the table says {expected(case)}")
-        elif ruling.resolved is not None:
-            assert (ruling.resolved.supplier_id, ruling.resolved.rule) == _allowed_by(case), case
+        elif decision.authorization is not None:
+            assert (decision.authorization.supplier_id, decision.authorization.rule) == _allowed_by(case), case
     assert not wrong, "\n".join([f"{len(wrong)} wrong", *wrong[:5]])
     assert rows == ROWS_OF_A_PART
 
@@ -387,13 +387,15 @@ def test_the_mirror_decides_as_the_table_says_every_fiftieth_row(
         world = _world(case)
         mirror.hear(world)
         remembered += bool(mirror.copy.says)
-        ruled, in_memory = _ruling(mirror.copy, case, every=True), _ruling(world, case, every=True)
+        ruled, in_memory = _ruling(mirror.copy, case, collect_all=True), _ruling(world, case, collect_all=True)
         assert [one.reason for one in ruled.refusals] == expected_of_all(case), case
         assert ruled.refusals[:1] == [] or ruled.refusals[0].reason == expected(case)
         for ref, revision in ruled.read_set:
             assert revision == mirror.revisions[(ref.kind, ref.id)], "the commit compares what was read"
-        bare = None if ruled.resolved is None else ruled.resolved._replace(read_set=())
-        assert bare == (None if in_memory.resolved is None else in_memory.resolved._replace(read_set=())), case
+        bare = None if ruled.authorization is None else ruled.authorization._replace(read_set=())
+        assert bare == (None if in_memory.authorization is None else in_memory.authorization._replace(read_set=())), (
+            case
+        )
         assert {ref for ref, _ in ruled.read_set} == {ref for ref, _ in in_memory.read_set}, case
     assert len(rows) == ROWS_OF_A_PART // 50 + 1
     assert remembered > 0 or CALLERS[caller].role not in (Role.SUPPLIER, Role.PSP) or not _may_ever(caller, option, psp)
@@ -425,8 +427,10 @@ def test_limits_of_the_supplier(limit: Limit, pence: int, wanted: str) -> None:
     registry = _world(_fine(SellingModel.PSP_ISSUES, Operation.ISSUE, "issue"))
     profile = Profile(option=SellingModel.PSP_ISSUES, limits=(limit,))
     registry.participants[SUPPLIER_ID] = replace(SUPPLIER, profiles=always(profile))
-    ruling = judge(registry, Question(caller=PSP, operation=Operation.ISSUE, pan=PAN, amount=pence, channel=3), AT)
-    assert (ruling.refusals[0].reason if ruling.refusals else "allowed") == wanted
+    decision = authorize(
+        registry, Question(caller=PSP, operation=Operation.ISSUE, pan=PAN, amount=pence, channel=3), AT
+    )
+    assert (decision.refusals[0].reason if decision.refusals else "allowed") == wanted
 
 
 @pytest.mark.parametrize(
@@ -446,8 +450,8 @@ def test_thresholds_of_the_meter(change: dict[str, int], pence: int, wanted: lis
     registry.meters[one.meter_id] = one
     registry.cards[PAN] = card(PAN, one.meter_id)
     question = Question(caller=SUPPLIER, operation=Operation.TOP_UP, pan=PAN, amount=pence, channel=3)
-    ruling = judge(registry, question, AT, every=True)
-    assert [one.reason for one in ruling.refusals] == wanted
+    decision = authorize(registry, question, AT, collect_all=True)
+    assert [one.reason for one in decision.refusals] == wanted
 
 
 def test_at_the_instant_of_a_change_the_old_say_ends_and_the_new_one_begins() -> None:
@@ -459,11 +463,11 @@ def test_at_the_instant_of_a_change_the_old_say_ends_and_the_new_one_begins() ->
     one = replace(one, registrations=one.registrations.change(gaining, since=instant, now=AT, by="op"))
     registry.meters[meter_id] = one
     question = Question(caller=PSP, operation=Operation.TOP_UP, pan=PAN, amount=1000, channel=3)
-    before = judge(registry, question, Ms(instant - 1))
-    assert before.resolved is not None
-    assert before.resolved.until == instant, "the sale must be dated before the change, or be authorised again"
-    assert judge(registry, question, instant).turn == meter_id
+    before = authorize(registry, question, Ms(instant - 1))
+    assert before.authorization is not None
+    assert before.authorization.until == instant, "the sale must be dated before the change, or be authorised again"
+    assert authorize(registry, question, instant).due_change_of == meter_id
     registry.meters[meter_id] = replace(one, effective_through=instant)
-    assert judge(registry, question, instant).refusals[0].reason == "NOT_APPOINTED"
-    slow = judge(registry, question, Ms(instant - 500))
+    assert authorize(registry, question, instant).refusals[0].reason == "NOT_APPOINTED"
+    slow = authorize(registry, question, Ms(instant - 500))
     assert slow.refusals[0].reason == "NOT_APPOINTED", "a slow clock does not bring the old supplier back"

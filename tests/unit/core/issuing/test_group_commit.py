@@ -61,7 +61,7 @@ class Line:
             amount=Pence(500),
             channel=Channel.APP,
         )
-        return self.line.submit(PendingVend(sale=sale, resolved=resolved(one), value=code_value(Pence(500))))
+        return self.line.submit(PendingVend(sale=sale, authorization=resolved(one), value=code_value(Pence(500))))
 
 
 @pytest.fixture
