@@ -43,6 +43,7 @@ from core.ports.ledger import CounterState, Entry
 from core.ports.registry import RegistryStore
 from core.registry.due_changes import ApplyDueChange
 from tests.bench.million import million_meters, pan_of
+from tests.bench.peer import plain_peer
 from tests.support.head_ends import known_head_ends
 from tests.support.selling import new_id, pans
 from tests.support.vends import PSP as PSP_PARTICIPANT
@@ -62,9 +63,10 @@ Call = Callable[[], Awaitable[object]]
 class Bench:
     """Calls against one stack."""
 
-    def __init__(self, stack: DevStack, channel: grpc.aio.Channel, etcd: EtcdClient) -> None:
+    def __init__(self, stack: DevStack, channel: grpc.aio.Channel, peer: grpc.aio.Channel, etcd: EtcdClient) -> None:
         self.stack = stack
         self._top_up: rpc.TopUpServiceAsyncStub = rpc.TopUpServiceStub(channel)
+        self._peer: rpc.TopUpServiceAsyncStub = rpc.TopUpServiceStub(peer)
         self._health = health_pb2_grpc.HealthStub(channel)
         self._etcd = etcd
         self._config = load_config(stack.node_config("node-a")).etcd
@@ -73,12 +75,18 @@ class Bench:
 
     async def issue(self) -> object:
         """Issue one code; deliver nothing."""
+        return await self._top_up.IssueUtrn(self._request(), timeout=30)
+
+    async def issue_at_peer(self) -> object:
+        """Make the same call to the service that is written plainly on PostgreSQL."""
+        return await self._peer.IssueUtrn(self._request(), timeout=30)
+
+    def _request(self) -> pb.IssueUtrnRequest:
         self._issued += 1
         pan = self._pans[self._issued % len(self._pans)]
-        request = pb.IssueUtrnRequest(
+        return pb.IssueUtrnRequest(
             transaction_id=new_id(), pan=pan, amount_pence=1000, channel=types_pb2.CHANNEL_ONLINE
         )
-        return await self._top_up.IssueUtrn(request, timeout=30)
 
     async def empty(self) -> object:
         """Call the server and have it do nothing."""
@@ -207,6 +215,7 @@ async def one_round(bench: Bench, authorising: Authorising) -> dict[str, float]:
     cpu.append(bench.server_cpu_s())
     await many(bench.empty)
     cpu.append(bench.server_cpu_s())
+    peer_per_s = await many(bench.issue_at_peer)
     raw_per_s = await bench.raw_group_commits_per_s()
     issue_us, authorise_us = (cpu[1] - cpu[0]) / MANY * 1e6, authorising.cpu_us()
     return {
@@ -221,6 +230,8 @@ async def one_round(bench: Bench, authorising: Authorising) -> dict[str, float]:
         "empty_cpu_us": (cpu[2] - cpu[1]) / MANY * 1e6,
         "issue_cpu_ratio": (cpu[1] - cpu[0]) / max(cpu[2] - cpu[1], 1e-9),
         "issues_per_s": issues_per_s,
+        "peer_issues_per_s": peer_per_s,
+        "peer_ratio": issues_per_s / peer_per_s,
         "raw_commits_per_s": raw_per_s,
         "group_commit_share": issues_per_s / raw_per_s,
     }
@@ -230,13 +241,18 @@ async def run(stack: DevStack, console: Console) -> list[dict[str, float]]:
     """Return the figures of every round."""
     certs, etcd = stack.certs(PSP), EtcdClient(load_config(stack.node_config("node-a")).etcd)
     target = [stack.node_target("node-a")]
-    async with secure_channel(target, ca=certs.ca, cert=certs.cert, key=certs.key) as channel:
-        bench = Bench(stack, channel, etcd)
+    with plain_peer(stack) as peer_target:
+        channel = secure_channel(target, ca=certs.ca, cert=certs.cert, key=certs.key)
+        peer = secure_channel([peer_target], ca=certs.ca, cert=certs.cert, key=certs.key)
+        bench = Bench(stack, channel, peer, etcd)
         # Every meter once: what is measured is the steady state.
         await many(bench.issue)
+        await many(bench.issue_at_peer)
         authorising = Authorising(stack.folder / "bench-trail")
         turns = track(range(ROUNDS), description="rounds", console=console)
         rounds = [await one_round(bench, authorising) for _ in turns]
+        await channel.close()
+        await peer.close()
     await etcd.close()
     return rounds
 
@@ -246,6 +262,7 @@ _AIMS = {
     "issue_cpu_ratio": "<= 1.8",
     "authorise_overhead": "<= 0.05",
     "group_commit_share": "as high as it goes",
+    "peer_ratio": "> 1",
 }
 
 

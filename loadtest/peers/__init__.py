@@ -1,0 +1,1 @@
+"""What the service is compared with: the same call, written plainly on another store."""
