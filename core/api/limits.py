@@ -103,7 +103,9 @@ class Arriving:
         """Take the count of slow requests by caller, the caller, and the seconds that a slow one may take."""
         self._slow = slow
         self._caller = caller
-        self._limit = asyncio.timeout(within_s)
+        self._within_s = within_s
+        # One timer for a request that comes at once, as nearly all do: it gets its limit when it is slow.
+        self._limit = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
         self._counted = self._too_many = False
 
@@ -145,6 +147,7 @@ class Arriving:
         elif self._slow[self._caller] < _SLOW_MAX:
             self._slow[self._caller] += 1
             self._counted = True
+            self._limit.reschedule(now + self._within_s - _SOON_S)
         else:
             self._too_many = True
             self._limit.reschedule(now)
