@@ -3,11 +3,13 @@
 import hashlib
 import hmac
 import os
+import time
 from collections import OrderedDict
 from functools import lru_cache
 from typing import Any
 
 import pkcs11
+import pkcs11.exceptions as ckr
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from pkcs11.mechanisms import KDF
@@ -19,6 +21,26 @@ _P256_SCALAR_MAX = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC6
 _KNOWN_ANSWER_INFO = b"utrn known answer"
 _SECRET_BYTES = 32
 _KEY_BYTES = 16
+
+
+# SoftHSM writes the token's file at a log-in, and another process that reads it in that moment finds no PIN in it. No
+# PIN has been tried then, so none is counted against the token.
+_LOG_IN_TRIES = 5
+_LOG_IN_AGAIN_S = 0.1
+
+
+def _log_in(token: Any, pin: str) -> Any:
+    """Return a session that is logged in.
+
+    Raises:
+        pkcs11.exceptions.PKCS11Error: whatever the HSM says.
+    """
+    for _ in range(_LOG_IN_TRIES - 1):
+        try:
+            return token.open(user_pin=pin)
+        except ckr.UserPinNotInitialized:
+            time.sleep(_LOG_IN_AGAIN_S)
+    return token.open(user_pin=pin)
 
 
 class HsmSession:
@@ -35,7 +57,7 @@ class HsmSession:
             os.environ["SOFTHSM2_CONF"] = str(config.softhsm_conf)
         library = pkcs11.lib(str(config.module))
         token = library.get_token(token_label=config.token_label)
-        self._session = token.open(user_pin=pin if pin is not None else read_pin(config))
+        self._session = _log_in(token, pin if pin is not None else read_pin(config))
         self._secrets_max = config.secrets_max
         self._private_keys: dict[tuple[str, bytes], pkcs11.PrivateKey] = {}
         self._secrets: OrderedDict[tuple[str, bytes], pkcs11.SecretKey] = OrderedDict()
