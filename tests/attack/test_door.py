@@ -95,7 +95,8 @@ async def test_a_caller_is_no_node_and_a_node_no_caller(attacked: DevStack) -> N
     """A node URI of the callers' authority hears no beats; a node is nobody to the services of callers."""
     forged = presented(attacked, "forged-node", node_uri("node-a"))
     async with raw_channel(attacked, certs=forged) as channel:
-        assert (await raw_stream(channel, BEATS, [BEAT], most=1)).reason == "CERTIFICATE_REFUSED"
+        got = await raw_stream(channel, BEATS, [BEAT], most=1)
+        assert got.reason == "CERTIFICATE_REFUSED", got
     async with raw_channel(attacked, OPERATOR) as channel:
         assert (await raw_stream(channel, BEATS, [BEAT], most=1)).reason == "UNKNOWN_CALLER"
     async with raw_channel(attacked, certs=attacked.pki.node("node-b")) as channel:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -68,9 +69,15 @@ async def raw_stream(
     """
     seen: list[bytes] = []
     try:
-        call = channel.stream_stream(method, request_serializer=bytes, response_deserializer=bytes)(
-            _each(bodies), timeout=timeout_s
-        )
+        if isinstance(bodies, list) and len(bodies) == 1:
+            # A stream's writer that is overtaken by the refusal has gRPC make an INTERNAL of its own out of it.
+            call: Any = channel.unary_stream(method, request_serializer=bytes, response_deserializer=bytes)(
+                bodies[0], timeout=timeout_s
+            )
+        else:
+            call = channel.stream_stream(method, request_serializer=bytes, response_deserializer=bytes)(
+                _each(bodies), timeout=timeout_s
+            )
         async for body in call:
             seen.append(body)
             if len(seen) >= most:
