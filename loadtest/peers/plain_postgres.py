@@ -107,7 +107,7 @@ async def _serve(arguments: argparse.Namespace, pans: list[str]) -> None:
         async with pool.acquire() as connection:
             uri, _, name = arguments.caller.partition("=")
             await prepare(connection, {uri: name}, pans)
-        server = grpc.aio.server()
+        server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         rpc.add_TopUpServiceServicer_to_server(PlainService(pool), server)  # type: ignore[abstract]
         pair = [(arguments.key.read_bytes(), arguments.cert.read_bytes())]
         credentials = grpc.ssl_server_credentials(pair, arguments.ca.read_bytes(), require_client_auth=True)
