@@ -29,13 +29,6 @@ _PLACES: Final = {
         "check_config", "check_config",
         "Check a node's configuration: every key, every rule, its files; show what TLS will use."
     ),
-    "topup": _Place(
-        "vends", "topup",
-        "Issue a code and have it sent to the meter, in one step; what is open already is taken up.",
-    ),
-    "issue": _Place(
-        "vends", "issue", "Issue a code and send nothing: step one of two; what is open already is taken up."
-    ),
     "conformance": _Place(
         "conformance", "conformance", "Compute every vector of FILE through the HSM path, and compare."
     ),
@@ -50,11 +43,13 @@ _PLACES: Final = {
     "pki": _Place("pki", "app", "Certificates for development."),
     "registry": _Place("registry", "app", "Registry files, the capability matrix, and who could sell when."),
     "supplier": _Place("participants", "supplier", "Suppliers: on board, suspended, offboarded; their profiles."),
-    "psp": _Place("participants", "psp", "PSPs and other participants: on board, suspended, offboarded."),
+    "participant": _Place(
+        "participants", "participant", "PSPs and other participants: on board, suspended, offboarded."
+    ),
     "appoint": _Place("appoint", "app", "Appointments of PSPs by suppliers."),
     "meter": _Place("meters", "meter", "Meters: registered, changed, handed from one to another."),
     "pan": _Place("pans", "pan", "PANs: given, replaced, blocked, pointed elsewhere."),
-    "vend": _Place("vends", "vend", "One vend."),
+    "vend": _Place("vends", "vend", "Vends: issued, delivered, shown, settled."),
     "approval": _Place("approval", "app", "What needs two operators: list, approve, withdraw."),
     "audit": _Place("audit", "app", "The audit files: who asked for what, which rule decided, what was sold."),
     "credit": _Place("credit", "app", "Credit without payment: two people of a supplier."),

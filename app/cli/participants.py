@@ -1,4 +1,4 @@
-"""`utrn supplier` and `utrn psp`: bring on board, suspend, offboard; certificates; profiles; history."""
+"""`utrn supplier` and `utrn participant`: bring on board, suspend, offboard; certificates; profiles; history."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from utrn.v1 import registry_service_pb2 as pb
 
 supplier = Commands(help="Suppliers: on board, suspended, offboarded; their profiles.")
-psp = Commands(help="PSPs and other participants: on board, suspended, offboarded.")
+participant = Commands(help="PSPs and other participants: on board, suspended, offboarded.")
 
 _Id = Annotated[str, typer.Argument(help="Participant id.")]
 _Identities = Annotated[list[str], typer.Option("--identity", help="SAN URI of a certificate; repeat it.")]
@@ -77,8 +77,8 @@ def supplier_key(
     print_written(registry("SetSupplierKey", request, target, (cert, key, ca)).written, as_json=as_json)
 
 
-@psp.command("add")
-def add_psp(
+@participant.command("add")
+def add_participant(
     participant_id: _Id, name: _Name, identity: _Identities, target: TARGET, cert: CERT, key: KEY, ca: CA,
     role: Annotated[str, typer.Option(help="psp, operator, helpdesk or auditor.")] = "psp", as_json: JSON = False,
 ) -> None:  # fmt: skip
@@ -298,7 +298,7 @@ def list_all(target: TARGET, cert: CERT, key: KEY, ca: CA, page: Page = 1000, as
     print_listing(listing, target, (cert, key, ca), as_json=as_json)
 
 
-for _app in (supplier, psp):
+for _app in (supplier, participant):
     _app.command("certificates", for_good="lets {participant_id} in with {identity} alone")(certificates)
     _app.command("revoke", for_good="revokes certificates of {participant_id}, which never work again")(revoke)
     _app.command("suspend")(suspend)

@@ -1,4 +1,4 @@
-"""The book of the commands that make an id: `utrn topup`, `issue`, `vend send-made-elsewhere`, `credit ask`.
+"""The book of the commands that make an id: `utrn vend issue`, `vend deliver-external`, `credit ask`.
 
 An id is in the book, with what was asked under it, before a node is asked, and leaves it with the final answer. The
 same command again takes up what is open; it never makes a second id for the same payment.
@@ -54,7 +54,7 @@ class Asked:
     """What a command asks for: the method, the request without its id, and how it is compared with what is open.
 
     Attributes:
-        command: As it is typed, such as "topup".
+        command: As it is typed, such as "vend issue --deliver".
         service: Of utrn.v1.
         method: Of the service.
         content: What makes it the same payment; no code in it.

@@ -1,4 +1,4 @@
-"""`utrn topup`, `utrn issue`, `utrn vend`: a caller's side, for trying out and for the helpdesk."""
+"""`utrn vend`: a seller's side, for trying out and for the helpdesk."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from utrn.v1 import top_up_service_pb2 as top_up_pb
     from utrn.v1 import types_pb2
 
-vend = Commands(help="One vend.")
+vend = Commands(help="Vends: issued, delivered, shown, settled.")
 
 _Pan = Annotated[str, typer.Argument(help="The PAN the consumer quotes.")]
 _Amount = Annotated[str, typer.Argument(help="Pounds, such as 10 or 12.34.")]
@@ -33,22 +33,16 @@ _Vend = Annotated[str, typer.Argument(help="The vend's transaction id.")]
 _Participant = Annotated[str, typer.Option(help="Who made it, if not the caller.")]
 
 
-def topup(
-    pan: _Pan, amount: _Amount, target: TARGET, cert: CERT, key: KEY, ca: CA, channel: _Channel = "phone",
-    transaction_id: GIVEN_ID = "", sales: SALES = None, new_id: NEW_ID = False, as_json: JSON = False,
-) -> None:  # fmt: skip
-    """Issue a code and have it sent to the meter, in one step; what is open already is taken up."""
-    how = _How(transaction_id, new_id, sales, target, (cert, key, ca), as_json)
-    _sell("topup", "TopUp", _Sale(pan, amount, channel), how)
-
-
+@vend.command("issue")
 def issue(
     pan: _Pan, amount: _Amount, target: TARGET, cert: CERT, key: KEY, ca: CA, channel: _Channel = "phone",
+    deliver: Annotated[bool, typer.Option("--deliver", help="Have it sent to the meter, in the same step.")] = False,
     transaction_id: GIVEN_ID = "", sales: SALES = None, new_id: NEW_ID = False, as_json: JSON = False,
 ) -> None:  # fmt: skip
-    """Issue a code and send nothing: step one of two; what is open already is taken up."""
+    """Issue a code; with --deliver it is sent to the meter too. What is open already is taken up."""
     how = _How(transaction_id, new_id, sales, target, (cert, key, ca), as_json)
-    _sell("issue", "IssueUtrn", _Sale(pan, amount, channel), how)
+    command, method = ("vend issue --deliver", "TopUp") if deliver else ("vend issue", "IssueUtrn")
+    _sell(command, method, _Sale(pan, amount, channel), how)
 
 
 @vend.command("show")
@@ -67,8 +61,8 @@ def show(
         print_table(f"Vend {transaction_id}", ("field", "value"), _flat(found))
 
 
-@vend.command("send")
-def send(
+@vend.command("deliver")
+def deliver(
     transaction_id: _Vend, target: TARGET, cert: CERT, key: KEY, ca: CA, participant: _Participant = "",
     as_json: JSON = False,
 ) -> None:  # fmt: skip
@@ -80,7 +74,7 @@ def send(
     _print_sent(top_up("SendTopUp", request, target, (cert, key, ca)), as_json=as_json)
 
 
-@vend.command("send-made-elsewhere")
+@vend.command("deliver-external")
 def send_made_elsewhere(
     pan: _Pan,
     utrn: Annotated[str, typer.Argument(help="The 20 digits, no spaces.")],
@@ -100,7 +94,7 @@ def send_made_elsewhere(
         "channel": made.channel,
     }
     asked = Asked(
-        command="vend send-made-elsewhere", service="TopUpService", method="SendTopUp", content=content,
+        command="vend deliver-external", service="TopUpService", method="SendTopUp", content=content,
         judge=judge_request,
     )  # fmt: skip
 

@@ -63,7 +63,7 @@ def _explain(stack: DevStack) -> None:
     pan = pans_of(stack.folder / "sandbox")[0]
     nodes = ",".join(stack.node_target(node) for node in NODES)
     console.print("Running: three etcd, three nodes, the sandbox. A top-up, from another terminal:")
-    _show(f".venv/bin/utrn topup {pan} 10 --target {nodes} {_options(stack, PSP)}")
+    _show(f".venv/bin/utrn vend issue --deliver {pan} 10 --target {nodes} {_options(stack, PSP)}")
     console.print("What the cluster is doing, and a node out of service and back:")
     operator = f"--target {nodes} {_options(stack, OPERATOR)}"
     _show(f".venv/bin/utrn cluster status {operator}")

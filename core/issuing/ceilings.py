@@ -211,7 +211,7 @@ def _reached(purse: _Purse) -> CeilingReached:
     ends = instant_of(purse.hour + HOUR_MS)
     return CeilingReached(
         f"not sold: {purse.participant_id} has reached its ceiling of {purse.ceiling_pence} pence an hour until "
-        f"{ends:%H:%M} UTC; give the money back; the operator raises it with `utrn psp ceiling`",
+        f"{ends:%H:%M} UTC; give the money back; the operator raises it with `utrn participant ceiling`",
         ceiling_pence=purse.ceiling_pence,
         left_pence=purse.left,
         hour_ends_ms=purse.hour + HOUR_MS,

@@ -34,7 +34,7 @@ def _wrong(typed: str) -> str:
     command: Any = typer.main.get_command(app)
     while words and hasattr(command, "commands"):
         if not re.fullmatch(r"[a-z][a-z-]+", words[0]):
-            # An option of the group, or `utrn supplier|psp ...`.
+            # An option of the group, or `utrn supplier|participant ...`.
             return ""
         if words[0] not in command.commands:
             return words[0]

@@ -78,7 +78,7 @@ async def test_a_stolen_certificate_mints_up_to_the_ceiling_and_is_seen(attacked
     assert sum(figures(attacked, "utrn_sold_pence_total", thief)) == await minted(attacked, thief)
     assert max(figures(attacked, "utrn_ceiling_used", thief)) > 0.8
     refused = next(one for one in answers if one.reason == "CEILING_REACHED")
-    assert "utrn psp ceiling" in refused.message
+    assert "utrn participant ceiling" in refused.message
     assert "give the money back" in refused.message
 
 

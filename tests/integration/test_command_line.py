@@ -50,15 +50,17 @@ def _tools(stack: DevStack) -> list[str]:
 
 def test_a_top_up_by_hand_and_its_story(module_stack: DevStack) -> None:
     target, pan = ["--target", module_stack.node_target("node-a")], pans(module_stack)[3]
-    first = as_json(utrn("topup", pan, "12.34", *target, *_options(module_stack), "--json"))
+    first = as_json(utrn("vend", "issue", "--deliver", pan, "12.34", *target, *_options(module_stack), "--json"))
     assert (first["amount_pence"], first["replayed"]) == (1234, False)
     same = ["--transaction-id", first["transaction_id"]]
-    again = as_json(utrn("topup", pan, "12.34", *target, *_options(module_stack), *same, "--json"))
+    again = as_json(utrn("vend", "issue", "--deliver", pan, "12.34", *target, *_options(module_stack), *same, "--json"))
     assert (again["utrn"], again["replayed"]) == (first["utrn"], True)
     story = as_json(utrn("vend", "show", first["transaction_id"], *target, *_options(module_stack), "--json"))
     assert story["code"]["utrn"] == first["utrn"]
-    assert first["utrn"][:4] in utrn("topup", pan, "12.34", *target, *_options(module_stack), *same)
-    code = as_json(utrn("issue", pan, "5", *target, *_options(module_stack), "--json"))
+    assert first["utrn"][:4] in utrn(
+        "vend", "issue", "--deliver", pan, "12.34", *target, *_options(module_stack), *same
+    )
+    code = as_json(utrn("vend", "issue", pan, "5", *target, *_options(module_stack), "--json"))
     fleet = ["--target", module_stack.fleet_target, *_tools(module_stack)]
     assert "ACCEPTED 5.00" in utrn("sandbox", "keypad", story["meter_id"], code["utrn"], *fleet)
     assert "DUPLICATE" in utrn("sandbox", "keypad", story["meter_id"], code["utrn"], *fleet, code=1)
@@ -70,12 +72,14 @@ def test_a_top_up_by_hand_and_its_story(module_stack: DevStack) -> None:
 )
 def test_what_is_no_amount_is_said_so(module_stack: DevStack, amount: str, says: str) -> None:
     target = ["--target", module_stack.node_target("node-a")]
-    assert says in utrn("topup", pans(module_stack)[0], amount, *target, *_options(module_stack), code=2)
+    assert says in utrn(
+        "vend", "issue", "--deliver", pans(module_stack)[0], amount, *target, *_options(module_stack), code=2
+    )
 
 
 def test_a_refused_top_up_says_why(module_stack: DevStack) -> None:
     target = ["--target", module_stack.node_target("node-a")]
-    said = utrn("topup", pans(module_stack)[0], "100.50", *target, *_options(module_stack), code=1)
+    said = utrn("vend", "issue", "--deliver", pans(module_stack)[0], "100.50", *target, *_options(module_stack), code=1)
     assert "AMOUNT_NOT_ENCODABLE" in said
     assert "100.00" in said
 
@@ -179,7 +183,7 @@ def test_a_stack_that_stays_says_how_to_top_up_and_ends_when_told(tmp_path: Path
         said = [running.stdout.readline()]
         while said[-1] and "ends it" not in said[-1]:
             said.append(running.stdout.readline())
-        shown = [line for line in said if line.startswith(".venv/bin/utrn topup")]
+        shown = [line for line in said if line.startswith(".venv/bin/utrn vend issue --deliver")]
         assert len(shown) == 1, said
         assert re.search(r"\d{4} \d{4} \d{4} \d{4} \d{4}", utrn(*shown[0].split()[1:]))
         subprocess.run([*up[:3], "--stop", folder], cwd=ROOT, check=True, capture_output=True)

@@ -33,9 +33,9 @@ CODE = "0123 4567 8901 2345 6789"
 NORTH = next(iter(SUPPLIERS))
 # A command, who gives it, and what it asks for.
 COMMANDS = {
-    "topup": (PSP, ("topup", PAN, "10.99")),
-    "issue": (PSP, ("issue", PAN, "10.99", "--channel", "online")),
-    "send-made-elsewhere": (NORTH, ("vend", "send-made-elsewhere", PAN, UTRN, "--counter", "7")),
+    "issue-and-deliver": (PSP, ("vend", "issue", "--deliver", PAN, "10.99")),
+    "issue": (PSP, ("vend", "issue", PAN, "10.99", "--channel", "online")),
+    "deliver-external": (NORTH, ("vend", "deliver-external", PAN, UTRN, "--counter", "7")),
     "credit-ask": (NORTH, ("credit", "ask", PAN, "5", "--note", "cold snap")),
 }
 EVERY = pytest.mark.parametrize("command", COMMANDS)
@@ -176,7 +176,7 @@ async def test_a_refusal_is_final_to_a_first_attempt_or_fenced(
             code, _, errors = await desk.gives(who, *typed)
             ends.append((code, len(desk.open())))
             assert ("stays open" in errors) is (code == 75)
-            paid = typed[0] in ("topup", "issue")
+            paid = typed[:2] == ("vend", "issue")
             assert ("not sold, the money may go back" in errors) is (paid and code == 1)
     assert ends == [(1, 0), (75, 1), (75, 1), (1, 0)]
     ids = [one for one, _ in node.asked]
@@ -188,19 +188,19 @@ async def test_what_differs_is_not_taken_up(module_stack: DevStack, book: Path) 
     async with serving(module_stack, node, node) as target:
         desk = Desk(module_stack, target, book)
         for who, *typed in (
-            (PSP, "topup", PAN, "10.99"),
-            (NORTH, "topup", PAN, "10.99"),
-            (PSP, "topup", PAN, "10.98"),
-            (PSP, "topup", PAN, "10.99", "--channel", "app"),
-            (PSP, "issue", PAN, "10.99"),
-            (PSP, "topup", "9826000000000000017", "10.99"),
+            (PSP, "vend", "issue", "--deliver", PAN, "10.99"),
+            (NORTH, "vend", "issue", "--deliver", PAN, "10.99"),
+            (PSP, "vend", "issue", "--deliver", PAN, "10.98"),
+            (PSP, "vend", "issue", "--deliver", PAN, "10.99", "--channel", "app"),
+            (PSP, "vend", "issue", PAN, "10.99"),
+            (PSP, "vend", "issue", "--deliver", "9826000000000000017", "10.99"),
         ):
             assert (await desk.gives(who, *typed))[0] == 75
         assert len(desk.open()) == 6
         first = desk.open()[0]
-        code, _, errors = await desk.gives(PSP, "topup", PAN, "11", "--transaction-id", first)
+        code, _, errors = await desk.gives(PSP, "vend", "issue", "--deliver", PAN, "11", "--transaction-id", first)
         assert (code, "open with other content" in errors) == (2, True)
-        assert (await desk.gives(PSP, "topup", PAN, "10.99", "--transaction-id", first))[0] == 0
+        assert (await desk.gives(PSP, "vend", "issue", "--deliver", PAN, "10.99", "--transaction-id", first))[0] == 0
         assert node.asked[-1] == (first, True)
 
 
@@ -210,7 +210,7 @@ async def test_an_id_that_was_typed_may_have_been_asked_for_elsewhere(module_sta
     async with serving(module_stack, node, node) as target:
         desk = Desk(module_stack, target, book)
         given = "01990000-0000-7000-8000-000000000001"
-        assert (await desk.gives(PSP, "topup", PAN, "10", "--transaction-id", given))[0] == 0
+        assert (await desk.gives(PSP, "vend", "issue", "--deliver", PAN, "10", "--transaction-id", given))[0] == 0
         assert node.asked == [(given, True)]
 
 
@@ -219,11 +219,22 @@ async def test_without_a_book_nothing_is_asked(module_stack: DevStack, book: Pat
     async with serving(module_stack, node, node) as target:
         desk = Desk(module_stack, target, book / "file" / "sales.jsonl")
         book.write_text("a file, where a folder is needed")
-        code, _, errors = await desk.gives(PSP, "topup", PAN, "10")
+        code, _, errors = await desk.gives(PSP, "vend", "issue", "--deliver", PAN, "10")
         assert (code, "nothing was asked" in errors) == (2, True)
         missing = Path(desk.stack.folder) / "pki" / "none.pem"
         files = [part for name in ("--cert", "--key", "--ca") for part in (name, str(missing))]
-        given = ["topup", PAN, "10", "--target", target, *files, "--sales", str(book.parent / "other.jsonl")]
+        given = [
+            "vend",
+            "issue",
+            "--deliver",
+            PAN,
+            "10",
+            "--target",
+            target,
+            *files,
+            "--sales",
+            str(book.parent / "other.jsonl"),
+        ]
         code, _, errors = await asyncio.to_thread(invoke, given)
         assert (code, (book.parent / "other.jsonl").exists()) == (2, False), "and no sale is begun that cannot be asked"
     assert node.asked == []
@@ -237,7 +248,7 @@ async def test_what_the_operator_has_settled_is_closed_by_hand(
     sales = ("--sales", str(book))
     async with serving(module_stack, node, node) as target:
         desk = Desk(module_stack, target, book)
-        await desk.gives(PSP, "topup", PAN, "10.99")
+        await desk.gives(PSP, "vend", "issue", "--deliver", PAN, "10.99")
         ((first, _),) = node.asked
         told = json.loads(invoke(["sales", "list", "--json", *sales])[1])["open"]
         assert [(one["transaction_id"], one["content"]["amount_pence"]) for one in told] == [(first, 1099)]
@@ -245,7 +256,7 @@ async def test_what_the_operator_has_settled_is_closed_by_hand(
         assert invoke(["sales", "close", "none", "--because", "x", *sales])[0] == 2
         assert invoke(["sales", "close", first, "--because", "never sold, says ops", *sales])[0] == 0
         assert desk.open() == []
-        await desk.gives(PSP, "topup", PAN, "10.99")
+        await desk.gives(PSP, "vend", "issue", "--deliver", PAN, "10.99")
         assert node.asked[1][0] != first
 
 

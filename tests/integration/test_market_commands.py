@@ -84,13 +84,17 @@ def on_board(teller: Teller) -> None:
     told = ["--name", "West Energy", "--identity", participant_uri(WEST)]
     keys = ["--originator", "90b3d51f30010003", "--key-id", key.key_id, "--point", key.public_point]
     teller.both(OPERATOR, "supplier", "add", WEST, *told, *keys)
-    teller.both(OPERATOR, "psp", "add", CHAIN, "--name", "Chain", "--identity", participant_uri(CHAIN))
-    teller.both(OPERATOR, "psp", "ceiling", CHAIN, "--pence", "50000000")
+    teller.both(OPERATOR, "participant", "add", CHAIN, "--name", "Chain", "--identity", participant_uri(CHAIN))
+    teller.both(OPERATOR, "participant", "ceiling", CHAIN, "--pence", "50000000")
     teller.both(OPERATOR, "supplier", "ceiling", WEST, "--pence", "50000000")
-    teller.json(OPERATOR, "psp", "add", "desk-second", "--role", "helpdesk", "--name", "D", "--identity", "spiffe://d")
+    teller.json(
+        OPERATOR, "participant", "add", "desk-second", "--role", "helpdesk", "--name", "D", "--identity", "spiffe://d"
+    )
     both = ["--identity", participant_uri(WEST), "--identity", participant_uri(WEST_SECOND)]
     teller.both(OPERATOR, "supplier", "certificates", WEST, "--name", "West Energy plc", *both)
-    teller.both(OPERATOR, "psp", "certificates", CHAIN, "--name", "Chain Ltd", "--identity", participant_uri(CHAIN))
+    teller.both(
+        OPERATOR, "participant", "certificates", CHAIN, "--name", "Chain Ltd", "--identity", participant_uri(CHAIN)
+    )
     for group, name in (("supplier", WEST), ("psp", CHAIN)):
         teller.both(OPERATOR, group, "revoke", name, "--fingerprint", ":".join(["AB"] * 32))
         teller.json(OPERATOR, group, "revoke", name, "--issued-before", "2020-01-01T00:00:00Z")
@@ -98,9 +102,9 @@ def on_board(teller: Teller) -> None:
         teller.both(OPERATOR, group, "suspend", name)
         teller.both(OPERATOR, group, "resume", name)
     # As itself, once the node knows the certificates: without a name.
-    teller.until(lambda: teller.works(CHAIN, "psp", "show"))
-    assert teller.json(CHAIN, "psp", "show")["participant_id"] == CHAIN
-    assert "Chain Ltd" in teller.table(OPERATOR, "psp", "show", CHAIN)
+    teller.until(lambda: teller.works(CHAIN, "participant", "show"))
+    assert teller.json(CHAIN, "participant", "show")["participant_id"] == CHAIN
+    assert "Chain Ltd" in teller.table(OPERATOR, "participant", "show", CHAIN)
     shown = teller.json(WEST_SECOND, "supplier", "show")
     # The last two are revocations.
     assert [one["name"] for one in shown["known_as"]] == ["West Energy", *["West Energy plc"] * 3]
@@ -285,9 +289,9 @@ def sold(teller: Teller) -> None:
     teller.json(WEST, "meter", "set", meter_id_of(2), "--mode", "prepayment")
     teller.until(lambda: teller.works(CHAIN, *asked[:3]))
 
-    code = one_object(teller.run("issue", pan, "20", "--channel", "online", *teller.options(CHAIN), "--json"))
+    code = one_object(teller.run("vend", "issue", pan, "20", "--channel", "online", *teller.options(CHAIN), "--json"))
     assert (code["amount_pence"], len(code["utrn"])) == (2000, 20)
-    which = ["vend", "send", code["transaction_id"], "--participant", CHAIN]
+    which = ["vend", "deliver", code["transaction_id"], "--participant", CHAIN]
     assert not teller.json(WEST, *which)["replayed"]
     assert "asked for before" in teller.table(WEST, *which)
     vend = ["vend", "show", code["transaction_id"]]
@@ -299,7 +303,9 @@ def sold(teller: Teller) -> None:
     teller.run(*settle, *teller.options(WEST), "--json", code=1)
     assert teller.refused(WEST, *settle).startswith("RECORD_CHANGED: ")
     assert "appointment web-2026" in teller.table(WEST, *vend, "--participant", CHAIN)
-    assert teller.refused(CHAIN, "topup", pan, "20", "--channel", "app").startswith("CHANNEL_NOT_ALLOWED: ")
+    assert teller.refused(CHAIN, "vend", "issue", "--deliver", pan, "20", "--channel", "app").startswith(
+        "CHANNEL_NOT_ALLOWED: "
+    )
 
 
 def credit(teller: Teller) -> None:
@@ -356,7 +362,7 @@ def counters(teller: Teller, tmp_path: Path) -> None:
         "CUSTODY_CENTRAL", "C1",
     )  # fmt: skip
     teller.until(lambda: teller.works(CHAIN, "pan", "eligible", pan))
-    code = one_object(teller.run("issue", pan, "10", "--channel", "online", *teller.options(CHAIN), "--json"))
+    code = one_object(teller.run("vend", "issue", pan, "10", "--channel", "online", *teller.options(CHAIN), "--json"))
     assert teller.json(CHAIN, "vend", "show", code["transaction_id"])["utrn_counter"] == 42
     taken = teller.json(WEST, "vend", "show", unspent[0]["transaction_id"])
     assert taken["utrn_counter"] == 40
@@ -374,7 +380,7 @@ def counters(teller: Teller, tmp_path: Path) -> None:
     meter_id = meter_id_of(2)
     spent = teller.json(WEST, "meter", "hand-over", meter_id, "--from", "central", "--to", "supplier")["change"]
     assert spent["last_issued"] == 2
-    made = ["vend", "send-made-elsewhere", pan_of(5), utrn(3), "--counter", "3", "--transaction-id"]
+    made = ["vend", "deliver-external", pan_of(5), utrn(3), "--counter", "3", "--transaction-id"]
 
     def sent() -> bool:
         # An id that was typed is asked for as a repeat: a refusal closes it, so the next try has one of its own.
@@ -479,7 +485,7 @@ def approved(teller: Teller, *asked: str) -> None:
 
 def offboarded(teller: Teller) -> None:
     teller.both(WEST, "appoint", "end", WEST, CHAIN, "web-2026")
-    teller.both(OPERATOR, "psp", "offboard", CHAIN)
+    teller.both(OPERATOR, "participant", "offboard", CHAIN)
     key = teller.stack.make_keys()[SOUTH]
     corrected = ["--originator", "90b3d51f30010003", "--key-id", "0c", "--point", key.public_point]
     approved(teller, "supplier", "key", WEST, *corrected)
@@ -488,7 +494,9 @@ def offboarded(teller: Teller) -> None:
     approved(teller, "supplier", "offboard", WEST)
     teller.both(OPERATOR, "supplier", "offboard", WEST)
     assert teller.json(OPERATOR, "supplier", "show", WEST)["identities"] == []
-    assert teller.refused(OPERATOR, "psp", "resume", CHAIN).startswith("RECORD_CHANGED: the participant has left")
+    assert teller.refused(OPERATOR, "participant", "resume", CHAIN).startswith(
+        "RECORD_CHANGED: the participant has left"
+    )
     # Its originator is what its meters know: a supplier comes back, by two operators.
     approved(teller, "supplier", "resume", WEST)
     teller.both(OPERATOR, "supplier", "resume", WEST)

@@ -100,7 +100,7 @@ def named_in(text: str) -> set[str]:
 
 def test_what_a_page_shows_is_found() -> None:
     text = """## A
-`utrn pan show`, `utrn supplier|psp resume` and `.venv/bin/utrn meter cancel EUI64 --registration`.
+`utrn pan show`, `utrn supplier|participant resume` and `.venv/bin/utrn meter cancel EUI64 --registration`.
 ```
 utrn pan block $CARD   # PAN_BLOCKED
 no command
@@ -115,7 +115,7 @@ no command
         Shown("A", "utrn pan block $CARD", "PAN_BLOCKED"),
         Shown("B", ".venv/bin/utrn pan show $CARD"),
     ]
-    assert named_in(text) == {"pan show", "supplier resume", "psp resume", "meter cancel"}
+    assert named_in(text) == {"pan show", "supplier resume", "participant resume", "meter cancel"}
 
 
 # The commands of the market's pages, in order.

@@ -39,7 +39,10 @@ USAGE: tuple[tuple[tuple[str, ...], str], ...] = (
     (("supplier", "profile", NORTH, "--option", "psp_issues", "--limit", "not_paid:1:2"), "one of counter_cash,"),
     (("supplier", "profile", NORTH, "--option", "psp_issues", "--limit", "app:5"), "as counter_cash:200:4900:whole"),
     (("supplier", "profile", NORTH, "--option", "psp_issues", "--limit", f"app:1:{2**70}"), "CHANNEL:closed is needed"),
-    (("psp", "add", "x", "--name", "X", "--identity", "spiffe://x", "--role", "supplier"), "use utrn supplier add"),
+    (
+        ("participant", "add", "x", "--name", "X", "--identity", "spiffe://x", "--role", "supplier"),
+        "use utrn supplier add",
+    ),
     (("meter", "set", METER), "say what: one or more of --mode, --head-end"),
     (("meter", "add", METER, *NEW, "--point", "zz"), "--point: hex is needed"),
     (("meter", "add", METER, *NEW, "--kind", "oil"), "--kind oil: one of esme, gsme is needed"),
@@ -104,7 +107,7 @@ def test_what_a_node_refuses_is_one_line_that_says_what_to_do(teller: Teller) ->
     assert line.endswith(ADVICE["DATE_IN_PAST"])
     assert teller.refused(PSP, "meter", "list").startswith("ROLE_NOT_ALLOWED: ")
     assert teller.refused(OPERATOR, "pan", "show", pan_of(999)).startswith("RECORD_UNKNOWN: ")
-    two = teller.refused(PSP, "topup", "123", "0")
+    two = teller.refused(PSP, "vend", "issue", "--deliver", "123", "0")
     assert two.startswith("BAD_FIELD: ")
     assert "pan: " in two
     assert "amount_pence: " in two, "every field that is wrong, in one line"
@@ -116,9 +119,9 @@ def test_what_a_node_refuses_is_one_line_that_says_what_to_do(teller: Teller) ->
 def test_a_name_is_printed_as_it_is(teller: Teller) -> None:
     """Not as mark-up, not as an emoji."""
     name = "[red]Odd :x: Ltd"
-    teller.json(OPERATOR, "psp", "add", "psp-odd", "--name", name, "--identity", participant_uri("psp-odd"))
-    assert name in teller.table(OPERATOR, "psp", "show", "psp-odd")
-    assert name in teller.table(OPERATOR, "psp", "list")
+    teller.json(OPERATOR, "participant", "add", "psp-odd", "--name", name, "--identity", participant_uri("psp-odd"))
+    assert name in teller.table(OPERATOR, "participant", "show", "psp-odd")
+    assert name in teller.table(OPERATOR, "participant", "list")
 
 
 def test_the_same_as_processes_of_their_own(teller: Teller) -> None:

@@ -91,27 +91,29 @@ def _options(stack: DevStack, who: str) -> list[str]:
 
 
 def test_a_command_that_does_not_know_the_name_says_which_option_does(stack: DevStack) -> None:
-    code, _, errors = invoke(["psp", "list", *_options(stack, OPERATOR)])
+    code, _, errors = invoke(["participant", "list", *_options(stack, OPERATOR)])
     assert code == 1
     assert "UNAVAILABLE" in errors
     assert "--server-name" in errors
     # As it was before there was the option: the name of a developer's machine.
-    assert invoke(["psp", "list", *_options(stack, OPERATOR), "--server-name", "localhost"])[0] == 1
+    assert invoke(["participant", "list", *_options(stack, OPERATOR), "--server-name", "localhost"])[0] == 1
 
 
 def test_every_family_of_commands_reaches_it(stack: DevStack, tmp_path: Path) -> None:
     pan, meter = next(iter(meter_by_pan(stack.folder / "sandbox").items()))
     registry = str(stack.folder / "registry.jsonl")
-    code, printed, errors = invoke(["topup", pan, "5", *_options(stack, PSP), "--server-name", NAME, "--json"])
+    code, printed, errors = invoke(
+        ["vend", "issue", "--deliver", pan, "5", *_options(stack, PSP), "--server-name", NAME, "--json"]
+    )
     assert code == 0, errors
     sold = json.loads(printed)["transaction_id"]
     for who, command in (
-        (PSP, ["issue", pan, "6"]),
+        (PSP, ["vend", "issue", pan, "6"]),
         (PSP, ["vend", "show", sold]),
         (PSP, ["pan", "eligible", pan]),
         (OPERATOR, ["cluster", "time"]),
-        (OPERATOR, ["psp", "suspend", PSP]),
-        (OPERATOR, ["psp", "resume", PSP]),
+        (OPERATOR, ["participant", "suspend", PSP]),
+        (OPERATOR, ["participant", "resume", PSP]),
         (OPERATOR, ["supplier", "show", NORTH]),
         (OPERATOR, ["meter", "show", meter]),
         (OPERATOR, ["pan", "list", "--meter", meter]),
@@ -136,7 +138,7 @@ def test_the_profile_and_the_environment_reach_it(
     text = "\n".join(["[default]", *(f'{name} = "{value}"' for name, value in lines.items())])
     (tmp_path / "utrn" / "config.toml").write_text(text)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
-    assert invoke(["psp", "list"])[0] == 1
+    assert invoke(["participant", "list"])[0] == 1
     monkeypatch.setenv("UTRN_SERVER_NAME", NAME)
     # The first of the two is not there: any one answers.
-    assert invoke(["psp", "list"])[0] == 0
+    assert invoke(["participant", "list"])[0] == 0

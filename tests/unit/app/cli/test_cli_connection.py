@@ -73,16 +73,16 @@ def test_what_is_typed_goes_before_the_environment_and_that_before_the_profile(
 ) -> None:
     _profile(tmp_path, default={name: f"profile-{name}" for name in SAID})
     run = CliRunner().invoke
-    assert run(app, ["psp", "list"]).exit_code == 0
+    assert run(app, ["participant", "list"]).exit_code == 0
     folder = tmp_path / "utrn"
     # Files are looked for beside the profile.
     kept = {name: f"profile-{name}" for name in SAID}
     assert asked == kept | {name: str(folder / f"profile-{name}") for name in ("cert", "key", "ca")}
     for name in SAID:
         monkeypatch.setenv(f"UTRN_{name.upper()}", f"env-{name}")
-    assert run(app, ["psp", "list"]).exit_code == 0
+    assert run(app, ["participant", "list"]).exit_code == 0
     assert asked == {name: f"env-{name}" for name in SAID}
-    assert run(app, ["psp", "list", *_options(TYPED)]).exit_code == 0
+    assert run(app, ["participant", "list", *_options(TYPED)]).exit_code == 0
     assert asked == TYPED
 
 
@@ -90,14 +90,14 @@ def test_a_profile_is_chosen_by_name(asked: dict[str, str], tmp_path: Path, monk
     whole = dict.fromkeys(SAID, "one")
     _profile(tmp_path, default=whole, psp={**whole, "target": "other"})
     run = CliRunner().invoke
-    assert run(app, ["--profile", "psp", "psp", "list"]).exit_code == 0
+    assert run(app, ["--profile", "psp", "participant", "list"]).exit_code == 0
     assert asked["target"] == "other"
     monkeypatch.setenv("UTRN_PROFILE", "psp")
     asked.clear()
-    assert run(app, ["psp", "list"]).exit_code == 0
+    assert run(app, ["participant", "list"]).exit_code == 0
     assert asked["target"] == "other"
     monkeypatch.setenv("UTRN_PROFILE", "none")
-    told = run(app, ["psp", "list"])
+    told = run(app, ["participant", "list"])
     assert told.exit_code == 2
     assert "no table [none]; there are: default, psp" in told.stderr.replace("\n", " ")
 
@@ -109,7 +109,7 @@ def test_a_profile_is_chosen_by_name(asked: dict[str, str], tmp_path: Path, monk
 def test_a_profile_that_cannot_be_used_says_why(asked: dict[str, str], tmp_path: Path, text: str, says: str) -> None:
     (tmp_path / "utrn").mkdir()
     (tmp_path / "utrn" / "config.toml").write_text(text)
-    told = CliRunner().invoke(app, ["psp", "list"])
+    told = CliRunner().invoke(app, ["participant", "list"])
     assert (told.exit_code, asked) == (2, {})
     assert says in told.stderr.replace("\n", " ")
 
@@ -135,7 +135,7 @@ def test_a_node_is_known_by_its_host_unless_a_name_is_said(monkeypatch: pytest.M
 
     monkeypatch.setattr("utrn_client.channel.open_channel", opened)
     monkeypatch.setattr(rpc, "check_certificates", lambda *_: None)
-    nodes = ["psp", "list", *_options({**TYPED, "target": "node-a.internal:7443"})]
+    nodes = ["participant", "list", *_options({**TYPED, "target": "node-a.internal:7443"})]
     for more, name in (
         (["--server-name", ""], "node-a.internal"),
         (["--server-name", "nodes.internal"], "nodes.internal"),

@@ -44,8 +44,10 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def _sell(book: Path, tell: Callable[[Any], None] = lambda _: None, *, new_id: bool = False) -> int:
-    """Sell as `utrn topup` does; return its exit code."""
-    asked = sales.Asked(command="topup", service="TopUpService", method="TopUp", content={}, judge=judge_sale)
+    """Sell as `utrn vend issue --deliver` does; return its exit code."""
+    asked = sales.Asked(
+        command="vend issue --deliver", service="TopUpService", method="TopUp", content={}, judge=judge_sale
+    )
     try:
         sales.carry_out(
             asked, lambda transaction_id, repeat: pb.TopUpRequest(transaction_id=transaction_id, repeat=repeat), tell,

@@ -36,9 +36,9 @@ FOR_GOOD = {
     "meter exchange": ["m", "--new", "n", "--supplier", "s", "--head-end", "h", "--point", "04"],
     "meter hand-over": ["m", "--from", "smso", "--to", "central", "--last-issued", "0"],
     "pan replace": ["lost", "new"],
-    "psp certificates": ["corner", "--name", "C", "--identity", "spiffe://one"],
-    "psp offboard": ["corner"],
-    "psp revoke": ["corner", "--fingerprint", "0" * 64],
+    "participant certificates": ["corner", "--name", "C", "--identity", "spiffe://one"],
+    "participant offboard": ["corner"],
+    "participant revoke": ["corner", "--fingerprint", "0" * 64],
     "supplier add": ["n", "--name", "N", "--identity", "i", "--originator", "o", "--key-id", "k", "--point", "04"],
     "supplier certificates": ["n", "--name", "N", "--identity", "spiffe://one"],
     "supplier offboard": ["north"],
@@ -96,7 +96,7 @@ def test_what_cannot_be_undone_is_not_done_in_a_script_without_yes(asked: list[s
     assert json.loads(dry.stdout)["dry_run"] is True
 
 
-@pytest.mark.parametrize("typed", ["psp offboard", "meter end", "cluster forget"])
+@pytest.mark.parametrize("typed", ["participant offboard", "meter end", "cluster forget"])
 @pytest.mark.parametrize(("answer", "done"), [("y\n", True), ("n\n", False), ("\n", False)])
 def test_a_person_is_asked_and_no_is_the_default(
     asked: list[str], monkeypatch: pytest.MonkeyPatch, typed: str, answer: str, done: bool
@@ -115,7 +115,7 @@ def test_a_person_is_asked_and_no_is_the_default(
 
 
 def test_yes_and_what_does_nothing_ask_nobody(asked: list[str]) -> None:
-    assert CliRunner().invoke(app, ["psp", "offboard", "corner", *NODES, "--yes"]).exit_code == 9
+    assert CliRunner().invoke(app, ["participant", "offboard", "corner", *NODES, "--yes"]).exit_code == 9
     assert CliRunner().invoke(app, ["cluster", "accept-time", *NODES]).exit_code == 9
     assert len(asked) == 2
 
@@ -155,7 +155,7 @@ def test_a_refusal_has_json_with_keys_that_are_always_the_same(monkeypatch: pyte
 
     monkeypatch.setattr("app.cli.rpc.answer_of", refuse)
     monkeypatch.setattr(requests, "stub_of", lambda *_: None)
-    code, printed, errors = invoke(["psp", "list", *NODES, "--json"])
+    code, printed, errors = invoke(["participant", "list", *NODES, "--json"])
     found = json.loads(printed.splitlines()[-1])["error"]
     assert (code, set(found)) == (1, KEYS)
     assert (found["reason"], found["status"], found["final"], found["retry_ms"], found["exit_code"]) == (
@@ -165,7 +165,9 @@ def test_a_refusal_has_json_with_keys_that_are_always_the_same(monkeypatch: pyte
     assert " ".join(errors.split()) == found["text"]
 
 
-@pytest.mark.parametrize("typed", [["psp", "list"], ["psp", "offboard"], ["vend", "settle", "x", *NODES]])
+@pytest.mark.parametrize(
+    "typed", [["participant", "list"], ["participant", "offboard"], ["vend", "settle", "x", *NODES]]
+)
 def test_a_wrong_use_has_json_of_the_same_shape(typed: list[str]) -> None:
     code, printed, _ = invoke([*typed, "--json"])
     found = json.loads(printed)["error"]

@@ -14,7 +14,7 @@ from app.terminal.output import print_table
 ID = "0199a1b2-0000-7000-8000-000000000001"
 OPEN = Open(
     transaction_id=ID,
-    command="topup",
+    command="vend issue --deliver",
     caller="spiffe://utrn/participant/psp-corner",
     cluster="d360b8650eaac880",
     content={"pan": "9826358976077017133", "amount_pence": 1099, "channel": 5},
@@ -35,7 +35,7 @@ def test_what_is_open_is_told_with_its_whole_id_in_pounds_and_by_channel(tmp_pat
         opened.begin(OPEN)
     told = CliRunner().invoke(app, ["sales", "list", "--sales", str(book)], env={"COLUMNS": "80"})
     assert told.exit_code == 0
-    assert f"{ID}  topup" in told.output
+    assert f"{ID}  vend issue --deliver" in told.output
     assert "10.99 pounds, phone" in told.output
     assert "no money back before" in told.output
     plain = CliRunner().invoke(app, ["sales", "list", "--json", "--sales", str(book)])
