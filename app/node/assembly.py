@@ -1,4 +1,4 @@
-"""Builds a node from its configuration: the one composition root. Nothing here does I/O."""
+"""Builds a node from its configuration: the one composition root. It reads certificates, and connects to nothing."""
 
 import random
 from collections.abc import Callable, Mapping

@@ -3,8 +3,8 @@
 | key, under the prefix | value | written by | lives |
 |---|---|---|---|
 | vend/<participant>/<transaction id> | VendRecord: vend or refusal | commit; shard owner; refusal | until archived |
-| counter/<originator>/<meter> | CounterRecord | commit | for ever |
-| applied/<originator>/<meter> | AppliedRecord | owner of its shard | for ever |
+| counter/<originator>/<meter> | CounterRecord | commit; hand-over | for ever |
+| applied/<originator>/<meter> | AppliedRecord | owner of its shard; who settles a case; hand-over | for ever |
 | code/<originator>/<meter>/<counter> | VendPointer | commit; whoever ends its delivery | until archived |
 | case/<supplier>/<originator>/<meter>/<counter> | VendPointer | owner of its shard; who settles it | while open |
 | heard/<shard>/<head end> | HeardRecord | owner of the shard | for ever |

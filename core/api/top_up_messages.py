@@ -1,4 +1,4 @@
-"""Proto <-> domain: the only place where field names meet. Bounds of requests are checked here, all fields at once."""
+"""Messages of TopUpService <-> domain. Bounds of requests are checked here, all fields at once."""
 
 from collections.abc import Callable
 from datetime import datetime

@@ -1,8 +1,8 @@
 """Meters: registered, changed, handed from supplier to supplier, from tenant to tenant, from one generator to another.
 
 Every change is one write that compares the meter's revision. What takes effect at once is carried out by that write,
-with its note of what was under way; what takes effect later leaves a reminder, and the owner of the meter's shard, or
-whoever needs the meter first, carries it out.
+with its note of what was under way; what takes effect later leaves a reminder (`due/`), and whichever node comes first
+carries it out at its instant: every node looks for what is due.
 """
 
 from collections.abc import Awaitable, Callable

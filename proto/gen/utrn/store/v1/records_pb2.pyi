@@ -117,7 +117,7 @@ class VendRecord(_message.Message):
     READ_SET_FIELD_NUMBER: _builtins.int
     REFUSED_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 1."""
+    """The highest schema that this reader understands: 2."""
     participant_id: _builtins.str
     """Who made it."""
     transaction_id: _builtins.str
@@ -267,7 +267,7 @@ Global___ClosedRefusalRecord: _TypeAlias = ClosedRefusalRecord  # noqa: Y015
 
 @_typing.final
 class CounterRecord(_message.Message):
-    """Key counter/<originator>/<meter>. Written only together with a vend."""
+    """Key counter/<originator>/<meter>. Written together with a vend, and by a hand-over of the counters."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -278,7 +278,7 @@ class CounterRecord(_message.Message):
     BALANCE_AT_FIELD_NUMBER: _builtins.int
     SOLD_SINCE_PENCE_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 1."""
+    """The highest schema that this reader understands: 2."""
     last_issued: _builtins.int
     """Last counter spent, by whoever."""
     last_issued_here: _builtins.int
@@ -311,14 +311,16 @@ Global___CounterRecord: _TypeAlias = CounterRecord  # noqa: Y015
 
 @_typing.final
 class AppliedRecord(_message.Message):
-    """Key applied/<originator>/<meter>. Written only by the owner of the meter's shard."""
+    """Key applied/<originator>/<meter>. Written by the owner of the meter's shard under its epoch, by whoever settles an open case, and by a
+    hand-over of the counters.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SCHEMA_FIELD_NUMBER: _builtins.int
     HIGHEST_APPLIED_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 1."""
+    """The highest schema that this reader understands: 2."""
     highest_applied: _builtins.int
     """Highest counter known to be credited at the meter."""
     def __init__(
@@ -348,7 +350,7 @@ class VendPointer(_message.Message):
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
     CREDITED_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 1."""
+    """The highest schema that this reader understands: 2."""
     participant_id: _builtins.str
     """Who made the vend."""
     transaction_id: _builtins.str
@@ -380,7 +382,7 @@ class HeardRecord(_message.Message):
     SCHEMA_FIELD_NUMBER: _builtins.int
     SEQUENCE_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 2."""
+    """The highest schema that this reader understands: 2."""
     sequence: _builtins.int
     """What the shard's meters said of codes is written down up to this event of the head end."""
     def __init__(
@@ -548,7 +550,7 @@ class ParticipantRecord(_message.Message):
     KNOWN_AS_FIELD_NUMBER: _builtins.int
     CEILINGS_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 2."""
+    """The highest schema that this reader understands: 2."""
     participant_id: _builtins.str
     """Its id."""
     role: _builtins.int
@@ -647,7 +649,7 @@ class CeilingRecord(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     DRAW_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 2."""
+    """The highest schema that this reader understands: 2."""
     hour: _builtins.int
     """The hour's first millisecond since 1970, by cluster time."""
     drawn_pence: _builtins.int
@@ -693,7 +695,7 @@ class ApprovalRecord(_message.Message):
     DECIDED_IDENTITY_FIELD_NUMBER: _builtins.int
     DECIDED_AT_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 2."""
+    """The highest schema that this reader understands: 2."""
     approval_id: _builtins.str
     """The first 32 hex digits of the SHA-256 of method, a zero byte, and the request's bytes."""
     method: _builtins.str
@@ -931,7 +933,7 @@ class MeterRecord(_message.Message):
     BALANCE_OUTSTANDING_PENCE_FIELD_NUMBER: _builtins.int
     BALANCE_ORIGINATOR_ID_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 2."""
+    """The highest schema that this reader understands: 2."""
     meter_id: _builtins.str
     """EUI-64, 16 hex digits."""
     kind: _builtins.int
@@ -1053,7 +1055,7 @@ class PanRecord(_message.Message):
     USES_FIELD_NUMBER: _builtins.int
     REPLACED_BY_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 2."""
+    """The highest schema that this reader understands: 2."""
     pan: _builtins.str
     """The number."""
     form: _builtins.int
@@ -1164,7 +1166,7 @@ class AppointmentsRecord(_message.Message):
     PSP_ID_FIELD_NUMBER: _builtins.int
     APPOINTMENTS_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 2."""
+    """The highest schema that this reader understands: 2."""
     supplier_id: _builtins.str
     """The supplier."""
     psp_id: _builtins.str
@@ -1200,7 +1202,7 @@ class ModelRecord(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     ABILITIES_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 2."""
+    """The highest schema that this reader understands: 2."""
     make: _builtins.str
     """Manufacturer."""
     model: _builtins.str
@@ -1323,7 +1325,7 @@ class MarketChangeRecord(_message.Message):
     UNCREDITED_FIELD_NUMBER: _builtins.int
     UNCREDITED_MORE_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 2."""
+    """The highest schema that this reader understands: 2."""
     meter_id: _builtins.str
     """The meter."""
     at: _builtins.int
@@ -1399,7 +1401,7 @@ class CreditRequestRecord(_message.Message):
     DECIDED_AT_FIELD_NUMBER: _builtins.int
     DAY_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 2."""
+    """The highest schema that this reader understands: 2."""
     supplier_id: _builtins.str
     """The supplier."""
     transaction_id: _builtins.str
@@ -1461,7 +1463,7 @@ class CreditDayRecord(_message.Message):
     COUNT_FIELD_NUMBER: _builtins.int
     TOTAL_PENCE_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 2."""
+    """The highest schema that this reader understands: 2."""
     supplier_id: _builtins.str
     """The supplier."""
     day: _builtins.str
@@ -1501,7 +1503,7 @@ class NodeRecord(_message.Message):
     HSM_READY_FIELD_NUMBER: _builtins.int
     MIRROR_READY_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 1."""
+    """The highest schema that this reader understands: 2."""
     node_id: _builtins.str
     """Its id."""
     address: _builtins.str
@@ -1544,7 +1546,7 @@ class DrainRecord(_message.Message):
     BY_FIELD_NUMBER: _builtins.int
     AT_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 1."""
+    """The highest schema that this reader understands: 2."""
     node_id: _builtins.str
     """The node."""
     by: _builtins.str
@@ -1581,7 +1583,7 @@ class LedgerRecord(_message.Message):
     BEFORE_FIELD_NUMBER: _builtins.int
     MADE_AT_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 2."""
+    """The highest schema that this reader understands: 2."""
     incarnation: _builtins.str
     """Random, 32 hex digits."""
     sequence: _builtins.int
@@ -1641,7 +1643,7 @@ class AgreedRecord(_message.Message):
     SETTINGS_FIELD_NUMBER: _builtins.int
     AGREED_AT_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 2."""
+    """The highest schema that this reader understands: 2."""
     @_builtins.property
     def settings(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """By name, as in a node's configuration file: section.key. Lists have their entries in order, a comma between them."""
@@ -1677,7 +1679,7 @@ class RosterRecord(_message.Message):
     ZONE_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 1."""
+    """The highest schema that this reader understands: 2."""
     node_id: _builtins.str
     """Its id."""
     address: _builtins.str
@@ -1716,7 +1718,7 @@ class SuspicionRecord(_message.Message):
     SCHEMA_FIELD_NUMBER: _builtins.int
     LEASE_ID_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 1."""
+    """The highest schema that this reader understands: 2."""
     lease_id: _builtins.int
     """The lease of the node that is not heard; in an answer, its own."""
     def __init__(
@@ -1744,7 +1746,7 @@ class HeadEndRecord(_message.Message):
     NODE_ID_FIELD_NUMBER: _builtins.int
     SINCE_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 1."""
+    """The highest schema that this reader understands: 2."""
     name: _builtins.str
     """Its name, as meters have it."""
     node_id: _builtins.str
@@ -1782,7 +1784,7 @@ class TrailAnchorRecord(_message.Message):
     UTRN_KEY_FIELD_NUMBER: _builtins.int
     OWN_BLOCK_FIELD_NUMBER: _builtins.int
     schema: _builtins.int
-    """Highest schema understood by this reader: 2."""
+    """The highest schema that this reader understands: 2."""
     block: _builtins.int
     """The last block that was anchored, counted from 0."""
     sha256: _builtins.str
