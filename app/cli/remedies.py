@@ -16,7 +16,7 @@ ADVICE: Final[Mapping[str, str]] = {
     "BAD_FIELD": "mend what is named, and repeat",
     "AMOUNT_NOT_ENCODABLE": "choose an amount that one code carries",
     "UNKNOWN_CALLER": "have an operator register this certificate: utrn supplier|participant certificates",
-    "CERTIFICATE_REFUSED": "call with a certificate that holds: docs/market.md says what one needs",
+    "CERTIFICATE_REFUSED": "call with a certificate that holds: docs/guides/onboard-psp.md says what one needs",
     "CALLER_SUSPENDED": "ask an operator, who can lift it: utrn supplier|participant resume",
     "NOT_APPOINTED": "ask the meter's supplier: utrn appoint list shows what is agreed",
     "PAN_UNKNOWN": "check the number with the consumer, or with their supplier",

@@ -302,7 +302,7 @@ OUTCOMES: Final[Mapping[str, Outcome]] = {
     "COUNTER_OUT_OF_RANGE": Outcome(
         Says.ASK_OPERATOR,
         "FAILED_PRECONDITION",
-        "check the counter; if it is right, hand the counters over and back, and tell where they are (market.md)",
+        "check the counter; if right, hand the counters over and back, telling where they are (enrol-from-smso.md)",
     ),
     "CLOCKS_DISAGREE": Outcome(
         Says.NOT_A_SALE,

@@ -51,3 +51,33 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
 
 def test_a_file_that_is_not_there_is_found() -> None:
     assert list(_missing("see `core/flows/turn.py` and `issue.py`", ROOT)) == ["core/flows/turn.py"]
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def _slug(heading: str) -> str:
+    return re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def _broken(text: str, page: Path) -> Iterator[str]:
+    """Yield the links of a page that lead to no file, or to no heading of one."""
+    for target in LINK.findall(text):
+        if target.startswith("http"):
+            continue
+        path, _, heading = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (
+            heading and heading not in {_slug(one) for one in re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)}
+        ):
+            yield target
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
+    assert list(_broken((ROOT / page).read_text(), ROOT / page)) == []
+
+
+def test_a_link_to_nowhere_is_found() -> None:
+    text = "[a](MAP.md#no-such-heading) [b](nowhere.md) [c](MAP.md#folders-of-code)"
+    assert list(_broken(text, ROOT / "docs" / "concepts.md")) == ["MAP.md#no-such-heading", "nowhere.md"]

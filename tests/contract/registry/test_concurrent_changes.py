@@ -343,6 +343,8 @@ async def test_no_code_of_the_side_before_is_dated_after_a_change_made_at_once(s
     await slow.meters.change_supplier(as_(OPERATOR), meter_id, SUPPLIER_ID, GAINING_ID, None)
     (change,), _ = await fast.view.changes(as_(OPERATOR), SUPPLIER_ID)
     assert change.last_issued == 1, "the code lies before the change in the ledger"
-    assert ms_of(vend.issued_at) < change.at, "docs/market.md: none is dated on the other side, whatever a clock says"
+    assert ms_of(vend.issued_at) < change.at, (
+        "docs/authorization.md: none is dated on the other side, whatever a clock says"
+    )
     sellers = await fast.view.sellers(as_(OPERATOR), meter_id, None, ms_of(vend.issued_at))
     assert vend.sale.participant_id in {one.participant_id for one in sellers.sellers}
