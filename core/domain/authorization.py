@@ -164,23 +164,8 @@ class _Case:
     """One question under way; notes every record it has looked at, and until when each holds."""
 
     __slots__ = (
-        "_asked_only",
-        "_card_use",
-        "_head_ends",
-        "_key",
-        "_meter",
-        "_now",
-        "_profile",
-        "_question",
-        "_records",
-        "_registration",
-        "_rule",
-        "_settings",
-        "due_change_of",
-        "meter_id",
-        "read_set",
-        "refusals",
-        "supplier_id",
+        "_asked_only", "_card_use", "_head_ends", "_key", "_meter", "_now", "_profile", "_question", "_records",
+        "_registration", "_rule", "_settings", "due_change_of", "meter_id", "read_set", "refusals", "supplier_id",
         "until",
     )  # fmt: skip
 
