@@ -95,7 +95,7 @@ def on_board(teller: Teller) -> None:
     teller.both(
         OPERATOR, "participant", "certificates", CHAIN, "--name", "Chain Ltd", "--identity", participant_uri(CHAIN)
     )
-    for group, name in (("supplier", WEST), ("psp", CHAIN)):
+    for group, name in (("supplier", WEST), ("participant", CHAIN)):
         teller.both(OPERATOR, group, "revoke", name, "--fingerprint", ":".join(["AB"] * 32))
         teller.json(OPERATOR, group, "revoke", name, "--issued-before", "2020-01-01T00:00:00Z")
         assert f"revoked: {'ab' * 32}" in teller.table(OPERATOR, group, "show", name)
@@ -114,7 +114,7 @@ def on_board(teller: Teller) -> None:
     seen = teller.table(OPERATOR, "supplier", "show", WEST)
     assert participant_uri(WEST_SECOND) in seen
     assert "supplier_only" in seen
-    for group in ("supplier", "psp"):
+    for group in ("supplier", "participant"):
         assert WEST in teller.table(OPERATOR, group, "list")
         paged = teller.json(OPERATOR, group, "list", "--page", "3")["participants"]
         assert "participants so far, up to" in teller.errors
