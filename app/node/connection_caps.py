@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import os
 import socket
+import stat
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, MutableMapping, Sequence, Set
@@ -68,14 +69,21 @@ class ConnectionCaps:
         """Look every second at what is connected to `port`; return never."""
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
-            called = frozenset(self._certificates)
-            # The table of a large machine takes a while: off the loop.
-            there = await asyncio.to_thread(established, port)
-            for why, victims in self.look(there, called).items():
-                many = await asyncio.to_thread(shut_down, victims)
-                self.ended[why] += many
-                if many:
-                    log.warning("connections beyond a cap are ended", extra={"cap": why, "ended": many})
+            try:
+                await self._look_once(port)
+            except (OSError, RuntimeError) as error:
+                # No descriptor or thread is left, which is when strangers hold most: the next look may have one.
+                log.warning("connections could not be counted", extra={"error": str(error)})
+
+    async def _look_once(self, port: int) -> None:
+        called = frozenset(self._certificates)
+        # The table of a large machine takes a while: off the loop.
+        there = await asyncio.to_thread(established, port)
+        for why, victims in self.look(there, called).items():
+            many = await asyncio.to_thread(shut_down, victims)
+            self.ended[why] += many
+            if many:
+                log.warning("connections beyond a cap are ended", extra={"cap": why, "ended": many})
 
     def look(self, there: Sequence[Connection], called: Set[str]) -> dict[str, list[Connection]]:
         """Return what is too much of these connections, by the cap that it is beyond.
@@ -114,12 +122,16 @@ class ConnectionCaps:
 
 
 def established(port: int, tables: Sequence[str] = _TABLES) -> list[Connection]:
-    """Return the connections to a local port, by the kernel's tables; none where there are no such tables."""
+    """Return the connections to a local port, by the kernel's tables; none where there are no such tables.
+
+    Raises:
+        OSError: a table is there and cannot be read now.
+    """
     found = list[Connection]()
     for table in tables:
         try:
             lines = Path(table).read_text(encoding="ascii").splitlines()[1:]
-        except OSError:
+        except FileNotFoundError:
             continue
         for line in lines:
             cells = line.split()
@@ -143,17 +155,40 @@ def _address(hexadecimal: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 def shut_down(victims: Sequence[Connection]) -> int:
-    """Shut down those of this process's sockets that carry these connections; return how many there were."""
+    """Shut down those of this process's sockets that carry these connections; return how many there were.
+
+    Raises:
+        OSError: this process's descriptors cannot be listed now.
+    """
     inodes, many = {one.inode for one in victims}, 0
     if not inodes:
         return 0
     for name in os.listdir("/proc/self/fd"):
         try:
-            # gRPC may close the descriptor meanwhile and another take its number: a copy stays what it is.
-            with socket.socket(fileno=os.dup(int(name))) as copy:
-                if os.fstat(copy.fileno()).st_ino in inodes:
-                    copy.shutdown(socket.SHUT_RDWR)
-                    many += 1
+            many += _shut_down_if(int(name), inodes)
         except OSError:
-            continue
+            continue  # it is gone, or its caller is
     return many
+
+
+def _shut_down_if(descriptor: int, inodes: Set[int]) -> bool:
+    """Shut down the socket behind a descriptor if it is one of these; return whether it was."""
+    if not _is_one_of(descriptor, inodes):
+        return False
+    # gRPC may close the descriptor meanwhile and another take its number: a copy stays what it is.
+    copy = os.dup(descriptor)
+    try:
+        if not _is_one_of(copy, inodes):
+            return False
+        with socket.socket(fileno=copy) as carried:
+            copy = -1
+            carried.shutdown(socket.SHUT_RDWR)
+        return True
+    finally:
+        if copy >= 0:
+            os.close(copy)
+
+
+def _is_one_of(descriptor: int, inodes: Set[int]) -> bool:
+    behind = os.fstat(descriptor)
+    return stat.S_ISSOCK(behind.st_mode) and behind.st_ino in inodes

@@ -46,25 +46,31 @@ class MetricsServer(WSGIServer):
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Have a worker serve a connection, or close it."""
-        if self._room.acquire(blocking=False):
-            self._open.add(request)
-            self._workers.submit(self._serve, request, client_address)
-        else:
+        if not self._room.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        self._open.add(request)
+        try:
+            self._workers.submit(self._serve, request, client_address)
+        except RuntimeError:  # no thread can be started, or the server closes
+            self._done(request)
 
     def _serve(self, request: socket.socket, client_address: Any) -> None:
         end = threading.Timer(_CONNECTION_S, _shut, [request])
         end.daemon = True
-        end.start()
         try:
+            end.start()
             self.finish_request(request, client_address)
-        except OSError:
-            pass  # it left, or had its time
+        except (OSError, RuntimeError):
+            pass  # it left, or had its time; or no thread can be started that ends it
         finally:
             end.cancel()
-            self._open.discard(request)
-            self.shutdown_request(request)
-            self._room.release()
+            self._done(request)
+
+    def _done(self, request: socket.socket) -> None:
+        self._open.discard(request)
+        self.shutdown_request(request)
+        self._room.release()
 
     def server_close(self) -> None:
         """Stop listening, and end every connection: none may keep the process from ending."""

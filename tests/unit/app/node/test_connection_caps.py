@@ -1,8 +1,15 @@
 """Which connections are ended when there are too many, and that the kernel's table is read as gRPC names peers."""
 
+import asyncio
+import errno
+import os
+import socket
 from pathlib import Path
 
-from app.node.connection_caps import Connection, ConnectionCaps, established
+import pytest
+
+import app.node.connection_caps
+from app.node.connection_caps import Connection, ConnectionCaps, established, shut_down
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 
@@ -75,3 +82,49 @@ def test_the_kernels_table_is_read_as_grpc_names_peers(tmp_path: Path) -> None:
         Connection(14, "::1", "ipv6:%5B::1%5D:53857"),
         Connection(15, "127.0.0.2", "ipv4:127.0.0.2:53858"),
     ]
+
+
+def test_a_table_that_cannot_be_read_is_no_empty_table(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="directory"):
+        established(1, [str(tmp_path)])
+
+
+async def test_a_look_that_the_machine_lacks_something_for_ends_no_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    called, looks, counted = {_at(1).peer: "a"}, 0, asyncio.Event()
+
+    def lacks(_port: int) -> list[Connection]:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            raise OSError(errno.EMFILE, "too many open files")
+        if looks == 2:
+            raise RuntimeError("can't start new thread")
+        loop.call_soon_threadsafe(counted.set)
+        return [_at(1)]
+
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(app.node.connection_caps, "established", lacks)
+    monkeypatch.setattr(app.node.connection_caps, "_LOOK_EVERY_S", 0.0)
+    async with asyncio.TaskGroup() as tasks:
+        running = tasks.create_task(_caps(called, per_address=1).run(7443))
+        await counted.wait()
+        running.cancel()
+    assert called == {_at(1).peer: "a"}, "who calls is not forgotten because nobody could look"
+
+
+def test_shutting_down_leaves_every_other_descriptor_and_none_behind() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    callers = [socket.create_connection(("127.0.0.1", port), timeout=10) for _ in range(2)]
+    taken = [listening.accept()[0] for _ in callers]
+    ended = Connection(os.fstat(taken[0].fileno()).st_ino, "127.0.0.1", "")
+    before = sorted(os.listdir("/proc/self/fd"))
+    try:
+        assert shut_down([ended]) == 1
+        assert sorted(os.listdir("/proc/self/fd")) == before, "a copy was left behind"
+        assert callers[0].recv(1) == b""
+        taken[1].sendall(b"x")
+        assert callers[1].recv(1) == b"x"
+    finally:
+        for one in (listening, *callers, *taken):
+            one.close()

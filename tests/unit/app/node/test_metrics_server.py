@@ -74,3 +74,17 @@ def test_a_connection_that_drips_does_not_hold_the_end(monkeypatch: pytest.Monke
         pass
     finally:
         dripping.close()
+
+
+def test_where_no_thread_can_be_started_for_a_while_a_collector_is_served_after_it(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as lacking:
+        lacking.setattr(threading.Timer, "start", fails)
+        for _ in range(2 * app.node.metrics_server._CONNECTIONS_MAX):
+            with socket.create_connection((HOST, port), timeout=PATIENCE_S) as turned_away:
+                assert turned_away.recv(1) == b""
+    assert "utrn_test" in _page(port), "each gave its place back"
