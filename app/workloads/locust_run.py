@@ -55,6 +55,7 @@ def load(shape: str, seconds: int, report: Path, keep: Path | None, *, as_json: 
     figures = figures_of(entries)
     figures |= {
         "throughput.sales": sold["planned"],
+        "throughput.cut_off": sold["cut_off"],
         "throughput.served_share": round(sold["answered"] / max(1, sold["planned"]), 4),
         "throughput.sales_per_s": round(sold["planned"] / (seconds or SHAPES[shape].seconds), 1),
         # Nothing was broken: no node was to lose its lease, and no shard to change hands, unless a node stood still.
@@ -126,7 +127,10 @@ async def _audit_when_drained(stack: DevStack) -> tuple[AuditResult, float]:
 
 
 async def _sold_and_stored(stack: DevStack) -> dict[str, int]:
-    """Return how the journal agrees with the ledger."""
+    """Return how the journal agrees with the ledger.
+
+    `cut_off` counts the sales that were begun and not ended: Locust may end a user that has just woken.
+    """
     client = EtcdClient(etcd_config(stack))
     try:
         ledger: dict[str, str] = {
@@ -136,16 +140,20 @@ async def _sold_and_stored(stack: DevStack) -> dict[str, int]:
     finally:
         await client.close()
     planned: set[str] = set()
+    failed: set[str] = set()
     answered: dict[str, set[str]] = {}
     for line in _journal(stack).read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         if entry["event"] == "planned":
             planned.add(entry["id"])
+        elif entry["event"] == "failed":
+            failed.add(entry["id"])
         elif entry["event"] == "ok":
             answered.setdefault(entry["id"], set()).add(entry["code"])
     return {
         "planned": len(planned),
         "answered": len(answered),
+        "cut_off": len(planned - failed - answered.keys()),
         "several_codes": sum(len(codes) > 1 for codes in answered.values()),
         "not_in_ledger": sum(ledger.get(one) not in codes for one, codes in answered.items()),
     }

@@ -23,6 +23,10 @@ def test_a_short_load_keeps_every_promise_and_is_drawn(shape: str, tmp_path: Pat
     # Latency is not judged here: this machine is busy with other tests. Promises are.
     assert [one for one in figures["missed"] if not one.startswith(("issue.p", "status.p"))] == []
     assert done.returncode == (1 if figures["missed"] else 0)
-    assert figures["throughput.sales"] == figures["audit.vends"] > 20
+    # A sale that Locust cut off may be in the ledger or not. Every other one was answered, so it is.
+    sales, vends = figures["throughput.sales"], figures["audit.vends"]
+    assert sales - figures["throughput.cut_off"] <= vends <= sales
+    assert vends > 20
+    assert figures["throughput.cut_off"] < 5
     assert (figures["audit.credited_twice"], figures["audit.lost"], figures["audit.several_codes"]) == (0, 0, 0)
     assert "<html" in report.read_text()
