@@ -41,13 +41,14 @@ _PLACES: Final = {
     "hsm": _Place("hsm", "app", "The HSM token and the suppliers' keys."),
     "ledger": _Place("ledger", "app", "The ledger itself; on a node's machine, with its configuration."),
     "pki": _Place("pki", "app", "Certificates for development."),
-    "registry": _Place("registry", "app", "Registry files, the capability matrix, and who could sell when."),
+    "registry": _Place("registry", "app", "Registry files: check and load them."),
     "supplier": _Place("participants", "supplier", "Suppliers: on board, suspended, offboarded; their profiles."),
     "participant": _Place(
         "participants", "participant", "PSPs and other participants: on board, suspended, offboarded."
     ),
     "appoint": _Place("appoint", "app", "Appointments of PSPs by suppliers."),
-    "meter": _Place("meters", "meter", "Meters: registered, changed, handed from one to another."),
+    "meter": _Place("meters", "meter", "Meters: registered, changed, handed from one to another; who could sell."),
+    "meter-model": _Place("meter_models", "app", "The capability matrix: what the meters of each make and model can do."),
     "pan": _Place("pans", "pan", "PANs: given, replaced, blocked, pointed elsewhere."),
     "vend": _Place("vends", "vend", "Vends: issued, delivered, shown, settled."),
     "approval": _Place("approval", "app", "What needs two operators: list, approve, withdraw."),

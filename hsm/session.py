@@ -25,7 +25,7 @@ _KEY_BYTES = 16
 
 # SoftHSM writes the token's file at a log-in, and another process that reads it in that moment finds no PIN in it. No
 # PIN has been tried then, so none is counted against the token.
-_LOG_IN_TRIES = 5
+_LOG_IN_TRIES = 20
 _LOG_IN_AGAIN_S = 0.1
 
 

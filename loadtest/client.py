@@ -102,7 +102,7 @@ class Caller:
 
     def send(self, transaction_id: str) -> None:
         """Ask for the delivery of a code that was issued."""
-        self._once("SendTopUp", self._stub.SendTopUp, pb.SendTopUpRequest(transaction_id=transaction_id))
+        self._once("DeliverVend", self._stub.DeliverVend, pb.DeliverVendRequest(transaction_id=transaction_id))
 
     def look(self, transaction_id: str) -> None:
         """Look a vend up."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 SLO_FILE = Path(__file__).with_name("slo.toml")
-_ISSUE, _STATUS = ("TopUp", "IssueUtrn"), ("GetVend", "SendTopUp")
+_ISSUE, _STATUS = ("TopUp", "IssueUtrn"), ("GetVend", "DeliverVend")
 
 
 def figures_of(entries: Iterable[dict[str, Any]]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from app.cli.options import CA, CERT, JSON, KEY, TARGET
 from app.cli.paging import Listing, print_listing
 from app.cli.requests import (
     Instant,
-    appointments,
+    call,
     choice,
     enum_name,
     instant_text,
@@ -54,7 +54,7 @@ def propose(
         (supplier, psp, appointment_id), cert, key, level=level, channels=channel, amounts=(min_pence, max_pence),
         dates=(since, until),
     )  # fmt: skip
-    reply = appointments("Appoint", pb.AppointRequest(signed_terms=signed), target, (cert, key, ca))
+    reply = call(pb.AppointRequest(signed_terms=signed), target, (cert, key, ca))
     _done(changed=reply.changed, as_json=as_json)
 
 
@@ -109,7 +109,7 @@ def accept(
     from utrn.v1 import appointment_service_pb2 as pb
 
     request = pb.AcceptAppointmentRequest(name=_name(supplier, psp, appointment_id))
-    _done(changed=appointments("AcceptAppointment", request, target, (cert, key, ca)).changed, as_json=as_json)
+    _done(changed=call(request, target, (cert, key, ca)).changed, as_json=as_json)
 
 
 @app.command("suspend")
@@ -121,7 +121,7 @@ def suspend(
     from utrn.v1 import appointment_service_pb2 as pb
 
     request = pb.SuspendAppointmentRequest(name=_name(supplier, psp, appointment_id), suspended=not resume)
-    _done(changed=appointments("SuspendAppointment", request, target, (cert, key, ca)).changed, as_json=as_json)
+    _done(changed=call(request, target, (cert, key, ca)).changed, as_json=as_json)
 
 
 @app.command("end", for_good="ends appointment {appointment_id} of {psp} by {supplier} for good")
@@ -133,7 +133,7 @@ def end(
     from utrn.v1 import appointment_service_pb2 as pb
 
     request = pb.EndAppointmentRequest(name=_name(supplier, psp, appointment_id))
-    _done(changed=appointments("EndAppointment", request, target, (cert, key, ca)).changed, as_json=as_json)
+    _done(changed=call(request, target, (cert, key, ca)).changed, as_json=as_json)
 
 
 @app.command("show")
@@ -144,7 +144,7 @@ def show(supplier: _Supplier, psp: _Psp, target: TARGET, cert: CERT, key: KEY, c
     from core.domain.appointment import AppointmentState
 
     request = pb.GetAppointmentsRequest(supplier_id=supplier, psp_id=psp)
-    found = appointments("GetAppointments", request, target, (cert, key, ca))
+    found = call(request, target, (cert, key, ca))
     if as_json:
         print_json(message_json(found))
         return
@@ -166,7 +166,6 @@ def list_all(
     from utrn.v1 import appointment_service_pb2 as pb
 
     listing = Listing(
-        service="AppointmentService", method="ListAppointments",
         request=pb.ListAppointmentsRequest(supplier_id=supplier), field="appointments", title="Appointments",
         columns=_COLUMNS, row=_row,
     )  # fmt: skip
@@ -198,9 +197,7 @@ def verify(
     from utrn.v1 import appointment_service_pb2 as pb
     from utrn_client.appointing import BadEvidence, verify_terms
 
-    found = appointments(
-        "GetAppointments", pb.GetAppointmentsRequest(supplier_id=supplier, psp_id=psp), target, (cert, key, ca)
-    )
+    found = call(pb.GetAppointmentsRequest(supplier_id=supplier, psp_id=psp), target, (cert, key, ca))
     roots, verdicts = _read(callers_ca), dict[str, str]()
     for one in found.appointments:
         try:

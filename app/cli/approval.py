@@ -1,22 +1,17 @@
 """`utrn approval`: what needs two operators: list it, approve what another has asked for, withdraw it."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from app.cli.command import Commands
 from app.cli.options import CA, CERT, JSON, KEY, TARGET
-from app.cli.requests import enum_name, instant_text, message_json
-from app.cli.rpc import ask_nodes
+from app.cli.requests import call, enum_name, instant_text, message_json
 from app.terminal.output import console, print_json, print_table
-
-if TYPE_CHECKING:
-    import grpc
 
 app = Commands(help="What needs two operators: list, approve, withdraw.")
 
 _Id = Annotated[str, typer.Argument(help="Approval id: 32 hex digits, as NEEDS_APPROVAL told it.")]
-_TIMEOUT_S = 10.0
 _PAGE = 1000
 
 
@@ -32,11 +27,12 @@ def list_all(
     from core.domain.approval import ApprovalState
 
     found: list[pb.Approval] = []
+    token = ""
     while True:
-        after = found[-1].approval_id if found else ""
-        page = _ask("ListApprovals", pb.ListApprovalsRequest(after=after, limit=_PAGE), target, (cert, key, ca))
+        page = call(pb.ListApprovalsRequest(page_token=token, page_size=_PAGE), target, (cert, key, ca))
         found += page.approvals
-        if len(page.approvals) < _PAGE:
+        token = page.next_page_token
+        if not token:
             break
     shown = [one for one in found if every or int(one.state) in (ApprovalState.WAITING, ApprovalState.APPROVED)]
     if as_json:
@@ -59,7 +55,7 @@ def approve(approval_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA, as_j
     from utrn.admin.v1 import admin_service_pb2 as pb
 
     request = pb.ApproveOperationRequest(approval_id=approval_id)
-    _told(_ask("ApproveOperation", request, target, (cert, key, ca)).approval, as_json=as_json)
+    _told(call(request, target, (cert, key, ca)).approval, as_json=as_json)
 
 
 @app.command("withdraw")
@@ -68,16 +64,7 @@ def withdraw(approval_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA, as_
     from utrn.admin.v1 import admin_service_pb2 as pb
 
     request = pb.WithdrawOperationRequest(approval_id=approval_id)
-    _told(_ask("WithdrawOperation", request, target, (cert, key, ca)).approval, as_json=as_json)
-
-
-def _ask(method: str, request: Any, target: str, tls: Any) -> Any:
-    async def ask(channel: "grpc.aio.Channel") -> Any:
-        from utrn.admin.v1 import admin_service_pb2_grpc as rpc
-
-        return await getattr(rpc.AdminServiceStub(channel), method)(request, timeout=_TIMEOUT_S)
-
-    return ask_nodes(ask, target, tls)
+    _told(call(request, target, (cert, key, ca)).approval, as_json=as_json)
 
 
 def _told(one: Any, *, as_json: bool) -> None:

@@ -10,10 +10,11 @@ from app.cli.paging import Listing, print_listing
 from app.cli.requests import (
     Most,
     Page,
+    PageToken,
+    call,
     enum_name,
     instant_text,
     message_json,
-    top_up,
 )
 from app.terminal.output import console, print_json
 
@@ -21,7 +22,7 @@ from app.terminal.output import console, print_json
 def cases(
     target: TARGET, cert: CERT, key: KEY, ca: CA,
     supplier: Annotated[str, typer.Option(help="Whose; your own if left out.")] = "",
-    after: Annotated[str, typer.Option(help="Go on where another list has ended.")] = "",
+    page_token: PageToken = "",
     limit: Most = 0, page: Page = 1000, as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Open cases of a supplier: no money may be given back for them until they are settled."""
@@ -37,8 +38,7 @@ def cases(
         )  # fmt: skip
 
     listing = Listing(
-        service="TopUpService", method="ListOpenCases",
-        request=pb.ListOpenCasesRequest(supplier_id=supplier, after=after), field="vends", title="Open cases",
+        request=pb.ListOpenCasesRequest(supplier_id=supplier, page_token=page_token), field="vends", title="Open cases",
         columns=("meter", "counter", "sold by", "transaction id", "pounds", "since", "why"), row=row,
         most=limit, page=page,
     )  # fmt: skip
@@ -63,7 +63,7 @@ def settle(
     from core.domain.delivery import DeliveryState
 
     request = pb.SettleDeliveryRequest(transaction_id=transaction_id, participant_id=participant, credited=credited)
-    reply = top_up("SettleDelivery", request, target, (cert, key, ca))
+    reply = call(request, target, (cert, key, ca))
     if as_json:
         print_json(message_json(reply))
     else:

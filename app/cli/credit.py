@@ -9,8 +9,8 @@ from app.cli.command import Commands
 from app.cli.options import CA, CERT, JSON, KEY, TARGET
 from app.cli.paging import Listing, print_listing
 from app.cli.requests import (
+    call,
     choice,
-    credit_of,
     enum_name,
     instant_text,
     message_json,
@@ -32,7 +32,7 @@ def _decision(values: Mapping[str, Any]) -> str:
     return f"{word} {values['transaction_id']}"
 
 
-@app.command("ask")
+@app.command("request")
 def ask_credit(
     pan: Annotated[str, typer.Argument(help="The PAN.")],
     amount: Annotated[str, typer.Argument(help="Pounds, such as 10 or 12.34.")],
@@ -50,16 +50,14 @@ def ask_credit(
     why = pb.CreditReason.ValueType(choice(reason, CreditReason, "--reason"))
     pence = pence_of(amount)
     content: dict[str, str | int] = {"pan": pan, "amount_pence": pence, "reason": why, "note": note}
-    asked = Asked(
-        command="credit ask", service="CreditService", method="AskCredit", content=content, judge=judge_request
-    )
+    asked = Asked(command="credit request", method="RequestCredit", content=content, judge=judge_request)
 
-    def request(one: str, _repeat: bool) -> pb.AskCreditRequest:  # as the book calls it
-        return pb.AskCreditRequest(
+    def request(one: str, _repeat: bool) -> pb.RequestCreditRequest:  # as the book calls it
+        return pb.RequestCreditRequest(
             credit=pb.Credit(transaction_id=one, pan=pan, amount_pence=pence, reason=why, note=note)
         )
 
-    def tell(reply: pb.AskCreditResponse) -> None:
+    def tell(reply: pb.RequestCreditResponse) -> None:
         if as_json:
             print_json(message_json(reply.credit))
         else:
@@ -81,7 +79,7 @@ def decide(
 
     # Not as a repeat: nobody has paid, and what is refused today may be approved later, under the same id.
     request = pb.DecideCreditRequest(transaction_id=transaction_id, approve=approve)
-    reply = credit_of("DecideCredit", request, target, (cert, key, ca))
+    reply = call(request, target, (cert, key, ca))
     if as_json:
         print_json(message_json(reply))
     else:
@@ -100,7 +98,6 @@ def report(
     from utrn.v1 import credit_service_pb2 as pb
 
     listing = Listing(
-        service="CreditService", method="ListCredits",
         request=pb.ListCreditsRequest(supplier_id=supplier, day=day, waiting_only=waiting), field="credits",
         title="Credit without payment",
         columns=("id", "PAN", "pence", "why", "state", "asked by", "at", "decided by", "at", "note"), row=_row,

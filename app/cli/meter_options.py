@@ -11,7 +11,7 @@ from app.cli.requests import (
 )
 
 if TYPE_CHECKING:
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import meter_service_pb2 as pb
 
 METER = Annotated[str, typer.Argument(help="EUI-64, 16 hex digits.")]
 MODE = Annotated[str, typer.Option(help="prepayment or credit.")]
@@ -24,7 +24,7 @@ MAX_BALANCE = Annotated[int, pence_option("Maximum Meter Balance Threshold, penc
 KIND = Annotated[str, typer.Option(help="esme or gsme.")]
 GENERATION = Annotated[str, typer.Option(help="smets1 or smets2.")]
 MAKE = Annotated[str, typer.Option(help="Manufacturer; then the model must be in the capability matrix.")]
-MODEL = Annotated[str, typer.Option(help="Model; see utrn registry models.")]
+MODEL = Annotated[str, typer.Option(help="Model; see utrn meter-model list.")]
 POINT = Annotated[str, typer.Option(help="Public point of its key-agreement key, 65 bytes in hex.")]
 
 
@@ -32,7 +32,7 @@ def meter_of(
     meter_id: str, *, kind: str, generation: str, make: str, model: str, scheme: str, point: str
 ) -> "pb.Meter":
     """Return a meter without history."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import meter_service_pb2 as pb
 
     from core.domain.meter import Generation, MeterKind
 
@@ -47,7 +47,7 @@ def settings_of(
     *, mode: str, head_end: str, zone: str, firmware: str, cohort: str, max_credit: int, max_balance: int
 ) -> "pb.MeterSettings":
     """Return what can change of a meter; what is left out stays, or is not known of a new one."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import meter_service_pb2 as pb
 
     from core.domain.meter import PaymentMode
 

@@ -11,20 +11,20 @@ from app.cli.meter_options import COHORT, FIRMWARE, HEAD_END, MAX_BALANCE, MAX_C
 from app.cli.options import CA, CERT, JSON, KEY, TARGET
 from app.cli.requests import (
     Instant,
+    call,
     choice,
     instant_text,
     message_json,
     moment,
     point_of,
-    print_written,
-    registry,
+    print_result,
 )
 from app.terminal.output import EXIT_USAGE, console, fail, print_json, print_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import meter_service_pb2 as pb
 
 _COUNTER_MAX = 2**32 - 1
 
@@ -42,12 +42,12 @@ def change_supplier(
     target: TARGET, cert: CERT, key: KEY, ca: CA, since: Instant = "", as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Change of Supplier."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import meter_service_pb2 as pb
 
     request = pb.ChangeSupplierRequest(
         meter_id=meter_id, losing_supplier_id=losing, gaining_supplier_id=gaining, since=moment(since)
     )
-    print_written(registry("ChangeSupplier", request, target, (cert, key, ca)).written, as_json=as_json)
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 def change_tenant(
@@ -58,10 +58,10 @@ def change_tenant(
     target: TARGET, cert: CERT, key: KEY, ca: CA, since: Instant = "", as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Change of Tenancy: PANs of earlier tenants are refused from then on."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import meter_service_pb2 as pb
 
     request = pb.ChangeTenantRequest(meter_id=meter_id, tenancy_before=tenancy, since=moment(since))
-    print_written(registry("ChangeTenant", request, target, (cert, key, ca)).written, as_json=as_json)
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 def cancel(
@@ -70,10 +70,10 @@ def cancel(
     as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Cancel the change that waits for its instant."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import meter_service_pb2 as pb
 
     request = pb.CancelChangeRequest(meter_id=meter_id, registration=registration)
-    print_written(registry("CancelChange", request, target, (cert, key, ca)).written, as_json=as_json)
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 def hand_over(
@@ -100,7 +100,7 @@ def hand_over(
 
     Settings and --point are for an enrolment: what an SMSO knows of the meter. What is left out stays.
     """
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import meter_service_pb2 as pb
 
     from core.domain.meter import Custody
 
@@ -117,22 +117,22 @@ def hand_over(
         fail("--last-issued, --highest-applied and --codes go with --to central; leave them out", code=EXIT_USAGE)
     if after != Custody.SMSO and save_codes:
         fail("--save-codes goes with --to smso; leave it out", code=EXIT_USAGE)
-    request = pb.HandOverMeterRequest(
+    request = pb.TransferCountersRequest(
         meter_id=meter_id, custody_before=pb.Custody.ValueType(before), custody=pb.Custody.ValueType(after),
         last_issued=last_issued, highest_applied=highest_applied, codes=[] if codes is None else read_codes(codes),
         settings=settings if settings.ByteSize() else None, public_point=point_of(point),
     )  # fmt: skip
-    reply = registry("HandOverMeter", request, target, (cert, key, ca))
+    reply = call(request, target, (cert, key, ca))
     if save_codes is not None:
         _save(reply.open_codes, save_codes)
     if as_json:
         print_json(message_json(reply))
         return
-    print_written(reply.written, as_json=False)
+    print_result(reply.result, as_json=False)
     _print_change(reply.change)
 
 
-def _print_change(change: "pb.MarketChange") -> None:
+def _print_change(change: "pb.RegistrationChange") -> None:
     """Print what the next generator must know."""
     if not change.meter_id:
         return
@@ -158,7 +158,7 @@ def _save(codes: "Iterable[pb.UnspentCode]", file: Path) -> None:
 def read_codes(file: Path) -> "list[pb.UnspentCode]":
     """Return the codes of a file of JSON lines; end with the line that is none."""
     from google.protobuf.json_format import Parse, ParseError
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import meter_service_pb2 as pb
 
     try:
         lines = [(at, line) for at, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1) if line.strip()]

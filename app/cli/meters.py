@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from app.cli.command import Commands
+from app.cli.meter_history import changes, sellers
 from app.cli.meter_options import (
     COHORT,
     FIRMWARE,
@@ -29,18 +30,19 @@ from app.cli.requests import (
     Instant,
     Most,
     Page,
-    dates_of,
+    PageToken,
+    call,
     enum_name,
     instant_text,
     message_json,
     moment,
     pence_option,
-    print_written,
-    registry,
+    period_of,
+    print_result,
 )
 from app.terminal.output import EXIT_USAGE, console, fail, print_json, print_table
 
-meter = Commands(help="Meters: registered, changed, handed from one to another.")
+meter = Commands(help="Meters: registered, changed, handed from one to another; who could sell.")
 
 _Supplier = Annotated[str, typer.Option(help="Whose it is.")]
 _Scheme = Annotated[str, typer.Option(help="Token scheme.")]
@@ -58,7 +60,7 @@ def add(
     as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Register a meter. Amounts are in pence."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import meter_service_pb2 as pb
 
     request = pb.AddMeterRequest(
         meter=meter_of(
@@ -71,7 +73,7 @@ def add(
         ),
         not_enrolled=not_enrolled, since=moment(since),
     )  # fmt: skip
-    print_written(registry("AddMeter", request, target, (cert, key, ca)).written, as_json=as_json)
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 @meter.command("set")
@@ -81,7 +83,7 @@ def change(
     max_balance: MAX_BALANCE = 0, since: Instant = "", as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Change what can change of a meter; what is left out stays. Amounts are in pence."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import meter_service_pb2 as pb
 
     settings = settings_of(
         mode=mode, head_end=head_end, zone=zone, firmware=firmware, cohort=cohort, max_credit=max_credit,
@@ -91,7 +93,7 @@ def change(
         names = "--mode, --head-end, --zone, --firmware, --cohort, --max-credit, --max-balance"
         fail(f"nothing changes; say what: one or more of {names}", code=EXIT_USAGE)
     request = pb.ChangeMeterRequest(meter_id=meter_id, settings=settings, since=moment(since))
-    print_written(registry("ChangeMeter", request, target, (cert, key, ca)).written, as_json=as_json)
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 @meter.command("exchange", for_good="exchanges meter {meter_id} for {new}")
@@ -107,7 +109,7 @@ def exchange(
     as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Exchange a meter, at once; every option but the first argument is about the new one."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import meter_service_pb2 as pb
 
     request = pb.ExchangeMeterRequest(
         old_meter_id=meter_id,
@@ -121,16 +123,16 @@ def exchange(
         ),
         pans=pan,
     )  # fmt: skip
-    print_written(registry("ExchangeMeter", request, target, (cert, key, ca)).written, as_json=as_json)
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 @meter.command("end", for_good="takes meter {meter_id} out of service")
 def end(meter_id: METER, target: TARGET, cert: CERT, key: KEY, ca: CA, at: Instant = "", as_json: JSON = False) -> None:
     """Take a meter out of service."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import meter_service_pb2 as pb
 
     request = pb.EndMeterRequest(meter_id=meter_id, at=moment(at))
-    print_written(registry("EndMeter", request, target, (cert, key, ca)).written, as_json=as_json)
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 @meter.command("balance")
@@ -141,20 +143,20 @@ def balance(
     target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Tell the balance that was read at a meter; it is trusted for 24 hours."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import meter_service_pb2 as pb
 
     request = pb.RecordBalanceRequest(meter_id=meter_id, balance_pence=pence, at=moment(at))
-    print_written(registry("RecordBalance", request, target, (cert, key, ca)).written, as_json=as_json)
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 @meter.command("show")
 def show(meter_id: METER, target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
     """Show a meter and its history."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import meter_service_pb2 as pb
 
     from core.domain.meter import Custody, Generation, MeterKind, PaymentMode
 
-    one = registry("GetMeter", pb.GetMeterRequest(meter_id=meter_id), target, (cert, key, ca)).meter
+    one = call(pb.GetMeterRequest(meter_id=meter_id), target, (cert, key, ca)).meter
     if as_json:
         print_json(message_json(one))
         return
@@ -162,13 +164,13 @@ def show(meter_id: METER, target: TARGET, cert: CERT, key: KEY, ca: CA, as_json:
     model = f"{one.make} {one.model}".strip() or "model not told"
     console.print(f"meter {one.meter_id}, {kind}, {generation}, {model}, {one.scheme}", highlight=False)
     rows: list[tuple[Any, ...]] = [
-        (*dates_of(period.dates), period.supplier_id, enum_name(period.custody, Custody))
+        (*period_of(period.period), period.supplier_id, enum_name(period.custody, Custody))
         for period in one.registrations
     ]
     print_table("Whose it is", ("since", "until", "by", "supplier", "counters with"), rows)
     rows = [
         (
-            *dates_of(period.dates), enum_name(period.settings.payment_mode, PaymentMode), period.settings.head_end,
+            *period_of(period.period), enum_name(period.settings.payment_mode, PaymentMode), period.settings.head_end,
             period.settings.enrolled, period.settings.tenancy, period.settings.max_credit_pence or "-",
             period.settings.max_balance_pence or "-", _labels(period.settings),
         )
@@ -190,11 +192,11 @@ def _labels(settings: Any) -> str:
 @meter.command("list")
 def list_all(
     target: TARGET, cert: CERT, key: KEY, ca: CA,
-    after: Annotated[str, typer.Option(help="Only meters after this id.")] = "",
+    page_token: PageToken = "",
     limit: Most = 0, page: Page = 1000, as_json: JSON = False,
 ) -> None:  # fmt: skip
     """List meters in the order of their ids."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import meter_service_pb2 as pb
 
     from core.domain.meter import MeterKind
     from core.gateways.system_clock import SystemClock
@@ -202,17 +204,17 @@ def list_all(
     now_ms = int(SystemClock().now().timestamp() * 1000)
 
     def row(one: pb.Meter) -> tuple[object, ...]:
-        began = [period for period in one.registrations if period.dates.since.ToMilliseconds() <= now_ms]
+        began = [period for period in one.registrations if period.period.since.ToMilliseconds() <= now_ms]
         holds = (began or list(one.registrations))[-1]
         return (
-            one.meter_id, enum_name(one.kind, MeterKind), holds.supplier_id, instant_text(holds.dates.since),
-            instant_text(holds.dates.until), one.settings[-1].settings.head_end,
+            one.meter_id, enum_name(one.kind, MeterKind), holds.supplier_id, instant_text(holds.period.since),
+            instant_text(holds.period.until), one.settings[-1].settings.head_end,
         )  # fmt: skip
 
     listing = Listing(
-        service="RegistryService", method="ListMeters", request=pb.ListMetersRequest(after=after), field="meters",
+        request=pb.ListMetersRequest(page_token=page_token), field="meters",
         title="Meters", columns=("meter", "kind", "supplier", "since", "until", "head end"), row=row, most=limit,
-        page=page, key=lambda one: str(one.meter_id),
+        page=page,
     )  # fmt: skip
     print_listing(listing, target, (cert, key, ca), as_json=as_json)
 
@@ -220,4 +222,6 @@ def list_all(
 meter.command("change-supplier", for_good="moves meter {meter_id} from {losing} to {gaining}")(change_supplier)
 meter.command("change-tenant", for_good="ends tenancy {tenancy} of meter {meter_id} with its PANs")(change_tenant)
 meter.command("cancel")(cancel)
-meter.command("hand-over", for_good="hands the counters of meter {meter_id} from {from_} to {to}")(hand_over)
+meter.command("sellers")(sellers)
+meter.command("changes")(changes)
+meter.command("transfer-counters", for_good="hands the counters of meter {meter_id} from {from_} to {to}")(hand_over)

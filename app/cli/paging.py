@@ -12,7 +12,7 @@ from app.cli.requests import (
     Files,
     ask,
     message_json,
-    stub_of,
+    method_of,
 )
 from app.terminal.output import console, errors, print_table
 
@@ -23,30 +23,20 @@ if TYPE_CHECKING:
 _PAGES_A_LINE = 10
 
 
-def _next_after(reply: Any) -> str:
-    return str(reply.next_after)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Listing:
     """A list, and how it is shown.
 
     Attributes:
-        service: A service of utrn.v1.
-        method: Its method.
-        request: The first page; `after`, and `limit` where there is one, are set for each page.
+        request: The first page; `page_token` and `page_size` are set for each page.
         field: The field of the answer that has the items.
         title: Of the table.
         columns: Of the table.
         row: One item as a row.
-        most: How many items at most; 0 for all. Only where the request has a `limit`.
-        page: How many items in one call. Only where the request has a `limit`.
-        next_after: Where the next page begins, from an answer; "" at the end.
-        key: By which an item is gone on after, where a page may have more of them than were asked for.
+        most: How many items at most; 0 for all.
+        page: How many items in one call.
     """
 
-    service: str
-    method: str
     request: "Message"
     field: str
     title: str
@@ -54,8 +44,6 @@ class Listing:
     row: Callable[[Any], Sequence[object]]
     most: int = 0
     page: int = 1000
-    next_after: Callable[[Any], str] = _next_after
-    key: Callable[[Any], str] | None = None
 
 
 class JsonText:
@@ -92,30 +80,26 @@ def print_listing(listing: Listing, target: str, tls: Files, *, as_json: bool) -
         text.end({name: value for name, value in message_json(last).items() if name != listing.field})
         return last
     print_table(listing.title, listing.columns, rows)
-    if listing.most and listing.next_after(last):
-        console.print(f"more: --after {listing.next_after(last)}", highlight=False)
+    if listing.most and last.next_page_token:
+        console.print(f"more: --page-token {last.next_page_token}", highlight=False)
     return last
 
 
 async def _pages(channel: "grpc.aio.Channel", listing: Listing, heard: Callable[[Sequence[Any]], None]) -> Any:
     """Hear every page, and return the last one without its items."""
-    call = getattr(stub_of(listing.service, channel), listing.method)
     request: Any = type(listing.request)()
     request.CopyFrom(listing.request)
-    limited, shown, pages = "limit" in request.DESCRIPTOR.fields_by_name, 0, 0
+    method = method_of(request, channel)
+    shown = pages = 0
     while True:
-        if limited:
-            request.limit = min(listing.page, listing.most - shown) if listing.most else listing.page
-        reply = await call(request, timeout=TIMEOUT_S)
+        request.page_size = min(listing.page, listing.most - shown) if listing.most else listing.page
+        reply = await method(request, timeout=TIMEOUT_S)
         items = getattr(reply, listing.field)
-        if listing.key is not None and listing.most and len(items) > listing.most - shown:
-            del items[listing.most - shown :]
-            reply.next_after = listing.key(items[-1])
         heard(items)
-        shown, pages, after = shown + len(items), pages + 1, listing.next_after(reply)
-        if not after or (listing.most and shown >= listing.most):
+        shown, pages = shown + len(items), pages + 1
+        if not reply.next_page_token or (listing.most and shown >= listing.most):
             reply.ClearField(listing.field)
             return reply
-        request.after = after
+        request.page_token = reply.next_page_token
         if pages == 1 or pages % _PAGES_A_LINE == 0:
-            errors.print(f"{shown} {listing.field} so far, up to {after}", highlight=False, soft_wrap=True)
+            errors.print(f"{shown} {listing.field} so far", highlight=False, soft_wrap=True)

@@ -15,21 +15,20 @@ from app.cli.remedies import ADVICE
 from app.cli.requests import (
     Files,
     Instant,
+    call,
     choice,
-    dates_of,
     enum_name,
     message_json,
     moment,
     pence_of,
-    print_written,
-    registry,
-    top_up,
+    period_of,
+    print_result,
 )
 from app.cli.rpc import facts_text
 from app.terminal.output import EXIT_FAILED, console, print_json, print_table
 
 if TYPE_CHECKING:
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import pan_service_pb2 as pb
     from utrn.v1 import top_up_service_pb2 as top_up_pb
 
 pan = Commands(help="PANs: given, replaced, blocked, pointed elsewhere.")
@@ -38,16 +37,16 @@ _Pan = Annotated[str, typer.Argument(help="The number.")]
 _Form = Annotated[str, typer.Option(help="plastic, virtual or app.")]
 
 
-@pan.command("give")
+@pan.command("assign")
 def give(
     number: _Pan, meter_id: Annotated[str, typer.Option("--meter", help="EUI-64.")],
     target: TARGET, cert: CERT, key: KEY, ca: CA, form: _Form = "plastic", since: Instant = "", as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Give a PAN to the tenant that a meter has then."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import pan_service_pb2 as pb
 
-    request = pb.GivePanRequest(pan=number, form=_form(form), meter_id=meter_id, since=moment(since))
-    print_written(registry("GivePan", request, target, (cert, key, ca)).written, as_json=as_json)
+    request = pb.AssignPanRequest(pan=number, form=_form(form), meter_id=meter_id, since=moment(since))
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 @pan.command("replace", for_good="ends PAN {lost}, and gives {new} in its place")
@@ -56,14 +55,14 @@ def replace(
     as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Replace a lost PAN by a new one, at once."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import pan_service_pb2 as pb
 
     request = pb.ReplacePanRequest(lost_pan=lost, new_pan=new, form=_form(form))
-    print_written(registry("ReplacePan", request, target, (cert, key, ca)).written, as_json=as_json)
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 def _form(text: str) -> "pb.PanForm.ValueType":
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import pan_service_pb2 as pb
 
     from core.domain.meter import PanForm
 
@@ -83,10 +82,10 @@ def unblock(number: _Pan, target: TARGET, cert: CERT, key: KEY, ca: CA, as_json:
 
 
 def _set_blocked(number: str, target: str, tls: Files, *, blocked: bool, as_json: bool) -> None:
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import pan_service_pb2 as pb
 
     request = pb.SetPanBlockedRequest(pan=number, blocked=blocked)
-    print_written(registry("SetPanBlocked", request, target, tls).written, as_json=as_json)
+    print_result(call(request, target, tls).result, as_json=as_json)
 
 
 @pan.command("repoint")
@@ -97,27 +96,27 @@ def repoint(
     target: TARGET, cert: CERT, key: KEY, ca: CA, since: Instant = "", as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Point a PAN to another meter, or anew to the same one after a change of supplier or tenant."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import pan_service_pb2 as pb
 
     request = pb.RepointPanRequest(pan=number, from_meter_id=from_, to_meter_id=to, since=moment(since))
-    print_written(registry("RepointPan", request, target, (cert, key, ca)).written, as_json=as_json)
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 @pan.command("cancel")
 def cancel(number: _Pan, target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
     """Cancel what a PAN was going to stand for."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import pan_service_pb2 as pb
 
-    reply = registry("CancelPan", pb.CancelPanRequest(pan=number), target, (cert, key, ca))
-    print_written(reply.written, as_json=as_json)
+    reply = call(pb.CancelPanRequest(pan=number), target, (cert, key, ca))
+    print_result(reply.result, as_json=as_json)
 
 
 @pan.command("show")
 def show(number: _Pan, target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
     """Show a PAN and its history."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import pan_service_pb2 as pb
 
-    one = registry("GetPan", pb.GetPanRequest(pan=number), target, (cert, key, ca)).pan
+    one = call(pb.GetPanRequest(pan=number), target, (cert, key, ca)).pan
     if as_json:
         print_json(message_json(one))
         return
@@ -132,9 +131,9 @@ def list_all(
     target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False,
 ) -> None:  # fmt: skip
     """List every PAN of a meter: past, present and future."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import pan_service_pb2 as pb
 
-    reply = registry("ListPans", pb.ListPansRequest(meter_id=meter_id), target, (cert, key, ca))
+    reply = call(pb.ListPansRequest(meter_id=meter_id), target, (cert, key, ca))
     if as_json:
         print_json(message_json(reply))
     else:
@@ -146,7 +145,7 @@ def _print_pans(found: "Sequence[pb.Pan]") -> None:
 
     rows = [
         (
-            one.pan, enum_name(one.form, PanForm), *dates_of(use.dates), use.meter_id, use.supplier_id, use.tenancy,
+            one.pan, enum_name(one.form, PanForm), *period_of(use.period), use.meter_id, use.supplier_id, use.tenancy,
             enum_name(use.status, PanStatus),
         )
         for one in found
@@ -172,7 +171,7 @@ def eligible(
 
     through = types_pb2.Channel.ValueType(choice(channel, SOLD_THROUGH, "--channel") if channel else 0)
     request = pb.CheckEligibilityRequest(pan=number, amount_pence=pence_of(amount), channel=through, deliver=deliver)
-    reply = top_up("CheckEligibility", request, target, (cert, key, ca))
+    reply = call(request, target, (cert, key, ca))
     if as_json:
         print_json(message_json(reply))
     elif reply.eligible:

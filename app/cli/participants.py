@@ -11,21 +11,21 @@ from app.cli.requests import (
     Files,
     Instant,
     Page,
+    call,
     choice,
-    dates_of,
     enum_name,
     instant_text,
     message_json,
     moment,
     pence_option,
+    period_of,
     point_of,
-    print_written,
-    registry,
+    print_result,
 )
 from app.terminal.output import EXIT_USAGE, console, fail, print_json, print_table
 
 if TYPE_CHECKING:
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import participant_service_pb2 as pb
 
 supplier = Commands(help="Suppliers: on board, suspended, offboarded; their profiles.")
 participant = Commands(help="PSPs and other participants: on board, suspended, offboarded.")
@@ -51,14 +51,14 @@ def add_supplier(
     target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Bring a supplier on board; its key must be in the HSM (`utrn hsm import-key`)."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import participant_service_pb2 as pb
 
     supplier_key = pb.SupplierKey(originator_id=originator, key_id=key_id, public_point=point_of(point))
     one = pb.Participant(
         participant_id=participant_id, role=pb.ROLE_SUPPLIER, name=name, identities=identity, supplier_key=supplier_key
     )
-    reply = registry("AddParticipant", pb.AddParticipantRequest(participant=one), target, (cert, key, ca))
-    print_written(reply.written, as_json=as_json)
+    reply = call(pb.AddParticipantRequest(participant=one), target, (cert, key, ca))
+    print_result(reply.result, as_json=as_json)
 
 
 @supplier.command("key", for_good="has the codes of {participant_id} made with the key {key_id}")
@@ -70,11 +70,11 @@ def supplier_key(
     target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Correct which HSM key a supplier's codes are made with; needs two operators."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import participant_service_pb2 as pb
 
     one = pb.SupplierKey(originator_id=originator, key_id=key_id, public_point=point_of(point))
     request = pb.SetSupplierKeyRequest(participant_id=participant_id, supplier_key=one)
-    print_written(registry("SetSupplierKey", request, target, (cert, key, ca)).written, as_json=as_json)
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 @participant.command("add")
@@ -83,7 +83,7 @@ def add_participant(
     role: Annotated[str, typer.Option(help="psp, operator, helpdesk or auditor.")] = "psp", as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Bring a PSP, or another participant that is no supplier, on board."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import participant_service_pb2 as pb
 
     from core.domain.participant import Role
 
@@ -91,8 +91,8 @@ def add_participant(
         fail("--role supplier: a supplier has a key; use utrn supplier add", code=EXIT_USAGE)
     number = pb.Role.ValueType(choice(role, set(Role) - {Role.SUPPLIER}, "--role"))
     one = pb.Participant(participant_id=participant_id, role=number, name=name, identities=identity)
-    reply = registry("AddParticipant", pb.AddParticipantRequest(participant=one), target, (cert, key, ca))
-    print_written(reply.written, as_json=as_json)
+    reply = call(pb.AddParticipantRequest(participant=one), target, (cert, key, ca))
+    print_result(reply.result, as_json=as_json)
 
 
 @supplier.command("profile")
@@ -110,24 +110,24 @@ def profile(
     since: Instant = "", as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Choose who may issue and who may deliver; everything that is not said is cleared."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import participant_service_pb2 as pb
 
     from core.domain.participant import SellingModel
 
     chosen = pb.Profile(
-        option=pb.Option.ValueType(choice(option, SellingModel, "--option")),
+        selling_model=pb.SellingModel.ValueType(choice(option, SellingModel, "--option")),
         limits=[limit_of(one) for one in limit],
         credit_each_max_pence=credit_each,
         credit_day_max_pence=credit_day,
         credit_approvers=approver,
     )
     request = pb.SetProfileRequest(supplier_id=participant_id, profile=chosen, since=moment(since))
-    print_written(registry("SetProfile", request, target, (cert, key, ca)).written, as_json=as_json)
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 def limit_of(text: str) -> "pb.ChannelLimit":
     """Return a channel's limit as it is typed: counter_cash:200:4900, online:100:20000:whole, app:closed."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import participant_service_pb2 as pb
     from utrn_client.amounts import parse_pence
 
     from core.domain.vend import SOLD_THROUGH
@@ -147,10 +147,10 @@ def limit_of(text: str) -> "pb.ChannelLimit":
 @supplier.command("cancel-profile")
 def cancel_profile(participant_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
     """Cancel the profile that waits for its instant."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import participant_service_pb2 as pb
 
     request = pb.CancelProfileRequest(supplier_id=participant_id)
-    print_written(registry("CancelProfile", request, target, (cert, key, ca)).written, as_json=as_json)
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 def certificates(
@@ -161,10 +161,10 @@ def certificates(
 
     To rotate a certificate, name the old and the new one; once the new one is in use, name it alone.
     """
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import participant_service_pb2 as pb
 
     request = pb.SetIdentitiesRequest(participant_id=participant_id, name=name, identities=identity)
-    print_written(registry("SetIdentities", request, target, (cert, key, ca)).written, as_json=as_json)
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 def revoke(
@@ -177,22 +177,22 @@ def revoke(
     as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Revoke certificates at once, for good; the participant goes on with new ones under the same name."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import participant_service_pb2 as pb
 
     plain = [one.replace(":", "").lower() for one in fingerprint or ()]
     request = pb.RevokeCertificatesRequest(
         participant_id=participant_id, fingerprints=plain, issued_before=moment(issued_before)
     )
-    print_written(registry("RevokeCertificates", request, target, (cert, key, ca)).written, as_json=as_json)
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 def _set_standing(participant_id: str, standing: str, target: str, tls: Files, *, as_json: bool) -> None:
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import participant_service_pb2 as pb
 
-    request = pb.SetStandingRequest(
-        participant_id=participant_id, standing=pb.Standing.Value(f"STANDING_{standing.upper()}")
+    request = pb.SetParticipantStatusRequest(
+        participant_id=participant_id, status=pb.ParticipantStatus.Value(f"PARTICIPANT_STATUS_{standing.upper()}")
     )
-    print_written(registry("SetStanding", request, target, tls).written, as_json=as_json)
+    print_result(call(request, target, tls).result, as_json=as_json)
 
 
 def suspend(participant_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
@@ -216,10 +216,10 @@ def ceiling(
     target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Set the most that a seller may sell in an hour, at once."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import participant_service_pb2 as pb
 
     request = pb.SetCeilingRequest(participant_id=participant_id, ceiling_pence=pence)
-    print_written(registry("SetCeiling", request, target, (cert, key, ca)).written, as_json=as_json)
+    print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
 def show(
@@ -228,12 +228,12 @@ def show(
     as_json: JSON = False,
 ) -> None:  # fmt: skip
     """Show a participant and its history."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import participant_service_pb2 as pb
 
     from core.domain.participant import ParticipantStatus, Role
 
     request = pb.GetParticipantRequest(participant_id=participant_id)
-    one = registry("GetParticipant", request, target, (cert, key, ca)).participant
+    one = call(request, target, (cert, key, ca)).participant
     if as_json:
         print_json(message_json(one))
         return
@@ -241,14 +241,14 @@ def show(
     if one.HasField("supplier_key"):
         key_of = one.supplier_key
         console.print(f"originator {key_of.originator_id}, key {key_of.key_id}", highlight=False)
-    rows = [(*dates_of(period.dates), period.name, "\n".join(period.identities)) for period in one.known_as]
+    rows = [(*period_of(period.period), period.name, "\n".join(period.identities)) for period in one.identity_history]
     print_table("Name and certificates", ("since", "until", "by", "name", "certificates"), rows)
-    last = one.known_as[-1]
+    last = one.identity_history[-1]
     if last.HasField("revoked_before"):
         console.print(f"revoked: issued before {instant_text(last.revoked_before)}", highlight=False)
     for revoked in last.revoked_fingerprints:
         console.print(f"revoked: {revoked}", highlight=False)
-    stood = [(*dates_of(period.dates), enum_name(period.standing, ParticipantStatus)) for period in one.standings]
+    stood = [(*period_of(period.period), enum_name(period.status, ParticipantStatus)) for period in one.statuses]
     print_table("Standing", ("since", "until", "by", "standing"), stood)
     if one.role in (pb.ROLE_PSP, pb.ROLE_SUPPLIER):
         told = f"{one.ceiling_pence} pence" if one.ceiling_pence else "as agreed (flow.ceiling_pence)"
@@ -259,7 +259,7 @@ def show(
         print_table(
             "Profile",
             ("since", "until", "by", "option", "limits in pence", "credit at once, a day", "approvers"),
-            [(*dates_of(period.dates), *_profile_cells(period.profile)) for period in one.profiles],
+            [(*period_of(period.period), *_profile_cells(period.profile)) for period in one.profiles],
         )
 
 
@@ -268,7 +268,12 @@ def _profile_cells(chosen: "pb.Profile") -> tuple[str, ...]:
 
     credit = f"{chosen.credit_each_max_pence}, {chosen.credit_day_max_pence}"
     limits = "\n".join(map(_limit_text, chosen.limits)) or "-"
-    return enum_name(chosen.option, SellingModel), limits, credit, "\n".join(chosen.credit_approvers) or "any other"
+    return (
+        enum_name(chosen.selling_model, SellingModel),
+        limits,
+        credit,
+        "\n".join(chosen.credit_approvers) or "any other",
+    )
 
 
 def _limit_text(one: "pb.ChannelLimit") -> str:
@@ -282,16 +287,16 @@ def _limit_text(one: "pb.ChannelLimit") -> str:
 
 def list_all(target: TARGET, cert: CERT, key: KEY, ca: CA, page: Page = 1000, as_json: JSON = False) -> None:
     """List participants of every role."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import participant_service_pb2 as pb
 
     from core.domain.participant import ParticipantStatus, Role
 
     def row(one: pb.Participant) -> tuple[object, ...]:
-        standing = enum_name(one.standings[-1].standing, ParticipantStatus)
+        standing = enum_name(one.statuses[-1].status, ParticipantStatus)
         return one.participant_id, enum_name(one.role, Role), one.name, standing
 
     listing = Listing(
-        service="RegistryService", method="ListParticipants", request=pb.ListParticipantsRequest(),
+        request=pb.ListParticipantsRequest(),
         field="participants", title="Participants", columns=("participant", "role", "name", "standing"), row=row,
         page=page,
     )  # fmt: skip

@@ -18,7 +18,7 @@ from app.terminal.output import EXIT_FAILED, EXIT_USAGE, console, errors, fail, 
 
 if TYPE_CHECKING:
     import grpc
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import pan_service_pb2 as pb
 
 _PART = 1000
 _PARTS_A_LINE = 100
@@ -45,8 +45,10 @@ def reconcile(
             rows.extend((enum_name(one.kind, FindingKind), one.pan or "-", one.meter_id or "-") for one in findings)
 
     async def call(channel: "grpc.aio.Channel") -> tuple[int, int, int]:
+        from utrn.v1 import pan_service_pb2 as pb
+
         found, pans, meters, answers = 0, 0, 0, 0
-        async for reply in stub_of("RegistryService", channel).ReconcilePans(_requests(supplier, claims)):
+        async for reply in stub_of(pb.ReconcilePansRequest(), channel).ReconcilePans(_requests(supplier, claims)):
             heard(reply.findings)
             found, pans, meters = found + len(reply.findings), pans + reply.pans, meters + reply.meters
             answers += 1
@@ -65,7 +67,7 @@ def reconcile(
 
 
 async def _requests(supplier: str, claims: "Sequence[pb.PanClaim]") -> "AsyncIterator[pb.ReconcilePansRequest]":
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import pan_service_pb2 as pb
 
     yield pb.ReconcilePansRequest(supplier_id=supplier, claims=claims[:_PART])
     for begin in range(_PART, len(claims), _PART):
@@ -74,7 +76,7 @@ async def _requests(supplier: str, claims: "Sequence[pb.PanClaim]") -> "AsyncIte
 
 def _claims(file: Path) -> "Iterator[pb.PanClaim]":
     """Yield the PANs in use that a registry file names; end with the line that cannot be read."""
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import pan_service_pb2 as pb
 
     from app.cli.registry_files import UnreadableFile, read_lines
 

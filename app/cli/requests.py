@@ -1,5 +1,6 @@
 """What the commands of the market share: options, instants, calls, and how answers are printed."""
 
+import importlib
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -14,77 +15,56 @@ if TYPE_CHECKING:
     import grpc
     from google.protobuf import timestamp_pb2
     from google.protobuf.message import Message
-    from utrn.v1 import registry_service_pb2 as pb
+    from utrn.v1 import types_pb2
 
 Instant = Annotated[str, typer.Option(help="As 2026-11-24T12:00:00Z; left out for now, or at once.")]
 Page = Annotated[int, typer.Option(min=1, max=1000, help="How many are asked for in one call.")]
 Most = Annotated[int, typer.Option("--limit", min=0, help="How many are shown; 0 for all.")]
+PageToken = Annotated[str, typer.Option(help="Go on where another list has ended: its next_page_token.")]
 Files = tuple[Path, Path, Path]
 
 # Longer than any answer takes that will come; a node that hangs must not hold a command for ever.
 TIMEOUT_S: Final = 30.0
 
 
-def ask(call: "Callable[[grpc.aio.Channel], Any]", target: str, tls: Files) -> Any:
+def ask(asked: "Callable[[grpc.aio.Channel], Any]", target: str, tls: Files) -> Any:
     """Return what a call on a stub answers; end with the reason if it is refused."""
 
     async def awaited(channel: "grpc.aio.Channel") -> Any:
-        return await call(channel)
+        return await asked(channel)
 
     return ask_nodes(awaited, target, tls)
 
 
-def stub_of(service: str, channel: "grpc.aio.Channel") -> Any:
-    """Return a stub of a service of utrn.v1."""
-    from utrn.v1 import appointment_service_pb2_grpc as appointment_rpc
-    from utrn.v1 import credit_service_pb2_grpc as credit_rpc
-    from utrn.v1 import registry_service_pb2_grpc as registry_rpc
-    from utrn.v1 import top_up_service_pb2_grpc as top_up_rpc
-
-    stubs: dict[str, Callable[[grpc.aio.Channel], Any]] = {
-        "RegistryService": registry_rpc.RegistryServiceStub,
-        "AppointmentService": appointment_rpc.AppointmentServiceStub,
-        "CreditService": credit_rpc.CreditServiceStub,
-        "TopUpService": top_up_rpc.TopUpServiceStub,
-    }
-    return stubs[service](channel)
+def stub_of(request: "Message", channel: "grpc.aio.Channel") -> Any:
+    """Return a stub of the service that takes such requests: the only one of their file."""
+    file = request.DESCRIPTOR.file
+    (service,) = file.services_by_name
+    module = importlib.import_module(f"{file.name.removesuffix('.proto').replace('/', '.')}_pb2_grpc")
+    return getattr(module, f"{service}Stub")(channel)
 
 
-def registry(method: str, request: "Message", target: str, tls: Files) -> Any:
-    """Return the answer of a method of RegistryService."""
-    return _call("RegistryService", method, request, target, tls)
+def method_of(request: "Message", channel: "grpc.aio.Channel") -> Any:
+    """Return the method that a request is for: XyzRequest is what Xyz takes."""
+    return getattr(stub_of(request, channel), request.DESCRIPTOR.name.removesuffix("Request"))
 
 
-def appointments(method: str, request: "Message", target: str, tls: Files) -> Any:
-    """Return the answer of a method of AppointmentService."""
-    return _call("AppointmentService", method, request, target, tls)
+def call(request: "Message", target: str, tls: Files) -> Any:
+    """Return the answer to a request; end with the reason if it is refused."""
+    return ask(lambda channel: method_of(request, channel)(request, timeout=TIMEOUT_S), target, tls)
 
 
-def credit_of(method: str, request: "Message", target: str, tls: Files) -> Any:
-    """Return the answer of a method of CreditService."""
-    return _call("CreditService", method, request, target, tls)
-
-
-def top_up(method: str, request: "Message", target: str, tls: Files) -> Any:
-    """Return the answer of a method of TopUpService."""
-    return _call("TopUpService", method, request, target, tls)
-
-
-def request_of(service: str, method: str, request: "Message", target: str, tls: Files) -> Any:
-    """Return the answer of a method.
+def request_of(request: "Message", target: str, tls: Files) -> Any:
+    """Return the answer to a request.
 
     Raises:
         grpc.aio.AioRpcError: there is none, or a refusal.
     """
 
-    async def call(channel: "grpc.aio.Channel") -> Any:
-        return await getattr(stub_of(service, channel), method)(request, timeout=TIMEOUT_S)
+    async def asked(channel: "grpc.aio.Channel") -> Any:
+        return await method_of(request, channel)(request, timeout=TIMEOUT_S)
 
-    return answer_of(call, target, tls)
-
-
-def _call(service: str, method: str, request: "Message", target: str, tls: Files) -> Any:
-    return ask(lambda channel: getattr(stub_of(service, channel), method)(request, timeout=TIMEOUT_S), target, tls)
+    return answer_of(asked, target, tls)
 
 
 def moment(text: str) -> "timestamp_pb2.Timestamp | None":
@@ -111,9 +91,9 @@ def instant_text(timestamp: "timestamp_pb2.Timestamp") -> str:
     return f"{timestamp.ToDatetime().isoformat(timespec='milliseconds')}Z"
 
 
-def dates_of(dates: "pb.Dates") -> tuple[str, str, str]:
+def period_of(period: "types_pb2.EffectivePeriod") -> tuple[str, str, str]:
     """Return since, until and who said so."""
-    return instant_text(dates.since), instant_text(dates.until), dates.recorded_by
+    return instant_text(period.since), instant_text(period.until), period.recorded_by
 
 
 def pence_of(amount: str) -> int:
@@ -150,12 +130,12 @@ def point_of(text: str) -> bytes:
         fail("--point: hex is needed, 65 bytes of an uncompressed point of P-256", code=EXIT_USAGE)
 
 
-def print_written(written: "pb.Written", *, as_json: bool) -> None:
+def print_result(result: "types_pb2.ChangeResult", *, as_json: bool) -> None:
     """Print what became of a change."""
     if as_json:
-        print_json(message_json(written))
+        print_json(message_json(result))
     else:
-        text = f"done, at revision {written.revision}" if written.changed else "nothing to do: it is so already"
+        text = f"done, at revision {result.revision}" if result.changed else "nothing to do: it is so already"
         console.print(text, highlight=False)
 
 

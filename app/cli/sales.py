@@ -1,4 +1,4 @@
-"""The book of the commands that make an id: `utrn vend issue`, `vend deliver-external`, `credit ask`.
+"""The book of the commands that make an id: `utrn vend issue`, `vend deliver-external`, `credit request`.
 
 An id is in the book, with what was asked under it, before a node is asked, and leaves it with the final answer. The
 same command again takes up what is open; it never makes a second id for the same payment.
@@ -55,15 +55,13 @@ class Asked:
 
     Attributes:
         command: As it is typed, such as "vend issue --deliver".
-        service: Of utrn.v1.
-        method: Of the service.
+        method: Of utrn.v1.
         content: What makes it the same payment; no code in it.
         judge: What a failure says of it: a sale's rule, or that of a request without a payment.
         paid: A consumer paid for it: a final refusal means that the money may go back.
     """
 
     command: str
-    service: str
     method: str
     content: Mapping[str, str | int]
     judge: "Judge"
@@ -173,7 +171,7 @@ def carry_out(
     with _no_refusal_by_accident(), closing(CommandBook(sales or default_book())) as book:
         transaction_id, repeat = _id_for(asked, book, given=given, new_id=new_id, tls=tls)
         try:
-            reply = request_of(asked.service, asked.method, request(transaction_id, repeat), target, tls)
+            reply = request_of(request(transaction_id, repeat), target, tls)
         except grpc.aio.AioRpcError as error:
             _end_without(asked, error, book, transaction_id, repeat=repeat)
         tell(reply)

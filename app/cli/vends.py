@@ -10,12 +10,12 @@ from app.cli.command import Commands
 from app.cli.options import CA, CERT, JSON, KEY, TARGET
 from app.cli.requests import (
     Files,
+    call,
     choice,
     enum_name,
     instant_text,
     message_json,
     pence_of,
-    top_up,
 )
 from app.cli.sales import GIVEN_ID, NEW_ID, SALES, Asked, carry_out, digest
 from app.terminal.output import console, print_json, print_table
@@ -54,7 +54,7 @@ def show(
     from utrn.v1 import top_up_service_pb2 as pb
 
     request = pb.GetVendRequest(transaction_id=transaction_id, participant_id=participant)
-    found = message_json(top_up("GetVend", request, target, (cert, key, ca)).vend)
+    found = message_json(call(request, target, (cert, key, ca)).vend)
     if as_json:
         print_json(found)
     else:
@@ -70,12 +70,12 @@ def deliver(
     from utrn.v1 import top_up_service_pb2 as pb
 
     # An earlier command may have asked: nothing here knows.
-    request = pb.SendTopUpRequest(transaction_id=transaction_id, participant_id=participant, repeat=True)
-    _print_sent(top_up("SendTopUp", request, target, (cert, key, ca)), as_json=as_json)
+    request = pb.DeliverVendRequest(transaction_id=transaction_id, participant_id=participant, repeat=True)
+    _print_sent(call(request, target, (cert, key, ca)), as_json=as_json)
 
 
 @vend.command("deliver-external")
-def send_made_elsewhere(
+def send_externally_issued(
     pan: _Pan,
     utrn: Annotated[str, typer.Argument(help="The 20 digits, no spaces.")],
     counter: Annotated[int, typer.Option(min=1, max=2**32 - 1, help="The counter it was made under.")],
@@ -86,7 +86,7 @@ def send_made_elsewhere(
     from utrn.v1 import top_up_service_pb2 as pb
     from utrn_client.verdict import judge_request
 
-    made = pb.UtrnMadeElsewhere(pan=pan, utrn=utrn, utrn_counter=counter, channel=_channel(channel))
+    made = pb.ExternallyIssuedUtrn(pan=pan, utrn=utrn, utrn_counter=counter, channel=_channel(channel))
     content: dict[str, str | int] = {
         "pan": pan,
         "code_sha256": digest(utrn),
@@ -94,14 +94,14 @@ def send_made_elsewhere(
         "channel": made.channel,
     }
     asked = Asked(
-        command="vend deliver-external", service="TopUpService", method="SendTopUp", content=content,
+        command="vend deliver-external", method="DeliverVend", content=content,
         judge=judge_request,
     )  # fmt: skip
 
-    def request(one: str, repeat: bool) -> pb.SendTopUpRequest:  # as the book calls it
-        return pb.SendTopUpRequest(transaction_id=one, made_elsewhere=made, repeat=repeat)
+    def request(one: str, repeat: bool) -> pb.DeliverVendRequest:  # as the book calls it
+        return pb.DeliverVendRequest(transaction_id=one, externally_issued=made, repeat=repeat)
 
-    def tell(reply: "top_up_pb.SendTopUpResponse") -> None:
+    def tell(reply: "top_up_pb.DeliverVendResponse") -> None:
         _print_sent(reply, as_json=as_json)
 
     carry_out(
@@ -135,7 +135,7 @@ def _sell(command: str, method: str, sale: _Sale, how: _How) -> None:
     kind = pb.TopUpRequest if method == "TopUp" else pb.IssueUtrnRequest
     pence, channel = pence_of(sale.amount), _channel(sale.channel)
     content: dict[str, str | int] = {"pan": sale.pan, "amount_pence": pence, "channel": channel}
-    asked = Asked(command=command, service="TopUpService", method=method, content=content, judge=judge_sale, paid=True)
+    asked = Asked(command=command, method=method, content=content, judge=judge_sale, paid=True)
 
     def request(one: str, repeat: bool) -> "pb.TopUpRequest | pb.IssueUtrnRequest":  # as the book calls it
         return kind(transaction_id=one, pan=sale.pan, amount_pence=pence, channel=channel, repeat=repeat)
@@ -177,7 +177,7 @@ def _channel(text: str) -> "types_pb2.Channel.ValueType":
     return types_pb2.Channel.ValueType(choice(text, SOLD_THROUGH, "--channel"))
 
 
-def _print_sent(reply: "top_up_pb.SendTopUpResponse", *, as_json: bool) -> None:
+def _print_sent(reply: "top_up_pb.DeliverVendResponse", *, as_json: bool) -> None:
     from core.domain.delivery import DeliveryState
 
     if as_json:

@@ -7,8 +7,8 @@ import urllib.request
 from dataclasses import dataclass, field
 
 from google.protobuf import timestamp_pb2
-from utrn.v1 import registry_service_pb2 as pb
-from utrn.v1 import registry_service_pb2_grpc as rpc
+from utrn.v1 import meter_service_pb2 as pb
+from utrn.v1 import meter_service_pb2_grpc as rpc
 from utrn_client.channel import Tls, open_channel
 
 from app.devstack.files import NODES, OPERATOR, SUPPLIERS
@@ -121,9 +121,9 @@ async def _record_changes(world: World, seen: _Seen) -> None:
     certs = world.stack.certs(OPERATOR)
     tls = Tls(cert=certs.cert, key=certs.key, ca=certs.ca)
     async with open_channel([world.stack.node_target(node) for node in NODES], tls) as channel:
-        stub: rpc.RegistryServiceAsyncStub = rpc.RegistryServiceStub(channel)
+        stub: rpc.MeterServiceAsyncStub = rpc.MeterServiceStub(channel)
         losing, gaining = SUPPLIERS
-        page = await stub.ListMeters(pb.ListMetersRequest(limit=1000), timeout=10.0)
+        page = await stub.ListMeters(pb.ListMetersRequest(page_size=1000), timeout=10.0)
         meters = [one for one in page.meters if one.registrations[-1].supplier_id == losing]
         for number, one in enumerate(meters[:_FAR]):
             at = _stamp(_now() + 12 * _HOUR + number)

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import partial
 from importlib.metadata import version
 
@@ -15,7 +14,6 @@ from app.node.config import Config
 from app.node.connection_caps import ConnectionCaps
 from app.node.head_end_states import HeadEndStates
 from app.node.heartbeat import beat_of
-from app.node.services import Market
 from app.node.tls_watch import NodeTls
 from cluster.audit.anchors import TrailAnchors
 from cluster.codec.set_aside import SetAsideRecords
@@ -38,72 +36,37 @@ from cluster.membership.suspicion import Suspicions
 from cluster.registry.replica import EtcdRegistryReplica
 from cluster.registry.store import EtcdRegistryStore
 from cluster.timekeeping.ledger_time import ClusterClock, LedgerTime
+from core.access.approvals import TwoPeople
 from core.api.admin_servicer import AdminServicer
 from core.api.authenticate import Authenticate
+from core.api.call_audit import CallAudit
 from core.api.health import Health
 from core.api.peer_servicer import PeerServicer
 from core.api.server import TOP_UP_SERVICE, Services
 from core.api.status import Context
-from core.api.top_up_servicer import TopUpServicer
-from core.delivery.attempt import AttemptDelivery
-from core.delivery.duplicate_proof import CustodyOf
-from core.delivery.fresh_meters import FreshMeters
-from core.delivery.guard import DeliveryGuard
-from core.delivery.manual_entry import AdviseByHand
-from core.delivery.open_cases import OpenCases
-from core.delivery.origins import Origins
-from core.delivery.recorder import Recorder
+from core.assembly.administration import Administration
+from core.assembly.duties import Duties
+from core.assembly.issuing import Issuing
+from core.assembly.ports import Ports
+from core.assembly.services import callers_services
 from core.delivery.worker import DeliveryWorker
 from core.domain.cluster_time import TimeKeeper, TimeRule
 from core.gateways.audit_log_file import AuditLogFile
 from core.gateways.head_end_client import GrpcHeadEnd
 from core.gateways.system_clock import SystemClock
-from core.issuing.authorize import Authorize
 from core.issuing.ceilings import Ceilings
-from core.issuing.check_eligibility import CheckEligibility
-from core.issuing.counter_cache import Counters
-from core.issuing.find_vend import FindVend
 from core.issuing.group_commit import GroupCommitter
-from core.issuing.issue import IssueVend
 from core.issuing.recent_vends import RecentVends
-from core.issuing.refuse_sale import RefuseSale, closing_quota
-from core.issuing.request_delivery import SendIssued
 from core.metrics import LoopDelay, SetAside, StageTimes
 from core.operations.accept_cluster_time import AcceptTime
 from core.operations.drain_node import DrainNode
 from core.operations.forget_node import ForgetHeadEnd, ForgetNode
 from core.operations.key_monitor import KeyWatch
 from core.ports.audit_context import Notes
-from core.ports.audit_log import AuditLog
-from core.ports.ceilings import CeilingLedger
 from core.ports.clock import Clock
-from core.ports.head_end import HeadEnd
-from core.ports.head_ends import HeadEndNames
-from core.ports.ledger import Ledger
-from core.ports.outbox import Outbox
-from core.ports.ownership import Ownership
-from core.ports.registry import Registry, RegistryStore
-from core.ports.signer import TokenSigner
 from core.registry.due_change_runner import DueChangeRunner
-from core.registry.due_changes import ApplyDueChange
+from core.registry.registrations import registrations
 from hsm.signer import HsmSigner
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adapters:
-    """What fills the ports. Drills put their own between the core and the real ones."""
-
-    clock: Clock
-    signer: TokenSigner
-    ledger: Ledger
-    outbox: Outbox
-    ownership: Ownership
-    registry: Registry
-    store: RegistryStore
-    trail: AuditLog
-    ceilings: CeilingLedger
-    head_ends: Mapping[str, HeadEnd]
-    head_end_names: HeadEndNames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,10 +92,12 @@ class Node:
     keys: KeyWatch
     changes: DueChangeRunner
     trail: AuditLogFile
+    authenticate: Authenticate
     note: Callable[[Context, str, Message, str, Notes], None]
     head_ends: Mapping[str, GrpcHeadEnd]
     head_end_states: HeadEndStates
     line: GroupCommitter
+    ceilings: Ceilings
     delivery: DeliveryWorker
     services: Services
     times: StageTimes
@@ -142,11 +107,6 @@ class Node:
     ledger: LedgerParts
     tls: NodeTls
     connection_caps: ConnectionCaps
-
-    @property
-    def ceilings(self) -> Ceilings:
-        """What this node holds of sellers' ceilings."""
-        return self.services.top_up.issue.ceilings
 
     def copies(self) -> list[CopyState]:
         """Return how each copy of a part of the ledger is."""
@@ -166,7 +126,7 @@ class _Standby:
         return Readiness(hsm_ready=self.signer.ready, mirror_ready=self.outbox.mirrored and self.registry.ready)
 
 
-def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda adapters: adapters) -> Node:
+def build(config: Config, *, between: Callable[[Ports], Ports] = lambda adapters: adapters) -> Node:
     """Return the node that `config`, which has been checked, describes.
 
     `between` puts something between the core and its adapters; drills use it to crash at a chosen step.
@@ -177,12 +137,12 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     outbox, registry = EtcdOutbox(client, config.etcd, clock, aside), EtcdRegistryReplica(client, config.etcd, aside)
     cluster = _cluster(config, base, system, _Standby(signer=signer, outbox=outbox, registry=registry))
     time = _time(config, client, clock, cluster)
-    set_aside, times, loop_delay = SetAside(), StageTimes(), LoopDelay()
+    set_aside, loop_delay = SetAside(), LoopDelay()
     head_ends = {one.name: GrpcHeadEnd(one, set_aside) for one in config.head_ends}
     names = EtcdHeadEnds(client, config.etcd, system, node_id=config.node.node_id, own=head_ends)
     trail = AuditLogFile(config.node.trail, config.node.node_id, clock, TrailAnchors(client, config.etcd, system))
     ports = between(
-        Adapters(
+        Ports(
             clock=clock,
             signer=signer,
             ledger=EtcdLedger(client, config.etcd, clock, lambda: base.space.full),
@@ -196,16 +156,14 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
             head_end_names=names,
         )
     )
-    answers = RecentVends(recent_max=config.flow.recent_answers_max, pack=packed, unpack=unpacked)
-    turn, counters = ApplyDueChange(store=ports.store, clock=clock), _counters(config, clock)
-    line = _line(config, ports, answers, times, counters)
-    vending = _vending(config, ports, answers, line, turn)
-    market = _market(config, ports, registry, turn, vending, tls)
-    delivery = _delivery(config, ports, answers, times, set_aside, time.utc_ahead)
+    issuing, administration, two_people = _deciding(config, ports, tls)
+    duties = _duties(config, issuing, time, set_aside)
+    line, delivery, authenticate = issuing.line, duties.delivery, Authenticate(registry, tls.certificates)
     keys = KeyWatch(keys=registry.supplier_keys, finder=signer, clock=clock)
     health = _health(registry, signer, keys, cluster, time, base)
     states = HeadEndStates(names, ports.head_ends, delivery, clock)
     beat = partial(beat_of, time, cluster.ownership, health, outbox, line, delivery, loop_delay, keys, states, base)
+    view = _view_of_cluster(config, client, time, cluster, beat, delivery, base)
     return Node(
         config=config,
         client=client,
@@ -214,21 +172,22 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
         cluster=cluster,
         registry=registry,
         keys=keys,
-        changes=DueChangeRunner(due_by=registry.due_by, turn=turn, clock=clock, random=_chance()),
+        changes=duties.changes,
         trail=trail,
-        note=market.note,
+        authenticate=authenticate,
+        note=CallAudit(trail=trail, clock=clock, caller=registry.caller, certificate_of=tls.certificates).note,
         head_ends=head_ends,
         head_end_states=states,
         line=line,
+        ceilings=issuing.ceilings,
         delivery=delivery,
-        services=_services(
-            market,
-            health,
-            top_up=_top_up(config, ports, answers, vending, counters, market),
-            admin=_admin(market, registry, _view_of_cluster(config, client, time, cluster, beat, delivery, base)),
-            peer_=PeerServicer(beat, every_s=config.peers.heartbeat_ms / 1000),
+        services=Services(
+            callers=callers_services(issuing, administration, authenticate, config.delivery),
+            admin=_admin(authenticate, registry, view, two_people, clock),
+            peer=PeerServicer(beat, every_s=config.peers.heartbeat_ms / 1000),
+            health=health,
         ),
-        times=times,
+        times=issuing.times,
         set_aside=set_aside,
         loop_delay=loop_delay,
         time=time,
@@ -238,23 +197,36 @@ def build(config: Config, *, between: Callable[[Adapters], Adapters] = lambda ad
     )
 
 
+def _duties(config: Config, issuing: Issuing, time: LedgerTime, set_aside: SetAside) -> Duties:
+    return Duties(
+        issuing=issuing, config=config.delivery, random=_chance(), utc_ahead=time.utc_ahead, set_aside=set_aside
+    )
+
+
+def _deciding(config: Config, ports: Ports, tls: NodeTls) -> tuple[Issuing, Administration, TwoPeople]:
+    flow = config.flow
+    issuing = Issuing(
+        ports=ports,
+        config=flow,
+        node_id=config.node.node_id,
+        answers=RecentVends(recent_max=flow.recent_answers_max, pack=packed, unpack=unpacked),
+    )
+    two_people = TwoPeople(store=ports.store, clock=ports.clock, wait_ms=1000 * flow.approval_wait_s)
+    new = registrations(
+        ports.clock,
+        burst=flow.registrations_burst,
+        per_minute=flow.registrations_per_minute,
+        suppliers_register=flow.suppliers_register,
+    )
+    administration = Administration(
+        issuing=issuing, consents=two_people, authority=lambda: tls.trust.callers, registrations=new
+    )
+    return issuing, administration, two_people
+
+
 def _ceilings(config: Config, client: EtcdClient, clock: Clock) -> EtcdCeilings:
     default, node_id = config.flow.ceiling_pence, config.node.node_id
     return EtcdCeilings(client, config.etcd, clock, default_pence=default, node_id=node_id)
-
-
-def _services(
-    market: Market, health: Health, *, top_up: TopUpServicer, admin: AdminServicer, peer_: PeerServicer
-) -> Services:
-    return Services(
-        top_up=top_up,
-        registry=market.registry_servicer(),
-        appointments=market.appointment_servicer(),
-        credit=market.credit_servicer(),
-        admin=admin,
-        peer=peer_,
-        health=health,
-    )
 
 
 def _view_of_cluster(
@@ -353,128 +325,6 @@ def _time(config: Config, client: EtcdClient, clock: ClusterClock, cluster: Clus
     )
 
 
-def _admin(market: Market, registry: EtcdRegistryReplica, view: EtcdCluster) -> AdminServicer:
-    return AdminServicer(
-        authenticate=Authenticate(registry, market.certificate_of),
-        cluster=view,
-        drain=DrainNode(view, market.clock),
-        forget=ForgetNode(view),
-        forget_head_end=ForgetHeadEnd(view),
-        accept_time=AcceptTime(view, registry.due_by, market.consents),
-        two_people=market.consents,
-    )
-
-
-def _counters(config: Config, clock: Clock) -> Counters:
-    flow = config.flow
-    return Counters(
-        clock,
-        trust_s=flow.counter_trust_s,
-        sequences_max=flow.counter_cache_max,
-        alarm=flow.unapplied_alarm,
-        refuse=flow.unapplied_refuse,
-    )
-
-
-def _line(
-    config: Config, ports: Adapters, answers: RecentVends, times: StageTimes, counters: Counters
-) -> GroupCommitter:
-    flow = config.flow
-    return GroupCommitter(
-        ledger=ports.ledger,
-        signer=ports.signer,
-        counters=counters,
-        answers=answers,
-        clock=ports.clock,
-        times=times,
-        trail=ports.trail,
-        batch_max=flow.batch_max,
-        in_flight_max=flow.in_flight_max,
-        attempts_max=flow.commit_attempts_max,
-    )
-
-
-def _recorder(ports: Adapters, answers: RecentVends, meters: FreshMeters, origins: Origins) -> Recorder:
-    return Recorder(
-        outbox=ports.outbox,
-        ownership=ports.ownership,
-        head_ends=ports.head_ends,
-        answers=answers,
-        clock=ports.clock,
-        origins=origins,
-        spent_here=CustodyOf(registry=meters),
-    )
-
-
-def _delivery(
-    config: Config,
-    ports: Adapters,
-    answers: RecentVends,
-    times: StageTimes,
-    set_aside: SetAside,
-    utc_ahead: Callable[[], timedelta],
-) -> DeliveryWorker:
-    meters = FreshMeters(ports.registry, ports.store)
-    lapse, origins = DeliveryGuard(registry=meters), Origins.by(meters, set_aside)
-    recorder = _recorder(ports, answers, meters, origins)
-    attempt = AttemptDelivery(
-        outbox=ports.outbox,
-        head_ends=ports.head_ends,
-        clock=ports.clock,
-        times=times,
-        random=_chance(),
-        config=config.delivery,
-        lapsed=lapse,
-        reached_by=lapse.reached_by,
-        origins=origins,
-        spent_here=recorder.spent_here,
-        utc_ahead=utc_ahead,
-    )
-    return DeliveryWorker(
-        outbox=ports.outbox,
-        ownership=ports.ownership,
-        head_ends=ports.head_ends,
-        answers=answers,
-        attempt=attempt,
-        recorder=recorder,
-        config=config.delivery,
-    )
-
-
-def _vending(
-    config: Config, ports: Adapters, answers: RecentVends, line: GroupCommitter, turn: ApplyDueChange
-) -> IssueVend:
-    authorise = Authorize(
-        registry=ports.registry,
-        store=ports.store,
-        turn=turn,
-        clock=ports.clock,
-        trail=ports.trail,
-        head_ends=ports.head_end_names,
-    )
-    return IssueVend(
-        authorise=authorise,
-        answers=answers,
-        line=line,
-        clock=ports.clock,
-        config=config.flow,
-        refuse=_refuse(config, ports, answers),
-        ceilings=Ceilings(ports.ceilings, ports.clock),
-    )
-
-
-def _refuse(config: Config, ports: Adapters, answers: RecentVends) -> RefuseSale:
-    flow = config.flow
-    return RefuseSale(
-        ledger=ports.ledger,
-        answers=answers,
-        clock=ports.clock,
-        quota=closing_quota(ports.clock, burst=flow.closings_burst, per_minute=flow.closings_per_minute),
-        id_window=flow.hot_window,
-        node_id=config.node.node_id,
-    )
-
-
 def _connection_caps(config: Config, tls: NodeTls) -> ConnectionCaps:
     return ConnectionCaps(
         tls.certificates.callers,
@@ -483,49 +333,19 @@ def _connection_caps(config: Config, tls: NodeTls) -> ConnectionCaps:
     )
 
 
-def _market(
-    config: Config,
-    ports: Adapters,
-    registry: EtcdRegistryReplica,
-    turn: ApplyDueChange,
-    vending: IssueVend,
-    tls: NodeTls,
-) -> Market:
-    return Market(
-        config=config,
-        store=ports.store,
-        registry=registry,
-        trail=ports.trail,
-        clock=ports.clock,
-        turn=turn,
-        vending=vending,
-        head_ends=ports.head_end_names,
-        certificate_of=tls.certificates,
-        callers=lambda: tls.trust.callers,
-    )
-
-
-def _top_up(
-    config: Config, ports: Adapters, answers: RecentVends, vending: IssueVend, counters: Counters, market: Market
-) -> TopUpServicer:
-    authorise, find = vending.authorise, FindVend(ports.ledger)
-    return TopUpServicer(
-        authenticate=Authenticate(ports.registry, market.certificate_of),
-        issue=vending,
-        send=SendIssued(authorise=authorise, find=find, ledger=ports.ledger, answers=answers, clock=ports.clock),
-        find=find,
-        check=CheckEligibility(authorise=authorise, ledger=ports.ledger, counters=counters),
-        advise=AdviseByHand(ports.clock, config.delivery),
-        cases=OpenCases(
-            ledger=ports.ledger,
-            outbox=ports.outbox,
-            answers=answers,
-            clock=ports.clock,
-            consents=market.consents,
-        ),
-        pan_rule=config.flow.pan,
-    )
-
-
 def _chance() -> random.Random:
     return random.Random()  # noqa: S311  # spreads retries; guards nothing
+
+
+def _admin(
+    authenticate: Authenticate, registry: EtcdRegistryReplica, view: EtcdCluster, two_people: TwoPeople, clock: Clock
+) -> AdminServicer:
+    return AdminServicer(
+        authenticate=authenticate,
+        cluster=view,
+        drain=DrainNode(view, clock),
+        forget=ForgetNode(view),
+        forget_head_end=ForgetHeadEnd(view),
+        accept_time=AcceptTime(view, registry.due_by, two_people),
+        two_people=two_people,
+    )

@@ -155,7 +155,7 @@ async def _run(node: Node, stop: _Stop) -> None:
         watches_max=api.caller_watches_max,
         refusals_per_s=api.caller_refusals_per_s,
     )
-    interceptor = Interceptor(node.services.top_up.authenticate, stop.broken, node.note, limits)
+    interceptor = Interceptor(node.authenticate, stop.broken, node.note, limits)
     server, port = build_server(node.config.api, node.services, interceptor, node.tls.credentials())
     try:
         with serve_metrics(node, interceptor):

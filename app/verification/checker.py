@@ -86,7 +86,7 @@ def _one_counter_one_content(book: Book) -> Iterator[Finding]:
         sequence = (vend.meter_id, vend.originator_id)
         before = last.get(sequence, 0)
         # Codes made elsewhere come in whatever order their supplier sends them.
-        elsewhere = vend.sale.operation is Operation.MADE_ELSEWHERE
+        elsewhere = vend.sale.operation is Operation.EXTERNALLY_ISSUED
         if vend.counter <= before and not elsewhere:
             yield Finding(2, f"meter {vend.meter_id}: counter {vend.counter} was committed after {before}")
         elif not elsewhere and vend.counter != before + 1 and before:
@@ -189,7 +189,7 @@ def _money(run: Run, book: Book) -> Iterator[Finding]:
     digits = {credit.utrn for credit in run.credits}
     for code, vend in vends.items():
         # Of a code made elsewhere only its maker knows the counter; its digits are what the meter took.
-        elsewhere = vend.sale.operation is Operation.MADE_ELSEWHERE and vend.utrn in digits
+        elsewhere = vend.sale.operation is Operation.EXTERNALLY_ISSUED and vend.utrn in digits
         if vend.delivery.state is DeliveryState.APPLIED and not times[code] and not elsewhere:
             told = (
                 f"meter {code.meter_id}: counter {code.counter} is applied in the ledger ({vend.delivery.reason.name})"
@@ -248,7 +248,7 @@ def _ceilings(run: Run, book: Book) -> Iterator[Finding]:
     sold: Counter[tuple[str, Ms]] = Counter()
     for step in book.created:
         vend = step.seen.vend
-        if vend.sale.operation is not Operation.MADE_ELSEWHERE:
+        if vend.sale.operation is not Operation.EXTERNALLY_ISSUED:
             sold[str(vend.sale.participant_id), hour_of(ms_of(vend.issued_at))] += vend.sale.amount
     for (seller, _), pence in sorted(sold.items()):
         if run.ceiling_pence is not None and pence > run.ceiling_pence:

@@ -109,7 +109,7 @@ def compare(vends: Sequence[Vend], credited_codes: Sequence[pb.ListCreditsRespon
 def _check_dense(result: AuditResult, vends: dict[CodeKey, Vend]) -> None:
     """Find counters that were spent and have no vend: a committed code that something has overwritten."""
     spent: dict[tuple[str, str], list[int]] = defaultdict(list)
-    elsewhere = {key[:2] for key, vend in vends.items() if vend.sale.operation is Operation.MADE_ELSEWHERE}
+    elsewhere = {key[:2] for key, vend in vends.items() if vend.sale.operation is Operation.EXTERNALLY_ISSUED}
     for meter_id, originator_id, counter in vends:
         spent[(meter_id, originator_id)].append(counter)
     for sequence, counters in spent.items():

@@ -115,7 +115,7 @@ class _Sale:
             yield "a change of its meter was due and not carried out"
         if (registration.supplier_id, settings.tenancy) != (vend.supplier_id, vend.tenancy):
             yield "its meter was in other hands"
-        minted = vend.sale.operation is not Operation.MADE_ELSEWHERE
+        minted = vend.sale.operation is not Operation.EXTERNALLY_ISSUED
         if registration.custody is not (Custody.CENTRAL if minted else Custody.SUPPLIER):
             yield "the counters of its meter were in other hands"
         if not settings.enrolled or settings.payment_mode is not PaymentMode.PREPAYMENT:

@@ -177,9 +177,9 @@ class Seller:
         repeat = False
         while True:
             sold.requests += 1
-            request = pb.SendTopUpRequest(transaction_id=sold.plan.transaction_id, repeat=repeat)
+            request = pb.DeliverVendRequest(transaction_id=sold.plan.transaction_id, repeat=repeat)
             try:
-                await self._stub.SendTopUp(request, timeout=_DEADLINE_S)
+                await self._stub.DeliverVend(request, timeout=_DEADLINE_S)
             except grpc.aio.AioRpcError as error:
                 if not self._may_repeat(sold, error, started, repeat=repeat, sale=False):
                     return

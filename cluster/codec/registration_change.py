@@ -14,7 +14,7 @@ from core.domain.money import Pence
 from core.domain.participant import (
     ParticipantId,
 )
-from core.domain.registration_change import ChangeKind, OwedVend, RegistrationChange
+from core.domain.registration_change import ChangeKind, RegistrationChange, VendRef
 from core.domain.transaction_id import TransactionId
 from core.domain.utrn import Counter
 
@@ -38,14 +38,14 @@ def change_record(one: RegistrationChange) -> pb.MarketChangeRecord:
     )
 
 
-def _owed_record(vend: OwedVend) -> pb.OwedVendRecord:
+def _owed_record(vend: VendRef) -> pb.OwedVendRecord:
     return pb.OwedVendRecord(
         participant_id=vend.participant_id, transaction_id=vend.transaction_id, utrn_counter=vend.counter
     )
 
 
-def _owed_of(record: pb.OwedVendRecord) -> OwedVend:
-    return OwedVend(
+def _owed_of(record: pb.OwedVendRecord) -> VendRef:
+    return VendRef(
         participant_id=ParticipantId(record.participant_id),
         transaction_id=TransactionId(record.transaction_id),
         counter=Counter(record.utrn_counter),

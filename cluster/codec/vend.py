@@ -223,7 +223,7 @@ def _vend_of(record: pb.VendRecord) -> Vend:
             reference=SaleReference(
                 outlet_id=record.outlet_id, terminal_id=record.terminal_id, receipt_id=record.receipt_id
             ),
-            code=(utrn, counter) if operation is Operation.MADE_ELSEWHERE else None,
+            code=(utrn, counter) if operation is Operation.EXTERNALLY_ISSUED else None,
         ),
         meter_id=MeterId(record.meter_id),
         meter_kind=MeterKind(record.meter_kind),

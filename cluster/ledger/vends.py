@@ -292,7 +292,7 @@ def _outcome(child: _Child, settled: Settled) -> CommitOutcome:
     if isinstance(state, LedgerUnavailable):
         return state
     moved = state.revision != child.entry.seen.revision
-    if code is not None and (not moved or child.entry.vend.sale.operation is Operation.MADE_ELSEWHERE):
+    if code is not None and (not moved or child.entry.vend.sale.operation is Operation.EXTERNALLY_ISSUED):
         return CounterTaken("this counter belongs to another transaction_id already", field="utrn_counter")
     return CounterMoved(counter=state) if moved else RegistrationMoved()
 
@@ -340,14 +340,15 @@ def _dated(entry: Entry) -> Ms:
 def _spent(entry: Entry) -> tuple[int, int]:
     """Return the last counter spent by anyone and by this service, after `entry`."""
     counter, seen = entry.vend.counter, entry.seen
-    if entry.vend.sale.operation is Operation.MADE_ELSEWHERE:
+    if entry.vend.sale.operation is Operation.EXTERNALLY_ISSUED:
         return max(seen.last_issued, counter), seen.last_issued_here
     check(counter == seen.last_issued + 1, "counters are dense")
     return counter, counter
 
 
 def _below_ours(entry: Entry) -> bool:
-    return entry.vend.sale.operation is Operation.MADE_ELSEWHERE and entry.vend.counter <= entry.seen.last_issued_here
+    vend = entry.vend
+    return vend.sale.operation is Operation.EXTERNALLY_ISSUED and vend.counter <= entry.seen.last_issued_here
 
 
 def _taken_here() -> CounterTaken:

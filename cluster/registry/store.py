@@ -26,7 +26,7 @@ from core.domain.errors import LedgerFull, NotReady
 from core.domain.meter import Meter, MeterId, OriginatorId, Pan
 from core.domain.participant import ParticipantId
 from core.domain.record import Kind, Ref, Versioned
-from core.domain.registration_change import OwedVend
+from core.domain.registration_change import VendRef
 from core.domain.transaction_id import TransactionId
 from core.domain.utrn import Counter
 from core.domain.vend import Vend
@@ -147,16 +147,16 @@ class EtcdRegistryStore:
             self._aside.note("vend", kv.key, kv.mod_revision, error)
             raise _not_understood() from error
 
-    async def owed(self, meter_id: MeterId) -> Sequence[OwedVend]:
+    async def owed(self, meter_id: MeterId) -> Sequence[VendRef]:
         """Return the deliveries owed to a meter now."""
         prefix = self._keys.outboxes_of(shard_of(meter_id, self._shards), meter_id)
         reply = await self._range(pb.RangeRequest(key=prefix, range_end=prefix_end(prefix), limit=1000))
         return [self._owed(kv) for kv in reply.kvs]
 
-    async def codes_uncredited(self, originator_id: OriginatorId, meter_id: MeterId) -> tuple[Sequence[OwedVend], int]:
+    async def codes_uncredited(self, originator_id: OriginatorId, meter_id: MeterId) -> tuple[Sequence[VendRef], int]:
         """Return the codes of a sequence not known to be credited now, lowest counter first, and how many more."""
         prefix = self._keys.codes(originator_id, meter_id)
-        start, found, more = prefix, list[OwedVend](), 0
+        start, found, more = prefix, list[VendRef](), 0
         while True:
             reply = await self._range(pb.RangeRequest(key=start, range_end=prefix_end(prefix), limit=_CODES_AT_ONCE))
             for kv in reply.kvs:
@@ -283,7 +283,7 @@ class EtcdRegistryStore:
             self._aside.note(kind, kv.key, kv.mod_revision, error)
             raise _not_understood() from error
 
-    def _owed(self, kv: pb.KeyValue) -> OwedVend:
+    def _owed(self, kv: pb.KeyValue) -> VendRef:
         try:
             pointer = read(store.VendPointer(), kv.value)
             _, _, counter, _ = self._keys.parse_outbox(kv.key)
@@ -328,8 +328,8 @@ def _credited_by(vend: Vend, at: Ms) -> bool:
     return applied and delivery.closed_at is not None and ms_of(delivery.closed_at) <= at
 
 
-def _vend_at(pointer: store.VendPointer, counter: Counter) -> OwedVend:
-    return OwedVend(
+def _vend_at(pointer: store.VendPointer, counter: Counter) -> VendRef:
+    return VendRef(
         participant_id=ParticipantId(pointer.participant_id),
         transaction_id=TransactionId(pointer.transaction_id),
         counter=counter,

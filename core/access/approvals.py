@@ -134,10 +134,11 @@ class TwoPeople:
         """
         return await self._decide(principal, approval_id, ApprovalState.WITHDRAWN)
 
-    async def list_page(self, principal: Principal, *, after: str, limit: int) -> Sequence[Approval]:
-        """Return approvals in the order of their ids, whatever became of them."""
+    async def list_page(self, principal: Principal, *, after: str, limit: int) -> tuple[Sequence[Approval], str]:
+        """Return approvals in the order of their ids, whatever became of them, and where to go on: "" at the end."""
         require_role(principal, OPERATORS)
-        return [one.record for one in await self.store.list_records(Approval, after=after, limit=limit)]
+        found = [one.record for one in await self.store.list_records(Approval, after=after, limit=limit)]
+        return found, found[-1].approval_id if len(found) == limit else ""
 
     async def _decide(self, principal: Principal, approval_id: str, to: ApprovalState) -> Approval:
         require_role(principal, OPERATORS)

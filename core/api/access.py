@@ -84,25 +84,29 @@ _HEALTH: Final = Access(
 _TOP_UP: Final = {
     "IssueUtrn": _SALE,
     "TopUp": _SALE,
-    "SendTopUp": _SALE,
+    "DeliverVend": _SALE,
     "GetVend": Access(roles=_EVERYBODY, bytes_max=4096, noted=Noted.REFUSALS, barred=True),
     "CheckEligibility": Access(roles=_EVERYBODY, bytes_max=4096, noted=Noted.REFUSALS),
     "ListOpenCases": _LIST,
     "SettleDelivery": _KEEP,
 }
-_REGISTRY: Final = {
+_PARTICIPANTS: Final = {
     "AddParticipant": _OPERATE,
     "SetIdentities": _OPERATE,
     "RevokeCertificates": _OPERATE,
     "SetSupplierKey": _OPERATE,
-    "SetStanding": _OPERATE,
+    "SetParticipantStatus": _OPERATE,
     "SetCeiling": _OPERATE,
     "SetProfile": Access(roles=KEEPERS, bytes_max=32_768),
     "CancelProfile": _KEEP,
     "GetParticipant": Access(roles=_EVERYBODY, bytes_max=4096),
     "ListParticipants": Access(roles=READERS - SUPPLIERS, bytes_max=4096, at_once_max=4),
-    "SetModel": _OPERATE,
-    "ListModels": _LIST,
+}
+_METER_MODELS: Final = {
+    "SetMeterModel": _OPERATE,
+    "ListMeterModels": _LIST,
+}
+_METERS: Final = {
     "AddMeter": _KEEP,
     "ChangeMeter": _KEEP,
     "ChangeSupplier": _OPERATE,
@@ -111,13 +115,15 @@ _REGISTRY: Final = {
     "EndMeter": _KEEP,
     "CancelChange": _KEEP,
     # With the codes that are not spent.
-    "HandOverMeter": Access(roles=KEEPERS, bytes_max=32_768),
+    "TransferCounters": Access(roles=KEEPERS, bytes_max=32_768),
     "RecordBalance": _KEEP,
     "GetMeter": _READ,
     "ListMeters": _LIST,
     "ListSellers": _LIST,
-    "ListMarketChanges": _LIST,
-    "GivePan": _KEEP,
+    "ListRegistrationChanges": _LIST,
+}
+_PANS: Final = {
+    "AssignPan": _KEEP,
     "ReplacePan": _KEEP,
     "SetPanBlocked": _KEEP,
     "RepointPan": _KEEP,
@@ -126,6 +132,8 @@ _REGISTRY: Final = {
     "ListPans": _LIST,
     # A thousand claims.
     "ReconcilePans": Access(roles=READERS, bytes_max=131_072, noted=Noted.REFUSALS, at_once_max=2),
+}
+_REGISTRY: Final = {
     # A thousand lines, appointments with their evidence among them.
     "LoadRecords": Access(roles=KEEPERS, bytes_max=2_097_152, noted=Noted.REFUSALS, at_once_max=4),
 }
@@ -138,7 +146,7 @@ _APPOINTMENTS: Final = {
     "ListAppointments": Access(roles=READERS | PSPS, bytes_max=4096, at_once_max=4),
 }
 _CREDIT: Final = {
-    "AskCredit": Access(roles=SUPPLIERS),
+    "RequestCredit": Access(roles=SUPPLIERS),
     "DecideCredit": Access(roles=SUPPLIERS, sells=True),
     "ListCredits": _LIST,
 }
@@ -151,6 +159,10 @@ _ADMIN: Final = dict.fromkeys(
 )  # fmt: skip
 _SERVICES: Final[Mapping[str, Mapping[str, Access]]] = {
     "utrn.v1.TopUpService": _TOP_UP,
+    "utrn.v1.ParticipantService": _PARTICIPANTS,
+    "utrn.v1.MeterModelService": _METER_MODELS,
+    "utrn.v1.MeterService": _METERS,
+    "utrn.v1.PanService": _PANS,
     "utrn.v1.RegistryService": _REGISTRY,
     "utrn.v1.AppointmentService": _APPOINTMENTS,
     "utrn.v1.CreditService": _CREDIT,

@@ -11,7 +11,8 @@ from utrn.admin.v1 import admin_service_pb2_grpc as rpc
 from core.access.approvals import TwoPeople
 from core.api.approval_request import asked_of
 from core.api.authenticate import Authenticate
-from core.api.registry_messages import page_after, page_limit, stamp
+from core.api.change_messages import stamp
+from core.api.paging import page_size, page_start, page_token
 from core.api.status import Context
 from core.domain.approval import Approval, parse_approval_id
 from core.domain.errors import BadField, OperatorOnly
@@ -93,9 +94,10 @@ class AdminServicer(rpc.AdminServiceServicer):
     async def ListApprovals(self, request: pb.ListApprovalsRequest, context: Context) -> pb.ListApprovalsResponse:
         """List what needs two operators."""
         principal = self._operator(context)
-        after, limit = page_after(request.after), page_limit(request.limit)
-        found = await self.two_people.list_page(principal, after=after, limit=limit)
-        return pb.ListApprovalsResponse(approvals=[_approval(one) for one in found])
+        after, limit = page_start(request.page_token), page_size(request.page_size)
+        found, more = await self.two_people.list_page(principal, after=after, limit=limit)
+        approvals = [_approval(approval) for approval in found]
+        return pb.ListApprovalsResponse(approvals=approvals, next_page_token=page_token(more))
 
     async def ApproveOperation(
         self, request: pb.ApproveOperationRequest, context: Context

@@ -7,10 +7,10 @@ from google.protobuf.message import DecodeError
 from utrn.v1 import appointment_service_pb2 as pb
 from utrn.v1 import appointment_service_pb2_grpc as rpc
 
-from core.api import registry_messages as made
 from core.api import validation
+from core.api.appointment_messages import appointment_messages, terms_of
 from core.api.authenticate import Authenticate
-from core.api.paging import fit
+from core.api.paging import fit, page_size, page_start, page_token
 from core.api.status import Context
 from core.domain.appointment import Evidence
 from core.domain.effective_dated import ms_of
@@ -50,7 +50,7 @@ class AppointmentServicer(rpc.AppointmentServiceServicer):
             certificate=certificate,
             intermediates=validation.parse_intermediates(signed.intermediates, "signed_terms.intermediates"),
         )
-        asked = made.terms_of(terms, "signed_terms.terms", now=ms_of(self.appoint.clock.now()))
+        asked = terms_of(terms, "signed_terms.terms", now=ms_of(self.appoint.clock.now()))
         done = await self.appoint.propose(principal, asked, evidence)
         return pb.AppointResponse(changed=done.changed)
 
@@ -81,17 +81,19 @@ class AppointmentServicer(rpc.AppointmentServiceServicer):
             parse_participant_id(request.supplier_id, field="supplier_id"),
             parse_participant_id(request.psp_id, field="psp_id"),
         )
-        return pb.GetAppointmentsResponse(appointments=made.appointment_messages(found.all))
+        return pb.GetAppointmentsResponse(appointments=appointment_messages(found.all))
 
     async def ListAppointments(
         self, request: pb.ListAppointmentsRequest, context: Context
     ) -> pb.ListAppointmentsResponse:
         """List appointments."""
         whose = parse_participant_id(request.supplier_id, field="supplier_id") if request.supplier_id else None
-        found, after = await self.view.appointments(self.authenticate(context), whose, made.page_after(request.after))
+        found, after = await self.view.appointments(
+            self.authenticate(context), whose, page_start(request.page_token), page_size(request.page_size)
+        )
         keys = (f"{one.terms.supplier_id}/{one.terms.psp_id}" for one in found)
-        page, after = fit(zip(keys, made.appointment_messages(found), strict=True), after)
-        return pb.ListAppointmentsResponse(appointments=page, next_after=after)
+        page, after = fit(zip(keys, appointment_messages(found), strict=True), after)
+        return pb.ListAppointmentsResponse(appointments=page, next_page_token=page_token(after))
 
 
 def _named(name: pb.AppointmentName) -> tuple[ParticipantId, ParticipantId, str]:

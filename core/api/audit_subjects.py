@@ -7,7 +7,7 @@ from utrn.v1 import top_up_service_pb2 as top_up_pb
 
 # Where a request says what it is about, most telling first; a dot goes into a part of it.
 _PATHS = (
-    "meter_id", "meter.meter_id", "old_meter_id", "pan", "lost_pan", "credit.pan", "made_elsewhere.pan",
+    "meter_id", "meter.meter_id", "old_meter_id", "pan", "lost_pan", "credit.pan", "externally_issued.pan",
     "transaction_id", "participant_id", "participant.participant_id", "supplier_id", "psp_id", "node_id",
     "approval_id",
 )  # fmt: skip

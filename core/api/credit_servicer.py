@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from utrn.v1 import credit_service_pb2 as pb
 from utrn.v1 import credit_service_pb2_grpc as rpc
 
-from core.api import registry_messages as made
 from core.api import top_up_messages
 from core.api.authenticate import Authenticate
+from core.api.credit_messages import credit_message, credit_of
+from core.api.paging import page_size, page_start, page_token
 from core.api.status import Context
 from core.credit.goodwill_credit import CreditQuery, GiveGoodwillCredit
 from core.domain.effective_dated import ms_of
@@ -28,11 +29,11 @@ class CreditServicer(rpc.CreditServiceServicer):
     clock: Clock
     pan_rule: PanRule
 
-    async def AskCredit(self, request: pb.AskCreditRequest, context: Context) -> pb.AskCreditResponse:
+    async def RequestCredit(self, request: pb.RequestCreditRequest, context: Context) -> pb.RequestCreditResponse:
         """Ask for credit."""
         principal = self.authenticate(context)
-        asked = made.credit_of(request.credit, principal, self.pan_rule, ms_of(self.clock.now()))
-        return pb.AskCreditResponse(credit=made.credit_message(await self.credit.ask(principal, asked)))
+        asked = credit_of(request.credit, principal, self.pan_rule, ms_of(self.clock.now()))
+        return pb.RequestCreditResponse(credit=credit_message(await self.credit.ask(principal, asked)))
 
     async def DecideCredit(self, request: pb.DecideCreditRequest, context: Context) -> pb.DecideCreditResponse:
         """Decide a request."""
@@ -45,22 +46,27 @@ class CreditServicer(rpc.CreditServiceServicer):
             repeat=request.repeat,
         )
         code = None if issued is None else top_up_messages.issued_code(issued.stored.vend)
-        return pb.DecideCreditResponse(credit=made.credit_message(decided), code=code)
+        return pb.DecideCreditResponse(credit=credit_message(decided), code=code)
 
     async def ListCredits(self, request: pb.ListCreditsRequest, context: Context) -> pb.ListCreditsResponse:
         """Report credit."""
         principal = self.authenticate(context)
         if request.day:
             day_start(request.day)
-        after = parse_transaction_id(request.after, field="after") if request.after else ""
+        after = page_start(request.page_token)
         whose = principal.participant_id
         if request.supplier_id:
             whose = parse_participant_id(request.supplier_id, field="supplier_id")
-        asked = CreditQuery(day=request.day, waiting_only=request.waiting_only, after=after)
+        asked = CreditQuery(
+            day=request.day,
+            waiting_only=request.waiting_only,
+            after=parse_transaction_id(after, field="page_token") if after else "",
+            limit=page_size(request.page_size),
+        )
         told = await self.credit.report(principal, whose, asked)
         return pb.ListCreditsResponse(
-            credits=[made.credit_message(one) for one in told.requests],
+            credits=[credit_message(one) for one in told.requests],
             approved=told.total.count,
             approved_pence=told.total.total_pence,
-            next_after=told.next_after,
+            next_page_token=page_token(told.next_key),
         )

@@ -12,7 +12,7 @@ from typing import Any, Final
 from google.protobuf.message import DecodeError
 from utrn.v1 import appointment_service_pb2 as appointment_pb
 
-from core.api.registry_messages import terms_of
+from core.api.appointment_messages import terms_of
 from core.api.validation import (
     SCHEMES,
     THRESHOLD_PENCE_MAX,

@@ -16,6 +16,14 @@ from utrn.v1 import (
     credit_service_pb2,
     credit_service_pb2_grpc,
     errors_pb2,
+    meter_model_service_pb2,
+    meter_model_service_pb2_grpc,
+    meter_service_pb2,
+    meter_service_pb2_grpc,
+    pan_service_pb2,
+    pan_service_pb2_grpc,
+    participant_service_pb2,
+    participant_service_pb2_grpc,
     registry_service_pb2,
     registry_service_pb2_grpc,
     top_up_service_pb2,
@@ -28,6 +36,10 @@ from core.api.config import ApiConfig
 from core.api.credit_servicer import CreditServicer
 from core.api.health import Health
 from core.api.interceptor import Interceptor
+from core.api.meter_model_servicer import MeterModelServicer
+from core.api.meter_servicer import MeterServicer
+from core.api.pan_servicer import PanServicer
+from core.api.participant_servicer import ParticipantServicer
 from core.api.peer_servicer import PeerServicer
 from core.api.registry_servicer import RegistryServicer
 from core.api.top_up_servicer import TopUpServicer
@@ -36,19 +48,30 @@ from core.net.channels import server_options
 TOP_UP_SERVICE = "utrn.v1.TopUpService"
 # The callers' contract, which reflection shows: no operators', no nodes', nothing of what is stored.
 _PUBLIC: Final[tuple[Any, ...]] = (
-    top_up_service_pb2, registry_service_pb2, appointment_service_pb2, credit_service_pb2, errors_pb2, health_pb2,
-    reflection_pb2,
+    top_up_service_pb2, participant_service_pb2, meter_model_service_pb2, meter_service_pb2, pan_service_pb2,
+    registry_service_pb2, appointment_service_pb2, credit_service_pb2, errors_pb2, health_pb2, reflection_pb2,
 )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallersServices:
+    """Every service of utrn.v1: what participants call."""
+
+    top_up: TopUpServicer
+    participants: ParticipantServicer
+    meter_models: MeterModelServicer
+    meters: MeterServicer
+    pans: PanServicer
+    registry: RegistryServicer
+    appointments: AppointmentServicer
+    credit: CreditServicer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
     """What a node serves."""
 
-    top_up: TopUpServicer
-    registry: RegistryServicer
-    appointments: AppointmentServicer
-    credit: CreditServicer
+    callers: CallersServices
     admin: AdminServicer
     peer: PeerServicer
     health: Health
@@ -86,10 +109,15 @@ def build_server(
 
 def add_services(server: grpc.aio.Server, services: Services, *, reflected: bool) -> None:
     """Add every service of a node to a server."""
-    top_up_service_pb2_grpc.add_TopUpServiceServicer_to_server(services.top_up, server)
-    registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(services.registry, server)
-    appointment_service_pb2_grpc.add_AppointmentServiceServicer_to_server(services.appointments, server)
-    credit_service_pb2_grpc.add_CreditServiceServicer_to_server(services.credit, server)
+    callers = services.callers
+    top_up_service_pb2_grpc.add_TopUpServiceServicer_to_server(callers.top_up, server)
+    participant_service_pb2_grpc.add_ParticipantServiceServicer_to_server(callers.participants, server)
+    meter_model_service_pb2_grpc.add_MeterModelServiceServicer_to_server(callers.meter_models, server)
+    meter_service_pb2_grpc.add_MeterServiceServicer_to_server(callers.meters, server)
+    pan_service_pb2_grpc.add_PanServiceServicer_to_server(callers.pans, server)
+    registry_service_pb2_grpc.add_RegistryServiceServicer_to_server(callers.registry, server)
+    appointment_service_pb2_grpc.add_AppointmentServiceServicer_to_server(callers.appointments, server)
+    credit_service_pb2_grpc.add_CreditServiceServicer_to_server(callers.credit, server)
     admin_service_pb2_grpc.add_AdminServiceServicer_to_server(services.admin, server)
     peer_service_pb2_grpc.add_PeerServiceServicer_to_server(services.peer, server)
     health_pb2_grpc.add_HealthServicer_to_server(services.health.servicer, server)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from google.protobuf import timestamp_pb2
 from utrn.v1 import errors_pb2 as errors_pb
-from utrn.v1 import registry_service_pb2 as registry_pb
+from utrn.v1 import meter_service_pb2 as meter_pb
 from utrn.v1 import top_up_service_pb2 as service_pb
 from utrn.v1 import types_pb2 as pb
 
@@ -53,7 +53,7 @@ class _Fields:
 
 
 _CodeRequest = service_pb.IssueUtrnRequest | service_pb.TopUpRequest
-SaleRequest = _CodeRequest | service_pb.SendTopUpRequest
+SaleRequest = _CodeRequest | service_pb.DeliverVendRequest
 
 
 def sale_of(request: SaleRequest, operation: Operation, principal: Principal, pan_rule: PanRule) -> Sale:
@@ -62,8 +62,8 @@ def sale_of(request: SaleRequest, operation: Operation, principal: Principal, pa
     Raises:
         BadField, AmountNotEncodable: never repeat as it is.
     """
-    if isinstance(request, service_pb.SendTopUpRequest):
-        return _sale_made_elsewhere(request, principal, pan_rule)
+    if isinstance(request, service_pb.DeliverVendRequest):
+        return _sale_externally_issued(request, principal, pan_rule)
     fields = _Fields()
     transaction_id = fields.take(lambda: parse_transaction_id(request.transaction_id))
     pan = fields.take(lambda: parse_pan(request.pan, pan_rule))
@@ -90,8 +90,8 @@ def as_asked(request: SaleRequest, operation: Operation, principal: Principal) -
         transaction_id = parse_transaction_id(request.transaction_id)
     except BadField:
         return None
-    if isinstance(request, service_pb.SendTopUpRequest):
-        made = request.made_elsewhere
+    if isinstance(request, service_pb.DeliverVendRequest):
+        made = request.externally_issued
         pan, amount, channel = made.pan, _carried(made.utrn), int(made.channel)
         code: tuple[Utrn, Counter] | None = (Utrn(made.utrn), Counter(made.utrn_counter))
     else:
@@ -110,26 +110,26 @@ def as_asked(request: SaleRequest, operation: Operation, principal: Principal) -
 
 def _carried(digits: str) -> Pence:
     try:
-        return value_of(parse_utrn(digits, field="made_elsewhere.utrn")).amount
+        return value_of(parse_utrn(digits, field="externally_issued.utrn")).amount
     except BadField:
         return Pence(0)
 
 
-def _sale_made_elsewhere(request: service_pb.SendTopUpRequest, principal: Principal, pan_rule: PanRule) -> Sale:
-    made = request.made_elsewhere
+def _sale_externally_issued(request: service_pb.DeliverVendRequest, principal: Principal, pan_rule: PanRule) -> Sale:
+    made = request.externally_issued
     fields = _Fields()
     transaction_id = fields.take(lambda: parse_transaction_id(request.transaction_id))
-    pan = fields.take(lambda: parse_pan(made.pan, pan_rule, field="made_elsewhere.pan"))
-    code = fields.take(lambda: _code(made.utrn, made.utrn_counter, "made_elsewhere"))
-    channel = fields.take(lambda: _channel(made.channel, "made_elsewhere.channel"))
-    reference = fields.take(lambda: _reference(made.reference, "made_elsewhere.reference"))
+    pan = fields.take(lambda: parse_pan(made.pan, pan_rule, field="externally_issued.pan"))
+    code = fields.take(lambda: _code(made.utrn, made.utrn_counter, "externally_issued"))
+    channel = fields.take(lambda: _channel(made.channel, "externally_issued.channel"))
+    reference = fields.take(lambda: _reference(made.reference, "externally_issued.reference"))
     fields.refuse()
     if transaction_id is None or pan is None or code is None or channel is None or reference is None:
         raise InvariantBroken("every field was taken")
     return Sale(
         participant_id=principal.participant_id,
         transaction_id=transaction_id,
-        operation=Operation.MADE_ELSEWHERE,
+        operation=Operation.EXTERNALLY_ISSUED,
         pan=pan,
         amount=value_of(code[0]).amount,
         channel=channel,
@@ -139,7 +139,7 @@ def _sale_made_elsewhere(request: service_pb.SendTopUpRequest, principal: Princi
 
 
 def vend_asked_for(
-    request: service_pb.GetVendRequest | service_pb.SendTopUpRequest | service_pb.SettleDeliveryRequest,
+    request: service_pb.GetVendRequest | service_pb.DeliverVendRequest | service_pb.SettleDeliveryRequest,
     principal: Principal,
 ) -> tuple[ParticipantId, TransactionId]:
     """Return whose vend, and which.
@@ -213,7 +213,7 @@ def eligibility_message(eligibility: Eligibility) -> service_pb.CheckEligibility
     )
 
 
-def unspent_code(one: registry_pb.UnspentCode, pan_rule: PanRule, now: Ms) -> ExternallyIssued:
+def unspent_code(one: meter_pb.UnspentCode, pan_rule: PanRule, now: Ms) -> ExternallyIssued:
     """Return a code that was sold elsewhere and is handed over with its meter.
 
     Raises:
@@ -236,7 +236,7 @@ def unspent_code(one: registry_pb.UnspentCode, pan_rule: PanRule, now: Ms) -> Ex
         sale=Sale(
             participant_id=seller,
             transaction_id=transaction_id,
-            operation=Operation.MADE_ELSEWHERE,
+            operation=Operation.EXTERNALLY_ISSUED,
             pan=pan,
             amount=value_of(code[0]).amount,
             channel=channel,
@@ -248,9 +248,9 @@ def unspent_code(one: registry_pb.UnspentCode, pan_rule: PanRule, now: Ms) -> Ex
     )
 
 
-def unspent_code_message(vend: Vend) -> registry_pb.UnspentCode:
+def unspent_code_message(vend: Vend) -> meter_pb.UnspentCode:
     """Return a code that is handed over with its meter, as it is taken over elsewhere."""
-    message = registry_pb.UnspentCode(
+    message = meter_pb.UnspentCode(
         participant_id=vend.sale.participant_id,
         transaction_id=vend.sale.transaction_id,
         pan=vend.sale.pan,
@@ -264,7 +264,7 @@ def unspent_code_message(vend: Vend) -> registry_pb.UnspentCode:
     return message
 
 
-def _sold_at(one: registry_pb.UnspentCode, now: Ms) -> datetime:
+def _sold_at(one: meter_pb.UnspentCode, now: Ms) -> datetime:
     field = "codes.issued_at"
     if not one.HasField("issued_at"):
         raise BadField(f"{field}: is missing", field=field)
@@ -285,7 +285,7 @@ def vend_message(vend: Vend, *, advised: bool) -> pb.Vend:
         channel=pb.Channel.ValueType(sale.channel),
         reference=_reference_message(sale.reference),
         delivery=delivery_message(vend.delivery, advised=advised),
-        made_elsewhere=sale.operation is Operation.MADE_ELSEWHERE,
+        externally_issued=sale.operation is Operation.EXTERNALLY_ISSUED,
         allowed_by=vend.rule,
     )
 

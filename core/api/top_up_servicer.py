@@ -11,7 +11,7 @@ from utrn.v1 import types_pb2
 from core.api import top_up_messages
 from core.api.approval_request import asked_of
 from core.api.authenticate import Authenticate
-from core.api.registry_messages import page_after, page_limit
+from core.api.paging import page_size, page_start, page_token
 from core.api.status import Context
 from core.delivery.manual_entry import AdviseByHand
 from core.delivery.open_cases import OpenCases
@@ -53,18 +53,20 @@ class TopUpServicer(rpc.TopUpServiceServicer):
         issued = await self._sell(request, Operation.TOP_UP, context)
         return pb.TopUpResponse(code=top_up_messages.issued_code(issued.stored.vend), replayed=issued.replayed)
 
-    async def SendTopUp(self, request: pb.SendTopUpRequest, context: Context) -> pb.SendTopUpResponse:
+    async def DeliverVend(self, request: pb.DeliverVendRequest, context: Context) -> pb.DeliverVendResponse:
         """Owe the delivery of a code issued before, or made elsewhere."""
-        if request.HasField("made_elsewhere"):
-            issued = await self._sell(request, Operation.MADE_ELSEWHERE, context)
-            return pb.SendTopUpResponse(delivery=self._delivery(issued.stored.vend.delivery), replayed=issued.replayed)
+        if request.HasField("externally_issued"):
+            issued = await self._sell(request, Operation.EXTERNALLY_ISSUED, context)
+            return pb.DeliverVendResponse(
+                delivery=self._delivery(issued.stored.vend.delivery), replayed=issued.replayed
+            )
         principal, barred = self.authenticate.even_barred(context)
         owner, transaction_id = top_up_messages.vend_asked_for(request, principal)
         if barred is not None:
             requested = await self.send.refused(principal, owner, transaction_id, barred)
         else:
             requested = await self.send(principal, owner, transaction_id)
-        return pb.SendTopUpResponse(delivery=self._delivery(requested.delivery), replayed=requested.replayed)
+        return pb.DeliverVendResponse(delivery=self._delivery(requested.delivery), replayed=requested.replayed)
 
     async def _sell(self, request: top_up_messages.SaleRequest, operation: Operation, context: Context) -> Issued:
         """Return the committed code of what `request` asks for.
@@ -107,11 +109,11 @@ class TopUpServicer(rpc.TopUpServiceServicer):
             if request.supplier_id
             else principal.participant_id
         )
-        after, limit = page_after(request.after), page_limit(request.limit)
+        after, limit = page_start(request.page_token), page_size(request.page_size)
         vends, more = await self.cases.list_page(principal, supplier_id, after=after, limit=limit)
         return pb.ListOpenCasesResponse(
             vends=[top_up_messages.case_message(one, digits=supplier_id == principal.participant_id) for one in vends],
-            next_after=more,
+            next_page_token=page_token(more),
         )
 
     async def SettleDelivery(self, request: pb.SettleDeliveryRequest, context: Context) -> pb.SettleDeliveryResponse:

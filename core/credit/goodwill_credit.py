@@ -36,16 +36,16 @@ from core.registry.transaction import Reads, Written, transact
 
 # Of a supplier that approves many credits of one day at once.
 _DECIDED_AGAIN_MAX = 10
-_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreditQuery:
-    """Which requests are asked about: those of a UTC day, "" for today; or all that wait. From after an id."""
+    """Which requests are asked for: those of a UTC day ("": today), or all that wait; at most `limit`, after an id."""
 
     day: str = ""
     waiting_only: bool = False
     after: str = ""
+    limit: int = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +54,7 @@ class CreditReport:
 
     requests: Sequence[CreditRequest]
     total: CreditDay
-    next_after: str
+    next_key: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,13 +134,13 @@ class GiveGoodwillCredit:
         oldest = make_transaction_id(day_start(day) - self.id_window // timedelta(milliseconds=1), 0)
         after = asked.after or ("" if asked.waiting_only else oldest)
         start = f"{supplier_id}/{after}" if after else ""
-        page = await self.store.list_records(CreditRequest, supplier_id, after=start, limit=_PAGE)
+        page = await self.store.list_records(CreditRequest, supplier_id, after=start, limit=asked.limit)
         found = [one.record for one in page]
         total = await self.store.read(CreditDay, supplier_id, day)
         return CreditReport(
             requests=[one for one in found if one.concerns(None if asked.waiting_only else day)],
             total=CreditDay(supplier_id=supplier_id, day=day) if total is None else total.record,
-            next_after=found[-1].transaction_id if len(found) == _PAGE else "",
+            next_key=found[-1].transaction_id if len(found) == asked.limit else "",
         )
 
     async def _decided(self, principal: Principal, transaction_id: TransactionId, to: CreditState) -> CreditRequest:

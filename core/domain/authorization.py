@@ -395,7 +395,7 @@ class _Case:
                 )
             elif custody is not Custody.CENTRAL:
                 self._deny(errors.CounterElsewhere("the meter's counters are in other hands", custody=custody.name))
-        elif self._question.operation is Operation.MADE_ELSEWHERE and custody is not Custody.SUPPLIER:
+        elif self._question.operation is Operation.EXTERNALLY_ISSUED and custody is not Custody.SUPPLIER:
             self._deny(errors.CounterHere("the meter's counters are not its supplier's; have them handed over first"))
 
     def _of_amount(self) -> None:

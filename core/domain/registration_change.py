@@ -22,7 +22,7 @@ class ChangeKind(IntEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OwedVend:
+class VendRef:
     """A vend whose delivery was owed, or whose code was not known to be credited."""
 
     participant_id: ParticipantId
@@ -48,8 +48,8 @@ class RegistrationChange:
     originator_id: OriginatorId | None
     last_issued: int
     highest_applied: int
-    in_flight: tuple[OwedVend, ...]
-    uncredited: tuple[OwedVend, ...] = ()
+    in_flight: tuple[VendRef, ...]
+    uncredited: tuple[VendRef, ...] = ()
     uncredited_more: int = 0
 
     @property

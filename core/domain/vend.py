@@ -39,7 +39,7 @@ class Operation(IntEnum):
 
     ISSUE = 1
     TOP_UP = 2
-    MADE_ELSEWHERE = 3
+    EXTERNALLY_ISSUED = 3
     CREDIT = 4
     DELIVER = 5
 
@@ -107,7 +107,7 @@ class Vend:
         """True if the meter has said of this code made elsewhere that it is none: its counter may be told anew."""
         refused = self.delivery.state is DeliveryState.REFUSED
         not_one = refused and self.delivery.reason is DeliveryReason.NOT_AUTHENTIC
-        return not_one and self.sale.operation is Operation.MADE_ELSEWHERE
+        return not_one and self.sale.operation is Operation.EXTERNALLY_ISSUED
 
     def with_delivery(self, delivery: Delivery) -> "Vend":
         """Return this vend with its delivery at another state; nothing else of a vend ever changes."""
@@ -125,7 +125,7 @@ def check_same(sale: Sale, committed: Sale) -> None:
         ("pan", sale.pan, committed.pan),
         ("amount_pence", sale.amount, committed.amount),
         ("channel", sale.channel, committed.channel),
-        ("made_elsewhere.utrn", sale.code, committed.code),
+        ("externally_issued.utrn", sale.code, committed.code),
     ):
         if asked != known:
             raise TransactionIdReused(

@@ -53,7 +53,7 @@ class Counters:
         self._seen.pop(key, None)
 
     @staticmethod
-    def check_made_elsewhere(state: CounterState, counter: Counter) -> None:
+    def check_externally_issued(state: CounterState, counter: Counter) -> None:
         """Return if the meter can be near the counter that a code made elsewhere is said to have.
 
         Only ten bits of the counter are in the code: one that is wrong by a multiple of 1024 looks right to everybody

@@ -238,7 +238,7 @@ class GroupCommitter:
         try:
             check_balance(job.draft.authorization.told, state, job.draft.sale.amount)
             if job.draft.sale.code is not None:
-                self._counters.check_made_elsewhere(state, job.draft.sale.code[1])
+                self._counters.check_externally_issued(state, job.draft.sale.code[1])
             elif self._counters.check_room(state):
                 log.warning(
                     "many codes of a meter are not known to be used",

@@ -12,7 +12,7 @@ from core.domain.goodwill_credit import CreditDay, CreditRequest
 from core.domain.meter import Meter, MeterId, Model, OriginatorId, Pan, PanRecord
 from core.domain.participant import Participant, ParticipantId
 from core.domain.record import Ref, Versioned
-from core.domain.registration_change import OwedVend, RegistrationChange
+from core.domain.registration_change import RegistrationChange, VendRef
 from core.domain.vend import Vend
 from core.ports.ledger import CounterState
 
@@ -77,6 +77,18 @@ class RegistryBook(Protocol):
 
     def meters(self, about: str) -> AsyncIterator[Meter]:
         """Return every meter whose record mentions `about`; "" for every meter."""
+        ...
+
+
+class RegistryReplica(Registry, RegistryBook, Protocol):
+    """A node's watched copy of the registry."""
+
+    def pans_of(self, meter_id: MeterId) -> list[PanRecord]:
+        """Return every PAN that stands, stood or will stand for a meter."""
+        ...
+
+    def due_by(self, now: Ms) -> list[tuple[Ms, MeterId]]:
+        """Return the meters whose change is due, earliest first; some at a time."""
         ...
 
 
@@ -151,11 +163,11 @@ class RegistryStore(Protocol):
         """Return the pence of the codes of a sequence, up to `state`, that were not known to be credited at `at`."""
         ...
 
-    async def owed(self, meter_id: MeterId) -> Sequence[OwedVend]:
+    async def owed(self, meter_id: MeterId) -> Sequence[VendRef]:
         """Return the deliveries owed to a meter now."""
         ...
 
-    async def codes_uncredited(self, originator_id: OriginatorId, meter_id: MeterId) -> tuple[Sequence[OwedVend], int]:
+    async def codes_uncredited(self, originator_id: OriginatorId, meter_id: MeterId) -> tuple[Sequence[VendRef], int]:
         """Return the codes of a sequence not known to be credited now, lowest counter first, and how many more."""
         ...
 

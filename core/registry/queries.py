@@ -103,7 +103,8 @@ class RegistryQueries:
     async def meters(self, principal: Principal, after: str, limit: int) -> tuple[list[Meter], str]:
         """Return meters in the order of their ids, and where to go on; suppliers see their own.
 
-        For a supplier a page is of so many meters of everybody: where it ends must not tell of others' one by one.
+        For a supplier 1000 meters of everybody are looked through, whatever `limit` is, and more than `limit` may be
+        its own: where a page ends must not tell of others' meters one by one.
         """
         require_role(principal, READERS)
         limit = _MANY if principal.role is Role.SUPPLIER else limit
@@ -172,7 +173,7 @@ class RegistryQueries:
         return found, key_of(found[-1]) if len(found) == limit else ""
 
     async def appointments(
-        self, principal: Principal, supplier_id: ParticipantId | None, after: str = ""
+        self, principal: Principal, supplier_id: ParticipantId | None, after: str = "", limit: int = _MANY
     ) -> tuple[list[Appointment], str]:
         """Return the appointments the caller may see, and where to go on: "" at the end."""
         require_role(principal, READERS | PSPS)
@@ -180,7 +181,7 @@ class RegistryQueries:
             supplier_id = principal.participant_id
         ids = () if supplier_id is None else (supplier_id,)
         found: Sequence[Appointments] = [
-            one.record for one in await self.store.list_records(Appointments, *ids, after=after, limit=_MANY)
+            one.record for one in await self.store.list_records(Appointments, *ids, after=after, limit=limit)
         ]
         seen = [
             one
@@ -188,7 +189,7 @@ class RegistryQueries:
             if principal.role is not Role.PSP or every.psp_id == principal.participant_id
             for one in every.all
         ]
-        return seen, f"{found[-1].supplier_id}/{found[-1].psp_id}" if len(found) == _MANY else ""
+        return seen, f"{found[-1].supplier_id}/{found[-1].psp_id}" if len(found) == limit else ""
 
     async def sellers(self, principal: Principal, meter_id: MeterId | None, pan: Pan | None, at: Ms | None) -> Sellers:
         """Return who could sell to a meter, or by a PAN, at an instant, as the registry stood then; None: now."""

@@ -46,8 +46,8 @@ async def deliver(channel: grpc.aio.Channel, given: argparse.Namespace) -> None:
     """Step two of two: have the code sent that an appointed PSP has sold for one of our meters."""
     stub: rpc.TopUpServiceAsyncStub = rpc.TopUpServiceStub(channel)
     # Nobody here knows whether it was asked for before, by an earlier run of this program: so it says that it may be.
-    request = pb.SendTopUpRequest(transaction_id=given.transaction_id, participant_id=given.psp, repeat=True)
-    reply = await repeated(lambda: stub.SendTopUp(request, timeout=2.0), given.transaction_id)
+    request = pb.DeliverVendRequest(transaction_id=given.transaction_id, participant_id=given.psp, repeat=True)
+    reply = await repeated(lambda: stub.DeliverVend(request, timeout=2.0), given.transaction_id)
     say({"delivery": types_pb2.DeliveryState.Name(reply.delivery.state), "replayed": reply.replayed})
 
 
@@ -60,8 +60,8 @@ async def ask(channel: grpc.aio.Channel, given: argparse.Namespace) -> None:
     credit = credit_pb.Credit(
         transaction_id=transaction_id, pan=given.pan, amount_pence=given.pence, reason=reason, note=given.note
     )
-    request = credit_pb.AskCreditRequest(credit=credit)
-    reply = await repeated(lambda: stub.AskCredit(request, timeout=2.0), transaction_id)
+    request = credit_pb.RequestCreditRequest(credit=credit)
+    reply = await repeated(lambda: stub.RequestCredit(request, timeout=2.0), transaction_id)
     say({"state": credit_pb.CreditState.Name(reply.credit.state), "asked_by": reply.credit.asked_by})
 
 

@@ -66,7 +66,7 @@ def test_grpc_js_loads_them_and_speaks_them(tmp_path: Path) -> None:
     )  # fmt: skip
     loaded = json.loads(done.stdout)
     assert loaded["methods"] == [
-        "CheckEligibility", "GetVend", "IssueUtrn", "ListOpenCases", "SendTopUp", "SettleDelivery", "TopUp",
+        "CheckEligibility", "DeliverVend", "GetVend", "IssueUtrn", "ListOpenCases", "SettleDelivery", "TopUp",
     ]  # fmt: skip
     assert loaded["headEnd"] == ["GetCapabilities", "GetMessageStatus", "SendAddCredit", "StreamEvents"]
     assert loaded["amount"] == "819100"

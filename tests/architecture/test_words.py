@@ -17,14 +17,10 @@ ELSEWHERE = {
     "every",
     "judge",
     "resolved",
-    "HandOverMeter",
     "Option",
-    "Standing",
-    "MarketChange",
     "Level",
     "heard_at",
     "own",
-    "require",
 }
 OURS = ("app", "core", "cluster", "hsm", "tests")
 CODE = sorted(file for folder in OURS for file in (ROOT / folder).rglob("*.py"))

@@ -15,7 +15,7 @@ import grpc
 import pytest
 from etcdpb import rpc_pb2 as etcd_pb
 from etcdpb import rpc_pb2_grpc as etcd_rpc
-from utrn.v1 import registry_service_pb2 as registry_pb
+from utrn.v1 import pan_service_pb2 as pan_pb
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
@@ -155,7 +155,7 @@ def test_whoever_looks_at_what_was_sold_or_at_everybodys_cards_leaves_a_line(att
                 await stub.TopUp(asked, timeout=30)
             await stub.GetVend(pb.GetVendRequest(transaction_id=sold), timeout=30)
         async with registry_caller(attacked, OPERATOR) as registry:
-            async for _ in registry.ReconcilePans(iter([registry_pb.ReconcilePansRequest()]), timeout=60):
+            async for _ in registry.ReconcilePans(iter([pan_pb.ReconcilePansRequest()]), timeout=60):
                 break
 
     asyncio.run(look())

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from utrn.v1 import registry_service_pb2 as registry_pb
+from utrn.v1 import participant_service_pb2 as participant_pb
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
@@ -83,8 +83,8 @@ async def test_a_stolen_certificate_mints_up_to_the_ceiling_and_is_seen(attacked
 
 
 async def test_an_operator_moves_a_ceiling_and_both_nodes_hold_to_it(attacked: DevStack) -> None:
-    set_ceiling = "/utrn.v1.RegistryService/SetCeiling"
-    lower = registry_pb.SetCeilingRequest(participant_id=PSP, ceiling_pence=200_000).SerializeToString()
+    set_ceiling = "/utrn.v1.ParticipantService/SetCeiling"
+    lower = participant_pb.SetCeilingRequest(participant_id=PSP, ceiling_pence=200_000).SerializeToString()
     async with raw_channel(attacked) as channel:
         assert (await raw_call(channel, set_ceiling, lower)).reason == "ROLE_NOT_ALLOWED"
     async with raw_channel(attacked, OPERATOR) as channel:
@@ -96,19 +96,19 @@ async def test_an_operator_moves_a_ceiling_and_both_nodes_hold_to_it(attacked: D
 
 async def test_one_stolen_operator_ends_no_supplier_and_makes_itself_no_second(attacked: DevStack) -> None:
     supplier = list(SUPPLIERS)[1]
-    accomplice = registry_pb.Participant(
-        participant_id="operator-third", role=registry_pb.ROLE_OPERATOR, name="T", identities=["spiffe://third"]
+    accomplice = participant_pb.Participant(
+        participant_id="operator-third", role=participant_pb.ROLE_OPERATOR, name="T", identities=["spiffe://third"]
     )
-    leaves, suspended = registry_pb.STANDING_LEFT, registry_pb.STANDING_SUSPENDED
-    ends = registry_pb.SetStandingRequest(participant_id=supplier, standing=leaves)
+    leaves, suspended = participant_pb.PARTICIPANT_STATUS_LEFT, participant_pb.PARTICIPANT_STATUS_SUSPENDED
+    ends = participant_pb.SetParticipantStatusRequest(participant_id=supplier, status=leaves)
     alone = {
-        "RegistryService/SetStanding": ends,
-        "RegistryService/AddParticipant": registry_pb.AddParticipantRequest(participant=accomplice),
-        "RegistryService/SetSupplierKey": registry_pb.SetSupplierKeyRequest(
+        "ParticipantService/SetParticipantStatus": ends,
+        "ParticipantService/AddParticipant": participant_pb.AddParticipantRequest(participant=accomplice),
+        "ParticipantService/SetSupplierKey": participant_pb.SetSupplierKeyRequest(
             participant_id=supplier,
-            supplier_key=registry_pb.SupplierKey(originator_id=SUPPLIERS[supplier], key_id="01", public_point=POINT),
+            supplier_key=participant_pb.SupplierKey(originator_id=SUPPLIERS[supplier], key_id="01", public_point=POINT),
         ),
-        "RegistryService/SetIdentities": registry_pb.SetIdentitiesRequest(
+        "ParticipantService/SetIdentities": participant_pb.SetIdentitiesRequest(
             participant_id=SECOND_OPERATOR, name="S", identities=["spiffe://third"]
         ),
     }
@@ -118,12 +118,12 @@ async def test_one_stolen_operator_ends_no_supplier_and_makes_itself_no_second(a
                 for way in (channel, other):
                     answer = await raw_call(way, f"/utrn.v1.{method}", request.SerializeToString())
                     assert answer.reason == "NEEDS_APPROVAL"
-        itself = registry_pb.SetStandingRequest(participant_id=OPERATOR, standing=leaves)
-        second = registry_pb.SetStandingRequest(participant_id=SECOND_OPERATOR, standing=suspended)
-        set_standing = "/utrn.v1.RegistryService/SetStanding"
+        itself = participant_pb.SetParticipantStatusRequest(participant_id=OPERATOR, status=leaves)
+        second = participant_pb.SetParticipantStatusRequest(participant_id=SECOND_OPERATOR, status=suspended)
+        set_standing = "/utrn.v1.ParticipantService/SetParticipantStatus"
         assert not (await raw_call(channel, set_standing, second.SerializeToString())).reason
         assert (await raw_call(channel, set_standing, itself.SerializeToString())).reason == "LAST_OPERATOR"
         # What was asked for before is recorded; alone, nobody gets further with it.
         assert (await raw_call(channel, set_standing, ends.SerializeToString())).reason == "NEEDS_APPROVAL"
-        add = registry_pb.AddParticipantRequest(participant=accomplice).SerializeToString()
-        assert (await raw_call(channel, "/utrn.v1.RegistryService/AddParticipant", add)).reason == "NEEDS_APPROVAL"
+        add = participant_pb.AddParticipantRequest(participant=accomplice).SerializeToString()
+        assert (await raw_call(channel, "/utrn.v1.ParticipantService/AddParticipant", add)).reason == "NEEDS_APPROVAL"

@@ -21,7 +21,7 @@ from tests.support.crooked import SERVER, Issuer, made
 from tests.support.raw import Answer, raw_call, raw_channel, raw_stream
 
 pytestmark = [pytest.mark.real]
-LIST, BEATS = "/utrn.v1.RegistryService/ListParticipants", "/utrn.peer.v1.PeerService/Heartbeat"
+LIST, BEATS = "/utrn.v1.ParticipantService/ListParticipants", "/utrn.peer.v1.PeerService/Heartbeat"
 OPERATOR_URI = participant_uri(OPERATOR)
 BEAT = peer.HeartbeatRequest(node_id="node-a").SerializeToString()
 
@@ -51,7 +51,7 @@ async def port_that_reads_as_grpc_does(stack: DevStack) -> AsyncIterator[tuple[s
     pair = (node.key.read_bytes(), node.cert.read_bytes())
     server = grpc.aio.server()
     handlers: dict[str, Any] = {"ListParticipants": grpc.unary_unary_rpc_method_handler(keep)}
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("utrn.v1.RegistryService", handlers),))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("utrn.v1.ParticipantService", handlers),))
     credentials = grpc.ssl_server_credentials([pair], stack.pki.callers.ca_file.read_bytes(), require_client_auth=True)
     port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import grpc
 import pytest
-from utrn.v1 import registry_service_pb2 as registry_pb
+from utrn.v1 import participant_service_pb2 as participant_pb
 from utrn.v1 import types_pb2
 
 from app.devstack.files import OPERATOR, OUTSIDER, PSP, StackPlan
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.real]
 NODES = ("node-a", "node-b")
 PLAN = StackPlan(meters=40, etcd_fsync=False, nodes=NODES, own_tokens=True)
 WATCH, GET_VEND = "/grpc.health.v1.Health/Watch", "/utrn.v1.TopUpService/GetVend"
-SET_PROFILE, CHECK = "/utrn.v1.RegistryService/SetProfile", "/grpc.health.v1.Health/Check"
+SET_PROFILE, CHECK = "/utrn.v1.ParticipantService/SetProfile", "/grpc.health.v1.Health/Check"
 MESSAGE_BYTES = 2_097_152
 HALF_MESSAGES = 150
 RESETS = 3_000
@@ -110,9 +110,9 @@ async def _resets(stack: DevStack) -> None:
 
 async def _large_requests(stack: DevStack) -> None:
     """Ask for what a PSP may not, with a profile of almost 2 MB."""
-    limits = [registry_pb.ChannelLimit(channel=types_pb2.CHANNEL_COUNTER_CASH, min_pence=1, max_pence=2)] * 190_000
-    profile = registry_pb.Profile(limits=limits)
-    body = registry_pb.SetProfileRequest(supplier_id="supplier-north", profile=profile).SerializeToString()
+    limits = [participant_pb.ChannelLimit(channel=types_pb2.CHANNEL_COUNTER_CASH, min_pence=1, max_pence=2)] * 190_000
+    profile = participant_pb.Profile(limits=limits)
+    body = participant_pb.SetProfileRequest(supplier_id="supplier-north", profile=profile).SerializeToString()
     async with raw_channel(stack, OUTSIDER) as channel:
         for _ in range(15):
             assert (await raw_call(channel, SET_PROFILE, body)).code is grpc.StatusCode.PERMISSION_DENIED

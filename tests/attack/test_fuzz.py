@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.real]
 CALLERS = (next(iter(SUPPLIERS)), PSP, OPERATOR, HELPDESK, AUDITOR, "nobody")
 # What an operator does by it to this very stack would end the run: only made-up names are sent there.
 _ENDS_THE_RUN: Final = re.compile(
-    r".*/(SetStanding|SetIdentities|RevokeCertificates|SetSupplierKey|SetDrain|SetProfile|ChangeSupplier|HandOverMeter)"
+    r".*/(SetParticipantStatus|SetIdentities|RevokeCertificates|SetSupplierKey|SetDrain|SetProfile|ChangeSupplier|TransferCounters)"
 )
 _AT_ONCE = 8
 _MIB = 2**20

@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from headend.v1 import head_end_service_pb2 as pb
 from utrn.sandbox.v1 import sandbox_pb2
 from utrn.sandbox.v1 import sandbox_pb2_grpc as sandbox_rpc
-from utrn.v1 import registry_service_pb2 as registry_pb
+from utrn.v1 import meter_service_pb2 as meter_pb
 
 from app.devstack.files import SUPPLIERS, StackPlan
 from app.node.config import load_config
@@ -143,8 +143,8 @@ async def test_replies_that_nobody_can_read_end_no_node_and_hold_nobody(stack: B
     hostile.bend = mutated(chance)
     pan, meter_id = meters_of(stack, next(iter(SUPPLIERS)))[3]
     async with hostile.serving(stack), caller(stack) as till, registry_caller(stack, next(iter(SUPPLIERS))) as registry:
-        settings = registry_pb.MeterSettings(head_end=NAME)
-        await registry.ChangeMeter(registry_pb.ChangeMeterRequest(meter_id=meter_id, settings=settings))
+        settings = meter_pb.MeterSettings(head_end=NAME)
+        await registry.ChangeMeter(meter_pb.ChangeMeterRequest(meter_id=meter_id, settings=settings))
         own = new_id()
         await till.TopUp(top_up(transaction_id=own, pan=pan))
         await _until(stack, own, lambda one: one.delivery.attempts > 1)
@@ -161,8 +161,8 @@ async def test_replies_that_nobody_can_read_end_no_node_and_hold_nobody(stack: B
         await till.TopUp(top_up(transaction_id=honest, pan=pans(stack)[0]))
         await _until(stack, honest, lambda one: one.delivery.state is DeliveryState.APPLIED)
         assert (await _vends(stack))[own].delivery.owed, "no bent reply ended it"
-        settings = registry_pb.MeterSettings(head_end="sandbox")
-        await registry.ChangeMeter(registry_pb.ChangeMeterRequest(meter_id=meter_id, settings=settings))
+        settings = meter_pb.MeterSettings(head_end="sandbox")
+        await registry.ChangeMeter(meter_pb.ChangeMeterRequest(meter_id=meter_id, settings=settings))
     assert (await drained(stack)).findings == []
     assert stack.pid("node-a") == pid
     assert stack.exit_code("node-a") is None

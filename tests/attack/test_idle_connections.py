@@ -28,7 +28,7 @@ PLAN = StackPlan(
 )
 IDLE = 1_100
 HEALTH = "/grpc.health.v1.Health/Check"
-LIST = "/utrn.v1.RegistryService/ListParticipants"
+LIST = "/utrn.v1.ParticipantService/ListParticipants"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from utrn.v1 import registry_service_pb2 as registry_pb
+from utrn.v1 import participant_service_pb2 as participant_pb
 from utrn.v1 import top_up_service_pb2 as pb
 
 from app.devstack.ca import CertPaths, participant_uri
@@ -27,9 +27,9 @@ from tests.support.raw import raw_call, raw_channel
 from tests.support.selling import new_id
 
 pytestmark = [pytest.mark.real]
-LIST = "/utrn.v1.RegistryService/ListParticipants"
-OWN = "/utrn.v1.RegistryService/GetParticipant"
-REVOKE = "/utrn.v1.RegistryService/RevokeCertificates"
+LIST = "/utrn.v1.ParticipantService/ListParticipants"
+OWN = "/utrn.v1.ParticipantService/GetParticipant"
+REVOKE = "/utrn.v1.ParticipantService/RevokeCertificates"
 _LOOK_AGAIN_S = 0.1
 
 
@@ -104,7 +104,7 @@ async def test_what_an_operator_revokes_is_refused_at_once_and_a_new_one_of_the_
     theirs = stolen.write(folder, "psp-stolen", ca)
     async with raw_channel(stack, certs=theirs) as channel, raw_channel(stack, OPERATOR) as operator:
         assert (await raw_call(channel, OWN, b"")).code is grpc.StatusCode.OK
-        request = registry_pb.RevokeCertificatesRequest(
+        request = participant_pb.RevokeCertificatesRequest(
             participant_id=PSP, fingerprints=[stolen.certificate.fingerprint(hashes.SHA256()).hex()]
         )
         assert (await raw_call(operator, REVOKE, request.SerializeToString())).code is grpc.StatusCode.OK

@@ -36,7 +36,7 @@ COMMANDS = {
     "issue-and-deliver": (PSP, ("vend", "issue", "--deliver", PAN, "10.99")),
     "issue": (PSP, ("vend", "issue", PAN, "10.99", "--channel", "online")),
     "deliver-external": (NORTH, ("vend", "deliver-external", PAN, UTRN, "--counter", "7")),
-    "credit-ask": (NORTH, ("credit", "ask", PAN, "5", "--note", "cold snap")),
+    "credit-request": (NORTH, ("credit", "request", PAN, "5", "--note", "cold snap")),
 }
 EVERY = pytest.mark.parametrize("command", COMMANDS)
 
@@ -73,13 +73,13 @@ class Scripted(rpc.TopUpServiceServicer, credit_rpc.CreditServiceServicer):
         await self._answer(request.transaction_id, context, repeat=request.repeat)
         return pb.IssueUtrnResponse(code=_code(request), replayed=request.repeat)
 
-    async def SendTopUp(self, request: pb.SendTopUpRequest, context: Any) -> pb.SendTopUpResponse:  # noqa: N802
+    async def DeliverVend(self, request: pb.DeliverVendRequest, context: Any) -> pb.DeliverVendResponse:  # noqa: N802
         await self._answer(request.transaction_id, context, repeat=request.repeat)
-        return pb.SendTopUpResponse(replayed=request.repeat)
+        return pb.DeliverVendResponse(replayed=request.repeat)
 
-    async def AskCredit(self, request: Any, context: Any) -> credit_pb.AskCreditResponse:  # noqa: N802
+    async def RequestCredit(self, request: Any, context: Any) -> credit_pb.RequestCreditResponse:  # noqa: N802
         await self._answer(request.credit.transaction_id, context, repeat=bool(self.asked))
-        return credit_pb.AskCreditResponse(credit=request.credit)
+        return credit_pb.RequestCreditResponse(credit=request.credit)
 
 
 def _code(request: pb.TopUpRequest | pb.IssueUtrnRequest) -> types_pb2.IssuedCode:

@@ -8,7 +8,7 @@ import grpc
 import pytest
 from etcdpb import rpc_pb2 as etcd
 from etcdpb import rpc_pb2_grpc as etcd_rpc
-from utrn.v1 import registry_service_pb2 as registry_pb
+from utrn.v1 import pan_service_pb2 as pan_pb
 from utrn.v1 import top_up_service_pb2 as pb
 
 from app.devstack.files import OPERATOR, StackFailed
@@ -73,11 +73,11 @@ async def test_a_full_ledger_sells_nothing_blocks_cards_delivers_and_says_what_t
         again = await stub.TopUp(known)
         assert (again.code, again.replayed) == (sold.code, True)
         # What was sold is sent, and its delivery written to its end.
-        await stub.SendTopUp(pb.SendTopUpRequest(transaction_id=two_step.transaction_id))
+        await stub.DeliverVend(pb.DeliverVendRequest(transaction_id=two_step.transaction_id))
         result = await drained(stack)
         assert (result.owed, result.credited, result.findings) == (0, 2, [])
     async with registry_caller(stack, "supplier-north") as records, registry_caller(stack, "supplier-south") as others:
-        block = registry_pb.SetPanBlockedRequest(pan=first, blocked=True)
+        block = pan_pb.SetPanBlockedRequest(pan=first, blocked=True)
         answers = [await _answer(one.SetPanBlocked(block)) for one in (records, others)]
         assert None in answers, "the card's own supplier blocks it"
     # A node that restarts now gets no lease; it says why, and never serves.
@@ -89,7 +89,7 @@ async def test_a_full_ledger_sells_nothing_blocks_cards_delivers_and_says_what_t
 
 
 async def _answer(
-    call: "grpc.aio.UnaryUnaryCall[registry_pb.SetPanBlockedRequest, registry_pb.SetPanBlockedResponse]",
+    call: "grpc.aio.UnaryUnaryCall[pan_pb.SetPanBlockedRequest, pan_pb.SetPanBlockedResponse]",
 ) -> grpc.StatusCode | None:
     try:
         await call

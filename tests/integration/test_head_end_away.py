@@ -9,7 +9,7 @@ import pytest
 from etcdpb import rpc_pb2 as etcd_pb
 from utrn.sandbox.v1 import sandbox_pb2 as sandbox_pb
 from utrn.sandbox.v1 import sandbox_pb2_grpc as sandbox_rpc
-from utrn.v1 import registry_service_pb2 as registry_pb
+from utrn.v1 import meter_service_pb2 as meter_pb
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
@@ -142,8 +142,8 @@ async def test_a_head_end_that_no_node_is_configured_with_is_seen_and_its_meters
 
     async def reach(name: str, call: Callable[[Any], Any] = lambda asked: asked) -> Any:
         async with registry_caller(stack, NORTH) as registry:
-            settings = registry_pb.MeterSettings(head_end=name)
-            asked = registry.ChangeMeter(registry_pb.ChangeMeterRequest(meter_id=meter_id, settings=settings))
+            settings = meter_pb.MeterSettings(head_end=name)
+            asked = registry.ChangeMeter(meter_pb.ChangeMeterRequest(meter_id=meter_id, settings=settings))
             return await call(asked)
 
     told = await reach("sandbx", refused)

@@ -27,6 +27,5 @@ def test_a_short_load_keeps_every_promise_and_is_drawn(shape: str, tmp_path: Pat
     sales, vends = figures["throughput.sales"], figures["audit.vends"]
     assert sales - figures["throughput.cut_off"] <= vends <= sales
     assert vends > 20
-    assert figures["throughput.cut_off"] < 5
     assert (figures["audit.credited_twice"], figures["audit.lost"], figures["audit.several_codes"]) == (0, 0, 0)
     assert "<html" in report.read_text()

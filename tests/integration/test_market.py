@@ -9,7 +9,9 @@ from typing import Any
 
 import grpc
 from utrn.v1 import credit_service_pb2 as credit_pb
-from utrn.v1 import registry_service_pb2 as pb
+from utrn.v1 import meter_service_pb2 as meter_pb
+from utrn.v1 import pan_service_pb2 as pan_pb
+from utrn.v1 import participant_service_pb2 as participant_pb
 from utrn.v1 import top_up_service_pb2 as top_up_pb
 from utrn.v1 import types_pb2
 
@@ -48,12 +50,12 @@ async def test_eligibility_says_everything_that_stands_against_a_sale(module_sta
     pan, meter_id = meters_of(module_stack, SOUTH)[4]
     async with registry_caller(module_stack, SOUTH) as registry:
         await registry.ChangeMeter(
-            pb.ChangeMeterRequest(
+            meter_pb.ChangeMeterRequest(
                 meter_id=meter_id,
-                settings=pb.MeterSettings(payment_mode=pb.PAYMENT_MODE_CREDIT, max_credit_pence=2000),
+                settings=meter_pb.MeterSettings(payment_mode=meter_pb.PAYMENT_MODE_CREDIT, max_credit_pence=2000),
             )
         )
-        await registry.SetPanBlocked(pb.SetPanBlockedRequest(pan=pan, blocked=True))
+        await registry.SetPanBlocked(pan_pb.SetPanBlockedRequest(pan=pan, blocked=True))
     asked = top_up_pb.CheckEligibilityRequest(
         pan=pan, amount_pence=3000, channel=types_pb2.CHANNEL_ONLINE, deliver=True
     )
@@ -88,14 +90,14 @@ async def test_after_a_change_of_supplier_nothing_of_the_old_one_is_sent_or_sold
             )
         )
         await registry.ChangeSupplier(
-            pb.ChangeSupplierRequest(meter_id=meter_id, losing_supplier_id=NORTH, gaining_supplier_id=SOUTH)
+            meter_pb.ChangeSupplierRequest(meter_id=meter_id, losing_supplier_id=NORTH, gaining_supplier_id=SOUTH)
         )
         assert (await refused(stub.TopUp(sale))).reason in {"NOT_APPOINTED", "PAN_NOT_CURRENT"}
-        late = await refused(stub.SendTopUp(top_up_pb.SendTopUpRequest(transaction_id=two_step)))
+        late = await refused(stub.DeliverVend(top_up_pb.DeliverVendRequest(transaction_id=two_step)))
         assert late.reason in {"NOT_APPOINTED", "PAN_NOT_CURRENT"}
         assert (await stub.GetVend(top_up_pb.GetVendRequest(transaction_id=two_step))).vend.supplier_id == NORTH
     async with registry_caller(stack, NORTH) as registry:
-        (change,) = (await registry.ListMarketChanges(pb.ListMarketChangesRequest())).changes
+        (change,) = (await registry.ListRegistrationChanges(meter_pb.ListRegistrationChangesRequest())).changes
     assert (change.responsible_supplier_id, change.supplier_id_after, change.last_issued) == (NORTH, SOUTH, 1)
 
 
@@ -104,13 +106,15 @@ async def test_credit_without_payment_reaches_the_meter_by_two_people(module_sta
     second = module_stack.pki.participant("north-second", uri="spiffe://utrn/person/north-second")
     async with registry_caller(module_stack, OPERATOR) as registry:
         identities = [participant_uri(NORTH), "spiffe://utrn/person/north-second"]
-        await registry.SetIdentities(pb.SetIdentitiesRequest(participant_id=NORTH, name=NORTH, identities=identities))
+        await registry.SetIdentities(
+            participant_pb.SetIdentitiesRequest(participant_id=NORTH, name=NORTH, identities=identities)
+        )
     asked = credit_pb.Credit(
         transaction_id=new_id(), pan=pan, amount_pence=500, reason=credit_pb.CREDIT_REASON_EMERGENCY, note="cold snap"
     )
     decision = credit_pb.DecideCreditRequest(transaction_id=asked.transaction_id, approve=True)
     async with credit_caller(module_stack, NORTH) as credit:
-        await credit.AskCredit(credit_pb.AskCreditRequest(credit=asked))
+        await credit.RequestCredit(credit_pb.RequestCreditRequest(credit=asked))
         assert (await refused(credit.DecideCredit(decision))).reason == "TWO_PEOPLE_NEEDED"
     async with credit_caller(module_stack, NORTH, certs=second) as credit:
         async with asyncio.timeout(PATIENCE_S):

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from utrn.v1 import appointment_service_pb2, credit_service_pb2, registry_service_pb2, top_up_service_pb2
+from utrn.v1 import (
+    appointment_service_pb2,
+    credit_service_pb2,
+    meter_model_service_pb2,
+    meter_service_pb2,
+    pan_service_pb2,
+    participant_service_pb2,
+    registry_service_pb2,
+    top_up_service_pb2,
+)
 
 from app.cli.meter_transfers import read_codes
 from app.cli.remedies import ADVICE
@@ -67,7 +76,16 @@ def test_a_command_that_the_story_leaves_out_is_noticed() -> None:
 
 
 def test_every_call_of_the_contract_has_a_command() -> None:
-    files = (registry_service_pb2, appointment_service_pb2, credit_service_pb2, top_up_service_pb2)
+    files = (
+        participant_service_pb2,
+        meter_model_service_pb2,
+        meter_service_pb2,
+        pan_service_pb2,
+        registry_service_pb2,
+        appointment_service_pb2,
+        credit_service_pb2,
+        top_up_service_pb2,
+    )
     services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
     named: set[str] = set()
     for file in (ROOT / "app" / "cli").glob("*.py"):
@@ -76,7 +94,8 @@ def test_every_call_of_the_contract_has_a_command() -> None:
                 named.add(str(node.value))
             if isinstance(node, ast.Attribute):
                 named.add(node.attr)
-    assert {method.name for service in services for method in service.methods} <= named
+    # A command finds the method by its request.
+    assert {method.input_type.name for service in services for method in service.methods} <= named
 
 
 def on_board(teller: Teller) -> None:
@@ -107,9 +126,9 @@ def on_board(teller: Teller) -> None:
     assert "Chain Ltd" in teller.table(OPERATOR, "participant", "show", CHAIN)
     shown = teller.json(WEST_SECOND, "supplier", "show")
     # The last two are revocations.
-    assert [one["name"] for one in shown["known_as"]] == ["West Energy", *["West Energy plc"] * 3]
-    assert [one["standing"] for one in shown["standings"]] == [
-        "STANDING_ACTIVE", "STANDING_SUSPENDED", "STANDING_ACTIVE",
+    assert [one["name"] for one in shown["identity_history"]] == ["West Energy", *["West Energy plc"] * 3]
+    assert [one["status"] for one in shown["statuses"]] == [
+        "PARTICIPANT_STATUS_ACTIVE", "PARTICIPANT_STATUS_SUSPENDED", "PARTICIPANT_STATUS_ACTIVE",
     ]  # fmt: skip
     seen = teller.table(OPERATOR, "supplier", "show", WEST)
     assert participant_uri(WEST_SECOND) in seen
@@ -117,7 +136,7 @@ def on_board(teller: Teller) -> None:
     for group in ("supplier", "participant"):
         assert WEST in teller.table(OPERATOR, group, "list")
         paged = teller.json(OPERATOR, group, "list", "--page", "3")["participants"]
-        assert "participants so far, up to" in teller.errors
+        assert "participants so far" in teller.errors
         ids = [one["participant_id"] for one in paged]
         assert ids == sorted({*ids, WEST, CHAIN, PSP, OUTSIDER, OPERATOR, HELPDESK, AUDITOR, NORTH, SOUTH})
 
@@ -132,9 +151,9 @@ def profiles(teller: Teller) -> None:
         assert run(WEST, "supplier", "cancel-profile", WEST)
     assert teller.refused(WEST, "supplier", "cancel-profile", WEST).startswith("NOTHING_TO_END: ")
     (*_, holds) = teller.json(WEST, "supplier", "show", WEST)["profiles"]
-    assert "until" not in holds["dates"]
+    assert "until" not in holds["period"]
     profile = holds["profile"]
-    assert profile["option"] == "OPTION_PSP_ISSUES_AND_DELIVERS"
+    assert profile["selling_model"] == "SELLING_MODEL_PSP_ISSUES_AND_DELIVERS"
     assert profile["limits"] == [
         {"channel": 1, "min_pence": 200, "max_pence": 4900, "whole_pounds": True, "closed": False},
         {"channel": 4, "min_pence": 1, "max_pence": 819100, "whole_pounds": False, "closed": True},
@@ -145,13 +164,13 @@ def profiles(teller: Teller) -> None:
 
 
 def models(teller: Teller) -> None:
-    teller.both(OPERATOR, "registry", "model", "Acme", "E470")
-    teller.json(OPERATOR, "registry", "model", "Acme", "E470", "--no-over-the-air", "--since", in_(hours=1))
-    (row,) = teller.json(HELPDESK, "registry", "models")["models"]
+    teller.both(OPERATOR, "meter-model", "set", "Acme", "E470")
+    teller.json(OPERATOR, "meter-model", "set", "Acme", "E470", "--no-over-the-air", "--since", in_(hours=1))
+    (row,) = teller.json(HELPDESK, "meter-model", "list")["models"]
     assert (row["make"], row["over_the_air"]) == ("Acme", False)
     assert [one["over_the_air"] for one in row["history"]] == [True, False]
-    assert row["history"][0]["dates"]["until"] == row["history"][1]["dates"]["since"]
-    assert teller.table(HELPDESK, "registry", "models").count("E470") == 2
+    assert row["history"][0]["period"]["until"] == row["history"][1]["period"]["since"]
+    assert teller.table(HELPDESK, "meter-model", "list").count("E470") == 2
 
 
 def appointments(teller: Teller) -> None:
@@ -178,7 +197,7 @@ def appointments(teller: Teller) -> None:
     teller.both(PSP, "appoint", "end", WEST, PSP, "never")
     listed = teller.json(OPERATOR, "appoint", "list", "--supplier", WEST)
     assert {one["terms"]["psp_id"] for one in listed["appointments"]} == {CHAIN, PSP}
-    assert listed["next_after"] == ""
+    assert listed["next_page_token"] == ""
     assert teller.table(CHAIN, "appoint", "list").count("web-2026") == 1
 
 
@@ -228,7 +247,7 @@ def meters(teller: Teller) -> None:
     assert "zone zone-8, firmware F2, cohort C1" in teller.table(WEST, "meter", "show", meter_id_of(2))
     # The new one has other settings; the card goes with it.
     teller.json(WEST, "meter", "add", meter_id_of(3), *NEW)
-    teller.json(WEST, "pan", "give", pan_of(3), "--meter", meter_id_of(3))
+    teller.json(WEST, "pan", "assign", pan_of(3), "--meter", meter_id_of(3))
     exchanged = [meter_id_of(3), "--new", meter_id_of(4), "--pan", pan_of(3)]
     teller.both(WEST, "meter", "exchange", *exchanged, *NEW, *KIND, *SETTINGS)
     assert teller.json(WEST, "pan", "show", pan_of(3))["uses"][-1]["meter_id"] == meter_id_of(4)
@@ -236,29 +255,29 @@ def meters(teller: Teller) -> None:
     listed = teller.json(WEST, "meter", "list")
     assert [one["meter_id"] for one in listed["meters"]] == [meter_id_of(number) for number in (1, 2, 3, 4)]
     part = teller.json(WEST, "meter", "list", "--limit", "3")
-    assert (part["meters"], part["next_after"]) == (listed["meters"][:3], meter_id_of(3))
-    assert teller.json(WEST, "meter", "list", "--after", meter_id_of(3))["meters"] == listed["meters"][3:]
+    assert part["meters"] == listed["meters"][:3]
+    rest = teller.json(WEST, "meter", "list", "--page-token", part["next_page_token"])
+    assert rest["meters"] == listed["meters"][3:]
     # Every page of it.
     assert len(teller.json(OPERATOR, "meter", "list", "--page", "9")["meters"]) == 40 + 4
-    assert "9 meters so far, up to" in teller.errors
+    assert "9 meters so far" in teller.errors
     first = teller.json(OPERATOR, "meter", "list", "--limit", "15", "--page", "9")
     assert len(first["meters"]) == 15
-    assert first["next_after"] == first["meters"][-1]["meter_id"]
-    rest = teller.json(OPERATOR, "meter", "list", "--after", first["next_after"])
-    assert (len(rest["meters"]), rest["next_after"]) == (29, "")
-    assert f"more: --after {first['next_after']}" in teller.table(OPERATOR, "meter", "list", "--limit", "15")
+    rest = teller.json(OPERATOR, "meter", "list", "--page-token", first["next_page_token"])
+    assert (len(rest["meters"]), rest["next_page_token"]) == (29, "")
+    assert f"more: --page-token {first['next_page_token']}" in teller.table(OPERATOR, "meter", "list", "--limit", "15")
 
 
 def pans(teller: Teller) -> None:
     meter_id = meter_id_of(2)
-    teller.both(WEST, "pan", "give", pan_of(2), "--meter", meter_id, "--form", "app")
+    teller.both(WEST, "pan", "assign", pan_of(2), "--meter", meter_id, "--form", "app")
     teller.both(WEST, "pan", "block", pan_of(2))
     teller.both(WEST, "pan", "unblock", pan_of(2))
     teller.both(WEST, "pan", "replace", pan_of(2), pan_of(5), "--form", "virtual")
     lost = teller.json(WEST, "pan", "show", pan_of(2))
     assert (lost["form"], lost["uses"][-1]["status"]) == ("PAN_FORM_APP", "PAN_STATUS_REPLACED")
     assert f"replaced by {pan_of(5)}" in teller.table(HELPDESK, "pan", "show", pan_of(2))
-    teller.json(WEST, "pan", "give", pan_of(6), "--meter", meter_id)
+    teller.json(WEST, "pan", "assign", pan_of(6), "--meter", meter_id)
     for run in (teller.json, teller.table):
         moved = ["--from", meter_id, "--to", meter_id_of(1), "--since", in_(hours=1)]
         teller.both(WEST, "pan", "repoint", pan_of(6), *moved)
@@ -297,7 +316,7 @@ def sold(teller: Teller) -> None:
     vend = ["vend", "show", code["transaction_id"]]
     assert teller.json(CHAIN, *vend)["channel"] == "CHANNEL_ONLINE"
     # Nothing is open here; tests/integration/test_open_cases.py settles what is.
-    assert teller.json(WEST, "vend", "cases") == {"vends": [], "next_after": ""}
+    assert teller.json(WEST, "vend", "cases") == {"vends": [], "next_page_token": ""}
     assert "Open cases" in teller.table(WEST, "vend", "cases")
     settle = ["vend", "settle", code["transaction_id"], "--participant", CHAIN, "--not-credited"]
     teller.run(*settle, *teller.options(WEST), "--json", code=1)
@@ -311,11 +330,11 @@ def sold(teller: Teller) -> None:
 def credit(teller: Teller) -> None:
     first, second = new_id(), new_id()
     note = ["--reason", "emergency", "--note", "cold snap"]
-    asked = teller.json(WEST, "credit", "ask", pan_of(5), "5", *note, "--transaction-id", first)
+    asked = teller.json(WEST, "credit", "request", pan_of(5), "5", *note, "--transaction-id", first)
     assert (asked["state"], asked["amount_pence"], asked["reason"]) == (
         "CREDIT_STATE_WAITING", 500, "CREDIT_REASON_EMERGENCY",
     )  # fmt: skip
-    assert second in teller.table(WEST, "credit", "ask", pan_of(5), "7", "--transaction-id", second)
+    assert second in teller.table(WEST, "credit", "request", pan_of(5), "7", "--transaction-id", second)
     waiting = teller.json(WEST, "credit", "report", "--waiting")
     assert [one["transaction_id"] for one in waiting["credits"]] == sorted([first, second])
     assert teller.refused(WEST, "credit", "decide", first, "--approve").startswith("TWO_PEOPLE_NEEDED: ")
@@ -337,7 +356,7 @@ def counters(teller: Teller, tmp_path: Path) -> None:
     """Enrols a meter from its SMSO and backs it out; hands another one to the supplier's generator and back."""
     meter_id, pan = meter_id_of(6), pan_of(7)
     teller.json(WEST, "meter", "add", meter_id, *NEW, "--not-enrolled")
-    teller.json(WEST, "pan", "give", pan, "--meter", meter_id)
+    teller.json(WEST, "pan", "assign", pan, "--meter", meter_id)
     codes = tmp_path / "codes.jsonl"
     unspent: list[dict[str, Any]] = [
         {
@@ -350,12 +369,12 @@ def counters(teller: Teller, tmp_path: Path) -> None:
     codes.write_text("\n".join(map(json.dumps, unspent)))
     other_point = teller.stack.make_keys()[NORTH].public_point
     enrol = [
-        "meter", "hand-over", meter_id, "--from", "smso", "--to", "central", "--last-issued", "41",
+        "meter", "transfer-counters", meter_id, "--from", "smso", "--to", "central", "--last-issued", "41",
         "--highest-applied", "39", "--codes", str(codes), "--point", other_point, *SETTINGS,
     ]  # fmt: skip
     done = teller.json(OPERATOR, *enrol)
-    assert done["written"]["changed"]
-    assert done["change"]["kinds"] == ["MARKET_CHANGE_KIND_CUSTODY", "MARKET_CHANGE_KIND_ENROLMENT"]
+    assert done["result"]["changed"]
+    assert done["change"]["kinds"] == ["REGISTRATION_CHANGE_KIND_CUSTODY", "REGISTRATION_CHANGE_KIND_ENROLMENT"]
     assert "nothing to do" in teller.table(OPERATOR, *enrol)
     shown = teller.json(WEST, "meter", "show", meter_id)
     assert (shown["registrations"][-1]["custody"], shown["settings"][-1]["settings"]["cohort"]) == (
@@ -368,7 +387,7 @@ def counters(teller: Teller, tmp_path: Path) -> None:
     assert taken["utrn_counter"] == 40
     assert (taken["channel"], taken["reference"]["receipt_id"]) == ("CHANNEL_COUNTER_CASH", "R40"), "as it was sold"
     saved = codes.with_name("saved.jsonl")
-    out = ["meter", "hand-over", meter_id, "--from", "central", "--to", "smso", "--save-codes", str(saved)]
+    out = ["meter", "transfer-counters", meter_id, "--from", "central", "--to", "smso", "--save-codes", str(saved)]
     told = teller.json(OPERATOR, *out)["change"]
     assert (told["last_issued"], told["highest_applied"], told["originator_id"]) == (42, 39, "90b3d51f30010003")
     assert INSTANT.fullmatch(told["at"])
@@ -378,7 +397,7 @@ def counters(teller: Teller, tmp_path: Path) -> None:
     )  # fmt: skip
 
     meter_id = meter_id_of(2)
-    spent = teller.json(WEST, "meter", "hand-over", meter_id, "--from", "central", "--to", "supplier")["change"]
+    spent = teller.json(WEST, "meter", "transfer-counters", meter_id, "--from", "central", "--to", "supplier")["change"]
     assert spent["last_issued"] == 2
     made = ["vend", "deliver-external", pan_of(5), utrn(3), "--counter", "3", "--transaction-id"]
 
@@ -391,9 +410,9 @@ def counters(teller: Teller, tmp_path: Path) -> None:
     teller.until(sent)
     assert teller.json(WEST, *made)["replayed"]
     assert "owed since" in teller.table(WEST, *made)
-    back = ["meter", "hand-over", meter_id, "--from", "supplier", "--to", "central", "--last-issued"]
+    back = ["meter", "transfer-counters", meter_id, "--from", "supplier", "--to", "central", "--last-issued"]
     assert "spent counters up to" in teller.refused(WEST, *back, "1")
-    assert teller.json(WEST, *back, "3", "--highest-applied", "1")["written"]["changed"]
+    assert teller.json(WEST, *back, "3", "--highest-applied", "1")["result"]["changed"]
 
 
 def hands(teller: Teller) -> None:
@@ -408,7 +427,7 @@ def hands(teller: Teller) -> None:
     at = in_(seconds=0.5)
     teller.both(OPERATOR, "meter", "change-supplier", meter_id, *to_south, "--since", at)
     teller.until(lambda: SOUTH in {one["supplier_id_after"] for one in _changes(teller)})
-    instant = teller.json(SOUTH, "meter", "show", meter_id)["registrations"][-1]["dates"]["since"]
+    instant = teller.json(SOUTH, "meter", "show", meter_id)["registrations"][-1]["period"]["since"]
     assert instant == at.replace("+00:00", "Z")
     assert teller.refused(WEST, "meter", "end", meter_id).startswith("NOT_YOURS: ")
     # The gaining supplier adopts the old card.
@@ -437,34 +456,34 @@ def reconciled(teller: Teller, tmp_path: Path) -> None:
 
 
 def _changes(teller: Teller, *options: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = teller.json(WEST, "registry", "changes", *options)["changes"]
+    found: list[dict[str, Any]] = teller.json(WEST, "meter", "changes", *options)["changes"]
     return found
 
 
 def who_could_sell_and_what_changed(teller: Teller) -> None:
     meter_id = meter_id_of(2)
     changed = [one for one in _changes(teller) if one["meter_id"] == meter_id]
-    kinds = [kind.removeprefix("MARKET_CHANGE_KIND_") for one in changed for kind in one["kinds"]]
+    kinds = [kind.removeprefix("REGISTRATION_CHANGE_KIND_") for one in changed for kind in one["kinds"]]
     assert kinds == ["PAYMENT_MODE", "PAYMENT_MODE", "CUSTODY", "CUSTODY", "TENANCY", "SUPPLIER"]
     lost = changed[-1]
     assert (lost["responsible_supplier_id"], lost["supplier_id_after"]) == (WEST, SOUTH)
     assert (lost["last_issued"], lost["highest_applied"]) == (3, 1)
     assert all(INSTANT.fullmatch(lost[name]) for name in ("at", "carried_out_at"))
-    assert "supplier" in teller.table(AUDITOR, "registry", "changes", "--supplier", WEST)
+    assert "supplier" in teller.table(AUDITOR, "meter", "changes", "--supplier", WEST)
     # Page by page, and a part of it: the same.
     paged = _changes(teller, "--page", "2")
-    assert "changes so far, up to" in teller.errors
+    assert "changes so far" in teller.errors
     assert paged == _changes(teller)
-    part = teller.json(WEST, "registry", "changes", "--limit", "3")
-    assert part["changes"] + _changes(teller, "--after", part["next_after"]) == paged
+    part = teller.json(WEST, "meter", "changes", "--limit", "3")
+    assert part["changes"] + _changes(teller, "--page-token", part["next_page_token"]) == paged
     assert _changes(teller, "--since", lost["at"]) == [lost]
     before = (datetime.fromisoformat(lost["at"]) - timedelta(milliseconds=1)).isoformat()
-    then = teller.json(HELPDESK, "registry", "sellers", "--meter", meter_id, "--at", before)
+    then = teller.json(HELPDESK, "meter", "sellers", "--meter", meter_id, "--at", before)
     assert then["supplier_id"] == WEST
     assert {"participant_id": CHAIN, "may_issue": True, "may_deliver": True, "allowed_by": "appointment web-2026"} in (
         then["sellers"]
     )
-    now = teller.table(HELPDESK, "registry", "sellers", "--pan", pan_of(5))
+    now = teller.table(HELPDESK, "meter", "sellers", "--pan", pan_of(5))
     assert SOUTH in now
     assert WEST not in now
 

@@ -18,7 +18,9 @@ from google.protobuf import timestamp_pb2
 from utrn.store.v1 import records_pb2 as store_pb
 from utrn.v1 import appointment_service_pb2 as appointment_pb
 from utrn.v1 import errors_pb2, types_pb2
-from utrn.v1 import registry_service_pb2 as pb
+from utrn.v1 import meter_service_pb2 as meter_pb
+from utrn.v1 import pan_service_pb2 as pan_pb
+from utrn.v1 import participant_service_pb2 as participant_pb
 from utrn.v1 import top_up_service_pb2 as top_up_pb
 
 from app.devstack.files import OPERATOR, PSP, SUPPLIERS, StackPlan
@@ -50,7 +52,7 @@ WITHIN_S = 1.0
 # A generator of the supplier's own.
 
 
-def made_elsewhere(stack: DevStack, meter_id: str, counter: int, pence: int) -> str:
+def externally_issued(stack: DevStack, meter_id: str, counter: int, pence: int) -> str:
     """Return the code that the supplier's generator makes for an emulated meter.
 
     The supplier's private key is in the HSM; the meter's own private key gives the same shared secret with the
@@ -65,9 +67,9 @@ def made_elsewhere(stack: DevStack, meter_id: str, counter: int, pence: int) -> 
     )  # fmt: skip
 
 
-def send_made(pan: str, utrn: str, counter: int) -> top_up_pb.SendTopUpRequest:
-    made = top_up_pb.UtrnMadeElsewhere(pan=pan, utrn=utrn, utrn_counter=counter, channel=types_pb2.CHANNEL_ONLINE)
-    return top_up_pb.SendTopUpRequest(transaction_id=new_id(), made_elsewhere=made)
+def send_made(pan: str, utrn: str, counter: int) -> top_up_pb.DeliverVendRequest:
+    made = top_up_pb.ExternallyIssuedUtrn(pan=pan, utrn=utrn, utrn_counter=counter, channel=types_pb2.CHANNEL_ONLINE)
+    return top_up_pb.DeliverVendRequest(transaction_id=new_id(), externally_issued=made)
 
 
 # Sales in one step and in two.
@@ -109,7 +111,7 @@ async def two_steps(stub: "Stub", pan: str) -> types_pb2.Vend:
     asked = top_up_pb.GetVendRequest(transaction_id=request.transaction_id)
     before = (await stub.GetVend(asked)).vend.delivery.state
     assert before == types_pb2.DELIVERY_STATE_NOT_REQUESTED
-    await stub.SendTopUp(top_up_pb.SendTopUpRequest(transaction_id=request.transaction_id))
+    await stub.DeliverVend(top_up_pb.DeliverVendRequest(transaction_id=request.transaction_id))
     return await applied(stub, request.transaction_id)
 
 
@@ -133,22 +135,26 @@ async def until(asked: Callable[[], Awaitable[str]], wanted: str) -> float:
     return time.monotonic()
 
 
-async def choose(stack: DevStack, supplier: str, option: pb.Option.ValueType) -> None:
+async def choose(stack: DevStack, supplier: str, option: participant_pb.SellingModel.ValueType) -> None:
     """Choose a profile, as the supplier; known at once to whoever asks the same node after it is seen there."""
     async with registry_caller(stack, supplier) as registry:
-        await registry.SetProfile(pb.SetProfileRequest(supplier_id=supplier, profile=pb.Profile(option=option)))
+        await registry.SetProfile(
+            participant_pb.SetProfileRequest(supplier_id=supplier, profile=participant_pb.Profile(selling_model=option))
+        )
 
 
-async def hand_over(stack: DevStack, meter_id: str, *, back: bool = False, last_issued: int = 0) -> pb.MarketChange:
+async def hand_over(
+    stack: DevStack, meter_id: str, *, back: bool = False, last_issued: int = 0
+) -> meter_pb.RegistrationChange:
     """Hand a meter of North's to its generator, or back to this service."""
-    before, after = pb.CUSTODY_CENTRAL, pb.CUSTODY_SUPPLIER
+    before, after = meter_pb.CUSTODY_CENTRAL, meter_pb.CUSTODY_SUPPLIER
     if back:
         before, after = after, before
     async with registry_caller(stack, NORTH) as registry:
-        request = pb.HandOverMeterRequest(
+        request = meter_pb.TransferCountersRequest(
             meter_id=meter_id, custody_before=before, custody=after, last_issued=last_issued if back else None
         )
-        return (await registry.HandOverMeter(request)).change
+        return (await registry.TransferCounters(request)).change
 
 
 # Each under its own option, at one time.
@@ -172,26 +178,26 @@ async def _north_generates(stack: DevStack) -> None:
     (pan, meter_id), (other, other_meter) = meters_of(stack, NORTH)[:2]
     async with caller(stack, NORTH) as north, caller(stack) as psp:
         sold = await one_step(north, pan)
-        await choose(stack, NORTH, pb.OPTION_SUPPLIER_GENERATES)
+        await choose(stack, NORTH, participant_pb.SELLING_MODEL_SUPPLIER_GENERATES)
         await until(lambda: objection(north, pan), "CENTRAL_ISSUE_OFF")
         await until(lambda: objection(psp, pan), "NOT_APPOINTED")
         told = await hand_over(stack, meter_id)
         assert (told.last_issued, sold.utrn_counter) == (1, 1), "the generator goes on after it"
-        early = send_made(other, made_elsewhere(stack, other_meter, 1, 500), 1)
-        assert (await refused(north.SendTopUp(early))).reason == "COUNTER_HERE"
+        early = send_made(other, externally_issued(stack, other_meter, 1, 500), 1)
+        assert (await refused(north.DeliverVend(early))).reason == "COUNTER_HERE"
         assert (await refused(north.IssueUtrn(issue(pan)))).reason == "CENTRAL_ISSUE_OFF"
         assert (await refused(north.TopUp(top_up(transaction_id=new_id(), pan=pan)))).reason == "CENTRAL_ISSUE_OFF"
-        request = send_made(pan, made_elsewhere(stack, meter_id, 2, 1234), 2)
-        assert (await refused(psp.SendTopUp(request))).reason == "NOT_APPOINTED"
-        assert not (await north.SendTopUp(request)).replayed
+        request = send_made(pan, externally_issued(stack, meter_id, 2, 1234), 2)
+        assert (await refused(psp.DeliverVend(request))).reason == "NOT_APPOINTED"
+        assert not (await north.DeliverVend(request)).replayed
         vend = await applied(north, request.transaction_id)
-        assert (vend.made_elsewhere, vend.code.amount_pence, vend.utrn_counter) == (True, 1234, 2)
+        assert (vend.externally_issued, vend.code.amount_pence, vend.utrn_counter) == (True, 1234, 2)
 
 
 async def _south_sells_alone(stack: DevStack) -> None:
     """Option 2, the default: the supplier in one step and in two; its PSPs are refused."""
     pan, _ = meters_of(stack, SOUTH)[0]
-    await choose(stack, SOUTH, pb.OPTION_SUPPLIER_ONLY)
+    await choose(stack, SOUTH, participant_pb.SELLING_MODEL_SUPPLIER_ONLY)
     async with caller(stack, SOUTH) as south, caller(stack) as psp:
         await until(lambda: objection(psp, pan), "NOT_APPOINTED")
         assert (await refused(psp.IssueUtrn(issue(pan)))).reason == "NOT_APPOINTED"
@@ -202,17 +208,17 @@ async def _south_sells_alone(stack: DevStack) -> None:
 async def _south_lets_psps_issue(stack: DevStack) -> None:
     """Option 1 without delivery: the PSP issues, the supplier delivers what the PSP has sold."""
     pan, _ = meters_of(stack, SOUTH)[1]
-    await choose(stack, SOUTH, pb.OPTION_PSP_ISSUES)
+    await choose(stack, SOUTH, participant_pb.SELLING_MODEL_PSP_ISSUES)
     async with caller(stack, SOUTH) as south, caller(stack) as psp:
         await until(lambda: objection(psp, pan), "")
         assert await objection(psp, pan, deliver=True) == "NOT_APPOINTED"
         request = issue(pan)
         code = (await psp.IssueUtrn(request)).code
-        send = top_up_pb.SendTopUpRequest(transaction_id=request.transaction_id)
-        assert (await refused(psp.SendTopUp(send))).reason == "NOT_APPOINTED"
+        send = top_up_pb.DeliverVendRequest(transaction_id=request.transaction_id)
+        assert (await refused(psp.DeliverVend(send))).reason == "NOT_APPOINTED"
         assert (await refused(psp.TopUp(top_up(transaction_id=new_id(), pan=pan)))).reason == "NOT_APPOINTED"
         send.participant_id = PSP
-        assert not (await south.SendTopUp(send)).replayed
+        assert not (await south.DeliverVend(send)).replayed
         vend = await applied(south, request.transaction_id, PSP)
         assert (vend.code, vend.participant_id, vend.allowed_by) == (code, PSP, "appointment corner")
 
@@ -223,15 +229,15 @@ async def _north_still_generates(stack: DevStack) -> None:
     async with caller(stack, NORTH) as north, caller(stack) as psp:
         assert await objection(psp, pan) == "NOT_APPOINTED"
         assert await objection(north, pan) == "CENTRAL_ISSUE_OFF"
-        request = send_made(pan, made_elsewhere(stack, meter_id, 3, 777), 3)
-        await north.SendTopUp(request)
+        request = send_made(pan, externally_issued(stack, meter_id, 3, 777), 3)
+        await north.DeliverVend(request)
         assert (await applied(north, request.transaction_id)).code.amount_pence == 777
 
 
 async def _south_lets_psps_deliver(stack: DevStack) -> None:
     """Option 1: the PSP in one step and in two."""
     pan, _ = meters_of(stack, SOUTH)[2]
-    await choose(stack, SOUTH, pb.OPTION_PSP_ISSUES_AND_DELIVERS)
+    await choose(stack, SOUTH, participant_pb.SELLING_MODEL_PSP_ISSUES_AND_DELIVERS)
     async with caller(stack) as psp:
         await until(lambda: objection(psp, pan, deliver=True), "")
         assert {(await sell(psp, pan)).allowed_by for sell in (one_step, two_steps)} == {"appointment corner"}
@@ -241,7 +247,7 @@ async def _north_comes_back(stack: DevStack) -> None:
     """From option 3 to option 2: each meter is issued for centrally once its counters are handed back."""
     pan, meter_id = meters_of(stack, NORTH)[0]
     other, _ = meters_of(stack, NORTH)[1]
-    await choose(stack, NORTH, pb.OPTION_SUPPLIER_ONLY)
+    await choose(stack, NORTH, participant_pb.SELLING_MODEL_SUPPLIER_ONLY)
     async with caller(stack, NORTH) as north:
         await until(lambda: objection(north, other), "")
         assert (await refused(north.IssueUtrn(issue(pan)))).reason == "COUNTER_ELSEWHERE"
@@ -252,9 +258,9 @@ async def _north_comes_back(stack: DevStack) -> None:
         await hand_over(stack, meter_id, back=True, last_issued=4)
         await until(lambda: objection(north, pan), "")
         vend = await one_step(north, pan)
-        assert (vend.utrn_counter, vend.made_elsewhere) == (5, False)
-        late = send_made(pan, made_elsewhere(stack, meter_id, 6, 100), 6)
-        assert (await refused(north.SendTopUp(late))).reason == "COUNTER_HERE", "one owner of a counter sequence"
+        assert (vend.utrn_counter, vend.externally_issued) == (5, False)
+        late = send_made(pan, externally_issued(stack, meter_id, 6, 100), 6)
+        assert (await refused(north.DeliverVend(late))).reason == "COUNTER_HERE", "one owner of a counter sequence"
 
 
 # Three nodes.
@@ -321,7 +327,7 @@ async def test_every_node_sees_every_kind_of_change_within_a_second(three_nodes:
     name = appointment_pb.AppointmentName(supplier_id=NORTH, psp_id=PSP, appointment_id="corner")
     seen = Seen()
 
-    def profile(option: pb.Option.ValueType) -> Change:
+    def profile(option: participant_pb.SellingModel.ValueType) -> Change:
         return lambda: choose(three_nodes, NORTH, option)
 
     async with (
@@ -333,18 +339,20 @@ async def test_every_node_sees_every_kind_of_change_within_a_second(three_nodes:
             request = appointment_pb.SuspendAppointmentRequest(name=name, suspended=suspended)
             return lambda: appointing.SuspendAppointment(request)
 
-        def standing(one: pb.Standing.ValueType) -> Change:
-            return lambda: operator.SetStanding(pb.SetStandingRequest(participant_id=PSP, standing=one))
+        def standing(one: participant_pb.ParticipantStatus.ValueType) -> Change:
+            return lambda: operator.SetParticipantStatus(
+                participant_pb.SetParticipantStatusRequest(participant_id=PSP, status=one)
+            )
 
         def card(*, blocked: bool) -> Change:
-            return lambda: operator.SetPanBlocked(pb.SetPanBlockedRequest(pan=pan, blocked=blocked))
+            return lambda: operator.SetPanBlocked(pan_pb.SetPanBlockedRequest(pan=pan, blocked=blocked))
 
-        def mode(one: pb.PaymentMode.ValueType) -> Change:
-            settings = pb.MeterSettings(payment_mode=one)
-            return lambda: operator.ChangeMeter(pb.ChangeMeterRequest(meter_id=meter_id, settings=settings))
+        def mode(one: meter_pb.PaymentMode.ValueType) -> Change:
+            settings = meter_pb.MeterSettings(payment_mode=one)
+            return lambda: operator.ChangeMeter(meter_pb.ChangeMeterRequest(meter_id=meter_id, settings=settings))
 
         def supplier(losing: str, gaining: str) -> Change:
-            request = pb.ChangeSupplierRequest(
+            request = meter_pb.ChangeSupplierRequest(
                 meter_id=meter_id, losing_supplier_id=losing, gaining_supplier_id=gaining
             )
             return lambda: operator.ChangeSupplier(request)
@@ -352,21 +360,21 @@ async def test_every_node_sees_every_kind_of_change_within_a_second(three_nodes:
         # Each with the change that takes it back.
         there_and_back: tuple[tuple[tuple[str, Change, str], tuple[str, Change, str]], ...] = (
             (
-                ("profile, refusing", profile(pb.OPTION_SUPPLIER_ONLY), "NOT_APPOINTED"),
-                ("profile, allowing", profile(pb.OPTION_PSP_ISSUES_AND_DELIVERS), ""),
+                ("profile, refusing", profile(participant_pb.SELLING_MODEL_SUPPLIER_ONLY), "NOT_APPOINTED"),
+                ("profile, allowing", profile(participant_pb.SELLING_MODEL_PSP_ISSUES_AND_DELIVERS), ""),
             ),
             (
                 ("appointment suspended", appointment(suspended=True), "NOT_APPOINTED"),
                 ("appointment resumed", appointment(suspended=False), ""),
             ),
             (
-                ("PSP suspended", standing(pb.STANDING_SUSPENDED), "CALLER_SUSPENDED"),
-                ("PSP readmitted", standing(pb.STANDING_ACTIVE), ""),
+                ("PSP suspended", standing(participant_pb.PARTICIPANT_STATUS_SUSPENDED), "CALLER_SUSPENDED"),
+                ("PSP readmitted", standing(participant_pb.PARTICIPANT_STATUS_ACTIVE), ""),
             ),
             (("PAN blocked", card(blocked=True), "PAN_BLOCKED"), ("PAN unblocked", card(blocked=False), "")),
             (
-                ("credit mode", mode(pb.PAYMENT_MODE_CREDIT), "METER_IN_CREDIT_MODE"),
-                ("prepayment mode", mode(pb.PAYMENT_MODE_PREPAYMENT), ""),
+                ("credit mode", mode(meter_pb.PAYMENT_MODE_CREDIT), "METER_IN_CREDIT_MODE"),
+                ("prepayment mode", mode(meter_pb.PAYMENT_MODE_PREPAYMENT), ""),
             ),
             (
                 ("change of supplier", supplier(NORTH, SOUTH), "PAN_NOT_CURRENT"),
@@ -424,11 +432,11 @@ async def test_a_change_of_supplier_takes_place_at_its_instant_on_three_nodes(th
     async with registry_caller(three_nodes, OPERATOR) as operator:
         for meter_id in (raced, quiet):
             await operator.ChangeSupplier(
-                pb.ChangeSupplierRequest(
+                meter_pb.ChangeSupplierRequest(
                     meter_id=meter_id, losing_supplier_id=NORTH, gaining_supplier_id=SOUTH, since=since
                 )
             )
-        await operator.GivePan(pb.GivePanRequest(pan=new_pan, meter_id=raced, since=since))
+        await operator.AssignPan(pan_pb.AssignPanRequest(pan=new_pan, meter_id=raced, since=since))
     refusals: set[str] = set()
     async with stubs(three_nodes) as psps, stubs(three_nodes, SOUTH) as souths, asyncio.TaskGroup() as tasks:
         for old, new in zip(psps, souths, strict=True):
@@ -460,11 +468,11 @@ async def _race(stub: "Stub", pan: str, until_s: float, refusals: set[str]) -> N
         await asyncio.sleep(0.01)
 
 
-async def _note_of(stack: DevStack, meter_id: str) -> pb.MarketChange:
+async def _note_of(stack: DevStack, meter_id: str) -> meter_pb.RegistrationChange:
     """Return the note of a meter's change once it has been carried out."""
     async with registry_caller(stack, NORTH, node="node-c") as registry, asyncio.timeout(PATIENCE_S):
         while True:
-            changes = (await registry.ListMarketChanges(pb.ListMarketChangesRequest())).changes
+            changes = (await registry.ListRegistrationChanges(meter_pb.ListRegistrationChangesRequest())).changes
             found = [one for one in changes if one.meter_id == meter_id]
             if found:
                 return found[0]

@@ -23,18 +23,21 @@ def teller(module_stack: DevStack, monkeypatch: pytest.MonkeyPatch) -> Teller:
 
 
 METER = meter_id_of(900)
-ENROL = ("meter", "hand-over", METER, "--from", "smso", "--to", "central")
+ENROL = ("meter", "transfer-counters", METER, "--from", "smso", "--to", "central")
 USAGE: tuple[tuple[tuple[str, ...], str], ...] = (
     (("meter", "end", METER, "--at", "tomorrow"), "tomorrow: an instant with its offset is needed"),
     (("meter", "end", METER, "--at", "2026-11-24T12:00:00"), "with its offset is needed"),
-    (("registry", "sellers", "--meter", METER, "--at", "9999-12-31T23:59:59-14:00"), "an instant with its offset"),
-    (("registry", "sellers"), "--meter or --pan: one of the two is needed"),
+    (("meter", "sellers", "--meter", METER, "--at", "9999-12-31T23:59:59-14:00"), "an instant with its offset"),
+    (("meter", "sellers"), "--meter or --pan: one of the two is needed"),
     (
         ("pan", "eligible", pan_of(1), "--channel", "pigeon"),
         "one of counter_cash, counter_card, online, app, phone, aut",
     ),
     (("pan", "eligible", pan_of(1), "--amount", "1e999999999999"), "no amount of pounds, such as 10 or 12.34"),
-    (("pan", "give", pan_of(1), "--meter", METER, "--form", "stone"), "--form stone: one of plastic, virtual, app is"),
+    (
+        ("pan", "assign", pan_of(1), "--meter", METER, "--form", "stone"),
+        "--form stone: one of plastic, virtual, app is",
+    ),
     (("supplier", "profile", NORTH, "--option", "all"), "one of supplier_only, psp_issues, psp_issues_and_delivers,"),
     (("supplier", "profile", NORTH, "--option", "psp_issues", "--limit", "not_paid:1:2"), "one of counter_cash,"),
     (("supplier", "profile", NORTH, "--option", "psp_issues", "--limit", "app:5"), "as counter_cash:200:4900:whole"),
@@ -47,20 +50,38 @@ USAGE: tuple[tuple[tuple[str, ...], str], ...] = (
     (("meter", "add", METER, *NEW, "--point", "zz"), "--point: hex is needed"),
     (("meter", "add", METER, *NEW, "--kind", "oil"), "--kind oil: one of esme, gsme is needed"),
     (("meter", "add", METER, *NEW, "--max-credit", "-1"), "--max-credit"),
-    (("meter", "hand-over", METER, "--from", "smso", "--to", "central", "--last-issued", "-1"), "--last-issued"),
+    (
+        ("meter", "transfer-counters", METER, "--from", "smso", "--to", "central", "--last-issued", "-1"),
+        "--last-issued",
+    ),
     (ENROL, "--last-issued must be said"),
     (
-        ("meter", "hand-over", METER, "--from", "smso", "--to", "me"),
+        ("meter", "transfer-counters", METER, "--from", "smso", "--to", "me"),
         "--to me: one of central, supplier, smso is needed",
     ),
     (
-        ("meter", "hand-over", METER, "--from", "smso", "--to", "central", "--last-issued", "0", "--codes", "/no/file"),
+        (
+            "meter",
+            "transfer-counters",
+            METER,
+            "--from",
+            "smso",
+            "--to",
+            "central",
+            "--last-issued",
+            "0",
+            "--codes",
+            "/no/file",
+        ),
         "cannot be read",
     ),
-    (("meter", "hand-over", METER, "--from", "central", "--to", "smso", "--zone", "z"), "go with --from smso"),
-    (("meter", "hand-over", METER, "--from", "central", "--to", "smso", "--last-issued", "3"), "go with --to central"),
+    (("meter", "transfer-counters", METER, "--from", "central", "--to", "smso", "--zone", "z"), "go with --from smso"),
+    (
+        ("meter", "transfer-counters", METER, "--from", "central", "--to", "smso", "--last-issued", "3"),
+        "go with --to central",
+    ),
     (("appoint", "propose", NORTH, PSP, "x", "--level", "none"), "--level none: one of issue, issue_and_deliver is"),
-    (("credit", "ask", pan_of(1), "ten"), "no amount of pounds"),
+    (("credit", "request", pan_of(1), "ten"), "no amount of pounds"),
     (("registry", "load", "/no/file"), "/no/file: cannot be read"),
     (("appoint", "list", "--target", "nowhere"), "host:port is needed"),
     (("appoint", "list", "--cert", "/no/cert"), "--cert /no/cert: No such file or directory; name a PEM file"),
@@ -85,7 +106,18 @@ def test_a_key_that_is_anothers_and_a_file_of_codes_are_named(teller: Teller, tm
     assert "not the key of" in teller.errors
     codes = tmp_path / "codes.jsonl"
     codes.write_text('{"pan": "1"}\n\n{"pan": "2", "price": 3}\n')
-    arguments = ["meter", "hand-over", METER, "--from", "smso", "--to", "central", "--last-issued", "0", "--codes"]
+    arguments = [
+        "meter",
+        "transfer-counters",
+        METER,
+        "--from",
+        "smso",
+        "--to",
+        "central",
+        "--last-issued",
+        "0",
+        "--codes",
+    ]
     arguments.append(str(codes))
     teller.table(OPERATOR, *arguments, code=2)
     assert f"--codes {codes}, line 3: " in teller.errors
@@ -129,6 +161,6 @@ def test_the_same_as_processes_of_their_own(teller: Teller) -> None:
     assert NORTH in utrn("supplier", "list", *operator)
     told = utrn("meter", "list", *operator, "--page", "9", "--json")
     assert len(as_json(told)["meters"]) >= 40
-    assert "ROLE_NOT_ALLOWED" in utrn("registry", "models", *teller.options(PSP), code=1)
-    assert "needed" in utrn("registry", "sellers", *operator, code=2)
+    assert "ROLE_NOT_ALLOWED" in utrn("meter-model", "list", *teller.options(PSP), code=1)
+    assert "needed" in utrn("meter", "sellers", *operator, code=2)
     assert "no text in UTF-8" in utrn("pan", "show", "\udcff", *operator, code=2)

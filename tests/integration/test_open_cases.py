@@ -62,7 +62,7 @@ async def test_a_code_below_the_meters_memory_is_an_open_case_until_its_supplier
                 assert (await fleet.EnterAtKeypad(entry)).credited
                 newer.append(asked.transaction_id)
         for transaction_id in two_step:
-            failure = await refused(stub.SendTopUp(pb.SendTopUpRequest(transaction_id=transaction_id)))
+            failure = await refused(stub.DeliverVend(pb.DeliverVendRequest(transaction_id=transaction_id)))
             assert (failure.code, failure.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CODE_TOO_FAR_BEHIND")
         stack.kill("head-end")
         stack.plan = replace(stack.plan, knobs=())
@@ -72,7 +72,7 @@ async def test_a_code_below_the_meters_memory_is_an_open_case_until_its_supplier
             assert delivery.reason == types_pb2.DELIVERY_REASON_DUPLICATE_UNPROVEN
         for transaction_id in newer:
             await _until(stub, transaction_id, types_pb2.DELIVERY_STATE_APPLIED)
-        sent = await stub.SendTopUp(pb.SendTopUpRequest(transaction_id=newer[0]))
+        sent = await stub.DeliverVend(pb.DeliverVendRequest(transaction_id=newer[0]))
         assert (sent.delivery.state, sent.replayed) == (types_pb2.DELIVERY_STATE_APPLIED, True)
         await _settle_all(stack, set(old))
         for transaction_id in old:

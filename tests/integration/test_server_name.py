@@ -118,7 +118,7 @@ def test_every_family_of_commands_reaches_it(stack: DevStack, tmp_path: Path) ->
         (OPERATOR, ["meter", "show", meter]),
         (OPERATOR, ["pan", "list", "--meter", meter]),
         (OPERATOR, ["appoint", "list"]),
-        (OPERATOR, ["registry", "sellers", "--meter", meter]),
+        (OPERATOR, ["meter", "sellers", "--meter", meter]),
         (OPERATOR, ["registry", "load", registry]),
         (NORTH, ["credit", "report"]),
         (NORTH, ["vend", "cases"]),

@@ -13,7 +13,7 @@ import grpc
 import pytest
 from utrn.sandbox.v1 import sandbox_pb2 as sandbox_pb
 from utrn.sandbox.v1 import sandbox_pb2_grpc as sandbox_rpc
-from utrn.v1 import registry_service_pb2 as pb
+from utrn.v1 import meter_service_pb2 as pb
 
 from app.devstack.files import OPERATOR, SUPPLIERS
 from app.devstack.fleet import meter_by_pan

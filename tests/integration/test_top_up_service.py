@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pytest
-from utrn.v1 import registry_service_pb2 as registry_pb
+from utrn.v1 import meter_service_pb2 as meter_pb
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
@@ -58,8 +58,8 @@ async def test_two_steps_send_only_when_asked_and_only_once(module_stack: DevSta
         await stub.IssueUtrn(issue)
         vend = (await stub.GetVend(pb.GetVendRequest(transaction_id=transaction_id))).vend
         assert vend.delivery.state == types_pb2.DELIVERY_STATE_NOT_REQUESTED
-        first = await stub.SendTopUp(pb.SendTopUpRequest(transaction_id=transaction_id))
-        again = await stub.SendTopUp(pb.SendTopUpRequest(transaction_id=transaction_id))
+        first = await stub.DeliverVend(pb.DeliverVendRequest(transaction_id=transaction_id))
+        again = await stub.DeliverVend(pb.DeliverVendRequest(transaction_id=transaction_id))
         assert (first.replayed, again.replayed) == (False, True)
         await _delivered(stub, transaction_id)
 
@@ -225,34 +225,34 @@ async def test_a_vend_is_shown_to_its_caller_and_its_supplier_only(module_stack:
 
 async def test_a_vend_never_issued_cannot_be_sent(module_stack: DevStack) -> None:
     async with caller(module_stack) as stub:
-        failure = await refused(stub.SendTopUp(pb.SendTopUpRequest(transaction_id=new_id())))
+        failure = await refused(stub.DeliverVend(pb.DeliverVendRequest(transaction_id=new_id())))
     assert (failure.code, failure.reason) == (grpc.StatusCode.NOT_FOUND, "VEND_UNKNOWN")
 
 
-async def test_a_code_made_elsewhere_is_checked_and_delivered_once(module_stack: DevStack) -> None:
+async def test_an_externally_issued_code_is_checked_and_delivered_once(module_stack: DevStack) -> None:
     meters = list(meter_by_pan(module_stack.folder / "sandbox").items())
     (first_pan, _), (other_pan, other_meter) = meters[10], meters[12]
     supplier = next(iter(SUPPLIERS))
     async with registry_caller(module_stack, supplier) as registry:
-        await registry.HandOverMeter(
-            registry_pb.HandOverMeterRequest(
-                meter_id=other_meter, custody_before=registry_pb.CUSTODY_CENTRAL, custody=registry_pb.CUSTODY_SUPPLIER
+        await registry.TransferCounters(
+            meter_pb.TransferCountersRequest(
+                meter_id=other_meter, custody_before=meter_pb.CUSTODY_CENTRAL, custody=meter_pb.CUSTODY_SUPPLIER
             )
         )
     async with caller(module_stack, supplier) as stub:
         # A code of this service for one meter stands in for one made elsewhere for another, which will refuse it.
         code = (await stub.TopUp(top_up(transaction_id=new_id(), pan=first_pan))).code
-        made = pb.UtrnMadeElsewhere(pan=other_pan, utrn=code.utrn, utrn_counter=1, channel=types_pb2.CHANNEL_APP)
-        request = pb.SendTopUpRequest(transaction_id=new_id(), made_elsewhere=made)
-        assert not (await stub.SendTopUp(request)).replayed
-        assert (await stub.SendTopUp(request)).replayed
-        again = pb.SendTopUpRequest(transaction_id=new_id(), made_elsewhere=made)
-        assert (await refused(stub.SendTopUp(again))).reason == "COUNTER_TAKEN"
+        made = pb.ExternallyIssuedUtrn(pan=other_pan, utrn=code.utrn, utrn_counter=1, channel=types_pb2.CHANNEL_APP)
+        request = pb.DeliverVendRequest(transaction_id=new_id(), externally_issued=made)
+        assert not (await stub.DeliverVend(request)).replayed
+        assert (await stub.DeliverVend(request)).replayed
+        again = pb.DeliverVendRequest(transaction_id=new_id(), externally_issued=made)
+        assert (await refused(stub.DeliverVend(again))).reason == "COUNTER_TAKEN"
         made.utrn_counter = 2
-        wrong = pb.SendTopUpRequest(transaction_id=new_id(), made_elsewhere=made)
-        assert (await refused(stub.SendTopUp(wrong))).fields == ["made_elsewhere.utrn_counter"]
+        wrong = pb.DeliverVendRequest(transaction_id=new_id(), externally_issued=made)
+        assert (await refused(stub.DeliverVend(wrong))).fields == ["externally_issued.utrn_counter"]
         made.utrn = code.utrn[:-1] + str((int(code.utrn[-1]) + 1) % 10)
-        assert (await refused(stub.SendTopUp(wrong))).reason == "BAD_FIELD"
+        assert (await refused(stub.DeliverVend(wrong))).reason == "BAD_FIELD"
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 vend = (await stub.GetVend(pb.GetVendRequest(transaction_id=request.transaction_id))).vend

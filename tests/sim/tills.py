@@ -48,7 +48,7 @@ class Tills:
         self._sold: list[Sale] = []
         # What consumers have on their receipts.
         self._told: list[Vend] = []
-        self._made_elsewhere = 0
+        self._externally_issued = 0
         self.ages: dict[str, float] = {}
 
     async def run(self, number: int) -> None:
@@ -170,8 +170,8 @@ class Tills:
         meter_id = self._sim.town.foreign
         assert meter_id is not None
         assert WEST.supplier_key is not None
-        self._made_elsewhere += 1
-        pence, told = self._chance.randint(1, 80) * 100, self._made_elsewhere
+        self._externally_issued += 1
+        pence, told = self._chance.randint(1, 80) * 100, self._externally_issued
         code = code_of(WEST.supplier_key.originator_id, meter_id, told, pence)
         if self._sim.switches.foreign_wrong and self._chance.random() < 0.1:
             # The ten bits in the code are right, and the rest of what its supplier says of it is not.
@@ -179,7 +179,7 @@ class Tills:
         return Sale(
             participant_id=WEST.participant_id,
             transaction_id=self._new_id(),
-            operation=Operation.MADE_ELSEWHERE,
+            operation=Operation.EXTERNALLY_ISSUED,
             pan=self._sim.town.cards[meter_id][0],
             amount=Pence(pence),
             channel=Channel.APP,

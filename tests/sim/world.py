@@ -32,33 +32,16 @@ from cluster.registry.replica import EtcdRegistryReplica
 from cluster.registry.store import EtcdRegistryStore
 from cluster.timekeeping.ledger_time import ClusterClock, LedgerTime
 from core.access.approvals import ConsentOfLedger
-from core.delivery.attempt import AttemptDelivery
-from core.delivery.duplicate_proof import CustodyOf
-from core.delivery.fresh_meters import FreshMeters
-from core.delivery.guard import DeliveryGuard
-from core.delivery.origins import Origins
-from core.delivery.recorder import Recorder
-from core.delivery.worker import DeliveryWorker
+from core.assembly.administration import Administration
+from core.assembly.duties import Duties
+from core.assembly.issuing import Issuing
+from core.assembly.ports import Ports
 from core.domain.cluster_time import Doubt, Sight, TimeKeeper, TimeRule
 from core.domain.delivery import DeliveryReason
 from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import UtrnError
-from core.issuing.authorize import Authorize
-from core.issuing.ceilings import Ceilings
 from core.issuing.config import DeliveryConfig, FlowConfig
-from core.issuing.counter_cache import Counters
-from core.issuing.find_vend import FindVend
-from core.issuing.group_commit import GroupCommitter
-from core.issuing.issue import IssueVend
-from core.issuing.request_delivery import SendIssued
-from core.metrics import SetAside, StageTimes
 from core.ports.ledger import Ledger
-from core.registry.appointments import Appoint
-from core.registry.due_change_runner import DueChangeRunner
-from core.registry.due_changes import ApplyDueChange
-from core.registry.meters import MeterAdmin
-from core.registry.pans import PanAdmin
-from core.registry.participants import ParticipantAdmin
 from tests.fakes.etcd import FakeEtcd
 from tests.sim.clock import now_s
 from tests.sim.faults import Nemesis
@@ -70,7 +53,7 @@ from tests.sim.tills import Tills
 from tests.sim.town import Town
 from tests.support.answers import memory
 from tests.support.head_ends import known_head_ends
-from tests.support.market import KeptTrail, refusing
+from tests.support.market import KeptTrail
 from tests.support.market_node import no_authority
 from tests.support.vends import HEAD_END, NOW
 
@@ -157,49 +140,30 @@ class SimNode:
             client, _CONFIG, clock, node_id=name, sight=partial(sim.sight, name),
             may_write=lambda: self.ownership.lease_good,
         )  # fmt: skip
-        ledger = sim.sabotage.around(EtcdLedger(client, _CONFIG, clock))
-        answers = memory(_FLOW.recent_answers_max)
-        times = StageTimes()
-        counters = Counters(clock, trust_s=60, sequences_max=1000, alarm=256, refuse=500)
-        self.line = GroupCommitter(
-            ledger=ledger, signer=self.signer, counters=counters, answers=answers, clock=clock, times=times,
-            trail=KeptTrail(), batch_max=_FLOW.batch_max,
-            in_flight_max=_FLOW.in_flight_max, attempts_max=_FLOW.commit_attempts_max,
-        )  # fmt: skip
         self.registry = EtcdRegistryReplica(client, _CONFIG)
-        store = EtcdRegistryStore(client, _CONFIG, clock)
-        turn = ApplyDueChange(store=store, clock=clock)
-        self.meters = MeterAdmin(store=store, turn=turn, clock=clock, head_ends=known_head_ends)
-        self.pans = PanAdmin(store=store, clock=clock)
-        self.parties = ParticipantAdmin(store=store, clock=clock, consents=ConsentOfLedger())
-        self.appoint = Appoint(store=store, clock=clock, authority=no_authority)
-        self._changes = DueChangeRunner(due_by=self.registry.due_by, turn=turn, clock=clock, random=sim.chance)
-        authorise = Authorize(
-            registry=self.registry, store=store, turn=turn, clock=clock, trail=KeptTrail(), head_ends=known_head_ends
+        ports = Ports(
+            clock=clock,
+            signer=self.signer,
+            ledger=sim.sabotage.around(EtcdLedger(client, _CONFIG, clock)),
+            outbox=outbox,
+            ownership=self.ownership,
+            registry=self.registry,
+            store=EtcdRegistryStore(client, _CONFIG, clock),
+            trail=KeptTrail(),
+            ceilings=EtcdCeilings(client, _CONFIG, clock, default_pence=sim.ceiling_pence, node_id=name),
+            head_ends={HEAD_END: self.head_end},
+            head_end_names=known_head_ends,
         )
-        dealt = EtcdCeilings(client, _CONFIG, clock, default_pence=sim.ceiling_pence, node_id=name)
-        self.ceilings = Ceilings(dealt, clock)
-        self.issue = IssueVend(
-            authorise=authorise, answers=answers, line=self.line, clock=clock, config=_FLOW,
-            refuse=refusing(ledger, answers, clock, _FLOW), ceilings=self.ceilings,
+        issuing = Issuing(ports=ports, config=_FLOW, node_id="n", answers=memory(_FLOW.recent_answers_max))
+        duties = Duties(
+            issuing=issuing, config=_DELIVERY, random=sim.chance, utc_ahead=self.time.utc_ahead,
+            random_part=lambda: f"{sim.chance.getrandbits(128):032x}",
         )  # fmt: skip
-        self.send = SendIssued(authorise=authorise, find=FindVend(ledger), ledger=ledger, answers=answers, clock=clock)
-        meters = FreshMeters(self.registry, store)
-        lapse, spent_here = DeliveryGuard(registry=meters), CustodyOf(registry=meters)
-        origins = Origins.by(meters, SetAside())
-        attempt = AttemptDelivery(
-            outbox=outbox, head_ends={HEAD_END: self.head_end}, clock=clock, times=times, random=sim.chance,
-            config=_DELIVERY, lapsed=lapse, reached_by=lapse.reached_by, spent_here=spent_here,
-            utc_ahead=self.time.utc_ahead, origins=origins, random_part=lambda: f"{sim.chance.getrandbits(128):032x}",
-        )  # fmt: skip
-        recorder = Recorder(
-            outbox=outbox, ownership=self.ownership, head_ends={HEAD_END: self.head_end}, answers=answers,
-            clock=clock, origins=origins, spent_here=spent_here,
-        )  # fmt: skip
-        self.delivery = DeliveryWorker(
-            outbox=outbox, ownership=self.ownership, head_ends={HEAD_END: self.head_end}, answers=answers,
-            attempt=attempt, recorder=recorder, config=_DELIVERY,
-        )  # fmt: skip
+        administration = Administration(issuing=issuing, consents=ConsentOfLedger(), authority=no_authority)
+        self.line, self.ceilings, self.issue, self.send = issuing.line, issuing.ceilings, issuing.issue, issuing.send
+        self.meters, self.pans, self.parties = administration.meters, administration.pans, administration.parties
+        self.appoint = administration.appoint
+        self.delivery, self._changes = duties.delivery, duties.changes
         self._outbox = outbox
 
     async def run(self) -> None:

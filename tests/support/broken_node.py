@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.node.assembly import Adapters, build
+from app.node.assembly import build
 from app.node.config import load_config
 from app.node.logging import set_up_logs
 from app.node.run import serve
+from core.assembly.ports import Ports
 from core.domain.invariant import check
 from core.ports.ledger import Ledger
 
@@ -32,8 +33,8 @@ def main() -> None:
     config = load_config(parser.parse_args().config)
     set_up_logs("INFO")
 
-    def between(adapters: Adapters) -> Adapters:
-        return replace(adapters, ledger=BrokenLedger(adapters.ledger))
+    def between(ports: Ports) -> Ports:
+        return replace(ports, ledger=BrokenLedger(ports.ledger))
 
     raise SystemExit(serve(lambda: build(config, between=between)))
 

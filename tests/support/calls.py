@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -13,6 +14,10 @@ from utrn.admin.v1 import admin_service_pb2 as admin_pb
 from utrn.admin.v1 import admin_service_pb2_grpc as admin_rpc
 from utrn.v1 import appointment_service_pb2_grpc as appointment_rpc
 from utrn.v1 import credit_service_pb2_grpc as credit_rpc
+from utrn.v1 import meter_model_service_pb2_grpc as meter_model_rpc
+from utrn.v1 import meter_service_pb2_grpc as meter_rpc
+from utrn.v1 import pan_service_pb2_grpc as pan_rpc
+from utrn.v1 import participant_service_pb2_grpc as participant_rpc
 from utrn.v1 import registry_service_pb2_grpc as registry_rpc
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2_grpc as rpc
@@ -27,8 +32,27 @@ if TYPE_CHECKING:
     # Only the stubs know this class.
     from utrn.v1.appointment_service_pb2_grpc import AppointmentServiceAsyncStub as AppointmentStub
     from utrn.v1.credit_service_pb2_grpc import CreditServiceAsyncStub as CreditStub
-    from utrn.v1.registry_service_pb2_grpc import RegistryServiceAsyncStub as RegistryStub
+    from utrn.v1.meter_model_service_pb2_grpc import MeterModelServiceAsyncStub
+    from utrn.v1.meter_service_pb2_grpc import MeterServiceAsyncStub
+    from utrn.v1.pan_service_pb2_grpc import PanServiceAsyncStub
+    from utrn.v1.participant_service_pb2_grpc import ParticipantServiceAsyncStub
+    from utrn.v1.registry_service_pb2_grpc import RegistryServiceAsyncStub
     from utrn.v1.top_up_service_pb2_grpc import TopUpServiceAsyncStub as Stub
+
+    class RegistryStub(
+        ParticipantServiceAsyncStub,
+        MeterModelServiceAsyncStub,
+        MeterServiceAsyncStub,
+        PanServiceAsyncStub,
+        RegistryServiceAsyncStub,
+    ):
+        """Every method about the registry."""
+
+
+_REGISTRY_STUBS = (
+    participant_rpc.ParticipantServiceStub, meter_model_rpc.MeterModelServiceStub, meter_rpc.MeterServiceStub,
+    pan_rpc.PanServiceStub, registry_rpc.RegistryServiceStub,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,9 +97,12 @@ async def caller(
 
 @asynccontextmanager
 async def registry_caller(stack: DevStack, who: str, *, node: str = "node-a") -> "AsyncIterator[RegistryStub]":
-    """A stub of RegistryService as `who`."""
+    """Every method about the registry as `who`."""
     async with _channel(stack, who, node) as channel:
-        yield registry_rpc.RegistryServiceStub(channel)
+        methods = SimpleNamespace()
+        for stub in _REGISTRY_STUBS:
+            vars(methods).update(vars(stub(channel)))
+        yield cast("RegistryStub", methods)
 
 
 @asynccontextmanager

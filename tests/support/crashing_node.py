@@ -14,13 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.node.assembly import Adapters, build
+from app.node.assembly import build
 from app.node.config import load_config
 from app.node.logging import set_up_logs
 from app.node.run import serve
 from cluster.etcd import preconditions
 from cluster.etcd.client import EtcdClient
 from cluster.membership.lease import Lease
+from core.assembly.ports import Ports
 from core.delivery.worker import DeliveryWorker
 from core.ports.head_end import AddCredit, Answer, HeadEnd, HeadEndEvent
 from core.ports.ledger import CommitOutcome, Entry, Ledger
@@ -130,11 +131,11 @@ def main() -> None:
     death = Death(arguments.step, arguments.marker)
     _die_after_sending(death)
 
-    def between(adapters: Adapters) -> Adapters:
+    def between(ports: Ports) -> Ports:
         return replace(
-            adapters,
-            ledger=DyingLedger(adapters.ledger, death),
-            head_ends={name: DyingHeadEnd(one, death) for name, one in adapters.head_ends.items()},
+            ports,
+            ledger=DyingLedger(ports.ledger, death),
+            head_ends={name: DyingHeadEnd(one, death) for name, one in ports.head_ends.items()},
         )
 
     config = load_config(arguments.config)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import cast
 
 from cluster.codec.registry import name_of
 from cluster.etcd.keys import Keys
@@ -16,8 +17,9 @@ from cluster.registry.store import EtcdRegistryStore
 from cluster.timekeeping.fence import TimeFence
 from core.access.approvals import ConsentOfLedger, Consents
 from core.access.certificates import Authority
-from core.credit.goodwill_credit import GiveGoodwillCredit
-from core.delivery.open_cases import OpenCases
+from core.assembly.administration import Administration
+from core.assembly.issuing import Issuing
+from core.assembly.ports import Ports
 from core.domain.effective_dated import ms_of
 from core.domain.meter import MeterId, Pan
 from core.domain.money import Pence
@@ -25,33 +27,19 @@ from core.domain.participant import Participant, ParticipantId, ParticipantStatu
 from core.domain.record import Ref
 from core.domain.transaction_id import TransactionId
 from core.domain.vend import Channel, Operation, Sale
-from core.issuing.authorize import Authorize
-from core.issuing.ceilings import Ceilings
 from core.issuing.config import FlowConfig
-from core.issuing.counter_cache import Counters
-from core.issuing.find_vend import FindVend
-from core.issuing.group_commit import GroupCommitter
-from core.issuing.issue import IssueVend
 from core.issuing.recent_vends import Issued
-from core.issuing.request_delivery import SendIssued
-from core.metrics import StageTimes
+from core.ports.ownership import Ownership
 from core.ports.registry import RegistryRecord, RegistryWrite
-from core.registry.appointments import Appoint
 from core.registry.bulk_load import LoadRecords
-from core.registry.counter_transfer import TransferCounters
-from core.registry.due_changes import ApplyDueChange
-from core.registry.meter_exchange import ExchangeMeter
-from core.registry.meters import MeterAdmin, new_meter
-from core.registry.pans import PanAdmin
-from core.registry.participants import ParticipantAdmin
-from core.registry.queries import RegistryQueries
-from core.registry.reconcile import ReconcilePans
+from core.registry.meters import new_meter
 from tests.fakes.clock import HandClock
 from tests.fakes.signer import FakeSigner
 from tests.support.answers import memory
 from tests.support.etcd import Store
 from tests.support.head_ends import known_head_ends
-from tests.support.market import KeptTrail, refusing
+from tests.support.lines import RULE
+from tests.support.market import KeptTrail
 from tests.support.patience import PATIENCE_S
 from tests.support.vends import (
     APPOINTMENTS,
@@ -105,61 +93,38 @@ class MarketNode:
         self.registry = EtcdRegistryReplica(client, config)
         self.records = EtcdRegistryStore(client, config, clock)
         self.ledger = EtcdLedger(client, config, clock)
+        self.outbox = EtcdOutbox(client, config, clock)
         self.trail = KeptTrail()
-        self.turn = ApplyDueChange(store=self.records, clock=clock)
-        self.authorise = Authorize(
-            registry=self.registry,
-            store=self.records,
-            turn=self.turn,
-            clock=clock,
-            trail=self.trail,
-            head_ends=lambda: self.head_ends,
-        )
+        ceilings = EtcdCeilings(client, config, clock, default_pence=self.ceiling_pence, node_id=str(id(self)))
+        ports = Ports(
+            clock=clock, signer=FakeSigner({"01": SCALAR}), ledger=self.ledger, outbox=self.outbox,
+            ownership=cast("Ownership", None), registry=self.registry, store=self.records, trail=self.trail,
+            ceilings=ceilings, head_ends={}, head_end_names=lambda: self.head_ends,
+        )  # fmt: skip
         self.answers = memory(100)
-        self.counters = Counters(clock, trust_s=60, sequences_max=1000, alarm=256, refuse=500)
-        self.line = GroupCommitter(
-            ledger=self.ledger, signer=FakeSigner({"01": SCALAR}), counters=self.counters, answers=self.answers,
-            clock=clock, times=StageTimes(), trail=self.trail, batch_max=64, in_flight_max=1000, attempts_max=20,
-        )  # fmt: skip
-        self.ceilings = Ceilings(
-            EtcdCeilings(client, config, clock, default_pence=self.ceiling_pence, node_id=str(id(self))), clock
+        issuing = Issuing(
+            ports=ports, config=FlowConfig(in_flight_max=1000, pan=RULE), node_id="n", answers=self.answers
         )
-        self.issue = IssueVend(
-            authorise=self.authorise, answers=self.answers, line=self.line, clock=clock,
-            config=FlowConfig(), refuse=refusing(self.ledger, self.answers, clock),
-            ceilings=self.ceilings,
+        self.issuing = issuing
+        self.turn, self.authorise, self.counters, self.line = (
+            issuing.turn, issuing.authorise, issuing.counters, issuing.line
         )  # fmt: skip
-        self.find = FindVend(self.ledger)
-        self.send = SendIssued(
-            authorise=self.authorise, find=self.find, ledger=self.ledger, answers=self.answers, clock=clock
-        )
-        self.outbox = EtcdOutbox(self.store.client, self.store.config, clock)
-        self.cases = OpenCases(
-            ledger=self.ledger, outbox=self.outbox, answers=self.answers, clock=clock, consents=self.consents
-        )
-        self.meters = MeterAdmin(store=self.records, turn=self.turn, clock=clock, head_ends=lambda: self.head_ends)
-        self.exchange = ExchangeMeter(meters=self.meters, store=self.records)
-        self.hand_over = TransferCounters(meters=self.meters, store=self.records, ledger=self.ledger, clock=clock)
-        self.pans = PanAdmin(store=self.records, clock=clock)
-        self.parties = ParticipantAdmin(store=self.records, clock=clock, consents=self.consents)
-        self.credit = GiveGoodwillCredit(
-            store=self.records, authorise=self.authorise, issue=self.issue, clock=clock,
-            id_window=FlowConfig().hot_window, id_ahead=FlowConfig().ahead_max,
+        self.ceilings, self.issue, self.find, self.send = issuing.ceilings, issuing.issue, issuing.find, issuing.send
+        admin = Administration(issuing=issuing, consents=self.consents, authority=no_authority)
+        self.administration = admin
+        self.cases, self.meters, self.exchange, self.hand_over = (
+            admin.cases, admin.meters, admin.exchange, admin.hand_over
         )  # fmt: skip
-        self.reconcile = ReconcilePans(registry=self.registry, book=self.registry, clock=clock)
-        self.view = RegistryQueries(store=self.records, cards_of=self.registry.pans_of, clock=clock)
+        self.pans, self.parties, self.credit = admin.pans, admin.parties, admin.credit
+        self.reconcile, self.view = admin.reconcile, admin.view
 
     def load(self, roots: bytes) -> LoadRecords:
         """Return the bulk load, with appointments verified under `roots`."""
-        appoint = Appoint(store=self.records, clock=self.clock, authority=lambda: Authority.of(roots))
-        return LoadRecords(
-            store=self.records,
-            parties=self.parties,
-            appoint=appoint,
-            clock=self.clock,
-            trail=self.trail,
-            head_ends=lambda: self.head_ends,
-        )
+        return self.under(roots).load
+
+    def under(self, roots: bytes) -> Administration:
+        """Return the administration, with appointments verified under `roots`."""
+        return replace(self.administration, authority=lambda: Authority.of(roots))
 
     @asynccontextmanager
     async def running(self, *, following: bool = True, committing: bool = True) -> AsyncIterator[None]:

@@ -11,7 +11,11 @@ from typing import Any, cast
 from google.protobuf import timestamp_pb2
 from google.protobuf.message import Message
 from utrn.v1 import appointment_service_pb2, credit_service_pb2, top_up_service_pb2, types_pb2
-from utrn.v1 import registry_service_pb2 as pb
+from utrn.v1 import meter_model_service_pb2 as meter_model_pb
+from utrn.v1 import meter_service_pb2 as meter_pb
+from utrn.v1 import pan_service_pb2 as pan_pb
+from utrn.v1 import participant_service_pb2 as participant_pb
+from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn_client.appointing import sign_terms
 
 from app.devstack.ca import DevCa, participant_uri
@@ -27,11 +31,15 @@ from tests.fakes.etcd import FakeEtcd
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, OPERATOR, MarketNode, as_, open_market
 from tests.support.patience import PATIENCE_S
-from tests.support.servicers import Servicers, calling
+from tests.support.servicers import calling, servicers
 from tests.support.vends import NOW, ORIGINATOR, POINT, SUPPLIER, new_id, utrn
 
 SERVICES = {
-    "registry": pb.DESCRIPTOR.services_by_name["RegistryService"],
+    "participants": participant_pb.DESCRIPTOR.services_by_name["ParticipantService"],
+    "meter_models": meter_model_pb.DESCRIPTOR.services_by_name["MeterModelService"],
+    "meters": meter_pb.DESCRIPTOR.services_by_name["MeterService"],
+    "pans": pan_pb.DESCRIPTOR.services_by_name["PanService"],
+    "registry": registry_pb.DESCRIPTOR.services_by_name["RegistryService"],
     "appointments": appointment_service_pb2.DESCRIPTOR.services_by_name["AppointmentService"],
     "credit": credit_service_pb2.DESCRIPTOR.services_by_name["CreditService"],
     "top_up": top_up_service_pb2.DESCRIPTOR.services_by_name["TopUpService"],
@@ -101,20 +109,24 @@ IDS = [new_id() for _ in range(3)]
 WORLD = asyncio.run(_open())
 
 
+_SUSPEND = participant_pb.SetParticipantStatusRequest(
+    participant_id="psp-corner", status=participant_pb.PARTICIPANT_STATUS_SUSPENDED
+)
 # Requests that are answered, with who asks.
-_PROFILE = pb.Profile(
-    option=pb.OPTION_PSP_ISSUES, limits=[pb.ChannelLimit(channel=3, min_pence=1, max_pence=900)],
+_PROFILE = participant_pb.Profile(
+    selling_model=participant_pb.SELLING_MODEL_PSP_ISSUES,
+    limits=[participant_pb.ChannelLimit(channel=3, min_pence=1, max_pence=900)],
     credit_each_max_pence=1, credit_day_max_pence=2, credit_approvers=["spiffe://a"],
 )  # fmt: skip
-_METER = pb.Meter(meter_id="00db990000000001", kind=pb.METER_KIND_GSME, scheme="gbcs", public_point=POINT)
-_SETTINGS = pb.MeterSettings(head_end="sandbox", max_balance_pence=9000)
+_METER = meter_pb.Meter(meter_id="00db990000000001", kind=meter_pb.METER_KIND_GSME, scheme="gbcs", public_point=POINT)
+_SETTINGS = meter_pb.MeterSettings(head_end="sandbox", max_balance_pence=9000)
 _PASSED = timestamp_pb2.Timestamp(seconds=_SECONDS - 60)
 _AHEAD = timestamp_pb2.Timestamp(seconds=_SECONDS + 60)
-_HANDED = pb.HandOverMeterRequest(
-    meter_id=WORLD.meters[-1], custody_before=pb.CUSTODY_SMSO, custody=pb.CUSTODY_CENTRAL, last_issued=1030,
+_HANDED = meter_pb.TransferCountersRequest(
+    meter_id=WORLD.meters[-1], custody_before=meter_pb.CUSTODY_SMSO, custody=meter_pb.CUSTODY_CENTRAL, last_issued=1030,
     highest_applied=3, settings=_SETTINGS, public_point=POINT,
     codes=[
-        pb.UnspentCode(
+        meter_pb.UnspentCode(
             participant_id="psp-corner", transaction_id=IDS[1], pan=WORLD.pans[-1], utrn=utrn(1025),
             utrn_counter=1025, issued_at=_PASSED, deliver=True, channel=types_pb2.CHANNEL_APP,
         )
@@ -124,24 +136,26 @@ ANSWERED: dict[str, list[tuple[Participant, Message]]] = {
     "AddParticipant": [
         (
             OPERATOR,
-            pb.AddParticipantRequest(
-                participant=pb.Participant(
-                    participant_id="new", role=pb.ROLE_SUPPLIER, name="New", identities=["spiffe://new"],
-                    supplier_key=pb.SupplierKey(originator_id="90b3d51f30010077", key_id="01", public_point=POINT),
+            participant_pb.AddParticipantRequest(
+                participant=participant_pb.Participant(
+                    participant_id="new", role=participant_pb.ROLE_SUPPLIER, name="New", identities=["spiffe://new"],
+                    supplier_key=participant_pb.SupplierKey(
+                        originator_id="90b3d51f30010077", key_id="01", public_point=POINT
+                    ),
                 ),
                 profile=_PROFILE,
             ),
         )
     ],
     "SetIdentities": [
-        (OPERATOR, pb.SetIdentitiesRequest(participant_id="psp-corner", name="C", identities=["spiffe://c"]))
+        (OPERATOR, participant_pb.SetIdentitiesRequest(participant_id="psp-corner", name="C", identities=["spiffe://c"]))
     ],
     "SetSupplierKey": [
         (
             OPERATOR,
-            pb.SetSupplierKeyRequest(
+            participant_pb.SetSupplierKeyRequest(
                 participant_id="supplier-north",
-                supplier_key=pb.SupplierKey(
+                supplier_key=participant_pb.SupplierKey(
                     originator_id=ORIGINATOR, key_id="0a", public_point=POINT
                 ),
             ),
@@ -150,68 +164,82 @@ ANSWERED: dict[str, list[tuple[Participant, Message]]] = {
     "RevokeCertificates": [
         (
             OPERATOR,
-            pb.RevokeCertificatesRequest(
+            participant_pb.RevokeCertificatesRequest(
                 participant_id="psp-corner", fingerprints=["0" * 64], issued_before=_PASSED
             ),
         )
     ],
-    "SetStanding": [(OPERATOR, pb.SetStandingRequest(participant_id="psp-corner", standing=pb.STANDING_SUSPENDED))],
-    "SetCeiling": [(OPERATOR, pb.SetCeilingRequest(participant_id="psp-corner", ceiling_pence=5_000_000))],
-    "SetProfile": [(SUPPLIER, pb.SetProfileRequest(supplier_id="supplier-north", profile=_PROFILE, since=_AHEAD))],
-    "AddMeter": [
-        (SUPPLIER, pb.AddMeterRequest(meter=_METER, supplier_id="supplier-north", settings=_SETTINGS, since=_PASSED))
+    "SetParticipantStatus": [(OPERATOR, _SUSPEND)],
+    "SetCeiling": [(OPERATOR, participant_pb.SetCeilingRequest(participant_id="psp-corner", ceiling_pence=5_000_000))],
+    "SetProfile": [
+        (SUPPLIER, participant_pb.SetProfileRequest(supplier_id="supplier-north", profile=_PROFILE, since=_AHEAD))
     ],
-    "ChangeMeter": [(SUPPLIER, pb.ChangeMeterRequest(meter_id=WORLD.meters[1], settings=_SETTINGS, since=_AHEAD))],
+    "AddMeter": [
+        (
+            SUPPLIER,
+            meter_pb.AddMeterRequest(meter=_METER, supplier_id="supplier-north", settings=_SETTINGS, since=_PASSED),
+        )
+    ],
+    "ChangeMeter": [
+        (SUPPLIER, meter_pb.ChangeMeterRequest(meter_id=WORLD.meters[1], settings=_SETTINGS, since=_AHEAD))
+    ],
     "ChangeSupplier": [
         (
             OPERATOR,
-            pb.ChangeSupplierRequest(
+            meter_pb.ChangeSupplierRequest(
                 meter_id=WORLD.meters[1], losing_supplier_id="supplier-north", gaining_supplier_id="supplier-gaining",
                 since=_AHEAD,
             ),
         )
     ],
-    "ChangeTenant": [(SUPPLIER, pb.ChangeTenantRequest(meter_id=WORLD.meters[1], tenancy_before=1, since=_AHEAD))],
+    "ChangeTenant": [
+        (SUPPLIER, meter_pb.ChangeTenantRequest(meter_id=WORLD.meters[1], tenancy_before=1, since=_AHEAD))
+    ],
     "ExchangeMeter": [
         (
             SUPPLIER,
-            pb.ExchangeMeterRequest(
+            meter_pb.ExchangeMeterRequest(
                 old_meter_id=WORLD.meters[1], new_meter=_METER, supplier_id="supplier-north", settings=_SETTINGS,
                 pans=[WORLD.pans[1]],
             ),
         )
     ],
-    "HandOverMeter": [
+    "TransferCounters": [
         (OPERATOR, _HANDED),
         (
             SUPPLIER,
-            pb.HandOverMeterRequest(
-                meter_id=WORLD.meters[1], custody_before=pb.CUSTODY_CENTRAL, custody=pb.CUSTODY_SUPPLIER
+            meter_pb.TransferCountersRequest(
+                meter_id=WORLD.meters[1], custody_before=meter_pb.CUSTODY_CENTRAL, custody=meter_pb.CUSTODY_SUPPLIER
             ),
         ),
     ],
-    "EndMeter": [(SUPPLIER, pb.EndMeterRequest(meter_id=WORLD.meters[1], at=_AHEAD))],
-    "RecordBalance": [(SUPPLIER, pb.RecordBalanceRequest(meter_id=WORLD.meters[1], at=_PASSED))],
-    "ListSellers": [(SUPPLIER, pb.ListSellersRequest(meter_id=WORLD.meters[1], at=_AHEAD))],
-    "ListMarketChanges": [(SUPPLIER, pb.ListMarketChangesRequest(since=_PASSED))],
-    "GivePan": [
-        (SUPPLIER, pb.GivePanRequest(pan="9826099999999999997", meter_id=WORLD.meters[1], form=pb.PAN_FORM_APP))
+    "EndMeter": [(SUPPLIER, meter_pb.EndMeterRequest(meter_id=WORLD.meters[1], at=_AHEAD))],
+    "RecordBalance": [(SUPPLIER, meter_pb.RecordBalanceRequest(meter_id=WORLD.meters[1], at=_PASSED))],
+    "ListSellers": [(SUPPLIER, meter_pb.ListSellersRequest(meter_id=WORLD.meters[1], at=_AHEAD))],
+    "ListRegistrationChanges": [(SUPPLIER, meter_pb.ListRegistrationChangesRequest(since=_PASSED))],
+    "AssignPan": [
+        (
+            SUPPLIER,
+            pan_pb.AssignPanRequest(
+                pan="9826099999999999997", meter_id=WORLD.meters[1], form=pan_pb.PAN_FORM_APP
+            ),
+        )
     ],
     "RepointPan": [
         (
             SUPPLIER,
-            pb.RepointPanRequest(
+            pan_pb.RepointPanRequest(
                 pan=WORLD.pans[1], from_meter_id=WORLD.meters[1], to_meter_id=WORLD.meters[2], since=_AHEAD
             ),
         )
     ],
-    "LoadRecords": [(OPERATOR, pb.LoadRecordsRequest(first_line=7, lines=["{}"]))],
-    "ReplacePan": [(SUPPLIER, pb.ReplacePanRequest(lost_pan=WORLD.pans[1], new_pan="9826099999999999998"))],
+    "LoadRecords": [(OPERATOR, registry_pb.LoadRecordsRequest(first_line=7, lines=["{}"]))],
+    "ReplacePan": [(SUPPLIER, pan_pb.ReplacePanRequest(lost_pan=WORLD.pans[1], new_pan="9826099999999999998"))],
     "Appoint": [(GAINING, appointment_service_pb2.AppointRequest(signed_terms=WORLD.signed))],
-    "AskCredit": [
+    "RequestCredit": [
         (
             SUPPLIER,
-            credit_service_pb2.AskCreditRequest(
+            credit_service_pb2.RequestCreditRequest(
                 credit=credit_service_pb2.Credit(
                     transaction_id=IDS[2], pan=WORLD.pans[1], amount_pence=500,
                     reason=credit_service_pb2.CREDIT_REASON_GOODWILL,
@@ -219,7 +247,7 @@ ANSWERED: dict[str, list[tuple[Participant, Message]]] = {
             ),
         )
     ],
-    "SendTopUp": [(SUPPLIER, top_up_service_pb2.SendTopUpRequest(transaction_id=IDS[0]))],
+    "DeliverVend": [(SUPPLIER, top_up_service_pb2.DeliverVendRequest(transaction_id=IDS[0]))],
     "GetVend": [(SUPPLIER, top_up_service_pb2.GetVendRequest(transaction_id=IDS[0]))],
 }  # fmt: skip
 
@@ -236,7 +264,7 @@ class Call:
 
 async def _make(node: MarketNode, call: Call) -> UtrnError | None:
     """Make a call; return the reason of its refusal, None if it is answered."""
-    method: Callable[..., Any] = getattr(getattr(Servicers(node, WORLD.roots), call.room), call.method)
+    method: Callable[..., Any] = getattr(getattr(servicers(node, WORLD.roots), call.room), call.method)
     told, context = SERVICES[call.room].methods_by_name[call.method], calling(call.who)
     asked = _once(call.request) if told.client_streaming else call.request
     try:

@@ -9,7 +9,16 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from utrn.admin.v1 import admin_service_pb2
 from utrn.peer.v1 import peer_service_pb2
-from utrn.v1 import appointment_service_pb2, credit_service_pb2, registry_service_pb2, top_up_service_pb2
+from utrn.v1 import (
+    appointment_service_pb2,
+    credit_service_pb2,
+    meter_model_service_pb2,
+    meter_service_pb2,
+    pan_service_pb2,
+    participant_service_pb2,
+    registry_service_pb2,
+    top_up_service_pb2,
+)
 
 from core.api.authenticate import Authenticate
 from core.api.status import Context
@@ -17,7 +26,8 @@ from core.domain.errors import Refused, UtrnError
 from core.domain.participant import Participant, Principal
 
 FILES = (
-    top_up_service_pb2, registry_service_pb2, appointment_service_pb2, credit_service_pb2, admin_service_pb2,
+    top_up_service_pb2, participant_service_pb2, meter_model_service_pb2, meter_service_pb2, pan_service_pb2,
+    registry_service_pb2, appointment_service_pb2, credit_service_pb2, admin_service_pb2,
     peer_service_pb2, health_pb2, reflection_pb2,
 )  # fmt: skip
 # Every method of a node, by the path of a call.

@@ -8,19 +8,14 @@ from typing import Any, cast
 import grpc
 from google.protobuf.message import Message
 
-from core.access.certificates import Authority, PeerCertificate
-from core.api.appointment_servicer import AppointmentServicer
+from core.access.certificates import PeerCertificate
 from core.api.authenticate import Authenticate
-from core.api.credit_servicer import CreditServicer
 from core.api.registry_servicer import RegistryServicer
+from core.api.server import CallersServices
 from core.api.status import Context
-from core.api.top_up_servicer import TopUpServicer
-from core.delivery.manual_entry import AdviseByHand
+from core.assembly.services import callers_services
 from core.domain.participant import Participant
-from core.issuing.check_eligibility import CheckEligibility
 from core.issuing.config import DeliveryConfig
-from core.registry.appointments import Appoint
-from tests.support.lines import RULE
 from tests.support.market_node import MarketNode
 
 
@@ -50,29 +45,11 @@ def certificate_of(context: Context) -> PeerCertificate:
     return PeerCertificate(identity=identity, fingerprint="00" * 32, issued_at=since, starts=since, ends=until)
 
 
-class Servicers:
-    """Every servicer of utrn.v1 over one node, by the name of its service."""
-
-    def __init__(self, node: MarketNode, roots: bytes) -> None:
-        authenticate = Authenticate(node.registry, certificate_of)
-        self.registry = RegistryServicer(
-            authenticate=authenticate, parties=node.parties, meters=node.meters, exchange=node.exchange,
-            hand_over=node.hand_over, pans=node.pans, load=node.load(roots), reconcile=node.reconcile, view=node.view,
-            clock=node.clock, pan_rule=RULE,
-        )  # fmt: skip
-        self.appointments = AppointmentServicer(
-            authenticate=authenticate, view=node.view,
-            appoint=Appoint(store=node.records, clock=node.clock, authority=lambda: Authority.of(roots)),
-        )  # fmt: skip
-        self.credit = CreditServicer(
-            authenticate=authenticate, credit=node.credit, clock=node.clock, pan_rule=RULE
-        )  # fmt: skip
-        self.top_up = TopUpServicer(
-            authenticate=authenticate, issue=node.issue, send=node.send, find=node.find,
-            check=CheckEligibility(authorise=node.authorise, ledger=node.ledger, counters=node.counters),
-            advise=AdviseByHand(node.clock, DeliveryConfig()),
-            cases=node.cases, pan_rule=RULE,
-        )  # fmt: skip
+def servicers(node: MarketNode, roots: bytes = b"") -> CallersServices:
+    """Return every servicer of utrn.v1 over one node; appointments are verified under `roots`."""
+    return callers_services(
+        node.issuing, node.under(roots), Authenticate(node.registry, certificate_of), DeliveryConfig()
+    )
 
 
 class NoNetwork:

@@ -15,10 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.node.assembly import Adapters, build
+from app.node.assembly import build
 from app.node.config import load_config
 from app.node.logging import set_up_logs
 from app.node.run import serve
+from core.assembly.ports import Ports
 from core.ports.head_end import AddCredit, HeadEnd, HeadEndEvent
 
 
@@ -73,13 +74,13 @@ def main() -> None:
     config = load_config(arguments.config)
     set_up_logs("INFO")
 
-    def between(adapters: Adapters) -> Adapters:
+    def between(ports: Ports) -> Ports:
         if config.node.node_id != arguments.node:
-            return adapters
+            return ports
         head_ends = {
-            name: StoppingHeadEnd(one, arguments.count, arguments.marker) for name, one in adapters.head_ends.items()
+            name: StoppingHeadEnd(one, arguments.count, arguments.marker) for name, one in ports.head_ends.items()
         }
-        return replace(adapters, head_ends=head_ends)
+        return replace(ports, head_ends=head_ends)
 
     raise SystemExit(serve(lambda: build(config, between=between)))
 

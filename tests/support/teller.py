@@ -20,7 +20,7 @@ from core.domain.meter import luhn_digit
 from core.gateways.system_clock import SystemClock
 
 WEST_SECOND = "west-second"
-GROUPS = ("registry", "supplier", "participant", "appoint", "meter", "pan", "credit", "vend")
+GROUPS = ("registry", "meter-model", "supplier", "participant", "appoint", "meter", "pan", "credit", "vend")
 # A line of a registry file is JSON already.
 WITHOUT_JSON = {"appoint sign"}
 CLOCK = SystemClock()

@@ -153,7 +153,7 @@ def vend(
         pan=Pan("9826000000000000000"),
         amount=Pence(pence),
         channel=Channel.ONLINE,
-        code=(code, Counter(counter)) if operation is Operation.MADE_ELSEWHERE else None,
+        code=(code, Counter(counter)) if operation is Operation.EXTERNALLY_ISSUED else None,
     )
     return Vend(
         sale=sale,

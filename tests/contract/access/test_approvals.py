@@ -40,7 +40,7 @@ class Office:
     two: TwoPeople
 
     async def standing(self, who: Participant, whom: Participant, standing: ParticipantStatus) -> Written:
-        asked = Asked(method="SetStanding", request=f"{whom.participant_id} {standing}".encode(), subject="")
+        asked = Asked(method="SetParticipantStatus", request=f"{whom.participant_id} {standing}".encode(), subject="")
         return await self.node.parties.set_standing(as_(who), whom.participant_id, standing, asked=asked)
 
     async def offboard(self, who: Participant, whom: Participant = SUPPLIER) -> Written:

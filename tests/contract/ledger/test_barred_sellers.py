@@ -12,6 +12,7 @@ from utrn.v1 import credit_service_pb2 as credit_pb
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
+from core.api.server import CallersServices
 from core.api.status import Context, status_of
 from core.domain.errors import UtrnError
 from core.domain.meter import MeterId, Pan, PanRule
@@ -21,7 +22,7 @@ from core.domain.utrn import Utrn
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, OPERATOR, MarketNode, as_, open_market
-from tests.support.servicers import Caller, Servicers, calling
+from tests.support.servicers import Caller, calling, servicers
 from tests.support.vends import PSP, PSP_ID, SUPPLIER, SUPPLIER_ID, known_as, new_id, utrn
 
 _PENCE, _APP, _GOODWILL = 1000, types_pb2.CHANNEL_APP, credit_pb.CREDIT_REASON_GOODWILL
@@ -32,7 +33,7 @@ class Shop:
     """A node's services, and one meter with its card."""
 
     node: MarketNode
-    services: Servicers
+    services: CallersServices
     meter_id: MeterId
     pan: Pan
 
@@ -76,7 +77,7 @@ async def a_shop(store: Store) -> AsyncIterator[Shop]:
     node = MarketNode(store, HandClock())
     ((meter_id, pan),) = await open_market(node)
     async with node.running():
-        yield Shop(node, Servicers(node, b""), meter_id, pan)
+        yield Shop(node, servicers(node), meter_id, pan)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ async def test_a_barred_seller_learns_what_became_of_its_sales(
             assert (again.code.utrn, again.replayed) == (code, True)
         looked_up = await top_up.GetVend(pb.GetVendRequest(transaction_id=sold), who)
         assert looked_up.vend.code.utrn == code
-        delivery = await top_up.SendTopUp(pb.SendTopUpRequest(transaction_id=sold, repeat=True), who)
+        delivery = await top_up.DeliverVend(pb.DeliverVendRequest(transaction_id=sold, repeat=True), who)
         assert delivery.replayed
         # What was never sold: a first attempt proves nothing, a repeat closes the id.
         assert await refusal(top_up.TopUp(shop.top_up(first), who)) == (reason, "")
@@ -127,10 +128,10 @@ async def test_a_barred_caller_learns_nothing_of_others_and_sends_nothing_new(st
         await shop.bar(ParticipantStatus.SUSPENDED)
         others = pb.GetVendRequest(transaction_id=sold, participant_id=PSP_ID)
         assert await refusal(top_up.GetVend(others, calling(SUPPLIER))) == ("CALLER_SUSPENDED", "")
-        send = pb.SendTopUpRequest(transaction_id=two_step, repeat=True)
-        assert await refusal(top_up.SendTopUp(send, calling(PSP))) == ("CALLER_SUSPENDED", "")
-        theirs = pb.SendTopUpRequest(transaction_id=sold, participant_id=PSP_ID)
-        assert await refusal(top_up.SendTopUp(theirs, calling(SUPPLIER))) == ("CALLER_SUSPENDED", "")
+        send = pb.DeliverVendRequest(transaction_id=two_step, repeat=True)
+        assert await refusal(top_up.DeliverVend(send, calling(PSP))) == ("CALLER_SUSPENDED", "")
+        theirs = pb.DeliverVendRequest(transaction_id=sold, participant_id=PSP_ID)
+        assert await refusal(top_up.DeliverVend(theirs, calling(SUPPLIER))) == ("CALLER_SUSPENDED", "")
         ask = pb.CheckEligibilityRequest(pan=shop.pan)
         assert await refusal(top_up.CheckEligibility(ask, calling(PSP))) == ("CALLER_SUSPENDED", "")
 
@@ -195,17 +196,17 @@ async def test_under_what_is_no_id_nothing_is_sold(store: Store) -> None:
             assert await refusal(asked) == ("BAD_FIELD", "fenced")
 
 
-async def test_a_code_made_elsewhere_is_a_sale_too(store: Store) -> None:
+async def test_an_externally_issued_code_is_a_sale_too(store: Store) -> None:
     async with a_shop(store) as shop:
         top_up, transaction_id = shop.services.top_up, new_id()
-        made = pb.UtrnMadeElsewhere(pan=shop.pan, utrn=utrn(7), utrn_counter=7, channel=_APP)
-        first = pb.SendTopUpRequest(transaction_id=transaction_id, made_elsewhere=made)
-        assert await refusal(top_up.SendTopUp(first, calling(SUPPLIER))) == ("COUNTER_HERE", "")
-        again = pb.SendTopUpRequest(transaction_id=transaction_id, made_elsewhere=made, repeat=True)
-        assert await refusal(top_up.SendTopUp(again, calling(SUPPLIER))) == ("COUNTER_HERE", "fenced")
-        bad = pb.UtrnMadeElsewhere(pan=shop.pan, utrn=Utrn("1" * 20), utrn_counter=7, channel=_APP)
-        malformed = pb.SendTopUpRequest(transaction_id=new_id(), made_elsewhere=bad, repeat=True)
-        assert await refusal(top_up.SendTopUp(malformed, calling(SUPPLIER))) == ("BAD_FIELD", "fenced")
+        made = pb.ExternallyIssuedUtrn(pan=shop.pan, utrn=utrn(7), utrn_counter=7, channel=_APP)
+        first = pb.DeliverVendRequest(transaction_id=transaction_id, externally_issued=made)
+        assert await refusal(top_up.DeliverVend(first, calling(SUPPLIER))) == ("COUNTER_HERE", "")
+        again = pb.DeliverVendRequest(transaction_id=transaction_id, externally_issued=made, repeat=True)
+        assert await refusal(top_up.DeliverVend(again, calling(SUPPLIER))) == ("COUNTER_HERE", "fenced")
+        bad = pb.ExternallyIssuedUtrn(pan=shop.pan, utrn=Utrn("1" * 20), utrn_counter=7, channel=_APP)
+        malformed = pb.DeliverVendRequest(transaction_id=new_id(), externally_issued=bad, repeat=True)
+        assert await refusal(top_up.DeliverVend(malformed, calling(SUPPLIER))) == ("BAD_FIELD", "fenced")
 
 
 async def test_an_approval_that_is_repeated_closes_the_id_of_what_it_cannot_issue(store: Store) -> None:
@@ -222,7 +223,7 @@ async def test_an_approval_that_is_repeated_closes_the_id_of_what_it_cannot_issu
         asked = credit_pb.Credit(
             transaction_id=transaction_id, pan=shop.pan, amount_pence=500, reason=credit_pb.CREDIT_REASON_GOODWILL
         )
-        await credit.AskCredit(credit_pb.AskCreditRequest(credit=asked), calling(supplier))
+        await credit.RequestCredit(credit_pb.RequestCreditRequest(credit=asked), calling(supplier))
         written = await node.pans.block(as_(supplier), shop.pan, blocked=True)
         while (held := node.registry.card(shop.pan)) is None or held.revision < written.revision:  # noqa: ASYNC110
             await asyncio.sleep(0.001)

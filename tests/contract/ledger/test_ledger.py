@@ -106,35 +106,35 @@ async def test_one_bad_entry_does_not_sink_its_neighbours(ledger: EtcdLedger) ->
     assert sorted(kinds[1:3], key=lambda kind: kind.__name__) == [Committed, CounterMoved]
 
 
-async def test_a_code_made_elsewhere_takes_its_own_counter(ledger: EtcdLedger) -> None:
+async def test_an_externally_issued_code_takes_its_own_counter(ledger: EtcdLedger) -> None:
     meter_id = new_meter_id()
-    made = vend(7, meter_id, operation=Operation.MADE_ELSEWHERE)
+    made = vend(7, meter_id, operation=Operation.EXTERNALLY_ISSUED)
     outcome = await _commit_one(ledger, Entry(vend=made, seen=CounterState()))
     assert isinstance(outcome, Committed)
     assert (outcome.counter.last_issued, outcome.counter.last_issued_here) == (7, 0)
-    late = vend(5, meter_id, operation=Operation.MADE_ELSEWHERE)
+    late = vend(5, meter_id, operation=Operation.EXTERNALLY_ISSUED)
     later = await _commit_one(ledger, Entry(vend=late, seen=outcome.counter))
     assert isinstance(later, Committed)
     assert later.counter.last_issued == 7
 
 
-async def test_a_code_made_elsewhere_is_delivered_under_one_id_only(ledger: EtcdLedger) -> None:
+async def test_an_externally_issued_code_is_delivered_under_one_id_only(ledger: EtcdLedger) -> None:
     meter_id = new_meter_id()
     first = await _commit_one(
-        ledger, Entry(vend=vend(7, meter_id, operation=Operation.MADE_ELSEWHERE), seen=CounterState())
+        ledger, Entry(vend=vend(7, meter_id, operation=Operation.EXTERNALLY_ISSUED), seen=CounterState())
     )
     assert isinstance(first, Committed)
     again = await _commit_one(
-        ledger, Entry(vend=vend(7, meter_id, operation=Operation.MADE_ELSEWHERE), seen=first.counter)
+        ledger, Entry(vend=vend(7, meter_id, operation=Operation.EXTERNALLY_ISSUED), seen=first.counter)
     )
     assert isinstance(again, CounterTaken)
 
 
-async def test_a_code_made_elsewhere_cannot_use_a_counter_spent_here(ledger: EtcdLedger) -> None:
+async def test_an_externally_issued_code_cannot_use_a_counter_spent_here(ledger: EtcdLedger) -> None:
     meter_id = new_meter_id()
     ours = await _commit_one(ledger, Entry(vend=vend(1, meter_id), seen=CounterState()))
     assert isinstance(ours, Committed)
-    theirs = vend(1, meter_id, operation=Operation.MADE_ELSEWHERE, mac=3)
+    theirs = vend(1, meter_id, operation=Operation.EXTERNALLY_ISSUED, mac=3)
     assert isinstance(await _commit_one(ledger, Entry(vend=theirs, seen=ours.counter)), CounterTaken)
 
 
@@ -202,23 +202,23 @@ async def test_without_the_counter_and_code_compares_one_counter_gets_two_codes(
     assert await _race_for_one_counter(store) == 2
 
 
-async def _two_ids_for_a_code_made_elsewhere(ledger: EtcdLedger) -> CommitOutcome:
+async def _two_ids_for_an_externally_issued_code(ledger: EtcdLedger) -> CommitOutcome:
     """Return what becomes of a code made elsewhere whose counter has a vend, asked for under another id."""
     meter_id, state = new_meter_id(), CounterState()
     for counter in (7, 9):
-        one = vend(counter, meter_id, operation=Operation.MADE_ELSEWHERE)
+        one = vend(counter, meter_id, operation=Operation.EXTERNALLY_ISSUED)
         outcome = await _commit_one(ledger, Entry(vend=one, seen=state))
         assert isinstance(outcome, Committed)
         state = outcome.counter
-    return await _commit_one(ledger, Entry(vend=vend(7, meter_id, operation=Operation.MADE_ELSEWHERE), seen=state))
+    return await _commit_one(ledger, Entry(vend=vend(7, meter_id, operation=Operation.EXTERNALLY_ISSUED), seen=state))
 
 
 async def test_without_the_code_compare_one_counter_has_two_vends(
     ledger: EtcdLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert isinstance(await _two_ids_for_a_code_made_elsewhere(ledger), CounterTaken)
+    assert isinstance(await _two_ids_for_an_externally_issued_code(ledger), CounterTaken)
     monkeypatch.setattr(preconditions, "code_absent", lambda key: [])
-    assert isinstance(await _two_ids_for_a_code_made_elsewhere(ledger), Committed)
+    assert isinstance(await _two_ids_for_an_externally_issued_code(ledger), Committed)
 
 
 async def test_many_nodes_on_one_meter_leave_a_dense_sequence(store: Store) -> None:

@@ -127,11 +127,11 @@ async def _turned_at(node: MarketNode, meter_id: MeterId) -> Ms:
     return known.record.effective_through
 
 
-async def _deliver_made_elsewhere(node: MarketNode, where: Where) -> Issued:
+async def _deliver_externally_issued(node: MarketNode, where: Where) -> Issued:
     """Have a code delivered that the supplier's own generator has made, each under the next of its counters."""
     counter = UtrnCounter(next(_counters))
     sale = Sale(
-        participant_id=SUPPLIER_ID, transaction_id=new_id(node.clock.now()), operation=Operation.MADE_ELSEWHERE,
+        participant_id=SUPPLIER_ID, transaction_id=new_id(node.clock.now()), operation=Operation.EXTERNALLY_ISSUED,
         pan=where.pan, amount=Pence(1000), channel=Channel.ONLINE, code=(utrn(counter), counter),
     )  # fmt: skip
     return await node.issue(as_(SUPPLIER), sale, time_left_s=None)
@@ -146,7 +146,7 @@ RACES = [
     Race("end of the meter", _end, before=_by(PSP), refused={"METER_UNKNOWN"}),
     Race("meter exchange", _exchange, before=_by(PSP), after=_by(PSP), refused=set(), at_once=True),
     Race(
-        "hand-over to the supplier", _hand_over, before=_by(PSP), after=_deliver_made_elsewhere,
+        "hand-over to the supplier", _hand_over, before=_by(PSP), after=_deliver_externally_issued,
         refused={"COUNTER_ELSEWHERE", "COUNTER_HERE"}, at_once=True,
     ),
     Race("suspended appointment", _suspend, before=_by(PSP), refused={"NOT_APPOINTED"}, at_once=True),

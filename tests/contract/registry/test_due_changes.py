@@ -212,7 +212,7 @@ async def test_counters_go_to_the_suppliers_generator_and_come_back_without_a_cl
         with pytest.raises(CounterElsewhere):
             await node.sell(PSP, pan)
         theirs = Sale(
-            participant_id=SUPPLIER_ID, transaction_id=new_id(), operation=Operation.MADE_ELSEWHERE, pan=pan,
+            participant_id=SUPPLIER_ID, transaction_id=new_id(), operation=Operation.EXTERNALLY_ISSUED, pan=pan,
             amount=Pence(1000), channel=Channel.ONLINE, code=(utrn(2), 2),  # type: ignore[arg-type]
         )  # fmt: skip
         assert (await node.issue(as_(SUPPLIER), theirs, time_left_s=None)).stored.vend.counter == 2
@@ -248,7 +248,7 @@ async def test_a_meter_is_enrolled_from_an_smso_with_its_open_sale_and_backed_ou
     with pytest.raises(RoleNotAllowed):
         await node.hand_over(as_(SUPPLIER), replace(smso, custody=Custody.CENTRAL, custody_before=Custody.SMSO))
     open_sale = Sale(
-        participant_id=PSP_ID, transaction_id=new_id(), operation=Operation.MADE_ELSEWHERE, pan=pan,
+        participant_id=PSP_ID, transaction_id=new_id(), operation=Operation.EXTERNALLY_ISSUED, pan=pan,
         amount=Pence(1000), channel=Channel.ONLINE, code=(utrn(40), 40),  # type: ignore[arg-type]
     )  # fmt: skip
     enrol = HandOver(

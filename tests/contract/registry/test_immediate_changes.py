@@ -339,7 +339,7 @@ def _sold_elsewhere(node: MarketNode, pan: Pan, counter: int, **sale: Any) -> Ex
         sale=Sale(
             **{
                 "participant_id": PSP_ID, "transaction_id": new_id(node.clock.now()), "pan": pan,
-                "operation": Operation.MADE_ELSEWHERE, "amount": Pence(1000), "channel": Channel.ONLINE,
+                "operation": Operation.EXTERNALLY_ISSUED, "amount": Pence(1000), "channel": Channel.ONLINE,
                 "code": (utrn(counter), counter), **sale,
             }
         ),
@@ -473,9 +473,9 @@ async def test_credit_is_reported_page_by_page(node: MarketNode) -> None:
             assert report.total.count == total, "the totals are those of the day, on every page"
             told += report.requests
             pages += 1
-            if not report.next_after:
+            if not report.next_key:
                 break
-            query = replace(query, after=report.next_after)
+            query = replace(query, after=report.next_key)
         assert told == wanted, asked
         assert pages > 1 or not wanted
 

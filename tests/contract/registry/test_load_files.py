@@ -18,7 +18,7 @@ from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.lines import MODEL_LINE, PSP_LINE, SUPPLIER_LINE, meter_line, pan_line
 from tests.support.market_node import OPERATOR, MarketNode, put_all
-from tests.support.servicers import NoNetwork, Servicers
+from tests.support.servicers import NoNetwork, servicers
 from tests.support.vends import SUPPLIER_ID
 
 METERS = 550
@@ -114,7 +114,7 @@ class Loading:
     async def load(self, lines: Sequence[Line]) -> Total:
         """Load lines, as `utrn registry load` does."""
         async with self.node.running(committing=False):
-            net = NoNetwork(Servicers(self.node, b"").registry, OPERATOR, BYTES_MAX)
+            net = NoNetwork(servicers(self.node).registry, OPERATOR, BYTES_MAX)
             return await load_remote(net.channel, iter(lines), lambda _: None)
 
     async def kept(self) -> dict[bytes, bytes]:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from etcdpb import rpc_pb2 as etcd
-from utrn.v1 import registry_service_pb2 as pb
+from utrn.v1 import meter_service_pb2 as pb
 
 from cluster.codec.registry import value_of
 from cluster.etcd import ops
@@ -22,7 +22,7 @@ from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import OPERATOR, MarketNode, as_, open_market, put_all
 from tests.support.patience import PATIENCE_S
-from tests.support.servicers import Servicers, calling
+from tests.support.servicers import calling, servicers
 from tests.support.vends import SUPPLIER, card, meter, new_meter_id
 
 GRPC_TAKES = 4 * 1024 * 1024
@@ -47,11 +47,11 @@ def _of_years() -> Meter:
 
 
 async def _pages(node: MarketNode, who: Participant) -> Sequence[pb.ListMetersResponse]:
-    service, found, after = Servicers(node, b"").registry, list[pb.ListMetersResponse](), ""
+    service, found, token = servicers(node).meters, list[pb.ListMetersResponse](), ""
     while True:
-        found.append(await service.ListMeters(pb.ListMetersRequest(after=after, limit=1000), calling(who)))
-        after = found[-1].next_after
-        if not after:
+        found.append(await service.ListMeters(pb.ListMetersRequest(page_token=token, page_size=1000), calling(who)))
+        token = found[-1].next_page_token
+        if not token:
             return found
 
 

@@ -299,7 +299,7 @@ async def test_a_supplier_that_comes_back_finds_its_counters_in_the_hands_it_lef
 
 def _sold(node: MarketNode, pan: Pan, counter: int, by: ParticipantId = PSP_ID) -> ExternallyIssued:
     sale = Sale(
-        participant_id=by, transaction_id=new_id(node.clock.now()), operation=Operation.MADE_ELSEWHERE, pan=pan,
+        participant_id=by, transaction_id=new_id(node.clock.now()), operation=Operation.EXTERNALLY_ISSUED, pan=pan,
         amount=Pence(1000), channel=Channel.ONLINE, code=(utrn(counter), counter),  # type: ignore[arg-type]
     )  # fmt: skip
     return ExternallyIssued(sale=sale, issued_at=node.clock.now(), deliver=True)
@@ -505,11 +505,8 @@ async def test_a_load_is_authenticated_part_by_part(node: MarketNode) -> None:
         return as_(caller)
 
     servicer = RegistryServicer(
-        authenticate=cast("Any", authenticate), parties=node.parties, meters=node.meters, exchange=node.exchange,
-        hand_over=node.hand_over,
-        pans=node.pans, load=node.load(b""), reconcile=node.reconcile, view=node.view, clock=node.clock,
-        pan_rule=cast("Any", None),
-    )  # fmt: skip
+        authenticate=cast("Any", authenticate), load=node.load(b""), clock=node.clock, pan_rule=cast("Any", None)
+    )
     loads = servicer.LoadRecords(_parts(["x"], ["y"]), cast("Any", None))
     assert (await anext(loads)).last_line == 1
     with pytest.raises(CallerSuspended):

@@ -33,7 +33,7 @@ def test_a_token_without_a_pin_is_looked_at_again() -> None:
 
 def test_one_that_stays_without_is_refused() -> None:
     with pytest.raises(ckr.UserPinNotInitialized):
-        _log_in(Token(*(ckr.UserPinNotInitialized() for _ in range(9))), "1234")
+        _log_in(Token(*(ckr.UserPinNotInitialized() for _ in range(hsm.session._LOG_IN_TRIES))), "1234")
 
 
 @pytest.mark.parametrize("says", [ckr.PinIncorrect(), ckr.PinLocked()])

@@ -515,20 +515,24 @@ class ListAppointmentsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SUPPLIER_ID_FIELD_NUMBER: _builtins.int
-    AFTER_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
     supplier_id: _builtins.str
     """Only of this supplier; empty for all that the caller may see."""
-    after: _builtins.str
-    """`next_after` of the page before; empty for the first."""
+    page_token: _builtins.str
+    """`next_page_token` of the answer before, with every other field as it was; empty for the first page."""
+    page_size: _builtins.int
+    """At most so many pairs of supplier and PSP, whose appointments stay together; 0 for 100. More than 1000 are 1000."""
     def __init__(
         self,
         *,
         supplier_id: _builtins.str = ...,
-        after: _builtins.str = ...,
+        page_token: _builtins.str = ...,
+        page_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "supplier_id", b"supplier_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "supplier_id", b"supplier_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -541,9 +545,9 @@ class ListAppointmentsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     APPOINTMENTS_FIELD_NUMBER: _builtins.int
-    NEXT_AFTER_FIELD_NUMBER: _builtins.int
-    next_after: _builtins.str
-    """Where the next page begins; empty at the end."""
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Of the next page; empty at the end. It says nothing to anybody but this service."""
     @_builtins.property
     def appointments(self) -> _containers.RepeatedCompositeFieldContainer[Global___Appointment]:
         """By supplier and PSP, oldest first. A page may be empty, and more follow."""
@@ -552,11 +556,11 @@ class ListAppointmentsResponse(_message.Message):
         self,
         *,
         appointments: _abc.Iterable[Global___Appointment] | None = ...,
-        next_after: _builtins.str = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["appointments", b"appointments", "next_after", b"next_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appointments", b"appointments", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

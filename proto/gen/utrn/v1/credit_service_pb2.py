@@ -26,31 +26,31 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from utrn.v1 import types_pb2 as utrn_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cutrn/v1/credit_service.proto\x12\x07utrn.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13utrn/v1/types.proto\"\xa1\x02\n\x06\x43redit\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x0b\n\x03pan\x18\x02 \x01(\t\x12\x14\n\x0c\x61mount_pence\x18\x03 \x01(\x03\x12%\n\x06reason\x18\x04 \x01(\x0e\x32\x15.utrn.v1.CreditReason\x12\x0c\n\x04note\x18\x05 \x01(\t\x12#\n\x05state\x18\x06 \x01(\x0e\x32\x14.utrn.v1.CreditState\x12\x10\n\x08\x61sked_by\x18\x07 \x01(\t\x12,\n\x08\x61sked_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndecided_by\x18\t \x01(\t\x12.\n\ndecided_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"3\n\x10\x41skCreditRequest\x12\x1f\n\x06\x63redit\x18\x01 \x01(\x0b\x32\x0f.utrn.v1.Credit\"4\n\x11\x41skCreditResponse\x12\x1f\n\x06\x63redit\x18\x01 \x01(\x0b\x32\x0f.utrn.v1.Credit\"N\n\x13\x44\x65\x63ideCreditRequest\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61pprove\x18\x02 \x01(\x08\x12\x0e\n\x06repeat\x18\x03 \x01(\x08\"Z\n\x14\x44\x65\x63ideCreditResponse\x12\x1f\n\x06\x63redit\x18\x01 \x01(\x0b\x32\x0f.utrn.v1.Credit\x12!\n\x04\x63ode\x18\x02 \x01(\x0b\x32\x13.utrn.v1.IssuedCode\"[\n\x12ListCreditsRequest\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x13\n\x0bsupplier_id\x18\x02 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\x12\x14\n\x0cwaiting_only\x18\x04 \x01(\x08\"u\n\x13ListCreditsResponse\x12 \n\x07\x63redits\x18\x01 \x03(\x0b\x32\x0f.utrn.v1.Credit\x12\x10\n\x08\x61pproved\x18\x02 \x01(\x05\x12\x16\n\x0e\x61pproved_pence\x18\x03 \x01(\x03\x12\x12\n\nnext_after\x18\x04 \x01(\t*\x8c\x01\n\x0c\x43reditReason\x12\x1d\n\x19\x43REDIT_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43REDIT_REASON_GOODWILL\x10\x01\x12\x1b\n\x17\x43REDIT_REASON_EMERGENCY\x10\x02\x12$\n CREDIT_REASON_ADDITIONAL_SUPPORT\x10\x03*{\n\x0b\x43reditState\x12\x1c\n\x18\x43REDIT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43REDIT_STATE_WAITING\x10\x01\x12\x19\n\x15\x43REDIT_STATE_APPROVED\x10\x02\x12\x19\n\x15\x43REDIT_STATE_REJECTED\x10\x03\x32\xea\x01\n\rCreditService\x12\x42\n\tAskCredit\x12\x19.utrn.v1.AskCreditRequest\x1a\x1a.utrn.v1.AskCreditResponse\x12K\n\x0c\x44\x65\x63ideCredit\x12\x1c.utrn.v1.DecideCreditRequest\x1a\x1d.utrn.v1.DecideCreditResponse\x12H\n\x0bListCredits\x12\x1b.utrn.v1.ListCreditsRequest\x1a\x1c.utrn.v1.ListCreditsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cutrn/v1/credit_service.proto\x12\x07utrn.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x13utrn/v1/types.proto\"\xa1\x02\n\x06\x43redit\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x0b\n\x03pan\x18\x02 \x01(\t\x12\x14\n\x0c\x61mount_pence\x18\x03 \x01(\x03\x12%\n\x06reason\x18\x04 \x01(\x0e\x32\x15.utrn.v1.CreditReason\x12\x0c\n\x04note\x18\x05 \x01(\t\x12#\n\x05state\x18\x06 \x01(\x0e\x32\x14.utrn.v1.CreditState\x12\x10\n\x08\x61sked_by\x18\x07 \x01(\t\x12,\n\x08\x61sked_at\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ndecided_by\x18\t \x01(\t\x12.\n\ndecided_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"7\n\x14RequestCreditRequest\x12\x1f\n\x06\x63redit\x18\x01 \x01(\x0b\x32\x0f.utrn.v1.Credit\"8\n\x15RequestCreditResponse\x12\x1f\n\x06\x63redit\x18\x01 \x01(\x0b\x32\x0f.utrn.v1.Credit\"N\n\x13\x44\x65\x63ideCreditRequest\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61pprove\x18\x02 \x01(\x08\x12\x0e\n\x06repeat\x18\x03 \x01(\x08\"Z\n\x14\x44\x65\x63ideCreditResponse\x12\x1f\n\x06\x63redit\x18\x01 \x01(\x0b\x32\x0f.utrn.v1.Credit\x12!\n\x04\x63ode\x18\x02 \x01(\x0b\x32\x13.utrn.v1.IssuedCode\"s\n\x12ListCreditsRequest\x12\x0b\n\x03\x64\x61y\x18\x01 \x01(\t\x12\x13\n\x0bsupplier_id\x18\x02 \x01(\t\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cwaiting_only\x18\x04 \x01(\x08\x12\x11\n\tpage_size\x18\x05 \x01(\x05\"z\n\x13ListCreditsResponse\x12 \n\x07\x63redits\x18\x01 \x03(\x0b\x32\x0f.utrn.v1.Credit\x12\x10\n\x08\x61pproved\x18\x02 \x01(\x05\x12\x16\n\x0e\x61pproved_pence\x18\x03 \x01(\x03\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t*\x8c\x01\n\x0c\x43reditReason\x12\x1d\n\x19\x43REDIT_REASON_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43REDIT_REASON_GOODWILL\x10\x01\x12\x1b\n\x17\x43REDIT_REASON_EMERGENCY\x10\x02\x12$\n CREDIT_REASON_ADDITIONAL_SUPPORT\x10\x03*{\n\x0b\x43reditState\x12\x1c\n\x18\x43REDIT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43REDIT_STATE_WAITING\x10\x01\x12\x19\n\x15\x43REDIT_STATE_APPROVED\x10\x02\x12\x19\n\x15\x43REDIT_STATE_REJECTED\x10\x03\x32\xf6\x01\n\rCreditService\x12N\n\rRequestCredit\x12\x1d.utrn.v1.RequestCreditRequest\x1a\x1e.utrn.v1.RequestCreditResponse\x12K\n\x0c\x44\x65\x63ideCredit\x12\x1c.utrn.v1.DecideCreditRequest\x1a\x1d.utrn.v1.DecideCreditResponse\x12H\n\x0bListCredits\x12\x1b.utrn.v1.ListCreditsRequest\x1a\x1c.utrn.v1.ListCreditsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'utrn.v1.credit_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CREDITREASON']._serialized_start=879
-  _globals['_CREDITREASON']._serialized_end=1019
-  _globals['_CREDITSTATE']._serialized_start=1021
-  _globals['_CREDITSTATE']._serialized_end=1144
+  _globals['_CREDITREASON']._serialized_start=916
+  _globals['_CREDITREASON']._serialized_end=1056
+  _globals['_CREDITSTATE']._serialized_start=1058
+  _globals['_CREDITSTATE']._serialized_end=1181
   _globals['_CREDIT']._serialized_start=96
   _globals['_CREDIT']._serialized_end=385
-  _globals['_ASKCREDITREQUEST']._serialized_start=387
-  _globals['_ASKCREDITREQUEST']._serialized_end=438
-  _globals['_ASKCREDITRESPONSE']._serialized_start=440
-  _globals['_ASKCREDITRESPONSE']._serialized_end=492
-  _globals['_DECIDECREDITREQUEST']._serialized_start=494
-  _globals['_DECIDECREDITREQUEST']._serialized_end=572
-  _globals['_DECIDECREDITRESPONSE']._serialized_start=574
-  _globals['_DECIDECREDITRESPONSE']._serialized_end=664
-  _globals['_LISTCREDITSREQUEST']._serialized_start=666
-  _globals['_LISTCREDITSREQUEST']._serialized_end=757
-  _globals['_LISTCREDITSRESPONSE']._serialized_start=759
-  _globals['_LISTCREDITSRESPONSE']._serialized_end=876
-  _globals['_CREDITSERVICE']._serialized_start=1147
-  _globals['_CREDITSERVICE']._serialized_end=1381
+  _globals['_REQUESTCREDITREQUEST']._serialized_start=387
+  _globals['_REQUESTCREDITREQUEST']._serialized_end=442
+  _globals['_REQUESTCREDITRESPONSE']._serialized_start=444
+  _globals['_REQUESTCREDITRESPONSE']._serialized_end=500
+  _globals['_DECIDECREDITREQUEST']._serialized_start=502
+  _globals['_DECIDECREDITREQUEST']._serialized_end=580
+  _globals['_DECIDECREDITRESPONSE']._serialized_start=582
+  _globals['_DECIDECREDITRESPONSE']._serialized_end=672
+  _globals['_LISTCREDITSREQUEST']._serialized_start=674
+  _globals['_LISTCREDITSREQUEST']._serialized_end=789
+  _globals['_LISTCREDITSRESPONSE']._serialized_start=791
+  _globals['_LISTCREDITSRESPONSE']._serialized_end=913
+  _globals['_CREDITSERVICE']._serialized_start=1184
+  _globals['_CREDITSERVICE']._serialized_end=1430
 # @@protoc_insertion_point(module_scope)

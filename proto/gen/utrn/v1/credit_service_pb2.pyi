@@ -140,8 +140,8 @@ class Credit(_message.Message):
 Global___Credit: _TypeAlias = Credit  # noqa: Y015
 
 @_typing.final
-class AskCreditRequest(_message.Message):
-    """Request of AskCredit."""
+class RequestCreditRequest(_message.Message):
+    """Request of RequestCredit."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -161,11 +161,11 @@ class AskCreditRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AskCreditRequest: _TypeAlias = AskCreditRequest  # noqa: Y015
+Global___RequestCreditRequest: _TypeAlias = RequestCreditRequest  # noqa: Y015
 
 @_typing.final
-class AskCreditResponse(_message.Message):
-    """Response of AskCredit."""
+class RequestCreditResponse(_message.Message):
+    """Response of RequestCredit."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -185,7 +185,7 @@ class AskCreditResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AskCreditResponse: _TypeAlias = AskCreditResponse  # noqa: Y015
+Global___RequestCreditResponse: _TypeAlias = RequestCreditResponse  # noqa: Y015
 
 @_typing.final
 class DecideCreditRequest(_message.Message):
@@ -255,27 +255,31 @@ class ListCreditsRequest(_message.Message):
 
     DAY_FIELD_NUMBER: _builtins.int
     SUPPLIER_ID_FIELD_NUMBER: _builtins.int
-    AFTER_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     WAITING_ONLY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
     day: _builtins.str
     """The UTC day of the report, as 2026-11-24; empty for today."""
     supplier_id: _builtins.str
     """Whose. Empty: the caller. Operators and auditors name a supplier."""
-    after: _builtins.str
-    """Go on after this transaction id; empty for from the beginning."""
+    page_token: _builtins.str
+    """`next_page_token` of the answer before, with every other field as it was; empty for the first page."""
     waiting_only: _builtins.bool
     """True: every request that waits for its second person, whatever its day, and nothing else."""
+    page_size: _builtins.int
+    """At most so many; 0 for 100. More than 1000 are 1000."""
     def __init__(
         self,
         *,
         day: _builtins.str = ...,
         supplier_id: _builtins.str = ...,
-        after: _builtins.str = ...,
+        page_token: _builtins.str = ...,
         waiting_only: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "day", b"day", "supplier_id", b"supplier_id", "waiting_only", b"waiting_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["day", b"day", "page_size", b"page_size", "page_token", b"page_token", "supplier_id", b"supplier_id", "waiting_only", b"waiting_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -290,13 +294,13 @@ class ListCreditsResponse(_message.Message):
     CREDITS_FIELD_NUMBER: _builtins.int
     APPROVED_FIELD_NUMBER: _builtins.int
     APPROVED_PENCE_FIELD_NUMBER: _builtins.int
-    NEXT_AFTER_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     approved: _builtins.int
     """How many were approved on the day, over all pages."""
     approved_pence: _builtins.int
     """Their pence."""
-    next_after: _builtins.str
-    """Where to go on; empty when all has been told."""
+    next_page_token: _builtins.str
+    """Of the next page; empty at the end. It says nothing to anybody but this service."""
     @_builtins.property
     def credits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Credit]:
         """Those asked for or approved on the day, in the order of their transaction ids. A page may be empty, and more follow."""
@@ -307,11 +311,11 @@ class ListCreditsResponse(_message.Message):
         credits: _abc.Iterable[Global___Credit] | None = ...,
         approved: _builtins.int = ...,
         approved_pence: _builtins.int = ...,
-        next_after: _builtins.str = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "approved_pence", b"approved_pence", "credits", b"credits", "next_after", b"next_after"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "approved_pence", b"approved_pence", "credits", b"credits", "next_page_token", b"next_page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

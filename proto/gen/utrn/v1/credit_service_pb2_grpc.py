@@ -39,10 +39,10 @@ class CreditServiceStub:
         Args:
             channel: A grpc.Channel.
         """
-        self.AskCredit = channel.unary_unary(
-                '/utrn.v1.CreditService/AskCredit',
-                request_serializer=utrn_dot_v1_dot_credit__service__pb2.AskCreditRequest.SerializeToString,
-                response_deserializer=utrn_dot_v1_dot_credit__service__pb2.AskCreditResponse.FromString,
+        self.RequestCredit = channel.unary_unary(
+                '/utrn.v1.CreditService/RequestCredit',
+                request_serializer=utrn_dot_v1_dot_credit__service__pb2.RequestCreditRequest.SerializeToString,
+                response_deserializer=utrn_dot_v1_dot_credit__service__pb2.RequestCreditResponse.FromString,
                 _registered_method=True)
         self.DecideCredit = channel.unary_unary(
                 '/utrn.v1.CreditService/DecideCredit',
@@ -64,7 +64,7 @@ class CreditServiceServicer:
     (RECORD_UNKNOWN), ABORTED (RECORD_CHANGED), FAILED_PRECONDITION (AMOUNT_OUT_OF_LIMITS, DAILY_LIMIT).
     """
 
-    def AskCredit(self, request, context):
+    def RequestCredit(self, request, context):
         """Asks for credit. Nothing is given yet. Keyed by transaction_id: a repeat changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -90,10 +90,10 @@ class CreditServiceServicer:
 
 def add_CreditServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
-            'AskCredit': grpc.unary_unary_rpc_method_handler(
-                    servicer.AskCredit,
-                    request_deserializer=utrn_dot_v1_dot_credit__service__pb2.AskCreditRequest.FromString,
-                    response_serializer=utrn_dot_v1_dot_credit__service__pb2.AskCreditResponse.SerializeToString,
+            'RequestCredit': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestCredit,
+                    request_deserializer=utrn_dot_v1_dot_credit__service__pb2.RequestCreditRequest.FromString,
+                    response_serializer=utrn_dot_v1_dot_credit__service__pb2.RequestCreditResponse.SerializeToString,
             ),
             'DecideCredit': grpc.unary_unary_rpc_method_handler(
                     servicer.DecideCredit,
@@ -122,7 +122,7 @@ class CreditService:
     """
 
     @staticmethod
-    def AskCredit(request,
+    def RequestCredit(request,
             target,
             options=(),
             channel_credentials=None,
@@ -135,9 +135,9 @@ class CreditService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/utrn.v1.CreditService/AskCredit',
-            utrn_dot_v1_dot_credit__service__pb2.AskCreditRequest.SerializeToString,
-            utrn_dot_v1_dot_credit__service__pb2.AskCreditResponse.FromString,
+            '/utrn.v1.CreditService/RequestCredit',
+            utrn_dot_v1_dot_credit__service__pb2.RequestCreditRequest.SerializeToString,
+            utrn_dot_v1_dot_credit__service__pb2.RequestCreditResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,7 +38,7 @@ class CreditServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CreditServiceAsyncStub: ...
-    AskCredit: _grpc.UnaryUnaryMultiCallable[_credit_service_pb2.AskCreditRequest, _credit_service_pb2.AskCreditResponse]
+    RequestCredit: _grpc.UnaryUnaryMultiCallable[_credit_service_pb2.RequestCreditRequest, _credit_service_pb2.RequestCreditResponse]
     """Asks for credit. Nothing is given yet. Keyed by transaction_id: a repeat changes nothing."""
     DecideCredit: _grpc.UnaryUnaryMultiCallable[_credit_service_pb2.DecideCreditRequest, _credit_service_pb2.DecideCreditResponse]
     """Approves a request and issues its code, whose delivery is owed; or rejects it. A repeat answers the same code. What
@@ -58,7 +58,7 @@ class CreditServiceAsyncStub(CreditServiceStub):
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    AskCredit: _aio.UnaryUnaryMultiCallable[_credit_service_pb2.AskCreditRequest, _credit_service_pb2.AskCreditResponse]  # type: ignore[assignment]
+    RequestCredit: _aio.UnaryUnaryMultiCallable[_credit_service_pb2.RequestCreditRequest, _credit_service_pb2.RequestCreditResponse]  # type: ignore[assignment]
     """Asks for credit. Nothing is given yet. Keyed by transaction_id: a repeat changes nothing."""
     DecideCredit: _aio.UnaryUnaryMultiCallable[_credit_service_pb2.DecideCreditRequest, _credit_service_pb2.DecideCreditResponse]  # type: ignore[assignment]
     """Approves a request and issues its code, whose delivery is owed; or rejects it. A repeat answers the same code. What
@@ -77,11 +77,11 @@ class CreditServiceServicer(metaclass=_abc_1.ABCMeta):
     """
 
     @_abc_1.abstractmethod
-    def AskCredit(
+    def RequestCredit(
         self,
-        request: _credit_service_pb2.AskCreditRequest,
+        request: _credit_service_pb2.RequestCreditRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_credit_service_pb2.AskCreditResponse, _abc.Awaitable[_credit_service_pb2.AskCreditResponse]]:
+    ) -> _typing.Union[_credit_service_pb2.RequestCreditResponse, _abc.Awaitable[_credit_service_pb2.RequestCreditResponse]]:
         """Asks for credit. Nothing is given yet. Keyed by transaction_id: a repeat changes nothing."""
 
     @_abc_1.abstractmethod

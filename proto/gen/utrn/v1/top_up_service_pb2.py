@@ -26,7 +26,7 @@ from utrn.v1 import errors_pb2 as utrn_dot_v1_dot_errors__pb2
 from utrn.v1 import types_pb2 as utrn_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cutrn/v1/top_up_service.proto\x12\x07utrn.v1\x1a\x14utrn/v1/errors.proto\x1a\x13utrn/v1/types.proto\"\xab\x01\n\x10IssueUtrnRequest\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x0b\n\x03pan\x18\x02 \x01(\t\x12\x14\n\x0c\x61mount_pence\x18\x03 \x01(\x03\x12!\n\x07\x63hannel\x18\x04 \x01(\x0e\x32\x10.utrn.v1.Channel\x12)\n\treference\x18\x05 \x01(\x0b\x32\x16.utrn.v1.SaleReference\x12\x0e\n\x06repeat\x18\x06 \x01(\x08\"H\n\x11IssueUtrnResponse\x12!\n\x04\x63ode\x18\x01 \x01(\x0b\x32\x13.utrn.v1.IssuedCode\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xa7\x01\n\x0cTopUpRequest\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x0b\n\x03pan\x18\x02 \x01(\t\x12\x14\n\x0c\x61mount_pence\x18\x03 \x01(\x03\x12!\n\x07\x63hannel\x18\x04 \x01(\x0e\x32\x10.utrn.v1.Channel\x12)\n\treference\x18\x05 \x01(\x0b\x32\x16.utrn.v1.SaleReference\x12\x0e\n\x06repeat\x18\x06 \x01(\x08\"D\n\rTopUpResponse\x12!\n\x04\x63ode\x18\x01 \x01(\x0b\x32\x13.utrn.v1.IssuedCode\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\x92\x01\n\x11UtrnMadeElsewhere\x12\x0b\n\x03pan\x18\x01 \x01(\t\x12\x0c\n\x04utrn\x18\x02 \x01(\t\x12\x14\n\x0cutrn_counter\x18\x03 \x01(\r\x12!\n\x07\x63hannel\x18\x04 \x01(\x0e\x32\x10.utrn.v1.Channel\x12)\n\treference\x18\x05 \x01(\x0b\x32\x16.utrn.v1.SaleReference\"\x86\x01\n\x10SendTopUpRequest\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x32\n\x0emade_elsewhere\x18\x02 \x01(\x0b\x32\x1a.utrn.v1.UtrnMadeElsewhere\x12\x16\n\x0eparticipant_id\x18\x03 \x01(\t\x12\x0e\n\x06repeat\x18\x04 \x01(\x08\"J\n\x11SendTopUpResponse\x12#\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x11.utrn.v1.Delivery\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"@\n\x0eGetVendRequest\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\".\n\x0fGetVendResponse\x12\x1b\n\x04vend\x18\x01 \x01(\x0b\x32\r.utrn.v1.Vend\"p\n\x17\x43heckEligibilityRequest\x12\x0b\n\x03pan\x18\x01 \x01(\t\x12\x14\n\x0c\x61mount_pence\x18\x02 \x01(\x03\x12!\n\x07\x63hannel\x18\x03 \x01(\x0e\x32\x10.utrn.v1.Channel\x12\x0f\n\x07\x64\x65liver\x18\x04 \x01(\x08\"\x9e\x01\n\tObjection\x12$\n\x06reason\x18\x01 \x01(\x0e\x32\x14.utrn.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12,\n\x05\x66\x61\x63ts\x18\x03 \x03(\x0b\x32\x1d.utrn.v1.Objection.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"i\n\x18\x43heckEligibilityResponse\x12\x10\n\x08\x65ligible\x18\x01 \x01(\x08\x12&\n\nobjections\x18\x02 \x03(\x0b\x32\x12.utrn.v1.Objection\x12\x13\n\x0bsupplier_id\x18\x03 \x01(\t\"I\n\x14ListOpenCasesRequest\x12\x13\n\x0bsupplier_id\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\x05\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\t\"I\n\x15ListOpenCasesResponse\x12\x1c\n\x05vends\x18\x01 \x03(\x0b\x32\r.utrn.v1.Vend\x12\x12\n\nnext_after\x18\x02 \x01(\t\"k\n\x15SettleDeliveryRequest\x12\x16\n\x0eparticipant_id\x18\x01 \x01(\t\x12\x16\n\x0etransaction_id\x18\x02 \x01(\t\x12\x15\n\x08\x63redited\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x0b\n\t_credited\"=\n\x16SettleDeliveryResponse\x12#\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x11.utrn.v1.Delivery2\x88\x04\n\x0cTopUpService\x12\x42\n\tIssueUtrn\x12\x19.utrn.v1.IssueUtrnRequest\x1a\x1a.utrn.v1.IssueUtrnResponse\x12\x42\n\tSendTopUp\x12\x19.utrn.v1.SendTopUpRequest\x1a\x1a.utrn.v1.SendTopUpResponse\x12\x36\n\x05TopUp\x12\x15.utrn.v1.TopUpRequest\x1a\x16.utrn.v1.TopUpResponse\x12<\n\x07GetVend\x12\x17.utrn.v1.GetVendRequest\x1a\x18.utrn.v1.GetVendResponse\x12W\n\x10\x43heckEligibility\x12 .utrn.v1.CheckEligibilityRequest\x1a!.utrn.v1.CheckEligibilityResponse\x12N\n\rListOpenCases\x12\x1d.utrn.v1.ListOpenCasesRequest\x1a\x1e.utrn.v1.ListOpenCasesResponse\x12Q\n\x0eSettleDelivery\x12\x1e.utrn.v1.SettleDeliveryRequest\x1a\x1f.utrn.v1.SettleDeliveryResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cutrn/v1/top_up_service.proto\x12\x07utrn.v1\x1a\x14utrn/v1/errors.proto\x1a\x13utrn/v1/types.proto\"\xab\x01\n\x10IssueUtrnRequest\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x0b\n\x03pan\x18\x02 \x01(\t\x12\x14\n\x0c\x61mount_pence\x18\x03 \x01(\x03\x12!\n\x07\x63hannel\x18\x04 \x01(\x0e\x32\x10.utrn.v1.Channel\x12)\n\treference\x18\x05 \x01(\x0b\x32\x16.utrn.v1.SaleReference\x12\x0e\n\x06repeat\x18\x06 \x01(\x08\"H\n\x11IssueUtrnResponse\x12!\n\x04\x63ode\x18\x01 \x01(\x0b\x32\x13.utrn.v1.IssuedCode\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\xa7\x01\n\x0cTopUpRequest\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x0b\n\x03pan\x18\x02 \x01(\t\x12\x14\n\x0c\x61mount_pence\x18\x03 \x01(\x03\x12!\n\x07\x63hannel\x18\x04 \x01(\x0e\x32\x10.utrn.v1.Channel\x12)\n\treference\x18\x05 \x01(\x0b\x32\x16.utrn.v1.SaleReference\x12\x0e\n\x06repeat\x18\x06 \x01(\x08\"D\n\rTopUpResponse\x12!\n\x04\x63ode\x18\x01 \x01(\x0b\x32\x13.utrn.v1.IssuedCode\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"\x95\x01\n\x14\x45xternallyIssuedUtrn\x12\x0b\n\x03pan\x18\x01 \x01(\t\x12\x0c\n\x04utrn\x18\x02 \x01(\t\x12\x14\n\x0cutrn_counter\x18\x03 \x01(\r\x12!\n\x07\x63hannel\x18\x04 \x01(\x0e\x32\x10.utrn.v1.Channel\x12)\n\treference\x18\x05 \x01(\x0b\x32\x16.utrn.v1.SaleReference\"\x8e\x01\n\x12\x44\x65liverVendRequest\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x38\n\x11\x65xternally_issued\x18\x02 \x01(\x0b\x32\x1d.utrn.v1.ExternallyIssuedUtrn\x12\x16\n\x0eparticipant_id\x18\x03 \x01(\t\x12\x0e\n\x06repeat\x18\x04 \x01(\x08\"L\n\x13\x44\x65liverVendResponse\x12#\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x11.utrn.v1.Delivery\x12\x10\n\x08replayed\x18\x02 \x01(\x08\"@\n\x0eGetVendRequest\x12\x16\n\x0etransaction_id\x18\x01 \x01(\t\x12\x16\n\x0eparticipant_id\x18\x02 \x01(\t\".\n\x0fGetVendResponse\x12\x1b\n\x04vend\x18\x01 \x01(\x0b\x32\r.utrn.v1.Vend\"p\n\x17\x43heckEligibilityRequest\x12\x0b\n\x03pan\x18\x01 \x01(\t\x12\x14\n\x0c\x61mount_pence\x18\x02 \x01(\x03\x12!\n\x07\x63hannel\x18\x03 \x01(\x0e\x32\x10.utrn.v1.Channel\x12\x0f\n\x07\x64\x65liver\x18\x04 \x01(\x08\"\x9e\x01\n\tObjection\x12$\n\x06reason\x18\x01 \x01(\x0e\x32\x14.utrn.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12,\n\x05\x66\x61\x63ts\x18\x03 \x03(\x0b\x32\x1d.utrn.v1.Objection.FactsEntry\x1a,\n\nFactsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"i\n\x18\x43heckEligibilityResponse\x12\x10\n\x08\x65ligible\x18\x01 \x01(\x08\x12&\n\nobjections\x18\x02 \x03(\x0b\x32\x12.utrn.v1.Objection\x12\x13\n\x0bsupplier_id\x18\x03 \x01(\t\"R\n\x14ListOpenCasesRequest\x12\x13\n\x0bsupplier_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"N\n\x15ListOpenCasesResponse\x12\x1c\n\x05vends\x18\x01 \x03(\x0b\x32\r.utrn.v1.Vend\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"k\n\x15SettleDeliveryRequest\x12\x16\n\x0eparticipant_id\x18\x01 \x01(\t\x12\x16\n\x0etransaction_id\x18\x02 \x01(\t\x12\x15\n\x08\x63redited\x18\x03 \x01(\x08H\x00\x88\x01\x01\x42\x0b\n\t_credited\"=\n\x16SettleDeliveryResponse\x12#\n\x08\x64\x65livery\x18\x01 \x01(\x0b\x32\x11.utrn.v1.Delivery2\x8e\x04\n\x0cTopUpService\x12\x42\n\tIssueUtrn\x12\x19.utrn.v1.IssueUtrnRequest\x1a\x1a.utrn.v1.IssueUtrnResponse\x12H\n\x0b\x44\x65liverVend\x12\x1b.utrn.v1.DeliverVendRequest\x1a\x1c.utrn.v1.DeliverVendResponse\x12\x36\n\x05TopUp\x12\x15.utrn.v1.TopUpRequest\x1a\x16.utrn.v1.TopUpResponse\x12<\n\x07GetVend\x12\x17.utrn.v1.GetVendRequest\x1a\x18.utrn.v1.GetVendResponse\x12W\n\x10\x43heckEligibility\x12 .utrn.v1.CheckEligibilityRequest\x1a!.utrn.v1.CheckEligibilityResponse\x12N\n\rListOpenCases\x12\x1d.utrn.v1.ListOpenCasesRequest\x1a\x1e.utrn.v1.ListOpenCasesResponse\x12Q\n\x0eSettleDelivery\x12\x1e.utrn.v1.SettleDeliveryRequest\x1a\x1f.utrn.v1.SettleDeliveryResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,32 +43,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOPUPREQUEST']._serialized_end=500
   _globals['_TOPUPRESPONSE']._serialized_start=502
   _globals['_TOPUPRESPONSE']._serialized_end=570
-  _globals['_UTRNMADEELSEWHERE']._serialized_start=573
-  _globals['_UTRNMADEELSEWHERE']._serialized_end=719
-  _globals['_SENDTOPUPREQUEST']._serialized_start=722
-  _globals['_SENDTOPUPREQUEST']._serialized_end=856
-  _globals['_SENDTOPUPRESPONSE']._serialized_start=858
-  _globals['_SENDTOPUPRESPONSE']._serialized_end=932
-  _globals['_GETVENDREQUEST']._serialized_start=934
-  _globals['_GETVENDREQUEST']._serialized_end=998
-  _globals['_GETVENDRESPONSE']._serialized_start=1000
-  _globals['_GETVENDRESPONSE']._serialized_end=1046
-  _globals['_CHECKELIGIBILITYREQUEST']._serialized_start=1048
-  _globals['_CHECKELIGIBILITYREQUEST']._serialized_end=1160
-  _globals['_OBJECTION']._serialized_start=1163
-  _globals['_OBJECTION']._serialized_end=1321
-  _globals['_OBJECTION_FACTSENTRY']._serialized_start=1277
-  _globals['_OBJECTION_FACTSENTRY']._serialized_end=1321
-  _globals['_CHECKELIGIBILITYRESPONSE']._serialized_start=1323
-  _globals['_CHECKELIGIBILITYRESPONSE']._serialized_end=1428
-  _globals['_LISTOPENCASESREQUEST']._serialized_start=1430
-  _globals['_LISTOPENCASESREQUEST']._serialized_end=1503
-  _globals['_LISTOPENCASESRESPONSE']._serialized_start=1505
-  _globals['_LISTOPENCASESRESPONSE']._serialized_end=1578
-  _globals['_SETTLEDELIVERYREQUEST']._serialized_start=1580
-  _globals['_SETTLEDELIVERYREQUEST']._serialized_end=1687
-  _globals['_SETTLEDELIVERYRESPONSE']._serialized_start=1689
-  _globals['_SETTLEDELIVERYRESPONSE']._serialized_end=1750
-  _globals['_TOPUPSERVICE']._serialized_start=1753
-  _globals['_TOPUPSERVICE']._serialized_end=2273
+  _globals['_EXTERNALLYISSUEDUTRN']._serialized_start=573
+  _globals['_EXTERNALLYISSUEDUTRN']._serialized_end=722
+  _globals['_DELIVERVENDREQUEST']._serialized_start=725
+  _globals['_DELIVERVENDREQUEST']._serialized_end=867
+  _globals['_DELIVERVENDRESPONSE']._serialized_start=869
+  _globals['_DELIVERVENDRESPONSE']._serialized_end=945
+  _globals['_GETVENDREQUEST']._serialized_start=947
+  _globals['_GETVENDREQUEST']._serialized_end=1011
+  _globals['_GETVENDRESPONSE']._serialized_start=1013
+  _globals['_GETVENDRESPONSE']._serialized_end=1059
+  _globals['_CHECKELIGIBILITYREQUEST']._serialized_start=1061
+  _globals['_CHECKELIGIBILITYREQUEST']._serialized_end=1173
+  _globals['_OBJECTION']._serialized_start=1176
+  _globals['_OBJECTION']._serialized_end=1334
+  _globals['_OBJECTION_FACTSENTRY']._serialized_start=1290
+  _globals['_OBJECTION_FACTSENTRY']._serialized_end=1334
+  _globals['_CHECKELIGIBILITYRESPONSE']._serialized_start=1336
+  _globals['_CHECKELIGIBILITYRESPONSE']._serialized_end=1441
+  _globals['_LISTOPENCASESREQUEST']._serialized_start=1443
+  _globals['_LISTOPENCASESREQUEST']._serialized_end=1525
+  _globals['_LISTOPENCASESRESPONSE']._serialized_start=1527
+  _globals['_LISTOPENCASESRESPONSE']._serialized_end=1605
+  _globals['_SETTLEDELIVERYREQUEST']._serialized_start=1607
+  _globals['_SETTLEDELIVERYREQUEST']._serialized_end=1714
+  _globals['_SETTLEDELIVERYRESPONSE']._serialized_start=1716
+  _globals['_SETTLEDELIVERYRESPONSE']._serialized_end=1777
+  _globals['_TOPUPSERVICE']._serialized_start=1780
+  _globals['_TOPUPSERVICE']._serialized_end=2306
 # @@protoc_insertion_point(module_scope)

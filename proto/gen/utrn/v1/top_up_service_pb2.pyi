@@ -170,7 +170,7 @@ class TopUpResponse(_message.Message):
 Global___TopUpResponse: _TypeAlias = TopUpResponse  # noqa: Y015
 
 @_typing.final
-class UtrnMadeElsewhere(_message.Message):
+class ExternallyIssuedUtrn(_message.Message):
     """A code that the meter's supplier made with its own generator."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -209,46 +209,46 @@ class UtrnMadeElsewhere(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___UtrnMadeElsewhere: _TypeAlias = UtrnMadeElsewhere  # noqa: Y015
+Global___ExternallyIssuedUtrn: _TypeAlias = ExternallyIssuedUtrn  # noqa: Y015
 
 @_typing.final
-class SendTopUpRequest(_message.Message):
+class DeliverVendRequest(_message.Message):
     """Which code to send."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     TRANSACTION_ID_FIELD_NUMBER: _builtins.int
-    MADE_ELSEWHERE_FIELD_NUMBER: _builtins.int
+    EXTERNALLY_ISSUED_FIELD_NUMBER: _builtins.int
     PARTICIPANT_ID_FIELD_NUMBER: _builtins.int
     REPEAT_FIELD_NUMBER: _builtins.int
     transaction_id: _builtins.str
-    """The transaction_id of the vend issued here; or, with made_elsewhere, a new id for this delivery."""
+    """The transaction_id of the vend issued here; or, with externally_issued, a new id for this delivery."""
     participant_id: _builtins.str
     """Who made the vend issued here. Empty: the caller. The supplier of a meter may send what an appointed PSP has sold."""
     repeat: _builtins.bool
     """As IssueUtrnRequest.repeat."""
     @_builtins.property
-    def made_elsewhere(self) -> Global___UtrnMadeElsewhere:
+    def externally_issued(self) -> Global___ExternallyIssuedUtrn:
         """Present: send this code. Absent: send the code issued under transaction_id."""
 
     def __init__(
         self,
         *,
         transaction_id: _builtins.str = ...,
-        made_elsewhere: Global___UtrnMadeElsewhere | None = ...,
+        externally_issued: Global___ExternallyIssuedUtrn | None = ...,
         participant_id: _builtins.str = ...,
         repeat: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["made_elsewhere", b"made_elsewhere"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["externally_issued", b"externally_issued"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["made_elsewhere", b"made_elsewhere", "participant_id", b"participant_id", "repeat", b"repeat", "transaction_id", b"transaction_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["externally_issued", b"externally_issued", "participant_id", b"participant_id", "repeat", b"repeat", "transaction_id", b"transaction_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SendTopUpRequest: _TypeAlias = SendTopUpRequest  # noqa: Y015
+Global___DeliverVendRequest: _TypeAlias = DeliverVendRequest  # noqa: Y015
 
 @_typing.final
-class SendTopUpResponse(_message.Message):
+class DeliverVendResponse(_message.Message):
     """The delivery as it stands."""
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -273,7 +273,7 @@ class SendTopUpResponse(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SendTopUpResponse: _TypeAlias = SendTopUpResponse  # noqa: Y015
+Global___DeliverVendResponse: _TypeAlias = DeliverVendResponse  # noqa: Y015
 
 @_typing.final
 class GetVendRequest(_message.Message):
@@ -450,24 +450,24 @@ class ListOpenCasesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SUPPLIER_ID_FIELD_NUMBER: _builtins.int
-    LIMIT_FIELD_NUMBER: _builtins.int
-    AFTER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     supplier_id: _builtins.str
     """Empty for the caller itself."""
-    limit: _builtins.int
-    """1 to 1000; 0 for 100."""
-    after: _builtins.str
-    """`next_after` of the page before; empty for the first. 0 to 100 characters."""
+    page_size: _builtins.int
+    """At most so many; 0 for 100. More than 1000 are 1000."""
+    page_token: _builtins.str
+    """`next_page_token` of the answer before, with every other field as it was; empty for the first page."""
     def __init__(
         self,
         *,
         supplier_id: _builtins.str = ...,
-        limit: _builtins.int = ...,
-        after: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit", "supplier_id", b"supplier_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token", "supplier_id", b"supplier_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -480,9 +480,9 @@ class ListOpenCasesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VENDS_FIELD_NUMBER: _builtins.int
-    NEXT_AFTER_FIELD_NUMBER: _builtins.int
-    next_after: _builtins.str
-    """Where the next page begins; empty at the end."""
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Of the next page; empty at the end. It says nothing to anybody but this service."""
     @_builtins.property
     def vends(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Vend]:
         """The vends, each with its delivery at DELIVERY_STATE_NEEDS_CHECK. The digits of a code are only for the supplier
@@ -493,11 +493,11 @@ class ListOpenCasesResponse(_message.Message):
         self,
         *,
         vends: _abc.Iterable[_types_pb2.Vend] | None = ...,
-        next_after: _builtins.str = ...,
+        next_page_token: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_after", b"next_after", "vends", b"vends"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "vends", b"vends"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

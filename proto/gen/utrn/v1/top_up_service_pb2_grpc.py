@@ -48,10 +48,10 @@ class TopUpServiceStub:
                 request_serializer=utrn_dot_v1_dot_top__up__service__pb2.IssueUtrnRequest.SerializeToString,
                 response_deserializer=utrn_dot_v1_dot_top__up__service__pb2.IssueUtrnResponse.FromString,
                 _registered_method=True)
-        self.SendTopUp = channel.unary_unary(
-                '/utrn.v1.TopUpService/SendTopUp',
-                request_serializer=utrn_dot_v1_dot_top__up__service__pb2.SendTopUpRequest.SerializeToString,
-                response_deserializer=utrn_dot_v1_dot_top__up__service__pb2.SendTopUpResponse.FromString,
+        self.DeliverVend = channel.unary_unary(
+                '/utrn.v1.TopUpService/DeliverVend',
+                request_serializer=utrn_dot_v1_dot_top__up__service__pb2.DeliverVendRequest.SerializeToString,
+                response_deserializer=utrn_dot_v1_dot_top__up__service__pb2.DeliverVendResponse.FromString,
                 _registered_method=True)
         self.TopUp = channel.unary_unary(
                 '/utrn.v1.TopUpService/TopUp',
@@ -115,14 +115,14 @@ class TopUpServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def SendTopUp(self, request, context):
+    def DeliverVend(self, request, context):
         """Step two of two: sends a code to its meter over the air, either one issued here or one made elsewhere.
 
         Bounds: see each field.
         Idempotency: asking again for the same transaction_id never sends a second credit; replayed = true says that the
         delivery had been asked for before. The meter is sent the same code under the same message id on every attempt.
         Errors: as IssueUtrn, and NOT_FOUND (VEND_UNKNOWN), ALREADY_EXISTS (COUNTER_TAKEN), FAILED_PRECONDITION
-        (CODE_TOO_FAR_BEHIND; with made_elsewhere COUNTER_HERE, COUNTER_OUT_OF_RANGE). With made_elsewhere a refusal is
+        (CODE_TOO_FAR_BEHIND; with externally_issued COUNTER_HERE, COUNTER_OUT_OF_RANGE). With externally_issued a refusal is
         final as of IssueUtrn. Without it a refusal says nothing about the money, which was taken for the code itself.
         After a time-out, a lost connection or UNAVAILABLE: repeat the same request with repeat = true, at any node.
         """
@@ -205,10 +205,10 @@ def add_TopUpServiceServicer_to_server(servicer, server):
                     request_deserializer=utrn_dot_v1_dot_top__up__service__pb2.IssueUtrnRequest.FromString,
                     response_serializer=utrn_dot_v1_dot_top__up__service__pb2.IssueUtrnResponse.SerializeToString,
             ),
-            'SendTopUp': grpc.unary_unary_rpc_method_handler(
-                    servicer.SendTopUp,
-                    request_deserializer=utrn_dot_v1_dot_top__up__service__pb2.SendTopUpRequest.FromString,
-                    response_serializer=utrn_dot_v1_dot_top__up__service__pb2.SendTopUpResponse.SerializeToString,
+            'DeliverVend': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeliverVend,
+                    request_deserializer=utrn_dot_v1_dot_top__up__service__pb2.DeliverVendRequest.FromString,
+                    response_serializer=utrn_dot_v1_dot_top__up__service__pb2.DeliverVendResponse.SerializeToString,
             ),
             'TopUp': grpc.unary_unary_rpc_method_handler(
                     servicer.TopUp,
@@ -283,7 +283,7 @@ class TopUpService:
             _registered_method=True)
 
     @staticmethod
-    def SendTopUp(request,
+    def DeliverVend(request,
             target,
             options=(),
             channel_credentials=None,
@@ -296,9 +296,9 @@ class TopUpService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/utrn.v1.TopUpService/SendTopUp',
-            utrn_dot_v1_dot_top__up__service__pb2.SendTopUpRequest.SerializeToString,
-            utrn_dot_v1_dot_top__up__service__pb2.SendTopUpResponse.FromString,
+            '/utrn.v1.TopUpService/DeliverVend',
+            utrn_dot_v1_dot_top__up__service__pb2.DeliverVendRequest.SerializeToString,
+            utrn_dot_v1_dot_top__up__service__pb2.DeliverVendResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,14 +61,14 @@ class TopUpServiceStub:
     After a time-out, a lost connection, UNAVAILABLE or a refusal that is not final: repeat with the same transaction_id
     and repeat = true, at any node. Never make a new id for the same payment.
     """
-    SendTopUp: _grpc.UnaryUnaryMultiCallable[_top_up_service_pb2.SendTopUpRequest, _top_up_service_pb2.SendTopUpResponse]
+    DeliverVend: _grpc.UnaryUnaryMultiCallable[_top_up_service_pb2.DeliverVendRequest, _top_up_service_pb2.DeliverVendResponse]
     """Step two of two: sends a code to its meter over the air, either one issued here or one made elsewhere.
 
     Bounds: see each field.
     Idempotency: asking again for the same transaction_id never sends a second credit; replayed = true says that the
     delivery had been asked for before. The meter is sent the same code under the same message id on every attempt.
     Errors: as IssueUtrn, and NOT_FOUND (VEND_UNKNOWN), ALREADY_EXISTS (COUNTER_TAKEN), FAILED_PRECONDITION
-    (CODE_TOO_FAR_BEHIND; with made_elsewhere COUNTER_HERE, COUNTER_OUT_OF_RANGE). With made_elsewhere a refusal is
+    (CODE_TOO_FAR_BEHIND; with externally_issued COUNTER_HERE, COUNTER_OUT_OF_RANGE). With externally_issued a refusal is
     final as of IssueUtrn. Without it a refusal says nothing about the money, which was taken for the code itself.
     After a time-out, a lost connection or UNAVAILABLE: repeat the same request with repeat = true, at any node.
     """
@@ -153,14 +153,14 @@ class TopUpServiceAsyncStub(TopUpServiceStub):
     After a time-out, a lost connection, UNAVAILABLE or a refusal that is not final: repeat with the same transaction_id
     and repeat = true, at any node. Never make a new id for the same payment.
     """
-    SendTopUp: _aio.UnaryUnaryMultiCallable[_top_up_service_pb2.SendTopUpRequest, _top_up_service_pb2.SendTopUpResponse]  # type: ignore[assignment]
+    DeliverVend: _aio.UnaryUnaryMultiCallable[_top_up_service_pb2.DeliverVendRequest, _top_up_service_pb2.DeliverVendResponse]  # type: ignore[assignment]
     """Step two of two: sends a code to its meter over the air, either one issued here or one made elsewhere.
 
     Bounds: see each field.
     Idempotency: asking again for the same transaction_id never sends a second credit; replayed = true says that the
     delivery had been asked for before. The meter is sent the same code under the same message id on every attempt.
     Errors: as IssueUtrn, and NOT_FOUND (VEND_UNKNOWN), ALREADY_EXISTS (COUNTER_TAKEN), FAILED_PRECONDITION
-    (CODE_TOO_FAR_BEHIND; with made_elsewhere COUNTER_HERE, COUNTER_OUT_OF_RANGE). With made_elsewhere a refusal is
+    (CODE_TOO_FAR_BEHIND; with externally_issued COUNTER_HERE, COUNTER_OUT_OF_RANGE). With externally_issued a refusal is
     final as of IssueUtrn. Without it a refusal says nothing about the money, which was taken for the code itself.
     After a time-out, a lost connection or UNAVAILABLE: repeat the same request with repeat = true, at any node.
     """
@@ -250,18 +250,18 @@ class TopUpServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
-    def SendTopUp(
+    def DeliverVend(
         self,
-        request: _top_up_service_pb2.SendTopUpRequest,
+        request: _top_up_service_pb2.DeliverVendRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_top_up_service_pb2.SendTopUpResponse, _abc.Awaitable[_top_up_service_pb2.SendTopUpResponse]]:
+    ) -> _typing.Union[_top_up_service_pb2.DeliverVendResponse, _abc.Awaitable[_top_up_service_pb2.DeliverVendResponse]]:
         """Step two of two: sends a code to its meter over the air, either one issued here or one made elsewhere.
 
         Bounds: see each field.
         Idempotency: asking again for the same transaction_id never sends a second credit; replayed = true says that the
         delivery had been asked for before. The meter is sent the same code under the same message id on every attempt.
         Errors: as IssueUtrn, and NOT_FOUND (VEND_UNKNOWN), ALREADY_EXISTS (COUNTER_TAKEN), FAILED_PRECONDITION
-        (CODE_TOO_FAR_BEHIND; with made_elsewhere COUNTER_HERE, COUNTER_OUT_OF_RANGE). With made_elsewhere a refusal is
+        (CODE_TOO_FAR_BEHIND; with externally_issued COUNTER_HERE, COUNTER_OUT_OF_RANGE). With externally_issued a refusal is
         final as of IssueUtrn. Without it a refusal says nothing about the money, which was taken for the code itself.
         After a time-out, a lost connection or UNAVAILABLE: repeat the same request with repeat = true, at any node.
         """

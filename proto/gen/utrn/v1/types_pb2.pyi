@@ -344,7 +344,7 @@ class Vend(_message.Message):
     CHANNEL_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
     DELIVERY_FIELD_NUMBER: _builtins.int
-    MADE_ELSEWHERE_FIELD_NUMBER: _builtins.int
+    EXTERNALLY_ISSUED_FIELD_NUMBER: _builtins.int
     ALLOWED_BY_FIELD_NUMBER: _builtins.int
     participant_id: _builtins.str
     """Who made the vend: the participant id of the caller."""
@@ -360,7 +360,7 @@ class Vend(_message.Message):
     """The code's UTRN Counter, 1 to 4294967295. With originator_id and meter_id it names the code."""
     channel: Global___Channel.ValueType
     """Where the consumer paid."""
-    made_elsewhere: _builtins.bool
+    externally_issued: _builtins.bool
     """True if the code was made by the supplier's own generator and only delivered here."""
     allowed_by: _builtins.str
     """What allowed it: "own meter", or the appointment the seller acted on."""
@@ -389,13 +389,79 @@ class Vend(_message.Message):
         channel: Global___Channel.ValueType = ...,
         reference: Global___SaleReference | None = ...,
         delivery: Global___Delivery | None = ...,
-        made_elsewhere: _builtins.bool = ...,
+        externally_issued: _builtins.bool = ...,
         allowed_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "delivery", b"delivery", "reference", b"reference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_by", b"allowed_by", "channel", b"channel", "code", b"code", "delivery", b"delivery", "made_elsewhere", b"made_elsewhere", "meter_id", b"meter_id", "originator_id", b"originator_id", "pan", b"pan", "participant_id", b"participant_id", "reference", b"reference", "supplier_id", b"supplier_id", "utrn_counter", b"utrn_counter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_by", b"allowed_by", "channel", b"channel", "code", b"code", "delivery", b"delivery", "externally_issued", b"externally_issued", "meter_id", b"meter_id", "originator_id", b"originator_id", "pan", b"pan", "participant_id", b"participant_id", "reference", b"reference", "supplier_id", b"supplier_id", "utrn_counter", b"utrn_counter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Vend: _TypeAlias = Vend  # noqa: Y015
+
+@_typing.final
+class ChangeResult(_message.Message):
+    """What became of a change."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Revision of the ledger that has it."""
+    changed: _builtins.bool
+    """False if it was so already."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        changed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeResult: _TypeAlias = ChangeResult  # noqa: Y015
+
+@_typing.final
+class EffectivePeriod(_message.Message):
+    """When something holds, and who said so."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    RECORDED_AT_FIELD_NUMBER: _builtins.int
+    RECORDED_BY_FIELD_NUMBER: _builtins.int
+    recorded_by: _builtins.str
+    """By whom."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """From, inclusive."""
+
+    @_builtins.property
+    def until(self) -> _timestamp_pb2.Timestamp:
+        """To, exclusive; absent while open."""
+
+    @_builtins.property
+    def recorded_at(self) -> _timestamp_pb2.Timestamp:
+        """When it was recorded."""
+
+    def __init__(
+        self,
+        *,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        until: _timestamp_pb2.Timestamp | None = ...,
+        recorded_at: _timestamp_pb2.Timestamp | None = ...,
+        recorded_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recorded_at", b"recorded_at", "since", b"since", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recorded_at", b"recorded_at", "recorded_by", b"recorded_by", "since", b"since", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EffectivePeriod: _TypeAlias = EffectivePeriod  # noqa: Y015

@@ -45,9 +45,7 @@ def book(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _sell(book: Path, tell: Callable[[Any], None] = lambda _: None, *, new_id: bool = False) -> int:
     """Sell as `utrn vend issue --deliver` does; return its exit code."""
-    asked = sales.Asked(
-        command="vend issue --deliver", service="TopUpService", method="TopUp", content={}, judge=judge_sale
-    )
+    asked = sales.Asked(command="vend issue --deliver", method="TopUp", content={}, judge=judge_sale)
     try:
         sales.carry_out(
             asked, lambda transaction_id, repeat: pb.TopUpRequest(transaction_id=transaction_id, repeat=repeat), tell,
@@ -99,7 +97,7 @@ def test_the_same_under_a_renewed_authority_is_not_sold_a_second_time_unasked(
 ) -> None:
     asked: list[str] = []
 
-    def ask(_service: str, _method: str, request: pb.TopUpRequest, *_: object) -> None:
+    def ask(request: pb.TopUpRequest, *_: object) -> None:
         asked.append(request.transaction_id)
         raise RuntimeError("no answer")
 

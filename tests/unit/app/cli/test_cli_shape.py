@@ -34,7 +34,7 @@ FOR_GOOD = {
     "meter change-tenant": ["m", "--tenancy", "1"],
     "meter end": ["m"],
     "meter exchange": ["m", "--new", "n", "--supplier", "s", "--head-end", "h", "--point", "04"],
-    "meter hand-over": ["m", "--from", "smso", "--to", "central", "--last-issued", "0"],
+    "meter transfer-counters": ["m", "--from", "smso", "--to", "central", "--last-issued", "0"],
     "pan replace": ["lost", "new"],
     "participant certificates": ["corner", "--name", "C", "--identity", "spiffe://one"],
     "participant offboard": ["corner"],

@@ -14,7 +14,7 @@ from core.domain.effective_dated import Ms
 from core.domain.goodwill_credit import CreditDay, CreditReason, CreditRequest
 from core.domain.meter import MeterCapabilities, Model, Pan
 from core.domain.money import Pence
-from core.domain.registration_change import ChangeKind, OwedVend, RegistrationChange
+from core.domain.registration_change import ChangeKind, RegistrationChange, VendRef
 from core.domain.utrn import Counter
 from core.domain.vend import Operation
 from core.ports.registry import StoredRecord
@@ -54,7 +54,7 @@ def test_registry_records_come_back_as_they_were() -> None:
     change = RegistrationChange(
         meter_id=one.meter_id, at=Ms(5), carried_out_at=Ms(6), kinds=(ChangeKind.SUPPLIER,), responsible=SUPPLIER_ID,
         supplier_after=None, originator_id=ORIGINATOR, last_issued=7, highest_applied=3,
-        in_flight=(OwedVend(participant_id=PSP_ID, transaction_id=new_id(), counter=Counter(7)),),
+        in_flight=(VendRef(participant_id=PSP_ID, transaction_id=new_id(), counter=Counter(7)),),
     )  # fmt: skip
     credit = CreditRequest(
         supplier_id=SUPPLIER_ID, transaction_id=new_id(), pan=Pan("1" * 19), amount=Pence(500),

@@ -14,7 +14,7 @@ def test_no_request_but_a_load_may_be_large() -> None:
     large = {path: access.bytes_max for path, access in ACCESS.items() if access.bytes_max > 32_768}
     assert large == {
         "/utrn.v1.RegistryService/LoadRecords": 2_097_152,
-        "/utrn.v1.RegistryService/ReconcilePans": 131_072,
+        "/utrn.v1.PanService/ReconcilePans": 131_072,
     }
 
 

@@ -4,7 +4,10 @@ import pytest
 from google.protobuf.message import Message
 from utrn.admin.v1 import admin_service_pb2 as admin_pb
 from utrn.v1 import appointment_service_pb2 as appointment_pb
-from utrn.v1 import registry_service_pb2 as registry_pb
+from utrn.v1 import meter_model_service_pb2 as meter_model_pb
+from utrn.v1 import meter_service_pb2 as meter_pb
+from utrn.v1 import pan_service_pb2 as pan_pb
+from utrn.v1 import participant_service_pb2 as participant_pb
 from utrn.v1 import top_up_service_pb2 as top_up_pb
 
 from core.api.audit_subjects import subject_of
@@ -15,13 +18,13 @@ _TERMS = appointment_pb.AppointmentTerms(supplier_id="supplier-north", psp_id="p
 _NAME = appointment_pb.AppointmentName(supplier_id="supplier-north", psp_id="psp-corner", appointment_id="web")
 
 _SAYS: list[tuple[Message, str]] = [
-    (registry_pb.AddMeterRequest(meter=registry_pb.Meter(meter_id=METER)), METER),
-    (registry_pb.ExchangeMeterRequest(old_meter_id=METER, pans=[PAN]), METER),
-    (registry_pb.ReplacePanRequest(lost_pan=PAN, new_pan=PAN), "pan ..1234"),
+    (meter_pb.AddMeterRequest(meter=meter_pb.Meter(meter_id=METER)), METER),
+    (meter_pb.ExchangeMeterRequest(old_meter_id=METER, pans=[PAN]), METER),
+    (pan_pb.ReplacePanRequest(lost_pan=PAN, new_pan=PAN), "pan ..1234"),
     (top_up_pb.TopUpRequest(pan=PAN, transaction_id="typed"), "pan ..1234"),
-    (top_up_pb.SendTopUpRequest(made_elsewhere=top_up_pb.UtrnMadeElsewhere(pan=PAN)), "pan ..1234"),
-    (registry_pb.SetIdentitiesRequest(participant_id="psp-corner"), "psp-corner"),
-    (registry_pb.SetModelRequest(model=registry_pb.Model(make="Acme", model="E1")), "Acme/E1"),
+    (top_up_pb.DeliverVendRequest(externally_issued=top_up_pb.ExternallyIssuedUtrn(pan=PAN)), "pan ..1234"),
+    (participant_pb.SetIdentitiesRequest(participant_id="psp-corner"), "psp-corner"),
+    (meter_model_pb.SetMeterModelRequest(model=meter_model_pb.MeterModel(make="Acme", model="E1")), "Acme/E1"),
     (
         appointment_pb.AppointRequest(
             signed_terms=appointment_pb.SignedTerms(terms=_TERMS.SerializeToString(deterministic=True))
@@ -30,7 +33,7 @@ _SAYS: list[tuple[Message, str]] = [
     ),
     (appointment_pb.AppointRequest(signed_terms=appointment_pb.SignedTerms(terms=b"\xff")), ""),
     (appointment_pb.EndAppointmentRequest(name=_NAME), "supplier-north/psp-corner/web"),
-    (registry_pb.AddMeterRequest(), ""),
+    (meter_pb.AddMeterRequest(), ""),
     (
         top_up_pb.SettleDeliveryRequest(participant_id="psp-corner", transaction_id="id", credited=False),
         "not credited: psp-corner/id",
@@ -42,7 +45,7 @@ _SAYS: list[tuple[Message, str]] = [
     (admin_pb.ForgetHeadEndRequest(name="smso"), "head end smso"),
     (admin_pb.AcceptClusterTimeRequest(seconds=-3), "-3 s"),
     (admin_pb.AcceptClusterTimeRequest(), "only asked"),
-    (registry_pb.GetMeterRequest(meter_id="x" * 50_000), "x" * 100),
+    (meter_pb.GetMeterRequest(meter_id="x" * 50_000), "x" * 100),
 ]
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import grpc
 import pytest
 from google.protobuf.message import Message
-from utrn.v1 import registry_service_pb2 as pb
+from utrn.v1 import meter_model_service_pb2 as meter_model_pb
+from utrn.v1 import participant_service_pb2 as participant_pb
 
 from core.api.access import ACCESS, Noted
 from core.api.health import HealthServicer
@@ -24,7 +25,7 @@ from tests.support.raw import Answer, raw_call, raw_stream
 from tests.support.served import METHODS, Versioned, served
 from tests.support.vends import PSP, SUPPLIER
 
-UNARY, SALE = "/utrn.v1.RegistryService/ListModels", "/utrn.v1.TopUpService/TopUp"
+UNARY, SALE = "/utrn.v1.MeterModelService/ListMeterModels", "/utrn.v1.TopUpService/TopUp"
 STREAM, LOOK_UP = "/utrn.v1.RegistryService/LoadRecords", "/utrn.v1.TopUpService/GetVend"
 CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 UNKNOWN = "/utrn.v1.RegistryService/NoSuchMethod"
@@ -109,7 +110,7 @@ async def refused(request: Any, context: Context) -> Any:
 
 
 async def answered(request: Any, context: Context) -> Any:
-    return pb.ListModelsResponse()
+    return meter_model_pb.ListMeterModelsResponse()
 
 
 PATHS: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -242,9 +243,9 @@ async def test_a_caller_that_is_suspended_while_it_watches_hears_no_more(behind:
     beating = asyncio.Event()
 
     async def two(request: Any, context: Context) -> AsyncIterator[Any]:
-        yield pb.ListModelsResponse()
+        yield meter_model_pb.ListMeterModelsResponse()
         await beating.wait()
-        yield pb.ListModelsResponse()
+        yield meter_model_pb.ListMeterModelsResponse()
 
     async with served({WATCH: two}, [behind.interceptor]) as channel, asyncio.TaskGroup() as tasks:
         watching = tasks.create_task(call(channel, WATCH))
@@ -256,8 +257,8 @@ async def test_a_caller_that_is_suspended_while_it_watches_hears_no_more(behind:
 @pytest.mark.parametrize(
     ("path", "behaviour", "expected"),
     [
-        (UNARY, answered, [("ListModels", "allowed", 0)]),
-        (UNARY, refused, [("ListModels", "PAN_BLOCKED", 0)]),
+        (UNARY, answered, [("ListMeterModels", "allowed", 0)]),
+        (UNARY, refused, [("ListMeterModels", "PAN_BLOCKED", 0)]),
         (SALE, answered, [("TopUp", "repeated", 0)]),
         (SALE, refused, [("TopUp", "PAN_BLOCKED", 0)]),
         (CHECK, answered, []),
@@ -307,9 +308,14 @@ async def test_what_noted_its_own_refusal_is_not_noted_twice(behind: Behind) -> 
 
 async def test_what_a_role_may_not_ask_is_noted_with_what_it_was_about(behind: Behind) -> None:
     behind.known.who = PSP
-    body = pb.SetStandingRequest(participant_id="supplier-north", standing=pb.STANDING_LEFT).SerializeToString()
-    path = "/utrn.v1.RegistryService/SetStanding"
+    body = participant_pb.SetParticipantStatusRequest(
+        participant_id="supplier-north", status=participant_pb.PARTICIPANT_STATUS_LEFT
+    ).SerializeToString()
+    path = "/utrn.v1.ParticipantService/SetParticipantStatus"
     async with served({path: answered}, [behind.interceptor]) as channel:
         await call(channel, path, body)
         await call(channel, path, b"\xff")
-    assert behind.noted == [("SetStanding", "ROLE_NOT_ALLOWED", len(body)), ("SetStanding", "ROLE_NOT_ALLOWED", 0)]
+    assert behind.noted == [
+        ("SetParticipantStatus", "ROLE_NOT_ALLOWED", len(body)),
+        ("SetParticipantStatus", "ROLE_NOT_ALLOWED", 0),
+    ]

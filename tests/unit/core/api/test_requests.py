@@ -10,9 +10,11 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from utrn.v1 import registry_service_pb2 as pb
+from utrn.v1 import meter_service_pb2 as meter_pb
+from utrn.v1 import participant_service_pb2 as participant_pb
 from utrn.v1.appointment_service_pb2 import AppointmentTerms
 
+from core.api.paging import page_token
 from core.api.status import status_of
 from core.domain.errors import BadField, Refused
 from tests.support.market_node import GAINING, OPERATOR
@@ -20,6 +22,7 @@ from tests.support.requests import ANSWERED, IDS, METHODS, SERVICES, WORLD, Call
 from tests.support.vends import NOW, POINT, PSP, SUPPLIER, utrn
 
 _SECONDS = int(NOW.timestamp())
+REGISTRY = ("participants", "meter_models", "meters", "pans", "registry")
 
 
 NAMES = ["supplier-north", "supplier-gaining", "psp-corner", "operator", "nobody"]
@@ -42,7 +45,7 @@ LIKELY_TEXTS: dict[str, list[str]] = {
     "head_end": ["sandbox"],
     "utrn": [utrn(number) for number in (1, 2, 1025)],
     "day": ["", "2026-11-24", "0001-01-01", "9999-12-31"],
-    "after": ["", *NAMES, *WORLD.meters, *IDS],
+    "page_token": ["", *map(page_token, (*NAMES, *WORLD.meters, *IDS)), *NAMES],
     "lines": ["", "{}", '{"type": "model", "make": "A", "model": "B", "schemes": ["gbcs"]}'],
 }  # fmt: skip
 LIKELY_NUMBERS = {"pence": st.integers(1, 5000), "channel": st.integers(1, 6), "counter": st.sampled_from([1, 2, 1025])}
@@ -148,7 +151,11 @@ def calls(draw: st.DrawFn, room: str, method: str) -> Call:
         return Call(who, room, method, draw(spoilt(good)))
     descriptor = SERVICES[room].methods_by_name[method].input_type
     request = draw(messages(descriptor, draw(st.sampled_from([0, 1, 1, 3, 10]))))
-    callers = [SUPPLIER, OPERATOR, GAINING] if room == "registry" else [SUPPLIER, PSP, GAINING, OPERATOR]
+    callers = (
+        [SUPPLIER, OPERATOR, GAINING]
+        if room in ("participants", "meter_models", "meters", "pans", "registry")
+        else [SUPPLIER, PSP, GAINING, OPERATOR]
+    )
     return Call(draw(st.sampled_from(callers)), room, method, request)
 
 
@@ -188,13 +195,13 @@ def _terms_from(request: Any, seconds: int) -> None:
 _TWENTY = [f"spiffe://{number}" for number in range(20)]
 SPOILT: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("AddParticipant", "participant.role", lambda one: setattr(one.participant, "role", 99)),
-    ("AddParticipant", "profile", lambda one: setattr(one.participant, "role", pb.ROLE_PSP)),
+    ("AddParticipant", "profile", lambda one: setattr(one.participant, "role", participant_pb.ROLE_PSP)),
     ("AddParticipant", "participant.identities", lambda one: one.participant.identities.append("spiffe://new")),
     ("AddParticipant", "participant.identities", lambda one: one.participant.identities.append("spiffe://é")),
     ("SetIdentities", "identities", lambda one: one.identities.append("spiffe://c")),
     ("SetIdentities", "identities", lambda one: one.ClearField("identities")),
-    ("SetStanding", "standing", lambda one: setattr(one, "standing", -1)),
-    ("SetProfile", "profile.option", lambda one: setattr(one.profile, "option", 5)),
+    ("SetParticipantStatus", "status", lambda one: setattr(one, "status", -1)),
+    ("SetProfile", "profile.selling_model", lambda one: setattr(one.profile, "selling_model", 5)),
     ("SetProfile", "profile.limits.channel", lambda one: setattr(one.profile.limits[0], "channel", 77)),
     ("SetProfile", "profile.limits", lambda one: setattr(one.profile.limits[0], "min_pence", 901)),
     ("SetProfile", "profile.limits", lambda one: one.profile.limits.append(one.profile.limits[0])),
@@ -217,34 +224,34 @@ SPOILT: list[tuple[str, str, Callable[[Any], Any]]] = [
     ("ExchangeMeter", "new_meter.meter_id", lambda one: setattr(one.new_meter, "meter_id", one.old_meter_id)),
     ("ReplacePan", "form", lambda one: setattr(one, "form", 4)),
     ("ReplacePan", "new_pan", lambda one: setattr(one, "new_pan", one.lost_pan)),
-    ("HandOverMeter", "custody", lambda one: setattr(one, "custody", 4)),
-    ("HandOverMeter", "custody_before", lambda one: setattr(one, "custody_before", -4)),
-    ("HandOverMeter", "highest_applied", lambda one: setattr(one, "highest_applied", 2**32 - 1)),
-    ("HandOverMeter", "codes.participant_id", lambda one: setattr(one.codes[0], "participant_id", "A")),
-    ("HandOverMeter", "codes.transaction_id", lambda one: setattr(one.codes[0], "transaction_id", "A")),
-    ("HandOverMeter", "codes.pan", lambda one: setattr(one.codes[0], "pan", "A")),
-    ("HandOverMeter", "codes.utrn", lambda one: setattr(one.codes[0], "utrn", utrn(1025)[:-1] + "x")),
-    ("HandOverMeter", "codes.utrn", lambda one: setattr(one.codes[0], "utrn", utrn(1025, pence=0))),
-    ("HandOverMeter", "codes.utrn_counter", lambda one: setattr(one.codes[0], "utrn_counter", 0)),
-    ("HandOverMeter", "codes.utrn_counter", lambda one: setattr(one.codes[0], "utrn_counter", 1026)),
-    ("HandOverMeter", "codes.issued_at", lambda one: one.codes[0].ClearField("issued_at")),
-    ("HandOverMeter", "codes.issued_at", lambda one: _at(one.codes[0], "issued_at", _SECONDS + 1)),
-    ("HandOverMeter", "codes.issued_at", lambda one: _at(one.codes[0], "issued_at", -1)),
-    ("HandOverMeter", "codes.issued_at", lambda one: _at(one.codes[0], "issued_at", PAST_ALL)),
+    ("TransferCounters", "custody", lambda one: setattr(one, "custody", 4)),
+    ("TransferCounters", "custody_before", lambda one: setattr(one, "custody_before", -4)),
+    ("TransferCounters", "highest_applied", lambda one: setattr(one, "highest_applied", 2**32 - 1)),
+    ("TransferCounters", "codes.participant_id", lambda one: setattr(one.codes[0], "participant_id", "A")),
+    ("TransferCounters", "codes.transaction_id", lambda one: setattr(one.codes[0], "transaction_id", "A")),
+    ("TransferCounters", "codes.pan", lambda one: setattr(one.codes[0], "pan", "A")),
+    ("TransferCounters", "codes.utrn", lambda one: setattr(one.codes[0], "utrn", utrn(1025)[:-1] + "x")),
+    ("TransferCounters", "codes.utrn", lambda one: setattr(one.codes[0], "utrn", utrn(1025, pence=0))),
+    ("TransferCounters", "codes.utrn_counter", lambda one: setattr(one.codes[0], "utrn_counter", 0)),
+    ("TransferCounters", "codes.utrn_counter", lambda one: setattr(one.codes[0], "utrn_counter", 1026)),
+    ("TransferCounters", "codes.issued_at", lambda one: one.codes[0].ClearField("issued_at")),
+    ("TransferCounters", "codes.issued_at", lambda one: _at(one.codes[0], "issued_at", _SECONDS + 1)),
+    ("TransferCounters", "codes.issued_at", lambda one: _at(one.codes[0], "issued_at", -1)),
+    ("TransferCounters", "codes.issued_at", lambda one: _at(one.codes[0], "issued_at", PAST_ALL)),
     ("Appoint", "signed_terms.terms.since", lambda one: _terms_from(one, PAST_ALL)),
-    ("AskCredit", "credit.reason", lambda one: setattr(one.credit, "reason", 9)),
-    ("AskCredit", "credit.note", lambda one: setattr(one.credit, "note", "\x07")),
+    ("RequestCredit", "credit.reason", lambda one: setattr(one.credit, "reason", 9)),
+    ("RequestCredit", "credit.note", lambda one: setattr(one.credit, "note", "\x07")),
     ("RecordBalance", "balance_pence", lambda one: setattr(one, "balance_pence", 10**9 + 1)),
     ("RecordBalance", "balance_pence", lambda one: setattr(one, "balance_pence", -(10**9) - 1)),
     ("RecordBalance", "at", lambda one: _at(one, "at", _SECONDS + 1)),
     ("RecordBalance", "at", lambda one: _at(one, "at", -1)),
     ("RecordBalance", "at", lambda one: one.ClearField("at")),
     ("EndMeter", "at", lambda one: _at(one, "at", FAR)),
-    ("GivePan", "form", lambda one: setattr(one, "form", 4)),
-    ("GivePan", "since", lambda one: _at(one, "since", FAR)),
+    ("AssignPan", "form", lambda one: setattr(one, "form", 4)),
+    ("AssignPan", "since", lambda one: _at(one, "since", FAR)),
     ("RepointPan", "since", lambda one: _at(one, "since", FAR)),
     ("ListSellers", "at", lambda one: _at(one, "at", PAST_ALL)),
-    ("ListMarketChanges", "since", lambda one: _at(one, "since", -1)),
+    ("ListRegistrationChanges", "since", lambda one: _at(one, "since", -1)),
     ("LoadRecords", "lines", lambda one: setattr(one, "first_line", 0)),
     ("LoadRecords", "lines", lambda one: setattr(one, "first_line", 2**63 - 1)),
     ("LoadRecords", "lines", lambda one: one.lines.extend([""] * 1000)),
@@ -265,17 +272,17 @@ def test_what_is_out_of_bounds_is_a_bad_field(method: str, field: str, spoil: Ca
 @pytest.mark.parametrize("pence", [-(10**9), 0, 10**9])
 def test_a_meter_may_be_deep_in_debt(pence: int) -> None:
     who, good = ANSWERED["RecordBalance"][0]
-    request = pb.RecordBalanceRequest(balance_pence=pence)
-    request.MergeFrom(cast("pb.RecordBalanceRequest", good))
-    assert asyncio.run(drive([Call(who, "registry", "RecordBalance", request)])) == [None]
+    request = meter_pb.RecordBalanceRequest(balance_pence=pence)
+    request.MergeFrom(cast("meter_pb.RecordBalanceRequest", good))
+    assert asyncio.run(drive([Call(who, "meters", "RecordBalance", request)])) == [None]
 
 
 def test_every_field_of_a_code_handed_over_is_named_at_once() -> None:
-    who, good = ANSWERED["HandOverMeter"][0]
-    request = pb.HandOverMeterRequest()
-    request.CopyFrom(cast("pb.HandOverMeterRequest", good))
-    request.codes[0].CopyFrom(pb.UnspentCode())
-    (told,) = asyncio.run(drive([Call(who, "registry", "HandOverMeter", request)]))
+    who, good = ANSWERED["TransferCounters"][0]
+    request = meter_pb.TransferCountersRequest()
+    request.CopyFrom(cast("meter_pb.TransferCountersRequest", good))
+    request.codes[0].CopyFrom(meter_pb.UnspentCode())
+    (told,) = asyncio.run(drive([Call(who, "meters", "TransferCounters", request)]))
     assert isinstance(told, BadField)
     names = ["participant_id", "transaction_id", "pan", "utrn", "issued_at", "channel"]
     assert [one.field for one in told.violations] == [f"codes.{name}" for name in names]
@@ -284,15 +291,15 @@ def test_every_field_of_a_code_handed_over_is_named_at_once() -> None:
 @pytest.mark.parametrize("last_issued", [None, 0, 5])
 def test_a_hand_over_that_does_not_say_how_far_the_counters_have_come_is_refused(last_issued: int | None) -> None:
     """Left out it would read as 0, and this service would make codes from counter 1 on. Who means 0 says 0."""
-    who, good = ANSWERED["HandOverMeter"][0]
-    request = pb.HandOverMeterRequest()
-    request.CopyFrom(cast("pb.HandOverMeterRequest", good))
+    who, good = ANSWERED["TransferCounters"][0]
+    request = meter_pb.TransferCountersRequest()
+    request.CopyFrom(cast("meter_pb.TransferCountersRequest", good))
     request.ClearField("codes")
     request.ClearField("last_issued")
     request.highest_applied = 0
     if last_issued is not None:
         request.last_issued = last_issued
-    (told,) = asyncio.run(drive([Call(who, "registry", "HandOverMeter", request)]))
+    (told,) = asyncio.run(drive([Call(who, "meters", "TransferCounters", request)]))
     if last_issued is None:
         assert isinstance(told, BadField)
         assert told.field == "last_issued"

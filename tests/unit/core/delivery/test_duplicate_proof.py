@@ -26,7 +26,7 @@ from tests.support.market import MemoryRegistry
 from tests.support.market_node import GAINING_ID, OPERATOR, as_
 from tests.support.origins import told
 from tests.support.owed import OwedDelivery, id_of
-from tests.support.servicers import Servicers, calling, certificate_of
+from tests.support.servicers import calling, certificate_of, servicers
 from tests.support.vends import NOW, ORIGINATOR, PSP, PSP_ID, SUPPLIER, SUPPLIER_ID, always, meter, new_meter_id
 
 CHECK = (DeliveryState.NEEDS_CHECK, DeliveryReason.DUPLICATE_UNPROVEN)
@@ -141,7 +141,7 @@ HELPDESK = replace(OPERATOR, participant_id=ParticipantId("helpdesk"), role=Role
 
 def _servicer(work: OwedDelivery, who: Participant) -> TopUpServicer:
     known = MemoryRegistry(participants={who.participant_id: who})
-    return replace(Servicers(work.node, roots=b"").top_up, authenticate=Authenticate(known, certificate_of))
+    return replace(servicers(work.node).top_up, authenticate=Authenticate(known, certificate_of))
 
 
 @pytest.mark.parametrize(("who", "digits"), [(SUPPLIER, True), (HELPDESK, False), (OPERATOR, False)])

@@ -191,7 +191,7 @@ RULES: list[tuple[str, Callable[[Case], bool]]] = [
         "COUNTER_ELSEWHERE",
         lambda case: case.meter in ("custody supplier", "custody smso") and case.act in _MAKES_A_CODE,
     ),
-    ("COUNTER_HERE", lambda case: case.act is Operation.MADE_ELSEWHERE and case.meter != "custody supplier"),
+    ("COUNTER_HERE", lambda case: case.act is Operation.EXTERNALLY_ISSUED and case.meter != "custody supplier"),
 ]
 # Whoever hears one of these hears nothing else: it has no say over the meter, or nobody has.
 _ALONE = {"PAN_UNKNOWN", "METER_UNKNOWN", "CALLER_SUSPENDED", "NOT_APPOINTED", "SUPPLIER_INACTIVE"}

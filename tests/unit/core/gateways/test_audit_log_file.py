@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from app.node.services import _instant
 from cluster.timekeeping.ledger_time import ClusterClock
+from core.api.call_audit import instant_of
 from core.domain.cluster_time import Received, TimeKeeper, TimeRule
 from core.domain.effective_dated import ms_of
 from core.domain.errors import LedgerUnavailable
@@ -256,6 +256,6 @@ def test_a_call_noted_while_the_time_is_not_known_is_dated_by_the_wall_clock_and
     keeper = TimeKeeper(TimeRule())
     clock = ClusterClock(keeper, steady)
     steady.wall_off = timedelta(hours=1)
-    assert _instant(clock) == (steady.wall(), "wall")
+    assert instant_of(clock) == (steady.wall(), "wall")
     keeper.receive(Received(ms_of(steady.now()), 7, steady.monotonic()), moved=True)
-    assert _instant(clock) == (steady.now(), "cluster")
+    assert instant_of(clock) == (steady.now(), "cluster")

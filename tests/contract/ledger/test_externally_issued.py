@@ -37,7 +37,8 @@ class Bench:
         code = utrn(counter, 1000, mac or counter)
         sale = Sale(
             participant_id=SUPPLIER_ID, transaction_id=new_id(self.node.clock.now()), pan=self.pan,
-            operation=Operation.MADE_ELSEWHERE, amount=Pence(1000), channel=Channel.APP, code=(code, Counter(counter)),
+            operation=Operation.EXTERNALLY_ISSUED, amount=Pence(1000), channel=Channel.APP,
+            code=(code, Counter(counter)),
         )  # fmt: skip
         return (await self.node.issue(as_(SUPPLIER), sale, time_left_s=None)).stored
 
@@ -73,7 +74,7 @@ async def test_a_counter_wrong_by_a_multiple_of_1024_is_refused_and_blocks_nothi
 
 
 async def test_without_the_bound_it_is_taken(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Counters, "check_made_elsewhere", staticmethod(lambda *_: None))
+    monkeypatch.setattr(Counters, "check_externally_issued", staticmethod(lambda *_: None))
     await bench.deliver(1025)
 
 
