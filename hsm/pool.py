@@ -58,15 +58,18 @@ class WorkerPool:
     @property
     def ready(self) -> bool:
         """True while at least one worker is logged in."""
-        return any(one.ready for one in self._workers)
+        return any(worker.ready for worker in self._workers)
 
     def figures(self) -> list[WorkerFigures]:
         """Return how each worker is now."""
         return [
             WorkerFigures(
-                ready=one.ready, age_s=one.age_s, signatures=one.signatures, resident_bytes=one.resident_bytes()
+                ready=worker.ready,
+                age_s=worker.age_s,
+                signatures=worker.signatures,
+                resident_bytes=worker.resident_bytes(),
             )
-            for one in self._workers
+            for worker in self._workers
         ]
 
     async def start(self) -> None:
@@ -76,9 +79,9 @@ class WorkerPool:
             HsmRefused: the HSM will not let us in as configured, or a file of the configuration cannot be used.
         """
         # One after the other: a wrong PIN is tried once, not once per worker.
-        for one in self._workers:
+        for worker in self._workers:
             try:
-                await one.start()
+                await worker.start()
             except HsmUnavailable as error:
                 self._note_failed_start(error.message)
 
@@ -91,11 +94,11 @@ class WorkerPool:
 
     async def sign(self, batch: Sequence[Work]) -> list[Signed]:
         """Return one code or one error per request, in order; a batch is spread over idle workers."""
-        idle = [one for one in self._workers if one.idle]
+        idle = [worker for worker in self._workers if worker.idle]
         if not idle and self._asking.locked():
             # The only worker is looking for a key, or says that it lives: a moment that must not refuse a sale.
             async with self._asking:
-                idle = [one for one in self._workers if one.idle]
+                idle = [worker for worker in self._workers if worker.idle]
         if not idle:
             return [HsmUnavailable("no HSM worker is ready; repeat the same transaction_id") for _ in batch]
         # A share below this costs more in passing it over than it saves.
@@ -118,7 +121,7 @@ class WorkerPool:
     async def has_key(self, key_id: str, public_point: bytes) -> bool | None:
         """Return whether a worker finds the key, and it is the one it should be; None if none can say now."""
         async with self._asking:
-            idle = next((one for one in self._workers if one.idle), None)
+            idle = next((worker for worker in self._workers if worker.idle), None)
             if idle is None:
                 return None
             try:
@@ -136,9 +139,9 @@ class WorkerPool:
             for one in every:
                 tasks.create_task(one.stop())
 
-    async def _sign(self, one: WorkerProcess, part: list[Work]) -> list[Signed]:
+    async def _sign(self, process: WorkerProcess, part: list[Work]) -> list[Signed]:
         try:
-            return await one.sign(part, self._config.sign_deadline_ms / 1000)
+            return await process.sign(part, self._config.sign_deadline_ms / 1000)
         except HsmUnavailable as error:
             # The worker stays out of use, neither idle nor busy, until `run` has started it anew.
             log.warning("an HSM worker failed", extra={"error": error.message})
@@ -160,14 +163,14 @@ class WorkerPool:
                     await self._probe(one)
             pause_ms = self._config.restart_first_ms if well else min(2 * pause_ms, self._config.restart_most_ms)
 
-    async def _probe(self, one: WorkerProcess) -> None:
+    async def _probe(self, process: WorkerProcess) -> None:
         async with self._asking:
-            if one.idle:
-                await self._sign(one, [])
+            if process.idle:
+                await self._sign(process, [])
 
-    async def _restart(self, one: WorkerProcess) -> bool:
-        await one.stop()
-        return await self._start(one)
+    async def _restart(self, process: WorkerProcess) -> bool:
+        await process.stop()
+        return await self._start(process)
 
     async def _renew(self, place: int) -> bool:
         """Put a new worker where an old one is, which goes on signing until the new one has logged in."""
@@ -188,16 +191,16 @@ class WorkerPool:
             self._others.discard(going)
             return started
 
-    def _due(self, one: WorkerProcess) -> bool:
+    def _due(self, process: WorkerProcess) -> bool:
         """Return whether a worker has signed, or has grown, as much as it may."""
-        if one.signatures >= self._config.renew_after:
+        if process.signatures >= self._config.renew_after:
             return True
-        return one.age_s > _RENEW_GROWN_EVERY_S and one.resident_bytes() > self._config.renew_above_mib * _MIB
+        return process.age_s > _RENEW_GROWN_EVERY_S and process.resident_bytes() > self._config.renew_above_mib * _MIB
 
-    async def _start(self, one: WorkerProcess) -> bool:
+    async def _start(self, process: WorkerProcess) -> bool:
         """Return whether a worker has started; a failure is noted, and the node goes on with the workers it has."""
         try:
-            await one.start()
+            await process.start()
         except HsmUnfit as error:
             self._note_failed_start(str(error))
         except HsmRefused as refused:

@@ -125,7 +125,7 @@ class Fleet(rpc.FleetServiceServicer):
             gas=meter.gas,
             balance_pence=meter.balance_pence,
             credits=meter.credits,
-            highest_counter=max((meter.highest(one) for one in meter.originators), default=0),
+            highest_counter=max((meter.highest(originator) for originator in meter.originators), default=0),
         )
 
     async def Consume(self, request: pb.ConsumeRequest, context: Context) -> pb.ConsumeResponse:  # noqa: N802

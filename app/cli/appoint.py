@@ -72,7 +72,7 @@ def sign(
     names = ("terms", "signature", "certificate")
     parts: dict[str, object] = {name: base64.b64encode(getattr(signed, name)).decode() for name in names}
     if signed.intermediates:
-        parts["intermediates"] = [base64.b64encode(one).decode() for one in signed.intermediates]
+        parts["intermediates"] = [base64.b64encode(intermediate).decode() for intermediate in signed.intermediates]
     typer.echo(json.dumps({"type": "appointment", **parts}))
 
 
@@ -91,7 +91,7 @@ def _signed(
     terms = pb.AppointmentTerms(
         supplier_id=name[0], psp_id=name[1], appointment_id=name[2],
         level=pb.Level.ValueType(choice(level, PspPermission, "--level")),
-        channels=[choice(one, SOLD_THROUGH, "--channel") for one in channels],
+        channels=[choice(channel, SOLD_THROUGH, "--channel") for channel in channels],
         min_pence=amounts[0], max_pence=amounts[1], since=since, until=moment(dates[1]),
     )  # fmt: skip
     try:
@@ -148,11 +148,16 @@ def show(supplier: _Supplier, psp: _Psp, target: TARGET, cert: CERT, key: KEY, c
     if as_json:
         print_json(message_json(found))
         return
-    print_table("Appointments", _COLUMNS, [_row(one) for one in found.appointments])
+    print_table("Appointments", _COLUMNS, [_row(appointment) for appointment in found.appointments])
     rows = [
-        (one.terms.appointment_id, enum_name(period.state, AppointmentState), instant_text(period.since), period.by)
-        for one in found.appointments
-        for period in one.states
+        (
+            appointment.terms.appointment_id,
+            enum_name(period.state, AppointmentState),
+            instant_text(period.since),
+            period.by,
+        )
+        for appointment in found.appointments
+        for period in appointment.states
     ]
     print_table("History", ("appointment", "state", "since", "by"), rows)
 
@@ -175,16 +180,17 @@ def list_all(
 _COLUMNS = ("supplier", "PSP", "appointment", "level", "state", "since", "until", "pence", "channels")
 
 
-def _row(one: "pb.Appointment") -> tuple[object, ...]:
+def _row(appointment: "pb.Appointment") -> tuple[object, ...]:
     from core.domain.appointment import AppointmentState
     from core.domain.participant import PspPermission
     from core.domain.vend import Channel
 
-    channels = ", ".join(enum_name(number, Channel) for number in one.terms.channels)
+    terms = appointment.terms
+    channels = ", ".join(enum_name(number, Channel) for number in terms.channels)
     return (
-        one.terms.supplier_id, one.terms.psp_id, one.terms.appointment_id, enum_name(one.terms.level, PspPermission),
-        enum_name(one.states[-1].state, AppointmentState), instant_text(one.terms.since),
-        instant_text(one.terms.until), f"{one.terms.min_pence} to {one.terms.max_pence}", channels or "all",
+        terms.supplier_id, terms.psp_id, terms.appointment_id, enum_name(terms.level, PspPermission),
+        enum_name(appointment.states[-1].state, AppointmentState), instant_text(terms.since),
+        instant_text(terms.until), f"{terms.min_pence} to {terms.max_pence}", channels or "all",
     )  # fmt: skip
 
 
@@ -199,11 +205,11 @@ def verify(
 
     found = call(pb.GetAppointmentsRequest(supplier_id=supplier, psp_id=psp), target, (cert, key, ca))
     roots, verdicts = _read(callers_ca), dict[str, str]()
-    for one in found.appointments:
+    for appointment in found.appointments:
         try:
-            verdicts[one.terms.appointment_id] = f"signed by {verify_terms(one.evidence, roots=roots)}"
+            verdicts[appointment.terms.appointment_id] = f"signed by {verify_terms(appointment.evidence, roots=roots)}"
         except BadEvidence as error:
-            verdicts[one.terms.appointment_id] = f"BROKEN: {error}"
+            verdicts[appointment.terms.appointment_id] = f"BROKEN: {error}"
     broken = any(text.startswith("BROKEN") for text in verdicts.values())
     if as_json:
         print_json({"ok": not broken, "appointments": verdicts})

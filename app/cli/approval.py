@@ -34,7 +34,11 @@ def list_all(
         token = page.next_page_token
         if not token:
             break
-    shown = [one for one in found if every or int(one.state) in (ApprovalState.WAITING, ApprovalState.APPROVED)]
+    shown = [
+        approval
+        for approval in found
+        if every or int(approval.state) in (ApprovalState.WAITING, ApprovalState.APPROVED)
+    ]
     if as_json:
         print_json({"approvals": [message_json(one) for one in shown]})
         return

@@ -18,12 +18,19 @@ def lines_of(found: "pb.GetClusterStatusResponse", *, width: int | None) -> list
         found: What a node said.
         width: Columns of the screen; None for a pipe, where a line is as long as it must be.
     """
-    where = [(one.node_id, one.zone or "-", one.address, _state(one)) for one in found.nodes]
+    where = [(node.node_id, node.zone or "-", node.address, _state(node)) for node in found.nodes]
     members = [
-        (one.endpoint, one.version or "-", f"{one.db_bytes / 1e6:.1f}", one.raft_term, one.raft_index, _member(one))
-        for one in found.etcd_members
+        (
+            member.endpoint,
+            member.version or "-",
+            f"{member.db_bytes / 1e6:.1f}",
+            member.raft_term,
+            member.raft_index,
+            _member(member),
+        )
+        for member in found.etcd_members
     ]
-    head_ends = [(one.name, one.parked, _reached(unreached_by(one))) for one in found.head_ends]
+    head_ends = [(head_end.name, head_end.parked, _reached(unreached_by(head_end))) for head_end in found.head_ends]
     revision = found.revision or "unknown"
     parts = (
         (f"Nodes, as {found.asked_node_id} sees them", ("node", "zone", "address", "state"), where),
@@ -86,12 +93,12 @@ def ranges(numbers: Iterable[int]) -> str:
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
 
 
-def _member(one: "pb.EtcdMember") -> str:
-    if not one.answers:
+def _member(member: "pb.EtcdMember") -> str:
+    if not member.answers:
         return "DOWN"
-    if not one.healthy:
+    if not member.healthy:
         return "NO LEADER"
-    return "leader" if one.leader else "follower"
+    return "leader" if member.leader else "follower"
 
 
 def _reached(not_by: Sequence[str]) -> str:

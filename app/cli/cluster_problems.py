@@ -42,7 +42,7 @@ def problems_of(found: "pb.GetClusterStatusResponse") -> list[Problem]:
 
 def exit_code_of(problems: list[Problem]) -> int:
     """Return 0 if there is nothing; 3 if something is missing and the service goes on; 4 if nothing is issued."""
-    if any(one.no_service for one in problems):
+    if any(problem.no_service for problem in problems):
         return EXIT_NO_SERVICE
     return EXIT_MISSING if problems else 0
 
@@ -52,7 +52,7 @@ def _service(found: "pb.GetClusterStatusResponse") -> Iterator[Problem]:
         yield Problem("no node serves: docs/runbooks/cascade.md", no_service=True)
     if not found.revision:
         members = found.etcd_members
-        answer, lead = sum(one.answers for one in members), sum(one.leader for one in members)
+        answer, lead = sum(member.answers for member in members), sum(member.leader for member in members)
         yield Problem(
             f"etcd takes nothing: {answer} of {len(members)} members answer, {lead or 'none'} of them "
             f"lead{'s' if lead < 2 else ''}: docs/runbooks/etcd-quorum.md",
@@ -96,15 +96,15 @@ def _shards(found: "pb.GetClusterStatusResponse") -> Iterator[Problem]:
 
 
 def _members(found: "pb.GetClusterStatusResponse") -> Iterator[Problem]:
-    for one in found.etcd_members:
-        if not one.answers:
-            yield Problem(f"etcd member {one.endpoint} does not answer: docs/runbooks/etcd-member.md")
-        elif not one.healthy:
-            yield Problem(f"etcd member {one.endpoint} answers, and knows no leader: docs/runbooks/etcd-quorum.md")
-        for error in one.errors:
-            if one.healthy:
-                yield Problem(f"etcd member {one.endpoint} says: {error}: docs/runbooks/{_page_of(error)}.md")
-    if found.revision and not any(one.leader for one in found.etcd_members):
+    for member in found.etcd_members:
+        if not member.answers:
+            yield Problem(f"etcd member {member.endpoint} does not answer: docs/runbooks/etcd-member.md")
+        elif not member.healthy:
+            yield Problem(f"etcd member {member.endpoint} answers, and knows no leader: docs/runbooks/etcd-quorum.md")
+        for error in member.errors:
+            if member.healthy:
+                yield Problem(f"etcd member {member.endpoint} says: {error}: docs/runbooks/{_page_of(error)}.md")
+    if found.revision and not any(member.leader for member in found.etcd_members):
         yield Problem("no etcd member that is configured here leads: docs/runbooks/etcd-member.md")
 
 
@@ -114,19 +114,19 @@ def _page_of(error: str) -> str:
 
 def _head_ends(found: "pb.GetClusterStatusResponse") -> Iterator[Problem]:
     page = "docs/runbooks/head-end.md"
-    for one in found.head_ends:
-        if not one.configured_at:
-            yield Problem(f"no node is configured with head end {one.name}: {page}")
-        elif one.missing_at:
-            yield Problem(f"head end {one.name} is not configured at {', '.join(one.missing_at)}: {page}")
-        if unreached := unreached_by(one):
-            yield Problem(f"head end {one.name} is not reached by {', '.join(unreached)}: {page}")
-        if one.parked:
-            minutes = one.oldest_parked_ms / 60_000
-            wait = "1 delivery waits" if one.parked == 1 else f"{one.parked} deliveries wait"
-            yield Problem(f"{wait} for head end {one.name}, the oldest for {minutes:.0f} min: {page}")
+    for head_end in found.head_ends:
+        if not head_end.configured_at:
+            yield Problem(f"no node is configured with head end {head_end.name}: {page}")
+        elif head_end.missing_at:
+            yield Problem(f"head end {head_end.name} is not configured at {', '.join(head_end.missing_at)}: {page}")
+        if unreached := unreached_by(head_end):
+            yield Problem(f"head end {head_end.name} is not reached by {', '.join(unreached)}: {page}")
+        if head_end.parked:
+            minutes = head_end.oldest_parked_ms / 60_000
+            wait = "1 delivery waits" if head_end.parked == 1 else f"{head_end.parked} deliveries wait"
+            yield Problem(f"{wait} for head end {head_end.name}, the oldest for {minutes:.0f} min: {page}")
 
 
-def unreached_by(one: "pb.HeadEnd") -> list[str]:
+def unreached_by(end: "pb.HeadEnd") -> list[str]:
     """Return the nodes that are configured with a head end and do not reach it."""
-    return sorted(set(one.configured_at) - set(one.reached_by))
+    return sorted(set(end.configured_at) - set(end.reached_by))

@@ -77,7 +77,7 @@ def _whole(function: Callable[..., Any], hints: Mapping[str, Any], for_good: For
     if for_good:
         added |= {"yes": (YES, False), "dry_run": (DRY_RUN, False)}
     signature = inspect.signature(function)
-    own = [one.replace(annotation=hints[one.name]) for one in signature.parameters.values()]
+    own = [parameter.replace(annotation=hints[parameter.name]) for parameter in signature.parameters.values()]
     keyword = inspect.Parameter.KEYWORD_ONLY
     more = [inspect.Parameter(name, keyword, default=value, annotation=kind) for name, (kind, value) in added.items()]
 
@@ -102,7 +102,7 @@ def _whole(function: Callable[..., Any], hints: Mapping[str, Any], for_good: For
 
 def _in_order(parameters: Sequence[inspect.Parameter]) -> list[inspect.Parameter]:
     """Return parameters as keywords: typer calls by name, and one without a default may follow one with."""
-    return [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in parameters]
+    return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
 
 
 def _ask_first(what: str, *, yes: bool, dry_run: bool, as_json: bool) -> None:

@@ -108,11 +108,11 @@ def report(
         console.print(text, highlight=False)
 
 
-def _row(one: "pb.Credit") -> tuple[object, ...]:
+def _row(credit: "pb.Credit") -> tuple[object, ...]:
     from core.domain.goodwill_credit import CreditReason, CreditState
 
     return (
-        one.transaction_id, one.pan, one.amount_pence, enum_name(one.reason, CreditReason),
-        enum_name(one.state, CreditState), one.asked_by, instant_text(one.asked_at), one.decided_by or "-",
-        instant_text(one.decided_at), one.note or "-",
+        credit.transaction_id, credit.pan, credit.amount_pence, enum_name(credit.reason, CreditReason),
+        enum_name(credit.state, CreditState), credit.asked_by, instant_text(credit.asked_at), credit.decided_by or "-",
+        instant_text(credit.decided_at), credit.note or "-",
     )  # fmt: skip

@@ -37,7 +37,9 @@ def sellers(
         print_json(message_json(reply))
         return
     console.print(f"meter {reply.meter_id or '-'}, supplier {reply.supplier_id or '-'}", highlight=False)
-    rows = [(one.participant_id, one.may_issue, one.may_deliver, one.allowed_by) for one in reply.sellers]
+    rows = [
+        (seller.participant_id, seller.may_issue, seller.may_deliver, seller.allowed_by) for seller in reply.sellers
+    ]
     print_table("Who could sell", ("participant", "issue", "deliver", "allowed by"), rows)
 
 
@@ -53,11 +55,12 @@ def changes(
 
     from core.domain.registration_change import ChangeKind
 
-    def row(one: pb.RegistrationChange) -> tuple[object, ...]:
-        kinds = ", ".join(enum_name(kind, ChangeKind) for kind in one.kinds)
+    def row(change: pb.RegistrationChange) -> tuple[object, ...]:
+        kinds = ", ".join(enum_name(kind, ChangeKind) for kind in change.kinds)
         return (
-            one.meter_id, instant_text(one.at), instant_text(one.carried_out_at), kinds, one.responsible_supplier_id,
-            one.supplier_id_after or "-", len(one.uncredited) + one.uncredited_more, len(one.in_flight),
+            change.meter_id, instant_text(change.at), instant_text(change.carried_out_at), kinds,
+            change.responsible_supplier_id, change.supplier_id_after or "-",
+            len(change.uncredited) + change.uncredited_more, len(change.in_flight),
         )  # fmt: skip
 
     listing = Listing(

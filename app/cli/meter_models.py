@@ -47,9 +47,16 @@ def list_models(target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = Fa
         print_json(message_json(reply))
         return
     rows = [
-        (one.make, one.model, *period_of(can.period), " ".join(can.schemes) or "-", can.over_the_air, can.central_issue)
-        for one in reply.models
-        for can in one.history
+        (
+            model.make,
+            model.model,
+            *period_of(can.period),
+            " ".join(can.schemes) or "-",
+            can.over_the_air,
+            can.central_issue,
+        )
+        for model in reply.models
+        for can in model.history
     ]
     columns = ("make", "model", "since", "until", "by", "schemes", "over the air", "central issue")
     print_table("What meters can do", columns, rows)

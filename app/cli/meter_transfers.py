@@ -147,7 +147,7 @@ def _print_change(change: "pb.RegistrationChange") -> None:
 
 def _save(codes: "Iterable[pb.UnspentCode]", file: Path) -> None:
     """Write codes as JSON lines that only their owner may read: whoever has a code can spend it."""
-    lines = "".join(json.dumps(message_json(one)) + "\n" for one in codes)
+    lines = "".join(json.dumps(message_json(code)) + "\n" for code in codes)
     try:
         with open(file, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as saved:
             saved.write(lines)
@@ -169,7 +169,7 @@ def read_codes(file: Path) -> "list[pb.UnspentCode]":
         try:
             found.append(Parse(line, pb.UnspentCode()))
         except ParseError as error:
-            names = ", ".join(one.name for one in pb.UnspentCode.DESCRIPTOR.fields)
+            names = ", ".join(field.name for field in pb.UnspentCode.DESCRIPTOR.fields)
             why = " ".join(str(error).split())
             fail(f"--codes {file}, line {at}: {why}; an object with {names} is needed", code=EXIT_USAGE)
     return found

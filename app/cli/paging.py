@@ -54,8 +54,8 @@ class JsonText:
 
     def add(self, items: Sequence["Message"]) -> None:
         """Write items."""
-        for one in items:
-            typer.echo(self._next + json.dumps(message_json(one)), nl=False)
+        for item in items:
+            typer.echo(self._next + json.dumps(message_json(item)), nl=False)
             self._next = ", "
 
     def end(self, rest: Mapping[str, Any]) -> None:
@@ -73,7 +73,7 @@ def print_listing(listing: Listing, target: str, tls: Files, *, as_json: bool) -
         if as_json:
             text.add(items)
         else:
-            rows.extend(listing.row(one) for one in items)
+            rows.extend(listing.row(item) for item in items)
 
     last = ask(lambda channel: _pages(channel, listing, heard), target, tls)
     if as_json:

@@ -187,9 +187,15 @@ def _print_objections(objections: "Sequence[top_up_pb.Objection]") -> None:
 
     known = errors_pb2.ErrorReason.DESCRIPTOR.values_by_number
     rows = []
-    for one in objections:
-        reason = known[one.reason].name.removeprefix("ERROR_REASON_") if one.reason in known else str(one.reason)
-        rows.append((reason, f"{one.message}{facts_text(one.facts)}", ADVICE.get(reason, "see docs/errors.md")))
+    for objection in objections:
+        reason = (
+            known[objection.reason].name.removeprefix("ERROR_REASON_")
+            if objection.reason in known
+            else str(objection.reason)
+        )
+        rows.append(
+            (reason, f"{objection.message}{facts_text(objection.facts)}", ADVICE.get(reason, "see docs/errors.md"))
+        )
     print_table("Not eligible", ("reason", "because", "what to do"), rows)
 
 

@@ -138,7 +138,7 @@ def limit_of(text: str) -> "pb.ChannelLimit":
         return pb.ChannelLimit(channel=channel, min_pence=_LEAST_PENCE, max_pence=_MOST_PENCE, closed=True)
     whole = amounts[2:] == ["whole"]
     try:
-        least, most = (parse_pence(one, least=0, most=2**53) for one in (amounts[:2] if whole else amounts))
+        least, most = (parse_pence(amount, least=0, most=2**53) for amount in (amounts[:2] if whole else amounts))
         return pb.ChannelLimit(channel=channel, min_pence=least, max_pence=most, whole_pounds=whole)
     except ValueError:
         fail(f"--limit {text}: {_LIMIT_FORMS} is needed, as counter_cash:200:4900:whole", code=EXIT_USAGE)
@@ -276,13 +276,13 @@ def _profile_cells(chosen: "pb.Profile") -> tuple[str, ...]:
     )
 
 
-def _limit_text(one: "pb.ChannelLimit") -> str:
+def _limit_text(limit: "pb.ChannelLimit") -> str:
     from core.domain.vend import Channel
 
-    name = enum_name(one.channel, Channel) if one.channel else "all"
-    if one.closed:
+    name = enum_name(limit.channel, Channel) if limit.channel else "all"
+    if limit.closed:
         return f"{name} closed"
-    return f"{name} {one.min_pence} to {one.max_pence}{', whole pounds' if one.whole_pounds else ''}"
+    return f"{name} {limit.min_pence} to {limit.max_pence}{', whole pounds' if limit.whole_pounds else ''}"
 
 
 def list_all(target: TARGET, cert: CERT, key: KEY, ca: CA, page: Page = 1000, as_json: JSON = False) -> None:

@@ -42,7 +42,10 @@ def reconcile(
         if as_json:
             text.add(findings)
         else:
-            rows.extend((enum_name(one.kind, FindingKind), one.pan or "-", one.meter_id or "-") for one in findings)
+            rows.extend(
+                (enum_name(finding.kind, FindingKind), finding.pan or "-", finding.meter_id or "-")
+                for finding in findings
+            )
 
     async def call(channel: "grpc.aio.Channel") -> tuple[int, int, int]:
         from utrn.v1 import pan_service_pb2 as pb

@@ -263,7 +263,7 @@ async def _open(client: EtcdClient, guard: LedgerGuard, keys: Keys) -> None:
 async def _head_end_names(client: EtcdClient, config: Config) -> frozenset[str]:
     """Return the head ends that there are: in the ledger, or in this node's configuration, before a node ever ran."""
     try:
-        return (await head_end_names(client, config.etcd)).union(one.name for one in config.head_ends)
+        return (await head_end_names(client, config.etcd)).union(head_end.name for head_end in config.head_ends)
     except EtcdUnreachable as error:
         await client.close()
         raise LedgerUnavailable("the ledger cannot be reached; nothing was written") from error

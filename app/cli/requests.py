@@ -186,7 +186,7 @@ def choice(text: str, names: Any, option: str) -> int:
         names: An enum of the domain, or some of its members.
         option: Where it was typed.
     """
-    known = {one.name.lower(): int(one) for one in sorted(names) if int(one)}
+    known = {name.name.lower(): int(name) for name in sorted(names) if int(name)}
     number = known.get(text.lower().replace("-", "_"))
     if number is None:
         fail(f"{option} {text}: one of {', '.join(known)} is needed", code=EXIT_USAGE)

@@ -77,7 +77,7 @@ async def _first_there(
         for node, tls in zip(nodes, names, strict=True)
     ]
     async with asyncio.TaskGroup() as tasks:
-        waits = {tasks.create_task(one.channel_ready()): one for one in channels}
+        waits = {tasks.create_task(channel.channel_ready()): channel for channel in channels}
         # A first attempt may be too short for a busy machine. Nobody there: the call says why.
         done, rest = await asyncio.wait(waits, timeout=_CONNECT_S, return_when=asyncio.FIRST_COMPLETED)
         for wait in rest:
@@ -90,7 +90,9 @@ def told(error: "grpc.aio.AioRpcError", *, advice: str = "") -> str:
     from utrn_client.verdict import failure_of
 
     failure = failure_of(error)
-    sentence = "; ".join(one["description"] for one in _violations(error)) or " ".join(failure.message.split())
+    sentence = "; ".join(violation["description"] for violation in _violations(error)) or " ".join(
+        failure.message.split()
+    )
     do = advice or ADVICE.get(failure.reason, _NO_ADVICE)
     return f"{failure.reason}: {sentence}{facts_text(failure.facts)}; {do}"
 
@@ -125,7 +127,7 @@ def _violations(error: "grpc.aio.AioRpcError") -> list[dict[str, str]]:
     bad = error_details_pb2.BadRequest()
     for detail in details_of(error):
         unpacked(detail, bad)
-    return [{"field": one.field, "description": one.description} for one in bad.field_violations]
+    return [{"field": violation.field, "description": violation.description} for violation in bad.field_violations]
 
 
 def facts_text(facts: Mapping[str, str]) -> str:

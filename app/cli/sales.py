@@ -359,7 +359,9 @@ def _cluster(ca: Path) -> str:
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    found = sorted(one.public_bytes(Encoding.DER) for one in x509.load_pem_x509_certificates(ca.read_bytes()))
+    found = sorted(
+        certificate.public_bytes(Encoding.DER) for certificate in x509.load_pem_x509_certificates(ca.read_bytes())
+    )
     return hashlib.sha256(b"".join(found)).hexdigest()[:16]
 
 

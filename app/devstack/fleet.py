@@ -13,4 +13,4 @@ def meter_by_pan(folder: Path) -> dict[str, str]:
     """Return the meter that each PAN stands for."""
     lines = (folder / "meters.jsonl").read_text(encoding="utf-8").splitlines()
     records = (json.loads(line) for line in lines)
-    return {one["pan"]: one["meter_id"] for one in records if one["type"] == "pan"}
+    return {record["pan"]: record["meter_id"] for record in records if record["type"] == "pan"}

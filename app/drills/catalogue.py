@@ -285,4 +285,4 @@ def drill_named(name: str) -> Drill:
     Raises:
         KeyError: there is none of that name.
     """
-    return {one.name: one for one in DRILLS}[name]
+    return {drill.name: drill for drill in DRILLS}[name]

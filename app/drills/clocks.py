@@ -124,7 +124,7 @@ async def _record_changes(world: World, seen: _Seen) -> None:
         stub: rpc.MeterServiceAsyncStub = rpc.MeterServiceStub(channel)
         losing, gaining = SUPPLIERS
         page = await stub.ListMeters(pb.ListMetersRequest(page_size=1000), timeout=10.0)
-        meters = [one for one in page.meters if one.registrations[-1].supplier_id == losing]
+        meters = [meter for meter in page.meters if meter.registrations[-1].supplier_id == losing]
         for number, one in enumerate(meters[:_FAR]):
             at = _stamp(_now() + 12 * _HOUR + number)
             change = pb.ChangeSupplierRequest(

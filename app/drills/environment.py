@@ -177,13 +177,13 @@ class World:
             stub: rpc.FleetServiceAsyncStub = rpc.FleetServiceStub(channel)
             found = [
                 Credited(
-                    meter_id=one.meter_id,
-                    originator_id=one.originator_id,
-                    counter=one.utrn_counter,
-                    utrn=one.utrn,
-                    pence=one.amount_pence,
+                    meter_id=ListCredit.meter_id,
+                    originator_id=ListCredit.originator_id,
+                    counter=ListCredit.utrn_counter,
+                    utrn=ListCredit.utrn,
+                    pence=ListCredit.amount_pence,
                 )
-                async for one in stub.ListCredits(pb.ListCreditsRequest())
+                async for ListCredit in stub.ListCredits(pb.ListCreditsRequest())
             ]
             counts = await stub.CountResults(pb.CountResultsRequest(), timeout=5.0)
         return found, dict(counts.counts)

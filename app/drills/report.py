@@ -145,7 +145,7 @@ def _owners(owners: Sequence[tuple[float, int, str]], x: Callable[[float], float
     moments: list[tuple[float, dict[str, int]]] = []
     for second, shard, owner in owners:
         holds[shard] = owner
-        counts = {name: sum(one == name for one in holds.values()) for name in names}
+        counts = {name: sum(hold == name for hold in holds.values()) for name in names}
         moments.append((second, counts))
     moments.append((last, moments[-1][1] if moments else {}))
     drawn, top = [], 14 + 4 * _ROW

@@ -242,7 +242,7 @@ class _Run:
                     owners.append((round(event.heard_at - at, 3), shard, ""))
         delivered = applied_times(self._watch.events, set(range(self._config.shards)), self._shard_of)
         return {
-            "issued": [round(one - at, 3) for one in successes(self._history.calls)],
+            "issued": [round(success - at, 3) for success in successes(self._history.calls)],
             "delivered": [round(one - at, 3) for one in delivered],
             "owners": owners,
             "healed": None if fault.healed_at is None else round(fault.healed_at - at, 3),

@@ -138,7 +138,7 @@ def build(config: Config, *, between: Callable[[Ports], Ports] = lambda adapters
     cluster = _cluster(config, base, system, _Standby(signer=signer, outbox=outbox, registry=registry))
     time = _time(config, client, clock, cluster)
     set_aside, loop_delay = SetAside(), LoopDelay()
-    head_ends = {one.name: GrpcHeadEnd(one, set_aside) for one in config.head_ends}
+    head_ends = {head_end.name: GrpcHeadEnd(head_end, set_aside) for head_end in config.head_ends}
     names = EtcdHeadEnds(client, config.etcd, system, node_id=config.node.node_id, own=head_ends)
     trail = AuditLogFile(config.node.trail, config.node.node_id, clock, TrailAnchors(client, config.etcd, system))
     ports = between(

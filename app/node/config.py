@@ -81,7 +81,7 @@ class Config:
 
     def __post_init__(self) -> None:
         """Refuse sets that do not fit together."""
-        names = [one.name for one in self.head_ends]
+        names = [head_end.name for head_end in self.head_ends]
         if len(names) != len(set(names)):
             raise ValueError("head_ends: two have the same name")
         if not self.node.advertise and parse_address(self.api.listen).wildcard:
@@ -169,7 +169,7 @@ def _absolute(part: Any, folder: Path) -> Any:  # walks any of the parts above
 def problems_of(config: Config) -> list[str]:
     """Return what would keep a node with `config` from its HSM, or from being safe; app.node.tls reads TLS's files."""
     hsm, keys = config.hsm, {"api.key": config.api.key, "etcd.key": config.etcd.key, "peers.key": config.peers.key}
-    keys |= {f"head_ends.{one.name}.key": one.key for one in config.head_ends}
+    keys |= {f"head_ends.{head_end.name}.key": head_end.key for head_end in config.head_ends}
     files = {"hsm.module": hsm.module, "hsm.pin_file": hsm.pin_file}
     problems = [f"{key}: {path} is not there" for key, path in files.items() if not path.exists()]
     return problems + [

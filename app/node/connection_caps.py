@@ -93,21 +93,21 @@ class ConnectionCaps:
             called: Peers that had called before `there` was read; those of them that are not there are forgotten.
         """
         self.held, self._looks = len(there), self._looks + 1
-        self._since = {one: self._since.get(one, self._looks) for one in there}
-        for gone in called - {one.peer for one in there}:
+        self._since = {connection: self._since.get(connection, self._looks) for connection in there}
+        for gone in called - {connection.peer for connection in there}:
             self._certificates.pop(gone, None)
         called_with = self._certificates
-        calling = [one for one in there if one.peer in called_with]
+        calling = [connection for connection in there if connection.peer in called_with]
         beyond = self._beyond(calling, lambda one: called_with[one.peer], self._per_certificate)
         ended = set(beyond)
-        rest = [one for one in there if one not in ended]
+        rest = [connection for connection in there if connection not in ended]
         return {"certificate": beyond, "address": self._beyond(rest, lambda one: one.host, self._per_address)}
 
     def _beyond(self, there: Iterable[Connection], key: Callable[[Connection], str], cap: int) -> list[Connection]:
         """Return the connections of each key that are beyond the cap, in the order in which they are given up."""
         grouped = defaultdict[str, list[Connection]](list)
-        for one in there:
-            grouped[key(one)].append(one)
+        for connection in there:
+            grouped[key(connection)].append(connection)
         return [
             one
             for group in grouped.values()
@@ -115,9 +115,9 @@ class ConnectionCaps:
             for one in sorted(group, key=self._worth)[: len(group) - cap]
         ]
 
-    def _worth(self, one: Connection) -> tuple[bool, int]:
+    def _worth(self, connection: Connection) -> tuple[bool, int]:
         """Order connections: first silent ones, the oldest first; then those that have called, the newest first."""
-        calls, since = one.peer in self._certificates, self._since[one]
+        calls, since = connection.peer in self._certificates, self._since[connection]
         return calls, -since if calls else since
 
 
@@ -160,7 +160,7 @@ def shut_down(victims: Sequence[Connection]) -> int:
     Raises:
         OSError: this process's descriptors cannot be listed now.
     """
-    inodes, many = {one.inode for one in victims}, 0
+    inodes, many = {victim.inode for victim in victims}, 0
     if not inodes:
         return 0
     for name in os.listdir("/proc/self/fd"):

@@ -276,12 +276,12 @@ class NodeCollector(Collector):
             "utrn_copy_lag_revisions", "How far a copy is behind the furthest one.", labels=["copy"]
         )
         copies = self._node.copies()
-        head = max(one.revision for one in copies)
-        for one in copies:
-            healed.add_metric([one.name], one.healed)
-            if one.ready:
-                age.add_metric([one.name], time.monotonic() - one.compared_at)
-                lag.add_metric([one.name], head - one.revision)
+        head = max(copy_.revision for copy_ in copies)
+        for copy_ in copies:
+            healed.add_metric([copy_.name], copy_.healed)
+            if copy_.ready:
+                age.add_metric([copy_.name], time.monotonic() - copy_.compared_at)
+                lag.add_metric([copy_.name], head - copy_.revision)
         yield from (healed, age, lag)
         aside = GaugeMetricFamily(
             "utrn_records_set_aside", "Records this program cannot understand, by kind.", labels=["kind"]

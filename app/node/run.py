@@ -216,7 +216,7 @@ def _parts(node: Node, port: int) -> list[Coroutine[Any, Any, NoReturn]]:
         node.loop_delay.run(),
         node.time.run(),
         node.connection_caps.run(port),
-        node.tls.run([node.client.renew, *(one.renew for one in node.head_ends.values())]),
+        node.tls.run([node.client.renew, *(head_end.renew for head_end in node.head_ends.values())]),
         _watch_keys(node),
         _report(node.times),
     ]

@@ -85,9 +85,9 @@ def read_tls(config: Config) -> TlsMaterial:
     reader.certificates("etcd.ca", config.etcd.ca, "authority")
     reader.pair("peers", peers.cert, peers.key, "client", _CLIENT)
     nodes = reader.authority("peers.ca", peers.ca, "peers.crl", peers.crl)
-    for one in config.head_ends:
-        reader.pair(f"head_ends.{one.name}", one.cert, one.key, "client", _CLIENT)
-        reader.certificates(f"head_ends.{one.name}.ca", one.ca, "authority")
+    for head_end in config.head_ends:
+        reader.pair(f"head_ends.{head_end.name}", head_end.cert, head_end.key, "client", _CLIENT)
+        reader.certificates(f"head_ends.{head_end.name}.ca", head_end.ca, "authority")
     if callers is not None and nodes is not None:
         reader.check_apart(callers, nodes)
         reader.check_node(config, nodes)
@@ -172,7 +172,7 @@ class _Reader:
 
     def check_apart(self, callers: Authority, nodes: Authority) -> None:
         """Note if one authority vouches for both kinds: whoever it names as a caller could be named as a node."""
-        if {one.public_bytes(_DER) for one in callers.roots} & {one.public_bytes(_DER) for one in nodes.roots}:
+        if {root.public_bytes(_DER) for root in callers.roots} & {root.public_bytes(_DER) for root in nodes.roots}:
             self.problems.append("peers.ca: has an authority in common with api.client_ca; nodes need one of their own")
 
     def check_node(self, config: Config, nodes: Authority) -> None:

@@ -142,7 +142,7 @@ def _stamp_of(path: Path) -> tuple[str, int, int, int]:
 def tls_files(config: Config) -> dict[str, Path]:
     """Return every file of a configuration that TLS uses, by its key."""
     parts: dict[str, object] = {"api": config.api, "etcd": config.etcd, "peers": config.peers}
-    parts |= {f"head_ends.{one.name}": one for one in config.head_ends}
+    parts |= {f"head_ends.{head_end.name}": head_end for head_end in config.head_ends}
     found = {
         f"{name}.{key}": getattr(part, key, None)
         for name, part in parts.items()

@@ -36,7 +36,7 @@ class _Terminal(Console):
 
     def print(self, *objects: Any, **how: Any) -> None:
         """Print, with what is text made visible."""
-        super().print(*(visible(one) if isinstance(one, str) else one for one in objects), **how)
+        super().print(*(visible(object_) if isinstance(object_, str) else object_ for object_ in objects), **how)
 
 
 console = _Terminal(markup=False, emoji=False)

@@ -40,7 +40,7 @@ def final(call: Call, calls: Sequence[Call]) -> bool:
     if call.final == IF_FIRST:
         # Anything else of this id that had begun by then may yet be carried out, unless it too was refused for good.
         others = (one for one in calls if one is not call and one.outcome != "refused")
-        return not call.repeat and all(call.ended is not None and one.began > call.ended for one in others)
+        return not call.repeat and all(call.ended is not None and other.began > call.ended for other in others)
     return call.final == FENCED
 
 

@@ -218,7 +218,7 @@ def _applied_keys(run: Run) -> Iterator[Finding]:
     """What is known to be applied only rises, was issued, and was credited, or somebody said so."""
     issued: dict[tuple[str, str], int] = {}
     before: dict[tuple[str, str], int] = {}
-    credited = {credited_key(one) for one in run.credits}
+    credited = {credited_key(credit) for credit in run.credits}
     for _, events in groupby(run.ledger, key=lambda one: one.revision):
         together = list(events)
         handed_over = _handed_over(together)

@@ -59,7 +59,7 @@ class LedgerWatch:
             while time.monotonic() < deadline:
                 # The watch hears only what happens from now on, so what is there already is read.
                 owners, revision = await all_owners(client, self._config)
-                if len(owners) == self._config.shards and len({one.node_id for one in owners}) == nodes:
+                if len(owners) == self._config.shards and len({owner.node_id for owner in owners}) == nodes:
                     self._begin(owners, await all_records(client, self._config), revision)
                     return
                 await asyncio.sleep(_LOOK_AGAIN_S)
@@ -71,7 +71,7 @@ class LedgerWatch:
         later = [event for event in self.events if event.revision > revision]
         self.events, self.owners, self.owed, self.vends = [], {}, 0, {}
         now = time.monotonic()
-        before = [one for one in records if one.revision <= revision]
+        before = [record for record in records if record.revision <= revision]
         before += [LedgerEvent(owner.epoch, owner, now) for owner in owners]
         for event in (*sorted(before, key=lambda one: one.revision), *later):
             self._take(event)

@@ -70,7 +70,7 @@ async def audit_all(config: EtcdConfig, fleet_target: str, channel: Callable[[st
             before = sum([1 async for _ in stub.ListCredits(pb.ListCreditsRequest())])
             unread: list[str] = []
             vends = [stored.vend async for stored in all_vends(client, config, unread)]
-            credited = [one async for one in stub.ListCredits(pb.ListCreditsRequest())]
+            credited = [ListCredit async for ListCredit in stub.ListCredits(pb.ListCreditsRequest())]
     finally:
         await client.close()
     result = compare(vends, credited, settled=before)

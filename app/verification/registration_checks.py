@@ -45,7 +45,10 @@ def _nothing_taken_after(run: Run, book: Book) -> Iterator[Finding]:
             continue
         vend = step.seen.vend
         writes = [(heard[revision], record) for revision, record in book.writes(Ref(Kind.METER, vend.meter_id))]
-        before, lately = [one for one in writes if one[0] <= since], [one for one in writes if one[0] > since]
+        before, lately = (
+            [write for write in writes if write[0] <= since],
+            [write for write in writes if write[0] > since],
+        )
         stood = before[-1:] + [one for one in lately if one[0] <= taken.at]
         if stood and not any(isinstance(one, Meter) and still_its_own(one, vend) for _, one in stood):
             told = f"meter {vend.meter_id}, counter {vend.counter}"
@@ -156,9 +159,9 @@ class _Sale:
         elif not any(one.terms.min_pence <= vend.sale.amount <= one.terms.max_pence for one in in_force):
             yield "its amount is outside its seller's appointment"
 
-    def _in_force(self, one: Appointment) -> bool:
-        accepted = self._holds(one.states) is AppointmentState.ACCEPTED
-        return accepted and one.terms.since <= self._at < (one.terms.until or FAR_FUTURE)
+    def _in_force(self, appointment: Appointment) -> bool:
+        accepted = self._holds(appointment.states) is AppointmentState.ACCEPTED
+        return accepted and appointment.terms.since <= self._at < (appointment.terms.until or FAR_FUTURE)
 
     def _find(self, kind: Kind, record_id: str, form: type[_R]) -> _R | None:
         known = self._book.in_force(Ref(kind, record_id), self._revision)

@@ -305,7 +305,7 @@ class _Demo:
 
     def _broken(self, figures: dict[str, Any], missing: list[Sold]) -> list[str]:
         """Return the promises that were not kept."""
-        broken = [f"INV-3: {one.plan.transaction_id} was answered and is not in the ledger" for one in missing]
+        broken = [f"INV-3: {sold.plan.transaction_id} was answered and is not in the ledger" for sold in missing]
         broken += [f"INV-1: {one.plan.transaction_id} was answered twice, differently" for one in self._sold
                    if not one.consistent]  # fmt: skip
         broken += [f"{one.plan.transaction_id} was refused: {one.refused}" for one in self._sold if one.refused]

@@ -106,8 +106,8 @@ async def _epochs(stack: DevStack) -> dict[int, int]:
         until = time.monotonic() + _SETTLE_S
         while time.monotonic() < until:
             owners, _ = await all_owners(client, config)
-            if {one.shard: one.node_id for one in owners} == planned:
-                return {one.shard: one.epoch for one in owners}
+            if {owner.shard: owner.node_id for owner in owners} == planned:
+                return {owner.shard: owner.epoch for owner in owners}
             await asyncio.sleep(0.1)
     finally:
         await client.close()
@@ -134,8 +134,8 @@ async def _sold_and_stored(stack: DevStack) -> dict[str, int]:
     client = EtcdClient(etcd_config(stack))
     try:
         ledger: dict[str, str] = {
-            one.vend.sale.transaction_id: hashlib.sha256(one.vend.utrn.encode()).hexdigest()
-            async for one in all_vends(client, etcd_config(stack))
+            stored.vend.sale.transaction_id: hashlib.sha256(stored.vend.utrn.encode()).hexdigest()
+            async for stored in all_vends(client, etcd_config(stack))
         }
     finally:
         await client.close()

@@ -38,7 +38,7 @@ def sign_terms(terms: pb.AppointmentTerms, *, cert: Path, key: Path) -> pb.Signe
         terms=body,
         signature=private.sign(body, ec.ECDSA(hashes.SHA256())),
         certificate=certificate.public_bytes(serialization.Encoding.DER),
-        intermediates=[one.public_bytes(serialization.Encoding.DER) for one in intermediates],
+        intermediates=[intermediate.public_bytes(serialization.Encoding.DER) for intermediate in intermediates],
     )
 
 
@@ -54,7 +54,7 @@ def verify_terms(signed: pb.SignedTerms, *, roots: bytes) -> str:
     """
     try:
         certificate = x509.load_der_x509_certificate(signed.certificate)
-        intermediates = [x509.load_der_x509_certificate(one) for one in signed.intermediates]
+        intermediates = [x509.load_der_x509_certificate(intermediate) for intermediate in signed.intermediates]
         issuers = x509.load_pem_x509_certificates(roots)
         key = certificate.public_key()
         if not isinstance(key, ec.EllipticCurvePublicKey):

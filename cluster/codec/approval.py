@@ -12,22 +12,22 @@ from core.domain.participant import ParticipantId
 from core.domain.record import Kind
 
 
-def approval_record(one: Approval) -> pb.ApprovalRecord:
+def approval_record(approval: Approval) -> pb.ApprovalRecord:
     """Return an approval as it is stored."""
     return pb.ApprovalRecord(
         schema=SCHEMA,
-        approval_id=one.approval_id,
-        method=one.method,
-        subject=one.subject,
-        asked_by=one.asked_by,
-        asked_identity=one.asked_identity,
-        asked_at=one.asked_at,
-        not_before=one.not_before,
-        expires_at=one.expires_at,
-        state=one.state,
-        decided_by=one.decided_by,
-        decided_identity=one.decided_identity,
-        decided_at=one.decided_at or 0,
+        approval_id=approval.approval_id,
+        method=approval.method,
+        subject=approval.subject,
+        asked_by=approval.asked_by,
+        asked_identity=approval.asked_identity,
+        asked_at=approval.asked_at,
+        not_before=approval.not_before,
+        expires_at=approval.expires_at,
+        state=approval.state,
+        decided_by=approval.decided_by,
+        decided_identity=approval.decided_identity,
+        decided_at=approval.decided_at or 0,
     )
 
 

@@ -46,8 +46,8 @@ def timeline_of(records: Sequence[_D], value: Callable[[_D], _T]) -> EffectiveDa
         tuple(
             [
                 # Instants are plain numbers in both worlds; NewType's call would cost as much as reading one.
-                Period(value(one), one.since, one.until or None, one.recorded_at, one.recorded_by)  # type: ignore[arg-type]
-                for one in records
+                Period(value(record), record.since, record.until or None, record.recorded_at, record.recorded_by)  # type: ignore[arg-type]
+                for record in records
             ]
         )
     )
@@ -55,4 +55,4 @@ def timeline_of(records: Sequence[_D], value: Callable[[_D], _T]) -> EffectiveDa
 
 def states_of(timeline: EffectiveDated[_S]) -> list[pb.StatePeriod]:
     """Return a timeline of states as it is stored."""
-    return [pb.StatePeriod(state=one.value, **dates_of(one)) for one in timeline.periods]  # type: ignore[arg-type]
+    return [pb.StatePeriod(state=period.value, **dates_of(period)) for period in timeline.periods]  # type: ignore[arg-type]

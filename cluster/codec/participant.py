@@ -23,13 +23,13 @@ from core.domain.participant import (
 )
 
 
-def participant_record(one: Participant) -> pb.ParticipantRecord:
+def participant_record(participant: Participant) -> pb.ParticipantRecord:
     """Return a participant as it is stored."""
-    key = one.supplier_key
+    key = participant.supplier_key
     return pb.ParticipantRecord(
         schema=SCHEMA,
-        participant_id=one.participant_id,
-        role=one.role,
+        participant_id=participant.participant_id,
+        role=participant.role,
         known_as=[
             pb.KnownAsPeriod(
                 name=period.value.name,
@@ -38,16 +38,16 @@ def participant_record(one: Participant) -> pb.ParticipantRecord:
                 revoked=period.value.revoked.fingerprints,
                 **dates_of(period),  # type: ignore[arg-type]
             )
-            for period in one.known_as.periods
+            for period in participant.known_as.periods
         ],
         originator_id="" if key is None else key.originator_id,
         key_id="" if key is None else key.key_id,
         prepayment_public_point=b"" if key is None else key.public_point,
-        standings=states_of(one.standings),
-        profiles=[_profile_record(period) for period in one.profiles.periods],
+        standings=states_of(participant.standings),
+        profiles=[_profile_record(period) for period in participant.profiles.periods],
         ceilings=[
             pb.CeilingPeriod(pence=period.value, **dates_of(period))  # type: ignore[arg-type]
-            for period in one.ceilings.periods
+            for period in participant.ceilings.periods
         ],
     )
 
@@ -58,13 +58,13 @@ def _profile_record(period: Period[Profile]) -> pb.ProfilePeriod:
         option=profile.option,
         limits=[
             pb.LimitRecord(
-                channel=one.channel,
-                min_pence=one.min_pence,
-                max_pence=one.max_pence,
-                whole_pounds=one.whole_pounds,
-                closed=one.closed,
+                channel=limit.channel,
+                min_pence=limit.min_pence,
+                max_pence=limit.max_pence,
+                whole_pounds=limit.whole_pounds,
+                closed=limit.closed,
             )
-            for one in profile.limits
+            for limit in profile.limits
         ],
         credit_each_max_pence=profile.credit.each_max_pence,
         credit_day_max_pence=profile.credit.day_max_pence,
@@ -102,13 +102,13 @@ def _profile_of(record: pb.ProfilePeriod) -> Profile:
         option=SellingModel(record.option),
         limits=tuple(
             Limit(
-                channel=one.channel,
-                min_pence=one.min_pence,
-                max_pence=one.max_pence,
-                whole_pounds=one.whole_pounds,
-                closed=one.closed,
+                channel=limit.channel,
+                min_pence=limit.min_pence,
+                max_pence=limit.max_pence,
+                whole_pounds=limit.whole_pounds,
+                closed=limit.closed,
             )
-            for one in record.limits
+            for limit in record.limits
         ),
         credit=CreditRule(
             each_max_pence=record.credit_each_max_pence,
@@ -151,28 +151,30 @@ def appointments_of(value: bytes) -> Appointments:
     return Appointments(
         supplier_id=supplier_id,
         psp_id=psp_id,
-        all=tuple(_appointment_of(one, supplier_id, psp_id) for one in record.appointments),
+        all=tuple(_appointment_of(appointment, supplier_id, psp_id) for appointment in record.appointments),
     )
 
 
-def _appointment_of(one: pb.AppointmentRecord, supplier_id: ParticipantId, psp_id: ParticipantId) -> Appointment:
+def _appointment_of(
+    appointment_record: pb.AppointmentRecord, supplier_id: ParticipantId, psp_id: ParticipantId
+) -> Appointment:
     return Appointment(
         terms=Terms(
-            appointment_id=one.appointment_id,
+            appointment_id=appointment_record.appointment_id,
             supplier_id=supplier_id,
             psp_id=psp_id,
-            level=PspPermission(one.level),
-            channels=frozenset(one.channels),
-            min_pence=one.min_pence,
-            max_pence=one.max_pence,
-            since=Ms(one.since),
-            until=Ms(one.until) if one.until else None,
+            level=PspPermission(appointment_record.level),
+            channels=frozenset(appointment_record.channels),
+            min_pence=appointment_record.min_pence,
+            max_pence=appointment_record.max_pence,
+            since=Ms(appointment_record.since),
+            until=Ms(appointment_record.until) if appointment_record.until else None,
         ),
         evidence=Evidence(
-            terms=one.terms,
-            signature=one.signature,
-            certificate=one.certificate,
-            intermediates=tuple(one.intermediates),
+            terms=appointment_record.terms,
+            signature=appointment_record.signature,
+            certificate=appointment_record.certificate,
+            intermediates=tuple(appointment_record.intermediates),
         ),
-        states=timeline_of(one.states, lambda state: AppointmentState(state.state)),
+        states=timeline_of(appointment_record.states, lambda state: AppointmentState(state.state)),
     )

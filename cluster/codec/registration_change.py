@@ -19,22 +19,22 @@ from core.domain.transaction_id import TransactionId
 from core.domain.utrn import Counter
 
 
-def change_record(one: RegistrationChange) -> pb.MarketChangeRecord:
+def change_record(change: RegistrationChange) -> pb.MarketChangeRecord:
     """Return a change of hands as it is stored."""
     return pb.MarketChangeRecord(
         schema=SCHEMA,
-        meter_id=one.meter_id,
-        at=one.at,
-        carried_out_at=one.carried_out_at,
-        kinds=one.kinds,
-        responsible=one.responsible,
-        supplier_after=one.supplier_after or "",
-        originator_id=one.originator_id or "",
-        last_issued=one.last_issued,
-        highest_applied=one.highest_applied,
-        in_flight=[_owed_record(vend) for vend in one.in_flight],
-        uncredited=[_owed_record(vend) for vend in one.uncredited],
-        uncredited_more=one.uncredited_more,
+        meter_id=change.meter_id,
+        at=change.at,
+        carried_out_at=change.carried_out_at,
+        kinds=change.kinds,
+        responsible=change.responsible,
+        supplier_after=change.supplier_after or "",
+        originator_id=change.originator_id or "",
+        last_issued=change.last_issued,
+        highest_applied=change.highest_applied,
+        in_flight=[_owed_record(vend) for vend in change.in_flight],
+        uncredited=[_owed_record(vend) for vend in change.uncredited],
+        uncredited_more=change.uncredited_more,
     )
 
 
@@ -71,22 +71,22 @@ def change_of(value: bytes) -> RegistrationChange:
     )
 
 
-def credit_record(one: CreditRequest) -> pb.CreditRequestRecord:
+def credit_record(credit_request: CreditRequest) -> pb.CreditRequestRecord:
     """Return a request for credit as it is stored."""
     return pb.CreditRequestRecord(
         schema=SCHEMA,
-        supplier_id=one.supplier_id,
-        transaction_id=one.transaction_id,
-        pan=one.pan,
-        amount_pence=one.amount,
-        reason=one.reason,
-        note=one.note,
-        asked_by=one.asked_by,
-        asked_at=one.asked_at,
-        state=one.state,
-        decided_by=one.decided_by,
-        decided_at=one.decided_at or 0,
-        day=one.day,
+        supplier_id=credit_request.supplier_id,
+        transaction_id=credit_request.transaction_id,
+        pan=credit_request.pan,
+        amount_pence=credit_request.amount,
+        reason=credit_request.reason,
+        note=credit_request.note,
+        asked_by=credit_request.asked_by,
+        asked_at=credit_request.asked_at,
+        state=credit_request.state,
+        decided_by=credit_request.decided_by,
+        decided_at=credit_request.decided_at or 0,
+        day=credit_request.day,
     )
 
 
@@ -109,10 +109,10 @@ def credit_of(value: bytes) -> CreditRequest:
     )
 
 
-def day_record(one: CreditDay) -> pb.CreditDayRecord:
+def day_record(day: CreditDay) -> pb.CreditDayRecord:
     """Return a day of credit as it is stored."""
     return pb.CreditDayRecord(
-        schema=SCHEMA, supplier_id=one.supplier_id, day=one.day, count=one.count, total_pence=one.total_pence
+        schema=SCHEMA, supplier_id=day.supplier_id, day=day.day, count=day.count, total_pence=day.total_pence
     )
 
 

@@ -66,7 +66,7 @@ class LedgerSpace:
 
     def take(self, members: Mapping[str, pb.StatusResponse | None]) -> None:
         """Take in what the members say; of those that say nothing, what they said before still holds."""
-        answered = [one for one in members.values() if one is not None]
+        answered = [member for member in members.values() if member is not None]
         if not answered:
             return
         self.used_bytes = max(one.dbSize for one in answered)

@@ -252,7 +252,9 @@ class EtcdOutbox:
             vends += [None if kv is None else self._readable(kv) for kv in part]
         more = found[-1].key.removeprefix(prefix).decode() if len(found) == limit else ""
         # One that was settled between the two reads is no case any more.
-        open_ = [one for one in vends if one is not None and one.vend.delivery.state is DeliveryState.NEEDS_CHECK]
+        open_ = [
+            stored for stored in vends if stored is not None and stored.vend.delivery.state is DeliveryState.NEEDS_CHECK
+        ]
         return open_, more
 
     def _case_of(self, kv: pb.KeyValue) -> bytes | None:

@@ -70,6 +70,6 @@ def _state(kept: object) -> LedgerState:
     numbers = (state.sequence, state.cluster_id, state.revision)
     if not (isinstance(state.incarnation, str) and state.incarnation):
         raise ValueError("no incarnation")
-    if not all(type(one) is int and one >= 0 for one in numbers):
+    if not all(type(number) is int and number >= 0 for number in numbers):
         raise ValueError("what should be a number is none")
     return state

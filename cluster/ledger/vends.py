@@ -99,7 +99,7 @@ class EtcdLedger:
     async def _while_full(self, entries: Sequence[Entry]) -> Sequence[CommitOutcome]:
         """Write nothing; what was decided before is answered all the same."""
         sales = [entry.vend.sale for entry in entries]
-        reads = [ops.get(self._keys.vend(one.participant_id, one.transaction_id)) for one in sales]
+        reads = [ops.get(self._keys.vend(sale.participant_id, sale.transaction_id)) for sale in sales]
         try:
             found = ops.got(await self._client.read(pb.TxnRequest(success=reads)))
         except EtcdUnreachable as error:

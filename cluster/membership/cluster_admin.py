@@ -76,7 +76,7 @@ class EtcdCluster:
         return ClusterStatus(
             asked=self.ownership.node_id,
             revision=head,
-            nodes=tuple(_expected(one, roster.get(one.node_id)) for one in nodes),
+            nodes=tuple(_expected(node, roster.get(node.node_id)) for node in nodes),
             shards=tuple(_shard(shard, owners.get(shard), owed.get(shard, 0)) for shard in range(self.config.shards)),
             members=tuple(_member(endpoint, status) for endpoint, status in asked.items()),
             head_ends=_head_ends({one: beats.get(one) for one in members}),

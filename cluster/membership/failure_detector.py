@@ -91,7 +91,7 @@ class FailureDetector:
                 await asyncio.sleep(_LOOK_EVERY_S)
 
     def _follow_members(self, tasks: asyncio.TaskGroup) -> None:
-        wanted = {(one.node_id, one.address) for one in self._members() if one.node_id != self._node_id}
+        wanted = {(member.node_id, member.address) for member in self._members() if member.node_id != self._node_id}
         for gone in self._following.keys() - wanted:
             self._following.pop(gone).cancel()
             self.heard.pop(gone[0], None)
@@ -122,12 +122,12 @@ class FailureDetector:
         if self._hears_nobody():
             return {}
         return {
-            one.node_id: one.lease_id
-            for one in self._members()
-            if (heard := self.heard.get(one.node_id)) is not None
+            member.node_id: member.lease_id
+            for member in self._members()
+            if (heard := self.heard.get(member.node_id)) is not None
             and not heard.beat.leaving
-            and heard.beat.lease_id == one.lease_id != 0
-            and self._is_silent(one.node_id)
+            and heard.beat.lease_id == member.lease_id != 0
+            and self._is_silent(member.node_id)
         }
 
     def _is_silent(self, node_id: str) -> bool:
@@ -206,7 +206,7 @@ class FailureDetector:
         if self._config.ca is None:
             return []
         heard = self.heard_of_late()
-        return sorted({one.node_id for one in self._members()} - heard.keys() - {self._node_id})
+        return sorted({member.node_id for member in self._members()} - heard.keys() - {self._node_id})
 
     def reach_ledger(self) -> bool:
         """Return whether any peer heard of late says that etcd acknowledges its lease."""
@@ -241,7 +241,7 @@ class FailureDetector:
         A lease id is never used twice: asking again cannot meet another lease. One that the ledger says is another
         node's is never revoked for this one, whatever it has named in its beats.
         """
-        if any(one.lease_id == lease_id and one.node_id != node_id for one in self._members()):
+        if any(member.lease_id == lease_id and member.node_id != node_id for member in self._members()):
             self._tell_anothers_lease(node_id, lease_id)
             return
         if not self._within_budget():

@@ -259,7 +259,7 @@ class EtcdOwnership:
             return
         members, owners = self.members(), self.owners()
         mine = {shard: owner.epoch for shard, owner in owners.items() if owner.lease_id == lease_id}
-        able = [one.node_id for one in members.values() if one.hsm_ready and one.mirror_ready]
+        able = [member.node_id for member in members.values() if member.hsm_ready and member.mirror_ready]
         claim, hand_over = moves(
             self._config.shards,
             me=self.node_id,

@@ -17,17 +17,17 @@ class Reminders:
         self._there: dict[Reminder, int] = {}
         self._in_order: list[Reminder] = []
 
-    def add(self, one: Reminder, revision: int = 0) -> None:
+    def add(self, reminder: Reminder, revision: int = 0) -> None:
         """Add a reminder, whose key is at `revision`."""
-        known = one in self._there
-        self._there[one] = revision
+        known = reminder in self._there
+        self._there[reminder] = revision
         if not known:
-            heapq.heappush(self._in_order, one)
+            heapq.heappush(self._in_order, reminder)
 
-    def discard(self, one: Reminder) -> None:
+    def discard(self, reminder: Reminder) -> None:
         """Take a reminder away, if it is there."""
         # It leaves the order when its turn comes.
-        self._there.pop(one, None)
+        self._there.pop(reminder, None)
 
     def names(self) -> list[str]:
         """Return every reminder as its key spells it."""

@@ -240,13 +240,13 @@ class RegistrySnapshot:
                 if holder is not None and holder.participant_id == before.record.participant_id:
                     del self._callers[identity]
 
-    def _keep_departed(self, one: Participant) -> None:
+    def _keep_departed(self, participant: Participant) -> None:
         """Remember by which certificates a participant was known that has left; the latest, if several had one."""
-        known_as = one.known_as.last
+        known_as = participant.known_as.last
         for identity in () if known_as is None else known_as.value.identities:
             other = self._departed.get(identity)
-            if other is None or _left_at(other) <= _left_at(one):
-                self._departed[identity] = one
+            if other is None or _left_at(other) <= _left_at(participant):
+                self._departed[identity] = participant
 
     def parts(self) -> list[bytes]:
         """Return the prefix of each kind of record."""
@@ -278,8 +278,8 @@ class RegistrySnapshot:
         return part[len(self._keys.registry()) : -1].decode()
 
 
-def _left_at(one: Participant) -> Ms:
-    last = one.standings.last
+def _left_at(participant: Participant) -> Ms:
+    last = participant.standings.last
     return NEVER if last is None else last.since
 
 
@@ -363,9 +363,9 @@ class EtcdRegistryReplica:
     def supplier_keys(self) -> dict[ParticipantId, SupplierKey]:
         """Return the prepayment key of every supplier that has not left."""
         return {
-            one.participant_id: one.supplier_key
-            for one in self._copy.participants()
-            if one.supplier_key is not None and one.standing is not ParticipantStatus.LEFT
+            participant.participant_id: participant.supplier_key
+            for participant in self._copy.participants()
+            if participant.supplier_key is not None and participant.standing is not ParticipantStatus.LEFT
         }
 
     def pans_of(self, meter_id: MeterId) -> list[PanRecord]:

@@ -128,7 +128,9 @@ class EtcdRegistryStore:
         pence = 0
         for begin in range(0, len(codes), _READ_AT_ONCE):
             pointers = [self._pointer(kv) for kv in codes[begin : begin + _READ_AT_ONCE]]
-            kvs = await self._get([self._keys.vend(one.participant_id, one.transaction_id) for one in pointers])
+            kvs = await self._get(
+                [self._keys.vend(pointer.participant_id, pointer.transaction_id) for pointer in pointers]
+            )
             vends = [self._vend(kv) for kv in kvs if kv is not None]
             pence += sum(vend.sale.amount for vend in vends if not _credited_by(vend, at))
         return pence
@@ -200,7 +202,7 @@ class EtcdRegistryStore:
         copy = RegistrySnapshot(self._keys, self._aside)
         await self._copy_into(copy, [Ref(Kind.PAN, pan), Ref(Kind.PARTICIPANT, caller_id)])
         card = copy.card(pan)
-        meters = sorted({one.value.meter_id for one in card.record.uses.periods}) if card is not None else []
+        meters = sorted({period.value.meter_id for period in card.record.uses.periods}) if card is not None else []
         await self._copy_into(copy, [Ref(Kind.METER, one) for one in meters])
         refs: set[Ref] = set()
         for meter_id in meters:

@@ -112,11 +112,15 @@ class TwoPeople:
 
     async def to_bar_operator(self, participant_id: ParticipantId) -> Consent:
         """Return what proves, in the write itself, that another operator is left."""
-        others = [one for one in await self._operators(active=True) if one.record.participant_id != participant_id]
+        others = [
+            operator
+            for operator in await self._operators(active=True)
+            if operator.record.participant_id != participant_id
+        ]
         if not others:
             raise LastOperator("nobody could act without the last active operator", participant_id=participant_id)
         # Two that bar each other at the same moment would otherwise both find the other one active.
-        return Consent(expect=tuple(_seen(one) for one in others[:2]))
+        return Consent(expect=tuple(_seen(other) for other in others[:2]))
 
     async def approve(self, principal: Principal, approval_id: str) -> Approval:
         """Approve what another operator has asked for.
@@ -137,7 +141,7 @@ class TwoPeople:
     async def list_page(self, principal: Principal, *, after: str, limit: int) -> tuple[Sequence[Approval], str]:
         """Return approvals in the order of their ids, whatever became of them, and where to go on: "" at the end."""
         require_role(principal, OPERATORS)
-        found = [one.record for one in await self.store.list_records(Approval, after=after, limit=limit)]
+        found = [stored.record for stored in await self.store.list_records(Approval, after=after, limit=limit)]
         return found, found[-1].approval_id if len(found) == limit else ""
 
     async def _decide(self, principal: Principal, approval_id: str, to: ApprovalState) -> Approval:
@@ -171,9 +175,9 @@ class TwoPeople:
         after = ""
         while True:
             page = await self.store.list_records(Participant, after=after, limit=_PAGE)
-            found += [one for one in page if _there(one.record)]
+            found += [stored for stored in page if _there(stored.record)]
             if len(page) < _PAGE:
-                return [one for one in found if _active(one.record)] if active else found
+                return [versioned for versioned in found if _active(versioned.record)] if active else found
             after = page[-1].record.participant_id
 
     async def _write(self, approval: Approval, revision: int) -> bool:
@@ -181,13 +185,13 @@ class TwoPeople:
         return await self.store.write(RegistryWrite(expect=expect, put=[approval])) is not None
 
 
-def _seen(one: Versioned[Participant]) -> tuple[Ref, int]:
-    return Ref(Kind.PARTICIPANT, one.record.participant_id), one.revision
+def _seen(versioned: Versioned[Participant]) -> tuple[Ref, int]:
+    return Ref(Kind.PARTICIPANT, versioned.record.participant_id), versioned.revision
 
 
-def _there(one: Participant) -> bool:
-    return one.role is Role.OPERATOR and one.standing is not ParticipantStatus.LEFT
+def _there(participant: Participant) -> bool:
+    return participant.role is Role.OPERATOR and participant.standing is not ParticipantStatus.LEFT
 
 
-def _active(one: Participant) -> bool:
-    return _there(one) and one.standing is ParticipantStatus.ACTIVE
+def _active(participant: Participant) -> bool:
+    return _there(participant) and participant.standing is ParticipantStatus.ACTIVE

@@ -263,4 +263,4 @@ def _check_pem(text: bytes, kind: str) -> None:
 
 def pem_of(certificates: Sequence[x509.Certificate]) -> bytes:
     """Return certificates as one PEM text, each on lines of its own."""
-    return b"".join(one.public_bytes(Encoding.PEM) for one in certificates)
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)

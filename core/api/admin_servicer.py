@@ -46,10 +46,10 @@ class AdminServicer(rpc.AdminServiceServicer):
         return pb.GetClusterStatusResponse(
             asked_node_id=status.asked,
             revision=status.revision,
-            nodes=[pb.Node(**asdict(one)) for one in status.nodes],
-            shards=[pb.Shard(**asdict(one)) for one in status.shards],
-            etcd_members=[pb.EtcdMember(**asdict(one)) for one in status.members],
-            head_ends=[pb.HeadEnd(**asdict(one)) for one in status.head_ends],
+            nodes=[pb.Node(**asdict(node)) for node in status.nodes],
+            shards=[pb.Shard(**asdict(shard)) for shard in status.shards],
+            etcd_members=[pb.EtcdMember(**asdict(member)) for member in status.members],
+            head_ends=[pb.HeadEnd(**asdict(head_end)) for head_end in status.head_ends],
             reading=status.reading,
             ledger_problems=status.ledger_problems,
             ledger_full=status.ledger_full,
@@ -127,16 +127,16 @@ def _check_named(node_id: str) -> None:
         raise BadField("node_id: a node's name is needed", field="node_id")
 
 
-def _approval(one: Approval) -> pb.Approval:
+def _approval(approval: Approval) -> pb.Approval:
     return pb.Approval(
-        approval_id=one.approval_id,
-        method=one.method,
-        subject=one.subject,
-        state=pb.ApprovalState.ValueType(one.state),
-        asked_by=one.asked_by,
-        asked_at=stamp(one.asked_at),
-        not_before=stamp(one.not_before),
-        expires_at=stamp(one.expires_at),
-        decided_by=one.decided_by,
-        decided_at=stamp(one.decided_at),
+        approval_id=approval.approval_id,
+        method=approval.method,
+        subject=approval.subject,
+        state=pb.ApprovalState.ValueType(approval.state),
+        asked_by=approval.asked_by,
+        asked_at=stamp(approval.asked_at),
+        not_before=stamp(approval.not_before),
+        expires_at=stamp(approval.expires_at),
+        decided_by=approval.decided_by,
+        decided_at=stamp(approval.decided_at),
     )

@@ -54,12 +54,12 @@ def appointment_messages(every: Sequence[Appointment]) -> list[pb.Appointment]:
     """Return appointments with evidence and history."""
     return [
         pb.Appointment(
-            terms=pb.AppointmentTerms.FromString(one.evidence.terms),
+            terms=pb.AppointmentTerms.FromString(appointment.evidence.terms),
             evidence=pb.SignedTerms(
-                terms=one.evidence.terms,
-                signature=one.evidence.signature,
-                certificate=one.evidence.certificate,
-                intermediates=one.evidence.intermediates,
+                terms=appointment.evidence.terms,
+                signature=appointment.evidence.signature,
+                certificate=appointment.evidence.certificate,
+                intermediates=appointment.evidence.intermediates,
             ),
             states=[
                 pb.AppointmentStatePeriod(
@@ -67,8 +67,8 @@ def appointment_messages(every: Sequence[Appointment]) -> list[pb.Appointment]:
                     since=stamp(period.since),
                     by=period.recorded_by,
                 )
-                for period in one.states.periods
+                for period in appointment.states.periods
             ],
         )
-        for one in every
+        for appointment in every
     ]

@@ -91,7 +91,7 @@ class AppointmentServicer(rpc.AppointmentServiceServicer):
         found, after = await self.view.appointments(
             self.authenticate(context), whose, page_start(request.page_token), page_size(request.page_size)
         )
-        keys = (f"{one.terms.supplier_id}/{one.terms.psp_id}" for one in found)
+        keys = (f"{appointment.terms.supplier_id}/{appointment.terms.psp_id}" for appointment in found)
         page, after = fit(zip(keys, appointment_messages(found), strict=True), after)
         return pb.ListAppointmentsResponse(appointments=page, next_page_token=page_token(after))
 

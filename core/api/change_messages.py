@@ -27,9 +27,9 @@ def since_of(request: object, name: str = "since", *, now: Ms | None = None) -> 
     return instant(getattr(request, name), name, now=now) if has else None
 
 
-def result_message(one: Written) -> types_pb2.ChangeResult:
+def result_message(written: Written) -> types_pb2.ChangeResult:
     """Return what became of a change."""
-    return types_pb2.ChangeResult(revision=one.revision, changed=one.changed)
+    return types_pb2.ChangeResult(revision=written.revision, changed=written.changed)
 
 
 def period_message(period: Period[Any]) -> types_pb2.EffectivePeriod:

@@ -319,4 +319,4 @@ def _broken(error: BaseException) -> InvariantBroken | None:
     if isinstance(error, InvariantBroken):
         return error
     inside = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    return next((broken for one in inside if (broken := _broken(one)) is not None), None)
+    return next((broken for exception in inside if (broken := _broken(exception)) is not None), None)

@@ -161,8 +161,8 @@ async def in_slices(items: Iterable[_T], convert: Callable[[_T], _R]) -> list[_R
 async def _in_slices(items: Iterable[_T], convert: Callable[[_T], _R]) -> AsyncIterator[_R]:
     loop = asyncio.get_running_loop()
     until = loop.time() + _SLICE_S
-    for one in items:
-        yield convert(one)
+    for item in items:
+        yield convert(item)
         if loop.time() > until:
             await asyncio.sleep(0)
             until = loop.time() + _SLICE_S

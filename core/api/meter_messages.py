@@ -33,19 +33,19 @@ from core.domain.participant import (
 from core.domain.registration_change import RegistrationChange, VendRef
 
 
-def model_of(one: meter_model_pb.MeterModel) -> tuple[str, str, MeterCapabilities]:
+def model_of(model: meter_model_pb.MeterModel) -> tuple[str, str, MeterCapabilities]:
     """Return make, model, and what its meters can do."""
-    schemes = parse_schemes(one.schemes, "model.schemes")
-    can = MeterCapabilities(schemes=schemes, over_the_air=one.over_the_air, central_issue=one.central_issue)
-    return parse_text(one.make, "model.make", least=1), parse_text(one.model, "model.model", least=1), can
+    schemes = parse_schemes(model.schemes, "model.schemes")
+    can = MeterCapabilities(schemes=schemes, over_the_air=model.over_the_air, central_issue=model.central_issue)
+    return parse_text(model.make, "model.make", least=1), parse_text(model.model, "model.model", least=1), can
 
 
-def model_message(one: Model) -> meter_model_pb.MeterModel:
+def model_message(model: Model) -> meter_model_pb.MeterModel:
     """Return a row of the capability matrix."""
-    last = one.abilities.periods[-1].value
+    last = model.abilities.periods[-1].value
     return meter_model_pb.MeterModel(
-        make=one.make,
-        model=one.model,
+        make=model.make,
+        model=model.model,
         schemes=sorted(last.schemes),
         over_the_air=last.over_the_air,
         central_issue=last.central_issue,
@@ -56,13 +56,13 @@ def model_message(one: Model) -> meter_model_pb.MeterModel:
                 over_the_air=period.value.over_the_air,
                 central_issue=period.value.central_issue,
             )
-            for period in one.abilities.periods
+            for period in model.abilities.periods
         ],
     )
 
 
 def new_meter_of(
-    one: meter_pb.Meter,
+    meter: meter_pb.Meter,
     supplier_id: str,
     settings: meter_pb.MeterSettings,
     *,
@@ -77,13 +77,13 @@ def new_meter_of(
     parse_participant_id(start.head_end, field="settings.head_end")
     first = replace(start, enrolled=enrolled)
     return Meter(
-        meter_id=parse_meter_id(one.meter_id, "meter.meter_id"),
-        kind=MeterKind(number_in(one.kind, "meter.kind", MeterKind)),
-        generation=Generation(number_in(one.generation or Generation.SMETS2, "meter.generation", Generation)),
-        make=parse_text(one.make, "meter.make"),
-        model=parse_text(one.model, "meter.model"),
-        scheme=parse_scheme(one.scheme, "meter.scheme"),
-        public_point=parse_point(one.public_point, "meter.public_point"),
+        meter_id=parse_meter_id(meter.meter_id, "meter.meter_id"),
+        kind=MeterKind(number_in(meter.kind, "meter.kind", MeterKind)),
+        generation=Generation(number_in(meter.generation or Generation.SMETS2, "meter.generation", Generation)),
+        make=parse_text(meter.make, "meter.make"),
+        model=parse_text(meter.model, "meter.model"),
+        scheme=parse_scheme(meter.scheme, "meter.scheme"),
+        public_point=parse_point(meter.public_point, "meter.public_point"),
         registrations=begin(registration, since=since, now=now, by=by),
         settings=begin(first, since=since, now=now, by=by),
     )
@@ -122,15 +122,15 @@ def meter_message(meter: Meter) -> meter_pb.Meter:
         public_point=meter.public_point,
         registrations=[
             meter_pb.RegistrationPeriod(
-                period=period_message(one),
-                supplier_id=one.value.supplier_id,
-                custody=meter_pb.Custody.ValueType(one.value.custody),
+                period=period_message(period),
+                supplier_id=period.value.supplier_id,
+                custody=meter_pb.Custody.ValueType(period.value.custody),
             )
-            for one in meter.registrations.periods
+            for period in meter.registrations.periods
         ],
         settings=[
-            meter_pb.SettingsPeriod(period=period_message(one), settings=_settings_message(one.value))
-            for one in meter.settings.periods
+            meter_pb.SettingsPeriod(period=period_message(period), settings=_settings_message(period.value))
+            for period in meter.settings.periods
         ],
         carried_out_to=stamp(meter.effective_through),
         balance_pence=meter.balance_pence,
@@ -138,35 +138,35 @@ def meter_message(meter: Meter) -> meter_pb.Meter:
     )
 
 
-def _settings_message(one: Settings) -> meter_pb.MeterSettings:
+def _settings_message(settings: Settings) -> meter_pb.MeterSettings:
     return meter_pb.MeterSettings(
-        payment_mode=meter_pb.PaymentMode.ValueType(one.payment_mode),
-        head_end=one.head_end,
-        zone=one.zone,
-        firmware=one.firmware,
-        cohort=one.cohort,
-        max_credit_pence=one.max_credit_pence,
-        max_balance_pence=one.max_balance_pence,
-        tenancy=one.tenancy,
-        enrolled=one.enrolled,
+        payment_mode=meter_pb.PaymentMode.ValueType(settings.payment_mode),
+        head_end=settings.head_end,
+        zone=settings.zone,
+        firmware=settings.firmware,
+        cohort=settings.cohort,
+        max_credit_pence=settings.max_credit_pence,
+        max_balance_pence=settings.max_balance_pence,
+        tenancy=settings.tenancy,
+        enrolled=settings.enrolled,
     )
 
 
-def change_message(one: RegistrationChange) -> meter_pb.RegistrationChange:
+def change_message(change: RegistrationChange) -> meter_pb.RegistrationChange:
     """Return a change that was carried out."""
     return meter_pb.RegistrationChange(
-        meter_id=one.meter_id,
-        at=stamp(one.at),
-        carried_out_at=stamp(one.carried_out_at),
-        kinds=[meter_pb.RegistrationChangeKind.ValueType(kind) for kind in one.kinds],
-        responsible_supplier_id=one.responsible,
-        supplier_id_after=one.supplier_after or "",
-        originator_id=one.originator_id or "",
-        last_issued=one.last_issued,
-        highest_applied=one.highest_applied,
-        in_flight=[_owed_message(vend) for vend in one.in_flight],
-        uncredited=[_owed_message(vend) for vend in one.uncredited],
-        uncredited_more=one.uncredited_more,
+        meter_id=change.meter_id,
+        at=stamp(change.at),
+        carried_out_at=stamp(change.carried_out_at),
+        kinds=[meter_pb.RegistrationChangeKind.ValueType(kind) for kind in change.kinds],
+        responsible_supplier_id=change.responsible,
+        supplier_id_after=change.supplier_after or "",
+        originator_id=change.originator_id or "",
+        last_issued=change.last_issued,
+        highest_applied=change.highest_applied,
+        in_flight=[_owed_message(vend) for vend in change.in_flight],
+        uncredited=[_owed_message(vend) for vend in change.uncredited],
+        uncredited_more=change.uncredited_more,
     )
 
 

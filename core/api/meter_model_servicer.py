@@ -35,7 +35,7 @@ class MeterModelServicer(rpc.MeterModelServiceServicer):
     async def ListMeterModels(self, request: pb.ListMeterModelsRequest, context: Context) -> pb.ListMeterModelsResponse:
         """List the capability matrix."""
         found = await self.view.models(self.authenticate(context))
-        return pb.ListMeterModelsResponse(models=[model_message(one) for one in found])
+        return pb.ListMeterModelsResponse(models=[model_message(model) for model in found])
 
     def _now(self) -> Ms:
         return ms_of(self.clock.now())

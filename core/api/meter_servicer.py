@@ -135,7 +135,7 @@ class MeterServicer(rpc.MeterServiceServicer):
                 custody=after,
                 last_issued=request.last_issued,
                 highest_applied=request.highest_applied,
-                codes=tuple(top_up_messages.unspent_code(one, self.pan_rule, self._now()) for one in request.codes),
+                codes=tuple(top_up_messages.unspent_code(code, self.pan_rule, self._now()) for code in request.codes),
                 settings=(lambda one: replace(merged(one, request.settings), enrolled=True))
                 if before is Custody.SMSO
                 else (lambda one: replace(one, enrolled=False))
@@ -150,7 +150,7 @@ class MeterServicer(rpc.MeterServiceServicer):
         return pb.TransferCountersResponse(
             result=result_message(done.changed.written),
             change=None if note is None else change_message(note),
-            open_codes=[top_up_messages.unspent_code_message(one) for one in done.open_codes],
+            open_codes=[top_up_messages.unspent_code_message(code) for code in done.open_codes],
         )
 
     async def RecordBalance(self, request: pb.RecordBalanceRequest, context: Context) -> pb.RecordBalanceResponse:
@@ -186,12 +186,12 @@ class MeterServicer(rpc.MeterServiceServicer):
             supplier_id=found.supplier_id or "",
             sellers=[
                 pb.Seller(
-                    participant_id=one.participant_id,
-                    may_issue=one.may_issue,
-                    may_deliver=one.may_deliver,
-                    allowed_by=one.rule,
+                    participant_id=seller.participant_id,
+                    may_issue=seller.may_issue,
+                    may_deliver=seller.may_deliver,
+                    allowed_by=seller.rule,
                 )
-                for one in found.sellers
+                for seller in found.sellers
             ],
         )
 
@@ -208,7 +208,7 @@ class MeterServicer(rpc.MeterServiceServicer):
             after=page_start(request.page_token),
             limit=page_size(request.page_size),
         )
-        page, after = fit(((key_of(one), change_message(one)) for one in found), after)
+        page, after = fit(((key_of(change), change_message(change)) for change in found), after)
         return pb.ListRegistrationChangesResponse(changes=page, next_page_token=page_token(after))
 
     def _pan(self, text: str, field: str) -> Pan:

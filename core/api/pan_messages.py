@@ -15,13 +15,13 @@ def pan_message(card: PanRecord) -> pb.Pan:
         form=pb.PanForm.ValueType(card.form),
         uses=[
             pb.PanPeriod(
-                period=period_message(one),
-                meter_id=one.value.meter_id,
-                supplier_id=one.value.supplier_id,
-                tenancy=one.value.tenancy,
-                status=pb.PanStatus.ValueType(one.value.status),
+                period=period_message(period),
+                meter_id=period.value.meter_id,
+                supplier_id=period.value.supplier_id,
+                tenancy=period.value.tenancy,
+                status=pb.PanStatus.ValueType(period.value.status),
             )
-            for one in card.uses.periods
+            for period in card.uses.periods
         ],
         replaced_by=card.replaced_by or "",
     )

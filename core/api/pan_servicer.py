@@ -122,8 +122,8 @@ class PanServicer(rpc.PanServiceServicer):
         if len(request.claims) > _LINES_MAX:
             raise BadField(f"claims: at most {_LINES_MAX} in a request", field="claims")
         return [
-            Claim(pan=self._pan(one.pan, "claims.pan"), meter_id=_meter_id(one.meter_id, "claims.meter_id"))
-            for one in request.claims
+            Claim(pan=self._pan(claim.pan, "claims.pan"), meter_id=_meter_id(claim.meter_id, "claims.meter_id"))
+            for claim in request.claims
         ]
 
     def _pan(self, text: str, field: str) -> Pan:

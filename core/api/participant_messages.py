@@ -60,10 +60,10 @@ def profile_of(profile: pb.Profile) -> Profile:
     """Return what a supplier chooses."""
     limits = tuple(
         Limit(
-            channel=one.channel, min_pence=one.min_pence, max_pence=one.max_pence, whole_pounds=one.whole_pounds,
-            closed=one.closed,
+            channel=limit.channel, min_pence=limit.min_pence, max_pence=limit.max_pence,
+            whole_pounds=limit.whole_pounds, closed=limit.closed,
         )
-        for one in profile.limits
+        for limit in profile.limits
     )  # fmt: skip
     credit = CreditRule(
         each_max_pence=profile.credit_each_max_pence,
@@ -74,14 +74,14 @@ def profile_of(profile: pb.Profile) -> Profile:
     return check_profile(Profile(option=option, limits=limits, credit=credit), "profile")
 
 
-def participant_message(one: Participant) -> pb.Participant:
+def participant_message(participant: Participant) -> pb.Participant:
     """Return a participant and its history."""
-    key = one.supplier_key
+    key = participant.supplier_key
     return pb.Participant(
-        participant_id=one.participant_id,
-        role=pb.Role.ValueType(one.role),
-        name=one.name,
-        identities=one.identities,
+        participant_id=participant.participant_id,
+        role=pb.Role.ValueType(participant.role),
+        name=participant.name,
+        identities=participant.identities,
         supplier_key=None
         if key is None
         else pb.SupplierKey(originator_id=key.originator_id, key_id=key.key_id, public_point=key.public_point),
@@ -93,22 +93,22 @@ def participant_message(one: Participant) -> pb.Participant:
                 revoked_fingerprints=period.value.revoked.fingerprints,
                 revoked_before=stamp(period.value.revoked.issued_before or None),
             )
-            for period in one.known_as.periods
+            for period in participant.known_as.periods
         ],
         statuses=[
             pb.ParticipantStatusPeriod(
                 period=period_message(period), status=pb.ParticipantStatus.ValueType(period.value)
             )
-            for period in one.standings.periods
+            for period in participant.standings.periods
         ],
         profiles=[
             pb.ProfilePeriod(period=period_message(period), profile=_profile_message(period.value))
-            for period in one.profiles.periods
+            for period in participant.profiles.periods
         ],
-        ceiling_pence=one.ceiling_pence,
+        ceiling_pence=participant.ceiling_pence,
         ceilings=[
             pb.CeilingPeriod(period=period_message(period), ceiling_pence=period.value)
-            for period in one.ceilings.periods
+            for period in participant.ceilings.periods
         ],
     )
 
@@ -118,13 +118,13 @@ def _profile_message(profile: Profile) -> pb.Profile:
         selling_model=pb.SellingModel.ValueType(profile.option),
         limits=[
             pb.ChannelLimit(
-                channel=one.channel,
-                min_pence=one.min_pence,
-                max_pence=one.max_pence,
-                whole_pounds=one.whole_pounds,
-                closed=one.closed,
+                channel=limit.channel,
+                min_pence=limit.min_pence,
+                max_pence=limit.max_pence,
+                whole_pounds=limit.whole_pounds,
+                closed=limit.closed,
             )
-            for one in profile.limits
+            for limit in profile.limits
         ],
         credit_each_max_pence=profile.credit.each_max_pence,
         credit_day_max_pence=profile.credit.day_max_pence,

@@ -122,7 +122,9 @@ class ParticipantServicer(rpc.ParticipantServiceServicer):
         """List participants."""
         limit = page_size(request.page_size)
         found, after = await self.view.participants(self.authenticate(context), page_start(request.page_token), limit)
-        page, after = fit(((one.participant_id, participant_message(one)) for one in found), after)
+        page, after = fit(
+            ((participant.participant_id, participant_message(participant)) for participant in found), after
+        )
         return pb.ListParticipantsResponse(participants=page, next_page_token=page_token(after))
 
     def _now(self) -> Ms:

@@ -136,7 +136,7 @@ class _Reader:
         return self._decoded(self.text(name), name)
 
     def raws(self, name: str) -> list[bytes]:
-        return [self._decoded(one, name) for one in self.texts(name)]
+        return [self._decoded(text, name) for text in self.texts(name)]
 
     def _decoded(self, text: str, name: str) -> bytes:
         try:

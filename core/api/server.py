@@ -134,8 +134,8 @@ def public_pool() -> DescriptorPool:
         if file.name in known:
             return
         known.add(file.name)
-        for one in file.dependencies:
-            add(one)
+        for dependency in file.dependencies:
+            add(dependency)
         pool.AddSerializedFile(file.serialized_pb)
 
     for one in _PUBLIC:

@@ -205,9 +205,11 @@ def eligibility_message(eligibility: Eligibility) -> service_pb.CheckEligibility
         eligible=not eligibility.objections,
         objections=[
             service_pb.Objection(
-                reason=errors_pb.ErrorReason.Value(f"ERROR_REASON_{one.reason}"), message=one.message, facts=one.facts
+                reason=errors_pb.ErrorReason.Value(f"ERROR_REASON_{objection.reason}"),
+                message=objection.message,
+                facts=objection.facts,
             )
-            for one in eligibility.objections
+            for objection in eligibility.objections
         ],
         supplier_id=eligibility.supplier_id or "",
     )
@@ -264,11 +266,11 @@ def unspent_code_message(vend: Vend) -> meter_pb.UnspentCode:
     return message
 
 
-def _sold_at(one: meter_pb.UnspentCode, now: Ms) -> datetime:
+def _sold_at(code: meter_pb.UnspentCode, now: Ms) -> datetime:
     field = "codes.issued_at"
-    if not one.HasField("issued_at"):
+    if not code.HasField("issued_at"):
         raise BadField(f"{field}: is missing", field=field)
-    return instant_of(check_passed(instant(one.issued_at, field), field, now))
+    return instant_of(check_passed(instant(code.issued_at, field), field, now))
 
 
 def vend_message(vend: Vend, *, advised: bool) -> pb.Vend:

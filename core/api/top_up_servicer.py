@@ -112,7 +112,9 @@ class TopUpServicer(rpc.TopUpServiceServicer):
         after, limit = page_start(request.page_token), page_size(request.page_size)
         vends, more = await self.cases.list_page(principal, supplier_id, after=after, limit=limit)
         return pb.ListOpenCasesResponse(
-            vends=[top_up_messages.case_message(one, digits=supplier_id == principal.participant_id) for one in vends],
+            vends=[
+                top_up_messages.case_message(vend, digits=supplier_id == principal.participant_id) for vend in vends
+            ],
             next_page_token=page_token(more),
         )
 

@@ -61,7 +61,7 @@ def parse_certificate(raw: bytes, name: str) -> bytes:
 
 def parse_fingerprints(texts: Sequence[str], name: str) -> tuple[str, ...]:
     """Return SHA-256 fingerprints; raise BadField if one is none."""
-    if not all(_FINGERPRINT.fullmatch(one) for one in texts):
+    if not all(_FINGERPRINT.fullmatch(text) for text in texts):
         raise BadField(f"{name}: SHA-256 fingerprints in 64 lower-case hex digits are needed", field=name)
     return tuple(texts)
 
@@ -96,7 +96,7 @@ def parse_scheme(text: str, name: str) -> str:
 
 def parse_schemes(texts: Iterable[str], name: str) -> frozenset[str]:
     """Return token schemes; raise BadField if one is none."""
-    return frozenset(parse_scheme(one, name) for one in texts)
+    return frozenset(parse_scheme(text, name) for text in texts)
 
 
 def parse_uris(texts: Sequence[str], name: str) -> tuple[str, ...]:
@@ -105,7 +105,7 @@ def parse_uris(texts: Sequence[str], name: str) -> tuple[str, ...]:
     Source: RFC 5280 section 4.2.1.6 (a URI in a certificate is ASCII).
     """
     uris = parse_identities(tuple(texts), field=name)
-    if len(set(uris)) < len(uris) or not all(one.isascii() and one.isprintable() for one in uris):
+    if len(set(uris)) < len(uris) or not all(identity.isascii() and identity.isprintable() for identity in uris):
         raise BadField(f"{name}: SAN URIs in ASCII, each told once, are needed", field=name)
     return uris
 
@@ -132,10 +132,10 @@ def check_amounts(least: int, most: int, name: str) -> None:
 
 def check_profile(profile: Profile, name: str) -> Profile:
     """Return what a supplier chooses, as it was read; raise BadField if it cannot be."""
-    for one in profile.limits:
-        number_in(one.channel, f"{name}.limits.channel", SOLD_THROUGH | {0})
-        check_amounts(one.min_pence, one.max_pence, f"{name}.limits")
-    if len({one.channel for one in profile.limits}) < len(profile.limits):
+    for limit in profile.limits:
+        number_in(limit.channel, f"{name}.limits.channel", SOLD_THROUGH | {0})
+        check_amounts(limit.min_pence, limit.max_pence, f"{name}.limits")
+    if len({limit.channel for limit in profile.limits}) < len(profile.limits):
         raise BadField(f"{name}.limits: at most one per channel", field=f"{name}.limits")
     credit = profile.credit
     check_pence(credit.each_max_pence, f"{name}.credit_each_max_pence", most=CREDIT_PENCE_MAX)

@@ -135,10 +135,10 @@ class GiveGoodwillCredit:
         after = asked.after or ("" if asked.waiting_only else oldest)
         start = f"{supplier_id}/{after}" if after else ""
         page = await self.store.list_records(CreditRequest, supplier_id, after=start, limit=asked.limit)
-        found = [one.record for one in page]
+        found = [stored.record for stored in page]
         total = await self.store.read(CreditDay, supplier_id, day)
         return CreditReport(
-            requests=[one for one in found if one.concerns(None if asked.waiting_only else day)],
+            requests=[record for record in found if record.concerns(None if asked.waiting_only else day)],
             total=CreditDay(supplier_id=supplier_id, day=day) if total is None else total.record,
             next_key=found[-1].transaction_id if len(found) == asked.limit else "",
         )

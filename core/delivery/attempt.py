@@ -320,11 +320,11 @@ class _Attempt:
         self._stored = outcome
 
 
-def _surer(one: Verdict, other: Ended) -> Ended:
+def _surer(verdict: Verdict, other: Ended) -> Ended:
     """Return which of two verdicts on a code stands: a credit does, then a duplicate, then whichever came last."""
-    if not isinstance(one, Ended) or other.state is DeliveryState.APPLIED:
+    if not isinstance(verdict, Ended) or other.state is DeliveryState.APPLIED:
         return other
-    return one if one.state in (DeliveryState.APPLIED, DeliveryState.NEEDS_CHECK) else other
+    return verdict if verdict.state in (DeliveryState.APPLIED, DeliveryState.NEEDS_CHECK) else other
 
 
 def message_of(vend: Vend, *, owner_epoch: int, not_after: datetime) -> AddCredit:

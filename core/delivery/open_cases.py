@@ -41,7 +41,7 @@ class OpenCases:
         require_role(principal, READERS)
         require_owner(principal, supplier_id)
         found, more = await self.outbox.cases(supplier_id, after=after, limit=limit)
-        return [one.vend for one in found], more
+        return [case.vend for case in found], more
 
     async def settle(
         self,

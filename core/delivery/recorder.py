@@ -229,13 +229,13 @@ class Recorder:
 
     def _check_order(self, reading: "_Reading", some: Sequence[Numbered]) -> None:
         """Begin to count anew where the head end has."""
-        for one in some:
-            if one.sequence < reading.at:
+        for numbered in some:
+            if numbered.sequence < reading.at:
                 self.counts["began_anew"] += 1
                 if told_now(self.counts["began_anew"]):
                     log.error("a head end counts its events anew", extra={"head_end": reading.head_end})
                 reading.saved = dict.fromkeys(reading.saved, 0)
-            reading.at = one.sequence
+            reading.at = numbered.sequence
 
     async def _save(self, reading: "_Reading", sequence: int) -> None:
         """Record that everything up to an event is written down, for the shards that are still ours."""

@@ -175,7 +175,7 @@ class DeliveryWorker:
     def _take_listing(self, listed: tuple[Owed, ...]) -> None:
         kept = {(_key(owed), int(owed.counter)) for owed in listed}
         for key, queue in list(self._queues.items()):
-            for counter in [one for one in queue.slots if (key, one) not in kept]:
+            for counter in [slot for slot in queue.slots if (key, slot) not in kept]:
                 self._remove(key, counter)
         for owed in listed:
             self._add(owed)

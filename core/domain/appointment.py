@@ -109,5 +109,5 @@ class Appointments:
         return Appointments(supplier_id=self.supplier_id, psp_id=self.psp_id, all=every)
 
 
-def _overlap(one: Terms, other: Terms) -> bool:
-    return one.since < (other.until or FAR_FUTURE) and other.since < (one.until or FAR_FUTURE)
+def _overlap(terms: Terms, other: Terms) -> bool:
+    return terms.since < (other.until or FAR_FUTURE) and other.since < (terms.until or FAR_FUTURE)

@@ -149,17 +149,17 @@ def ask(asked: Asked, principal: Principal, *, now: Ms, wait_ms: int) -> Approva
     )
 
 
-def needs_approval(one: Approval) -> NeedsApproval:
+def needs_approval(approval: Approval) -> NeedsApproval:
     """Return the refusal that tells the way on."""
-    approved = one.state is ApprovalState.APPROVED
+    approved = approval.state is ApprovalState.APPROVED
     told = "its waiting time is not over" if approved else "another operator approves it: utrn approval approve"
     return NeedsApproval(
         f"nothing was done: this needs two operators; {told}; then repeat the same request",
-        approval_id=one.approval_id,
-        state=one.state.name.lower(),
-        not_before_ms=one.not_before,
-        expires_at_ms=one.expires_at,
-        asked_by=one.asked_by,
+        approval_id=approval.approval_id,
+        state=approval.state.name.lower(),
+        not_before_ms=approval.not_before,
+        expires_at_ms=approval.expires_at,
+        asked_by=approval.asked_by,
     )
 
 
@@ -170,10 +170,10 @@ def parse_approval_id(text: str, *, field: str) -> str:
     return text
 
 
-def _over(one: Approval) -> RecordChanged:
+def _over(approval: Approval) -> RecordChanged:
     told = (
         "has expired"
-        if one.state in (ApprovalState.WAITING, ApprovalState.APPROVED)
-        else f"is {one.state.name.lower()}"
+        if approval.state in (ApprovalState.WAITING, ApprovalState.APPROVED)
+        else f"is {approval.state.name.lower()}"
     )
     return RecordChanged(f"this approval {told}; ask for the operation anew", kind="approval")

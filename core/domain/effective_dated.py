@@ -66,7 +66,7 @@ class EffectiveDated(NamedTuple, Generic[T]):
 
     def effective_now(self, now: Ms) -> Ms:
         """Return `now`, but never before anything of this was recorded: this clock may be behind the writer's."""
-        return max(now, *(one.recorded_at for one in self.periods)) if self.periods else now
+        return max(now, *(period.recorded_at for period in self.periods)) if self.periods else now
 
     @property
     def last(self) -> Period[T] | None:
@@ -121,23 +121,23 @@ class EffectiveDated(NamedTuple, Generic[T]):
             ChangePending: what follows begins within this very millisecond; repeat.
         """
         now = self.effective_now(now)
-        kept = [one for one in self.periods if one.until is not None and one.until <= now]
+        kept = [period for period in self.periods if period.until is not None and period.until <= now]
         rest = self.periods[len(kept) :]
         if not rest:
             raise NothingToEnd("it has ended, and nothing is recorded to follow")
         self._check_room()
-        for one in rest:
-            value = change(one.value) if one.since < before else one.value
-            if value == one.value:
-                kept.append(one)
-            elif one.since > now:
-                kept.append(one._replace(value=value, recorded_at=now, recorded_by=by))
+        for period in rest:
+            value = change(period.value) if period.since < before else period.value
+            if value == period.value:
+                kept.append(period)
+            elif period.since > now:
+                kept.append(period._replace(value=value, recorded_at=now, recorded_by=by))
             else:
                 # Two changes within one millisecond keep their order.
-                start = Ms(max(now, one.since + 1))
-                if one.until is not None and start >= one.until:
+                start = Ms(max(now, period.since + 1))
+                if period.until is not None and start >= period.until:
                     raise _pending(rest[-1])
-                kept += [one._replace(until=start), Period(value, start, one.until, start, by)]
+                kept += [period._replace(until=start), Period(value, start, period.until, start, by)]
         return EffectiveDated(tuple(kept))
 
     def end(self, *, at: Ms | None, now: Ms) -> "EffectiveDated[T]":

@@ -153,10 +153,10 @@ class Meter:
     def instants(self) -> list[Ms]:
         """Return every instant at which something begins or ends."""
         found: list[Ms] = []
-        for one in self.registrations.periods:
-            found.append(one.since)
-            if one.until is not None:
-                found.append(one.until)
+        for period in self.registrations.periods:
+            found.append(period.since)
+            if period.until is not None:
+                found.append(period.until)
         for other in self.settings.periods:
             found.append(other.since)
             if other.until is not None:

@@ -251,12 +251,12 @@ def parse_participant_id(text: str, *, field: str) -> ParticipantId:
 
 def parse_identities(texts: tuple[str, ...], *, field: str) -> tuple[str, ...]:
     """Return SAN URIs, at least one and at most 20; raise BadField if one is none."""
-    if not 1 <= len(texts) <= 20 or not all(is_spiffe_id(one) for one in texts):
+    if not 1 <= len(texts) <= 20 or not all(is_spiffe_id(text) for text in texts):
         raise BadField(
             f"{field}: 1 to 20 SAN URIs are needed, each spiffe://name/path of a-z, A-Z, 0-9, dot, hyphen, underscore",
             field=field,
         )
-    if any(one.startswith(NODE_URI) for one in texts):
+    if any(text.startswith(NODE_URI) for text in texts):
         raise BadField(f"{field}: {NODE_URI} names nodes, never a participant", field=field)
     return texts
 

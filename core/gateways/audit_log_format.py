@@ -38,23 +38,23 @@ def header_line(file: str, node_id: str, at: datetime) -> bytes:
     return (_encode({"format": FORMAT, "file": file, "node": node_id, "at": at.isoformat()}) + "\n").encode()
 
 
-def decision_line(one: AuditRecord) -> str:
+def decision_line(audit_record: AuditRecord) -> str:
     """Return the line of a decision; what is a stranger's text is masked."""
     line: dict[str, object] = {
-        "at": one.at.isoformat(),
-        "clock": one.clock,
-        "caller": one.caller,
-        "identity": masked(one.identity),
-        "act": one.act,
-        "ask": masked(one.ask),
-        "subject": masked(one.subject),
-        "pence": one.amount,
-        "outcome": one.outcome,
-        "rule": masked(one.rule),
-        "basis": [_basis_entry(entry) for entry in one.read_set],
+        "at": audit_record.at.isoformat(),
+        "clock": audit_record.clock,
+        "caller": audit_record.caller,
+        "identity": masked(audit_record.identity),
+        "act": audit_record.act,
+        "ask": masked(audit_record.ask),
+        "subject": masked(audit_record.subject),
+        "pence": audit_record.amount,
+        "outcome": audit_record.outcome,
+        "rule": masked(audit_record.rule),
+        "basis": [_basis_entry(entry) for entry in audit_record.read_set],
     }
     for name in ("channel", "rows", "digits", "peer"):
-        value = getattr(one, name)
+        value = getattr(audit_record, name)
         if value:
             line[name] = value
     return _encode(line) + "\n"

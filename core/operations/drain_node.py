@@ -23,13 +23,13 @@ class DrainNode:
             LastNode: no other node would be left to serve.
             LedgerUnavailable, OutcomeUnknown: repeat.
         """
-        nodes = {one.node_id: one for one in (await self.cluster.status()).nodes}
+        nodes = {node.node_id: node for node in (await self.cluster.status()).nodes}
         if node_id not in nodes:
             raise NodeNotFound("no node of this name is on the roster; see `utrn cluster status`", node_id=node_id)
         if not drained:
             await self.cluster.undrain(node_id)
             return None
-        others = (one for one in nodes.values() if one.node_id != node_id)
-        if not any(one.serving and not one.drained for one in others):
+        others = (node for node in nodes.values() if node.node_id != node_id)
+        if not any(other.serving and not other.drained for other in others):
             raise LastNode("no other node is left to serve; bring one into service first", node_id=node_id)
         return await self.cluster.drain(node_id, by=principal.participant_id, at=self.clock.wall())

@@ -20,7 +20,7 @@ class ForgetNode:
             NodeAlive: it has a lease.
             LedgerUnavailable, OutcomeUnknown: repeat.
         """
-        if node_id not in {one.node_id for one in (await self.cluster.status()).nodes}:
+        if node_id not in {node.node_id for node in (await self.cluster.status()).nodes}:
             raise NodeNotFound("no node of this name is on the roster; see `utrn cluster status`", node_id=node_id)
         if not await self.cluster.forget(node_id):
             raise NodeAlive("only a node that is gone is taken off the roster; stop it first", node_id=node_id)
@@ -40,7 +40,7 @@ class ForgetHeadEnd:
             NodeAlive: a node is configured with it.
             LedgerUnavailable, OutcomeUnknown: repeat.
         """
-        there = {one.name: one for one in (await self.cluster.status()).head_ends}
+        there = {head_end.name: head_end for head_end in (await self.cluster.status()).head_ends}
         if name not in there:
             raise HeadEndUnknown("no head end of this name: it is forgotten already, or mistyped", head_end=name)
         if there[name].configured_at:

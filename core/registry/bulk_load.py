@@ -167,9 +167,9 @@ class LoadRecords:
         found = await self.store.read_many([Ref(Kind.PARTICIPANT, name) for name in names])
         known = [one.record for one in found if one is not None and isinstance(one.record, Participant)]
         return {
-            one.participant_id: one
-            for one in known
-            if one.role is Role.SUPPLIER and one.standing is not ParticipantStatus.LEFT
+            record.participant_id: record
+            for record in known
+            if record.role is Role.SUPPLIER and record.standing is not ParticipantStatus.LEFT
         }
 
     async def _meters(
@@ -243,24 +243,24 @@ class LoadRecords:
             return True
         return False
 
-    def _card(self, principal: Principal, one: NewPan, meter: Versioned[Meter] | None) -> PanRecord:
+    def _card(self, principal: Principal, pan: NewPan, meter: Versioned[Meter] | None) -> PanRecord:
         if meter is None:
-            raise RecordNotFound(f"meter_id: {one.meter_id} is not registered", kind="meter")
+            raise RecordNotFound(f"meter_id: {pan.meter_id} is not registered", kind="meter")
         now = ms_of(self.clock.now())
         # A card used elsewhere before belongs to whoever has the meter now.
-        found = meter.record.stands_at(now, one.since if one.since is not None and one.since > now else None)
+        found = meter.record.stands_at(now, pan.since if pan.since is not None and pan.since > now else None)
         if found is None:
-            raise RecordNotFound(f"meter_id: nobody supplies {one.meter_id} at this time", kind="meter")
+            raise RecordNotFound(f"meter_id: nobody supplies {pan.meter_id} at this time", kind="meter")
         registration, settings = found
         require_owner(principal, registration.supplier_id)
         use = PanAssignment(
-            meter_id=one.meter_id,
+            meter_id=pan.meter_id,
             supplier_id=registration.supplier_id,
             tenancy=settings.tenancy,
-            status=PanStatus.BLOCKED if one.blocked else PanStatus.ACTIVE,
+            status=PanStatus.BLOCKED if pan.blocked else PanStatus.ACTIVE,
         )
-        uses = begin(use, since=one.since, now=now, by=principal.participant_id)
-        return PanRecord(pan=one.pan, form=one.form, uses=uses)
+        uses = begin(use, since=pan.since, now=now, by=principal.participant_id)
+        return PanRecord(pan=pan.pan, form=pan.form, uses=uses)
 
 
 async def _all(works: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -318,15 +318,18 @@ def _unique(lines: Sequence[tuple[int, Loadable | Refused]], loaded: Loaded) -> 
     return list(first.values())
 
 
-def _name(one: Loadable) -> tuple[str, str]:
-    match one:
+def _name(loadable: Loadable) -> tuple[str, str]:
+    match loadable:
         case NewParticipant():
-            return "participant_id", one.participant_id
+            return "participant_id", loadable.participant_id
         case NewModel():
-            return "model", f"{one.make}/{one.model}"
+            return "model", f"{loadable.make}/{loadable.model}"
         case SignedAppointment():
-            return "appointment_id", f"{one.terms.supplier_id}/{one.terms.psp_id}/{one.terms.appointment_id}"
+            return (
+                "appointment_id",
+                f"{loadable.terms.supplier_id}/{loadable.terms.psp_id}/{loadable.terms.appointment_id}",
+            )
         case Meter():
-            return "meter_id", one.meter_id
+            return "meter_id", loadable.meter_id
         case NewPan():
-            return "pan", one.pan
+            return "pan", loadable.pan

@@ -98,10 +98,10 @@ class TransferCounters:
             if hand_over.custody is not Custody.CENTRAL:
                 return write
             counter = await self._counter(hand_over, meter)
-            for one in hand_over.codes:
-                await self._check_code(principal, one, meter, counter)
-            vends = [_vend_of(one, meter, counter) for one in hand_over.codes]
-            more = sum(one.sale.amount for one in hand_over.codes)
+            for code in hand_over.codes:
+                await self._check_code(principal, code, meter, counter)
+            vends = [_vend_of(code, meter, counter) for code in hand_over.codes]
+            more = sum(code.sale.amount for code in hand_over.codes)
             counter = replace(counter, sold_since_pence=counter.sold_since_pence + more)
             return replace(write, unmoved=(), counter=counter, vends=vends)
 
@@ -126,7 +126,7 @@ class TransferCounters:
                 "codes.participant_id: the supplier, or a PSP it has appointed", field="codes.participant_id"
             )
         card = await self.store.read(PanRecord, sold.sale.pan)
-        if card is None or all(one.value.meter_id != meter.meter_id for one in card.record.uses.periods):
+        if card is None or all(period.value.meter_id != meter.meter_id for period in card.record.uses.periods):
             raise BadField("codes.pan: one that stands or stood for this meter is needed", field="codes.pan")
         if sold.sale.code is not None and sold.sale.code[1] <= counter.seen.last_issued_here:
             raise BadField(
@@ -181,12 +181,12 @@ def _check(hand_over: HandOver) -> None:
         return
     if hand_over.custody is not Custody.CENTRAL:
         raise BadField("codes: they are handed over only to this service", field="codes")
-    counters = [one.sale.code[1] for one in hand_over.codes if one.sale.code is not None]
-    if not all(hand_over.highest_applied < one <= hand_over.last_issued for one in counters):
+    counters = [code.sale.code[1] for code in hand_over.codes if code.sale.code is not None]
+    if not all(hand_over.highest_applied < counter <= hand_over.last_issued for counter in counters):
         raise BadField(
             "codes.utrn_counter: above highest_applied, up to last_issued is needed", field="codes.utrn_counter"
         )
-    ids = {(one.sale.participant_id, one.sale.transaction_id) for one in hand_over.codes}
+    ids = {(code.sale.participant_id, code.sale.transaction_id) for code in hand_over.codes}
     if len(set(counters)) < len(counters) or len(ids) < len(counters):
         raise BadField("codes: each counter and each transaction_id is told once", field="codes")
 
@@ -198,8 +198,12 @@ def _moved(hand_over: HandOver, supplier_id: ParticipantId) -> Callable[[Registr
     """
     whole = Custody.SMSO in (hand_over.custody, hand_over.custody_before)
 
-    def moved(one: Registration) -> Registration:
-        return replace(one, custody=hand_over.custody) if whole or one.supplier_id == supplier_id else one
+    def moved(registration: Registration) -> Registration:
+        return (
+            replace(registration, custody=hand_over.custody)
+            if whole or registration.supplier_id == supplier_id
+            else registration
+        )
 
     return moved
 

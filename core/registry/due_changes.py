@@ -53,7 +53,9 @@ class ApplyDueChange:
             if known.record.due(now) is None:
                 return None
             note = await self.note(known, known.record, now, await self.sequence(known.record))
-            instants = {one for one in known.record.instants() if known.record.effective_through < one <= now}
+            instants = {
+                instant for instant in known.record.instants() if known.record.effective_through < instant <= now
+            }
             write = RegistryWrite(
                 expect=[(Ref(Kind.METER, meter_id), known.revision)],
                 put=[note.meter, *note.notes],

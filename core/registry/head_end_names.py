@@ -25,4 +25,4 @@ def check_head_ends(names: HeadEndNames, after: Meter, before: Meter | None = No
 
 
 def _named(meter: Meter) -> set[str]:
-    return {one.value.head_end for one in meter.settings.periods}
+    return {period.value.head_end for period in meter.settings.periods}

@@ -95,7 +95,7 @@ def _in_place_of(old: Meter, was: Settings, new: Meter, now: Ms) -> Meter:
     first = new.settings.periods[0]
     first = first._replace(value=replace(first.value, tenancy=was.tenancy), since=now, recorded_at=now)
     settings = EffectiveDated((first,))
-    for later in [one for one in old.settings.periods if one.since > now]:
+    for later in [period for period in old.settings.periods if period.since > now]:
         value = replace(settings.periods[-1].value, tenancy=later.value.tenancy)
         if later.value.payment_mode is not was.payment_mode:
             value = replace(value, payment_mode=later.value.payment_mode)

@@ -304,7 +304,9 @@ def custody_after(meter: Meter, supplier: Participant, at: Ms) -> Custody:
     A supplier that had the meter before finds its sequence in the hands it left it in: another generator may have gone
     on with it, and only a hand-over tells how far.
     """
-    before = [one.value for one in meter.registrations.periods if one.value.supplier_id == supplier.participant_id]
+    before = [
+        period.value for period in meter.registrations.periods if period.value.supplier_id == supplier.participant_id
+    ]
     settings = meter.settings.at(at)
     enrolled = settings is None or settings.value.enrolled
     return before[-1].custody if before and enrolled else custody_for(supplier, settings, at)
@@ -345,9 +347,9 @@ def _served(before: Meter, after: Meter) -> list[Ms]:
     """Return the instants whose reminders a change has served: they are carried out, or are no more."""
     kept = set(after.instants())
     return [
-        one
-        for one in sorted(set(before.instants()))
-        if one > before.effective_through and (one <= after.effective_through or one not in kept)
+        instant
+        for instant in sorted(set(before.instants()))
+        if instant > before.effective_through and (instant <= after.effective_through or instant not in kept)
     ]
 
 

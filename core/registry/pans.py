@@ -74,7 +74,7 @@ class PanAdmin:
             raise RecordChanged("the PAN has been replaced already, or stands for nothing", kind="pan")
         dead = uses.adjust(_with(PanStatus.REPLACED), now=now, by=by)
         live = begin(replace(use.value, status=PanStatus.ACTIVE), since=None, now=now, by=by)
-        for later in [one for one in uses.periods if one.since > now]:
+        for later in [period for period in uses.periods if period.since > now]:
             live = live.change(replace(later.value, status=PanStatus.ACTIVE), since=later.since, now=now, by=by)
         self.registrations.count(principal, 1)
         write = RegistryWrite(

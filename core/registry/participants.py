@@ -125,8 +125,8 @@ class ParticipantAdmin:
         write = RegistryWrite(
             expect=[(_ref(participant_id), before.revision)],
             put=[after],
-            claim=[(Ref(Kind.IDENTITY, one), str(participant_id)) for one in sorted(added)],
-            release=[Ref(Kind.IDENTITY, one) for one in sorted(gone)],
+            claim=[(Ref(Kind.IDENTITY, identity), str(participant_id)) for identity in sorted(added)],
+            release=[Ref(Kind.IDENTITY, identity) for identity in sorted(gone)],
             consent=consent,
         )
         revision = await self.store.write(write)
@@ -147,15 +147,15 @@ class ParticipantAdmin:
         require_role(principal, OPERATORS)
         now, by = ms_of(self.clock.now()), principal.participant_id
 
-        def change(one: Participant) -> Participant:
-            last, revoked = one.known_as.last, one.revoked.and_also(more)
-            if last is None or revoked == one.revoked:
-                return one
+        def change(participant: Participant) -> Participant:
+            last, revoked = participant.known_as.last, participant.revoked.and_also(more)
+            if last is None or revoked == participant.revoked:
+                return participant
             known_as = replace(last.value, revoked=revoked)
-            return replace(one, known_as=one.known_as.change(known_as, since=None, now=now, by=by))
+            return replace(participant, known_as=participant.known_as.change(known_as, since=None, now=now, by=by))
 
-        async def consent(one: Participant) -> Consent:
-            operator = one.role is Role.OPERATOR and one.standing is ParticipantStatus.ACTIVE
+        async def consent(participant: Participant) -> Consent:
+            operator = participant.role is Role.OPERATOR and participant.standing is ParticipantStatus.ACTIVE
             return await self.consents.to_bar_operator(participant_id) if operator else NO_CONSENT_NEEDED
 
         return await self._update(participant_id, change, consent)
@@ -174,15 +174,15 @@ class ParticipantAdmin:
         """
         require_role(principal, OPERATORS)
 
-        def change(one: Participant) -> Participant:
-            if one.role is not Role.SUPPLIER or one.supplier_key is None:
+        def change(participant: Participant) -> Participant:
+            if participant.role is not Role.SUPPLIER or participant.supplier_key is None:
                 raise ParticipantNotFound("no supplier of this name", participant_id=participant_id)
-            if one.supplier_key.originator_id != key.originator_id:
+            if participant.supplier_key.originator_id != key.originator_id:
                 raise BadField(
-                    f"supplier_key.originator_id: is {one.supplier_key.originator_id}, which can never change",
+                    f"supplier_key.originator_id: is {participant.supplier_key.originator_id}, which can never change",
                     field="supplier_key.originator_id",
                 )
-            return replace(one, supplier_key=key)
+            return replace(participant, supplier_key=key)
 
         async def consent(_: Participant) -> Consent:
             return await self.consents.of_two(principal, asked)
@@ -210,18 +210,18 @@ class ParticipantAdmin:
         require_role(principal, OPERATORS)
         now, by = ms_of(self.clock.now()), principal.participant_id
 
-        def change(one: Participant) -> Participant:
-            if one.standing is standing:
-                return one
-            if one.standing is ParticipantStatus.LEFT and one.role is not Role.SUPPLIER:
+        def change(participant: Participant) -> Participant:
+            if participant.standing is standing:
+                return participant
+            if participant.standing is ParticipantStatus.LEFT and participant.role is not Role.SUPPLIER:
                 raise _left()
-            return replace(one, standings=one.standings.change(standing, since=None, now=now, by=by))
+            return replace(participant, standings=participant.standings.change(standing, since=None, now=now, by=by))
 
-        async def consent(one: Participant) -> Consent:
-            operator, found = one.role is Role.OPERATOR, NO_CONSENT_NEEDED
+        async def consent(participant: Participant) -> Consent:
+            operator, found = participant.role is Role.OPERATOR, NO_CONSENT_NEEDED
             if operator and standing is not ParticipantStatus.ACTIVE:
                 found = await self.consents.to_bar_operator(participant_id)
-            ends = ParticipantStatus.LEFT in (standing, one.standing) and one.role is Role.SUPPLIER
+            ends = ParticipantStatus.LEFT in (standing, participant.standing) and participant.role is Role.SUPPLIER
             if ends or (operator and standing is not ParticipantStatus.SUSPENDED):
                 found = found.and_of(await self.consents.of_two(principal, asked))
             return found
@@ -238,14 +238,14 @@ class ParticipantAdmin:
         require_role(principal, OPERATORS)
         now, by = ms_of(self.clock.now()), principal.participant_id
 
-        def change(one: Participant) -> Participant:
-            if one.role not in SELLERS:
+        def change(participant: Participant) -> Participant:
+            if participant.role not in SELLERS:
                 raise ParticipantNotFound("no PSP or supplier of this name", participant_id=participant_id)
-            if one.ceiling_pence == pence:
-                return one
-            if len(one.ceilings.periods) >= _CEILINGS_MAX:
+            if participant.ceiling_pence == pence:
+                return participant
+            if len(participant.ceilings.periods) >= _CEILINGS_MAX:
                 raise HistoryFull("no more ceilings of this seller can be kept", periods_max=_CEILINGS_MAX)
-            return replace(one, ceilings=one.ceilings.change(pence, since=None, now=now, by=by))
+            return replace(participant, ceilings=participant.ceilings.change(pence, since=None, now=now, by=by))
 
         return await self._update(participant_id, change)
 
@@ -257,13 +257,13 @@ class ParticipantAdmin:
         require_owner(principal, supplier_id)
         now, by = ms_of(self.clock.now()), principal.participant_id
 
-        def change(one: Participant) -> Participant:
-            if one.role is not Role.SUPPLIER:
+        def change(participant: Participant) -> Participant:
+            if participant.role is not Role.SUPPLIER:
                 raise ParticipantNotFound("no supplier of this name", participant_id=supplier_id)
-            profiles = one.profiles.put(profile, since=since, now=now, by=by)
-            if len(profiles.periods) > max(_PROFILES_MAX, len(one.profiles.periods)):
+            profiles = participant.profiles.put(profile, since=since, now=now, by=by)
+            if len(profiles.periods) > max(_PROFILES_MAX, len(participant.profiles.periods)):
                 raise HistoryFull("no more profiles of this supplier can be kept", periods_max=_PROFILES_MAX)
-            return replace(one, profiles=profiles)
+            return replace(participant, profiles=profiles)
 
         return await self._update(supplier_id, change)
 
@@ -309,8 +309,8 @@ class ParticipantAdmin:
             had, has = set(before.record.identities), set(after.identities)
             return RegistryWrite(
                 put=[after],
-                claim=[(Ref(Kind.IDENTITY, one), str(participant_id)) for one in sorted(has - had)],
-                release=[Ref(Kind.IDENTITY, one) for one in sorted(had - has)],
+                claim=[(Ref(Kind.IDENTITY, identity), str(participant_id)) for identity in sorted(has - had)],
+                release=[Ref(Kind.IDENTITY, identity) for identity in sorted(had - has)],
                 consent=NO_CONSENT_NEEDED if consent is None else await consent(before.record),
             )
 

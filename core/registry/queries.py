@@ -79,13 +79,13 @@ class RegistryQueries:
     async def participants(self, principal: Principal, after: str, limit: int) -> tuple[list[Participant], str]:
         """Return participants in the order of their ids, and where to go on: "" at the end."""
         require_role(principal, READERS - {Role.SUPPLIER})
-        found = [one.record for one in await self.store.list_records(Participant, after=after, limit=limit)]
+        found = [stored.record for stored in await self.store.list_records(Participant, after=after, limit=limit)]
         return found, found[-1].participant_id if len(found) == limit else ""
 
     async def models(self, principal: Principal) -> list[Model]:
         """Return the capability matrix."""
         require_role(principal, READERS)
-        return [one.record for one in await self.store.list_records(Model, limit=_MANY)]
+        return [stored.record for stored in await self.store.list_records(Model, limit=_MANY)]
 
     async def meter(self, principal: Principal, meter_id: MeterId) -> Meter:
         """Return a meter; suppliers see those that are, were or will be theirs."""
@@ -108,11 +108,11 @@ class RegistryQueries:
         """
         require_role(principal, READERS)
         limit = _MANY if principal.role is Role.SUPPLIER else limit
-        found = [one.record for one in await self.store.list_records(Meter, after=after, limit=limit)]
+        found = [stored.record for stored in await self.store.list_records(Meter, after=after, limit=limit)]
         seen: list[Meter] = found
         if principal.role is Role.SUPPLIER:
-            parts = (self._own_part(one, principal.participant_id) for one in found)
-            seen = [one for one in parts if one is not None]
+            parts = (self._own_part(record, principal.participant_id) for record in found)
+            seen = [part for part in parts if part is not None]
         return seen, found[-1].meter_id if len(found) == limit else ""
 
     def _own_part(self, meter: Meter, supplier_id: ParticipantId) -> Meter | None:
@@ -120,13 +120,13 @@ class RegistryQueries:
 
         Who supplied it before may see its own time, and nothing of what came after.
         """
-        require_owner = [one for one in meter.registrations.periods if one.value.supplier_id == supplier_id]
+        require_owner = [period for period in meter.registrations.periods if period.value.supplier_id == supplier_id]
         if not require_owner:
             return None
         until = require_owner[-1].until
         if until is None or until > max(ms_of(self.clock.now()), meter.effective_through):
             return meter
-        settings = EffectiveDated(tuple(one for one in meter.settings.periods if one.since < until))
+        settings = EffectiveDated(tuple(period for period in meter.settings.periods if period.since < until))
         return replace(
             meter,
             registrations=EffectiveDated(tuple(require_owner)),
@@ -141,7 +141,7 @@ class RegistryQueries:
         if known is None:
             raise RecordNotFound("the PAN is not registered", kind="pan")
         if principal.role is Role.SUPPLIER and not any(
-            one.value.supplier_id == principal.participant_id for one in known.record.uses.periods
+            period.value.supplier_id == principal.participant_id for period in known.record.uses.periods
         ):
             raise NotYours("this belongs to another supplier")
         return known.record
@@ -169,7 +169,7 @@ class RegistryQueries:
         require_owner(principal, supplier_id)
         start = f"{supplier_id}/{after or f'{since:013d}'}"
         page = await self.store.list_records(RegistrationChange, supplier_id, after=start, limit=limit)
-        found = [one.record for one in page]
+        found = [stored.record for stored in page]
         return found, key_of(found[-1]) if len(found) == limit else ""
 
     async def appointments(
@@ -181,7 +181,7 @@ class RegistryQueries:
             supplier_id = principal.participant_id
         ids = () if supplier_id is None else (supplier_id,)
         found: Sequence[Appointments] = [
-            one.record for one in await self.store.list_records(Appointments, *ids, after=after, limit=limit)
+            stored.record for stored in await self.store.list_records(Appointments, *ids, after=after, limit=limit)
         ]
         seen = [
             one
@@ -222,11 +222,11 @@ class RegistryQueries:
         found = await self._sellers(supplier.record, whose.value.custody, instant)
         sellers = tuple(
             replace(
-                one,
-                may_issue=one.may_issue and can.central_issue,
-                may_deliver=one.may_deliver and can.over_the_air,
+                seller,
+                may_issue=seller.may_issue and can.central_issue,
+                may_deliver=seller.may_deliver and can.over_the_air,
             )
-            for one in found
+            for seller in found
         )
         return Sellers(meter_id=meter_id, supplier_id=supplier_id, sellers=sellers)
 

@@ -97,8 +97,8 @@ class ReconcilePans:
         async for claims in lists:
             if len(told) + len(claims) > _CLAIMS_MAX:
                 raise BadField(f"claims: at most {_CLAIMS_MAX} in all; reconcile in parts", field="claims")
-            told.update(one.pan for one in claims)
-            found = (self._compare(one, supplier_id, self._now()) for one in claims)
+            told.update(claim.pan for claim in claims)
+            found = (self._compare(claim, supplier_id, self._now()) for claim in claims)
             yield Findings(found=[one for one in found if one is not None], pans=len(claims))
         usable: dict[tuple[MeterId, int], bool] = {}
         async for part in self._cards(supplier_id, told, usable):
@@ -113,7 +113,10 @@ class ReconcilePans:
         except NotReady:
             # It is there, and this node cannot say what it stands for.
             return None
-        if known is None or supplier_id not in (None, *(one.value.supplier_id for one in known.record.uses.periods)):
+        if known is None or supplier_id not in (
+            None,
+            *(period.value.supplier_id for period in known.record.uses.periods),
+        ):
             return Finding(kind=FindingKind.NOT_REGISTERED, pan=claim.pan, meter_id=claim.meter_id)
         use = _use(known.record, now)
         if use is None or use.meter_id != claim.meter_id:

@@ -91,7 +91,10 @@ async def transact(
         if isinstance(outcome, Written):
             return outcome
         named = dict(outcome.expect)
-        expect = [*outcome.expect, *(one for one in reads.preconditions if one[0] not in named)]
+        expect = [
+            *outcome.expect,
+            *(precondition for precondition in reads.preconditions if precondition[0] not in named),
+        ]
         revision = await store.write(replace(outcome, expect=expect))
         if revision is not None:
             return Written(revision=revision)

@@ -30,7 +30,7 @@ async def sell(channel: grpc.aio.Channel, till: Till, pan: str, pence: int, *, d
     asked = pb.CheckEligibilityRequest(pan=pan, amount_pence=pence, channel=through, deliver=deliver)
     eligibility = await stub.CheckEligibility(asked, timeout=2.0)
     if not eligibility.eligible:
-        names = [errors_pb2.ErrorReason.Name(one.reason) for one in eligibility.objections]
+        names = [errors_pb2.ErrorReason.Name(objection.reason) for objection in eligibility.objections]
         say({"eligible": False, "objections": [name.removeprefix("ERROR_REASON_") for name in names]})
         return EXIT_REFUSED
     # The consumer pays here. The till makes the id, and has it on disk before it calls.

@@ -78,7 +78,7 @@ def test_every_figure_of_the_runbooks_is_told_by_nodes() -> None:
 
 
 def test_a_calls_list_of_errors_has_the_status_of_each_reason() -> None:
-    statuses = {one.status for one in OUTCOMES.values()}
+    statuses = {outcome.status for outcome in OUTCOMES.values()}
     listed = 0
     for file in sorted((ROOT / "proto" / "utrn").rglob("*.proto")):
         text = re.sub(r"\n\s*//", "", file.read_text())

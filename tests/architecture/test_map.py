@@ -40,7 +40,7 @@ def _missing(text: str, folder: Path) -> Iterator[str]:
     for name in NAMED.findall(text):
         if (ROOT / name).exists() or (folder / name).exists() or name in ELSEWHERE:
             continue
-        if not any(one.endswith(f"/{name}") for one in FILES):
+        if not any(file.endswith(f"/{name}") for file in FILES):
             yield name
 
 

@@ -139,7 +139,7 @@ def test_what_a_refused_request_holds_is_kept_masked_and_shown_without_moving_a_
     asyncio.run(_sell(attacked))
     shown = utrn("audit", "show", *_files(attacked))
     assert not [one for one in shown if not one.isprintable() and one != "\n"]
-    kept = "".join(Path(one).read_text() for one in _files(attacked))
+    kept = "".join(Path(file).read_text() for file in _files(attacked))
     kept += "".join(one.read_text() for one in attacked.log_file("node-a").parent.glob("node-*"))
     assert not re.search(rf"{card}|{code}", kept)
 
@@ -184,7 +184,7 @@ def _cut(path: Path) -> None:
 
 
 def _of(stack: DevStack, node: str) -> set[Path]:
-    return {Path(one) for one in _files(stack) if Path(one).name.startswith(f"{node}-")}
+    return {Path(file) for file in _files(stack) if Path(file).name.startswith(f"{node}-")}
 
 
 def _ended_by_next_life(stack: DevStack) -> bool:
@@ -210,4 +210,6 @@ def test_nothing_is_added_to_or_cut_off_the_file_of_a_life_that_has_ended(attack
             path.write_bytes(before)
             forge(path)
         problems = _verify(attacked, code=1)["problems"]
-        assert [[one for one in problems if path.name in one] != [] for path in whole] == [True, True], problems
+        assert [[problem for problem in problems if path.name in problem] != [] for path in whole] == [True, True], (
+            problems
+        )

@@ -51,10 +51,10 @@ async def minted(stack: DevStack, who: str) -> int:
     config = load_config(stack.node_config("node-a")).etcd
     client = EtcdClient(config)
     try:
-        sales = [one.vend.sale async for one in all_vends(client, config)]
+        sales = [stored.vend.sale async for stored in all_vends(client, config)]
     finally:
         await client.close()
-    return sum(one.amount for one in sales if one.participant_id == who)
+    return sum(sale.amount for sale in sales if sale.participant_id == who)
 
 
 def figures(stack: DevStack, name: str, who: str) -> list[float]:
@@ -63,8 +63,8 @@ def figures(stack: DevStack, name: str, who: str) -> list[float]:
     for node in stack.plan.nodes:
         with urllib.request.urlopen(stack.metrics_url(node), timeout=10) as page:  # noqa: S310  # our own node
             families = text_string_to_metric_families(page.read().decode())
-            samples = [one for family in families for one in family.samples]
-        found += [one.value for one in samples if one.name == name and one.labels["participant"] == who]
+            samples = [sample for family in families for sample in family.samples]
+        found += [sample.value for sample in samples if sample.name == name and sample.labels["participant"] == who]
     return found
 
 
@@ -72,12 +72,12 @@ async def test_a_stolen_certificate_mints_up_to_the_ceiling_and_is_seen(attacked
     """Nothing is configured: the ceiling is there."""
     thief, ceiling, pence = next(iter(SUPPLIERS)), FlowConfig().ceiling_pence, 800_000
     answers = await mint(attacked, thief, pence)
-    said = Counter(one.reason for one in answers)
+    said = Counter(answer.reason for answer in answers)
     assert said["CEILING_REACHED"] > 0
     assert ceiling - 2 * pence < await minted(attacked, thief) <= ceiling
     assert sum(figures(attacked, "utrn_sold_pence_total", thief)) == await minted(attacked, thief)
     assert max(figures(attacked, "utrn_ceiling_used", thief)) > 0.8
-    refused = next(one for one in answers if one.reason == "CEILING_REACHED")
+    refused = next(answer for answer in answers if answer.reason == "CEILING_REACHED")
     assert "utrn participant ceiling" in refused.message
     assert "give the money back" in refused.message
 
@@ -90,7 +90,7 @@ async def test_an_operator_moves_a_ceiling_and_both_nodes_hold_to_it(attacked: D
     async with raw_channel(attacked, OPERATOR) as channel:
         assert not (await raw_call(channel, set_ceiling, lower)).reason
     answers = await mint(attacked, PSP, 10_000, rounds=2)
-    assert {one.reason for one in answers} == {"", "CEILING_REACHED"}
+    assert {answer.reason for answer in answers} == {"", "CEILING_REACHED"}
     assert 150_000 < await minted(attacked, PSP) <= 200_000
 
 

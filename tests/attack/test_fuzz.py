@@ -88,8 +88,8 @@ async def _fire(stack: DevStack, calls: Iterator[Shot], wrong: list[str]) -> Non
             if problem:
                 wrong.append(f"{problem}: {shot.who} {shot.path} {[one.hex()[:400] for one in shot.bodies]}: {answer}")
     finally:
-        for one in channels.values():
-            await one.__aexit__(None, None, None)
+        for channel in channels.values():
+            await channel.__aexit__(None, None, None)
 
 
 async def _answer(channel: grpc.aio.Channel, shot: Shot) -> Answer:

@@ -137,10 +137,10 @@ async def test_a_node_that_is_gone_is_missed_until_an_operator_takes_it_off_the_
     assert "NODE_UNKNOWN" in utrn("cluster", "forget", "node-z", *_options(stack), code=1)
     assert "NODE_ALIVE" in utrn("cluster", "forget", "node-c", *_options(stack), code=1)
     stack.kill("node-c", signal.SIGKILL)
-    await _until(stack, lambda now: [one.node_id for one in now.nodes if not one.alive] == ["node-c"])
+    await _until(stack, lambda now: [node.node_id for node in now.nodes if not node.alive] == ["node-c"])
     assert "node-c is not there" in utrn("cluster", "status", *_options(stack), code=3)
     utrn("cluster", "forget", "node-c", *_options(stack))
-    await _until(stack, lambda now: [one.node_id for one in now.nodes] == ["node-a", "node-b"])
+    await _until(stack, lambda now: [node.node_id for node in now.nodes] == ["node-a", "node-b"])
     assert "NODE_UNKNOWN" in utrn("cluster", "forget", "node-c", *_options(stack), code=1)
 
 
@@ -248,9 +248,9 @@ async def test_the_kit_sells_on_while_a_node_is_killed_and_a_till_that_died_goes
         codes = [await till.sell(pan, 100 + number, channel=types_pb2.CHANNEL_APP) for number in range(10)]
         stack.kill("node-a", signal.SIGKILL)
         codes += [await till.sell(pan, 200 + number, channel=types_pb2.CHANNEL_APP) for number in range(20)]
-        assert len({one.code.utrn for one in codes}) == 30
-        for one in codes:
-            one.done()
+        assert len({code.code.utrn for code in codes}) == 30
+        for code in codes:
+            code.done()
         with pytest.raises(SaleRefused) as refused:
             await till.sell("9826000000000000000", 100, channel=types_pb2.CHANNEL_APP)
         assert refused.value.reason in ("PAN_UNKNOWN", "BAD_FIELD")
@@ -274,7 +274,7 @@ async def test_the_kit_sells_on_while_a_node_is_killed_and_a_till_that_died_goes
         third.end(later.transaction_id, "never asked")
         async with open_channel(targets, _tls(stack, PSP)) as channel:
             results = await Till(channel, third).resume()
-        assert [type(one).__name__ for one in results.values()] == ["Answer"]
+        assert [type(result).__name__ for result in results.values()] == ["Answer"]
         for answer in results.values():
             assert isinstance(answer, Answer)
             answer.done()
@@ -306,7 +306,7 @@ async def test_grpc_js_with_the_same_policy_sells_on_while_a_node_is_killed(
             stack.kill("node-b", signal.SIGKILL)
     till.stdin.close()
     assert await till.wait() == 0
-    assert len({one["code"] for one in answers}) == 60
+    assert len({answer["code"] for answer in answers}) == 60
     audit = await drained(stack)
     assert (audit.vends, audit.findings) == (60, [])
 

@@ -115,7 +115,7 @@ def test_the_key_ceremony_as_the_document_shows_it(tmp_path: Path) -> None:
     for command in shown:
         utrn(*command.split(), cwd=tmp_path)
     keys = as_json(utrn(*shown[-1].split(), "--json", cwd=tmp_path))["keys"]
-    assert [(one["key_id"], one["extractable"], one["never_left"]) for one in keys] == [
+    assert [(key["key_id"], key["extractable"], key["never_left"]) for key in keys] == [
         ("90b3d51f30010001", False, True)
     ]
     assert "taken" in utrn(*shown[1].split(), cwd=tmp_path, code=1)

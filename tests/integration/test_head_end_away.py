@@ -168,7 +168,7 @@ async def test_a_head_end_that_no_node_is_configured_with_is_seen_and_its_meters
                 if objections:
                     break
                 await asyncio.sleep(0.05)
-        assert [one.facts["head_end"] for one in objections] == ["smso-old"]
+        assert [objection.facts["head_end"] for objection in objections] == ["smso-old"]
         assert (await refused(stub.TopUp(top_up(transaction_id=new_id(), pan=pan)))).reason == "HEAD_END_UNKNOWN"
         await stub.IssueUtrn(
             pb.IssueUtrnRequest(transaction_id=new_id(), pan=pan, amount_pence=500, channel=types_pb2.CHANNEL_ONLINE)

@@ -38,7 +38,7 @@ NORTH, SOUTH = SUPPLIERS
 def meters_of(stack: DevStack, supplier: str) -> list[tuple[str, str]]:
     """PAN and meter of every meter of a supplier."""
     lines = map(json.loads, (stack.folder / "sandbox" / "meters.jsonl").read_text().splitlines())
-    whose = {one["meter_id"]: one["supplier_id"] for one in lines if one["type"] == "meter"}
+    whose = {line["meter_id"]: line["supplier_id"] for line in lines if line["type"] == "meter"}
     pairs = meter_by_pan(stack.folder / "sandbox").items()
     return [(pan, meter_id) for pan, meter_id in pairs if whose[meter_id] == supplier]
 
@@ -63,7 +63,7 @@ async def test_eligibility_says_everything_that_stands_against_a_sale(module_sta
         async with asyncio.timeout(PATIENCE_S):
             while len((reply := await stub.CheckEligibility(asked)).objections) < 3:  # noqa: ASYNC110  # the node is asked
                 await asyncio.sleep(0.01)
-        reasons = [one.message for one in reply.objections]
+        reasons = [objection.message for objection in reply.objections]
         assert not reply.eligible
         assert ["blocked" in reasons[0], "credit mode" in reasons[1], "at most 2000" in reasons[2]] == [True] * 3
         assert reply.objections[2].facts == {"max_credit_pence": "2000"}
@@ -183,5 +183,5 @@ def _holds_no_secret(trail: str, stack: DevStack, key: Path) -> None:
     secrets = [*key.read_text().splitlines()[1:-1], *meter_by_pan(stack.folder / "sandbox")]
     secrets += [one.read_text().strip() for one in stack.folder.rglob("*pin*") if one.is_file()]
     assert len(secrets) > 5
-    assert not [one for one in secrets if one in decisions]
+    assert not [secret for secret in secrets if secret in decisions]
     assert not re.search(r"[0-9]{17,}", decisions)

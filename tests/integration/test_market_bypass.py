@@ -456,7 +456,7 @@ def _look_at(told: Sequence[Any], expected: str, who: str) -> None:
         assert (told[0].eligible, told[0].supplier_id) == (False, "")
         assert objection.reason == errors_pb2.ERROR_REASON_NOT_APPOINTED
     if expected == LINE:
-        assert (told[0].loaded, [one.reason for one in told[0].problems]) == (0, [Y])
+        assert (told[0].loaded, [problem.reason for problem in told[0].problems]) == (0, [Y])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -738,5 +738,5 @@ async def test_a_supplier_learns_nothing_of_anothers_cards_by_reconciling(attack
         request = pan_pb.ReconcilePansRequest(supplier_id=SOUTH, claims=[pan_pb.PanClaim(pan=pan, meter_id=meter_id)])
         # Whether the node has heard of the block yet or not: the answer must be the same.
         reply = await answers(attacked, SOUTH, "PanService.ReconcilePans", request)
-        told[name] = [pan_pb.PanFindingKind.Name(one.kind) for one in reply[0].findings]
+        told[name] = [pan_pb.PanFindingKind.Name(finding.kind) for finding in reply[0].findings]
     assert len(set(map(tuple, told.values()))) == 1, told

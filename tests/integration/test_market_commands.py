@@ -221,7 +221,7 @@ def loaded(teller: Teller, tmp_path: Path) -> None:
     file.write_text(file.read_text().replace('"meter_id": "no"', f'"meter_id": "{meter_id_of(1)}"'))
     assert "0 lines loaded, 2 unchanged" in teller.table(OPERATOR, "registry", "load", str(file), "--after-line", "2")
     states = teller.json(OUTSIDER, "appoint", "show", WEST, OUTSIDER)["appointments"][0]["states"]
-    assert [one["state"] for one in states] == ["APPOINTMENT_STATE_ACCEPTED"]
+    assert [state["state"] for state in states] == ["APPOINTMENT_STATE_ACCEPTED"]
 
 
 NEW = ["--supplier", WEST, "--head-end", "sandbox", "--point", POINT.hex()]
@@ -426,7 +426,7 @@ def hands(teller: Teller) -> None:
     teller.json(WEST, "meter", "cancel", meter_id)
     at = in_(seconds=0.5)
     teller.both(OPERATOR, "meter", "change-supplier", meter_id, *to_south, "--since", at)
-    teller.until(lambda: SOUTH in {one["supplier_id_after"] for one in _changes(teller)})
+    teller.until(lambda: SOUTH in {change["supplier_id_after"] for change in _changes(teller)})
     instant = teller.json(SOUTH, "meter", "show", meter_id)["registrations"][-1]["period"]["since"]
     assert instant == at.replace("+00:00", "Z")
     assert teller.refused(WEST, "meter", "end", meter_id).startswith("NOT_YOURS: ")
@@ -462,7 +462,7 @@ def _changes(teller: Teller, *options: str) -> list[dict[str, Any]]:
 
 def who_could_sell_and_what_changed(teller: Teller) -> None:
     meter_id = meter_id_of(2)
-    changed = [one for one in _changes(teller) if one["meter_id"] == meter_id]
+    changed = [change for change in _changes(teller) if change["meter_id"] == meter_id]
     kinds = [kind.removeprefix("REGISTRATION_CHANGE_KIND_") for one in changed for kind in one["kinds"]]
     assert kinds == ["PAYMENT_MODE", "PAYMENT_MODE", "CUSTODY", "CUSTODY", "TENANCY", "SUPPLIER"]
     lost = changed[-1]

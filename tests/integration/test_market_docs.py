@@ -139,7 +139,7 @@ no command
 def meters_of_north(stack: DevStack) -> list[tuple[str, str]]:
     """Return meter and PAN of every meter of the northern supplier."""
     lines = map(json.loads, (stack.folder / "sandbox" / "meters.jsonl").read_text().splitlines())
-    whose = {one["meter_id"]: one["supplier_id"] for one in lines if one["type"] == "meter"}
+    whose = {line["meter_id"]: line["supplier_id"] for line in lines if line["type"] == "meter"}
     pairs = meter_by_pan(stack.folder / "sandbox").items()
     return [(meter_id, pan) for pan, meter_id in pairs if whose[meter_id] == NORTH]
 
@@ -236,7 +236,7 @@ def test_every_command_that_the_pages_show_runs_as_it_is_shown(story: Story) -> 
         "--target HOST:PORT --cert C --key K --ca CA": story.parties()["OPERATOR"],
     }
     loads = shown_in(pages[FILE])
-    assert {one.command.split()[2] for one in loads} == {"check", "load"}
+    assert {load.command.split()[2] for load in loads} == {"check", "load"}
     for shown in loads:
         command = shown.command
         for word, value in stands_for.items():
@@ -256,7 +256,7 @@ def test_every_command_that_the_pages_show_runs_as_it_is_shown(story: Story) -> 
 
 @pytest.fixture(scope="module")
 def guide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    (install,) = [one.command for one in guide_commands() if one.command.startswith("(")]
+    (install,) = [command.command for command in guide_commands() if command.command.startswith("(")]
     return make_guide(tmp_path_factory.mktemp("guide"), install)
 
 

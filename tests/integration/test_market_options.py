@@ -339,16 +339,16 @@ async def test_every_node_sees_every_kind_of_change_within_a_second(three_nodes:
             request = appointment_pb.SuspendAppointmentRequest(name=name, suspended=suspended)
             return lambda: appointing.SuspendAppointment(request)
 
-        def standing(one: participant_pb.ParticipantStatus.ValueType) -> Change:
+        def standing(value_type: participant_pb.ParticipantStatus.ValueType) -> Change:
             return lambda: operator.SetParticipantStatus(
-                participant_pb.SetParticipantStatusRequest(participant_id=PSP, status=one)
+                participant_pb.SetParticipantStatusRequest(participant_id=PSP, status=value_type)
             )
 
         def card(*, blocked: bool) -> Change:
             return lambda: operator.SetPanBlocked(pan_pb.SetPanBlockedRequest(pan=pan, blocked=blocked))
 
-        def mode(one: meter_pb.PaymentMode.ValueType) -> Change:
-            settings = meter_pb.MeterSettings(payment_mode=one)
+        def mode(value_type: meter_pb.PaymentMode.ValueType) -> Change:
+            settings = meter_pb.MeterSettings(payment_mode=value_type)
             return lambda: operator.ChangeMeter(meter_pb.ChangeMeterRequest(meter_id=meter_id, settings=settings))
 
         def supplier(losing: str, gaining: str) -> Change:
@@ -444,13 +444,13 @@ async def test_a_change_of_supplier_takes_place_at_its_instant_on_three_nodes(th
             tasks.create_task(_race(new, new_pan, instant.timestamp() + 0.5, refusals))
     assert refusals <= {"PAN_UNKNOWN", "NOT_APPOINTED", "PAN_NOT_CURRENT", "REGISTRY_MOVED"}
     vends, turned = await written(three_nodes, raced)
-    assert {one.supplier_id for one in vends} == {NORTH, SOUTH}
-    for one in vends:
-        before = one.supplier_id == NORTH
-        assert (one.revision < turned) == before
-        assert (one.issued_ms < since.ToMilliseconds()) == before
+    assert {vend.supplier_id for vend in vends} == {NORTH, SOUTH}
+    for vend in vends:
+        before = vend.supplier_id == NORTH
+        assert (vend.revision < turned) == before
+        assert (vend.issued_ms < since.ToMilliseconds()) == before
     for supplier_id in (NORTH, SOUTH):
-        counters = sorted(one.counter for one in vends if one.supplier_id == supplier_id)
+        counters = sorted(vend.counter for vend in vends if vend.supplier_id == supplier_id)
         assert counters == list(range(1, len(counters) + 1)), "each side has a sequence of its own, and it is dense"
     note = await _note_of(three_nodes, quiet)
     assert note.at == since, "nobody asked, and it took place"
@@ -473,7 +473,7 @@ async def _note_of(stack: DevStack, meter_id: str) -> meter_pb.RegistrationChang
     async with registry_caller(stack, NORTH, node="node-c") as registry, asyncio.timeout(PATIENCE_S):
         while True:
             changes = (await registry.ListRegistrationChanges(meter_pb.ListRegistrationChangesRequest())).changes
-            found = [one for one in changes if one.meter_id == meter_id]
+            found = [change for change in changes if change.meter_id == meter_id]
             if found:
                 return found[0]
             await asyncio.sleep(0.02)

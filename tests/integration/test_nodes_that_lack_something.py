@@ -64,7 +64,7 @@ async def test_a_key_missing_at_one_node_is_that_nodes_trouble(make_stack: MakeS
     assert "utrn_hsm_ready 1.0" in await _until("utrn_hsm_ready", stack, "node-b")
     # Whoever asks it nevertheless is told to ask again: nothing final, and the other supplier's sales go on.
     answers = await _sale_of_every_meter(stack, "node-b")
-    missing = [one for one in answers if one is not None]
+    missing = [answer for answer in answers if answer is not None]
     assert missing
     for failure in missing:
         assert (failure.code, failure.reason) == (grpc.StatusCode.UNAVAILABLE, "KEY_MISSING")

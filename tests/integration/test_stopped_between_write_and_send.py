@@ -50,7 +50,7 @@ async def _credited(stack: DevStack) -> set[str]:
     """Return the meters that have credited something."""
     async with _channel(stack, stack.fleet_target) as channel:
         stub: sandbox_rpc.FleetServiceAsyncStub = sandbox_rpc.FleetServiceStub(channel)
-        return {one.meter_id async for one in stub.ListCredits(sandbox_pb.ListCreditsRequest())}
+        return {ListCredit.meter_id async for ListCredit in stub.ListCredits(sandbox_pb.ListCreditsRequest())}
 
 
 async def _counts(stack: DevStack) -> dict[str, int]:
@@ -71,8 +71,8 @@ async def _sell_until_held(stack: DevStack, marker: Path) -> set[str]:
 
 async def _change_supplier(stack: DevStack, meters: set[str]) -> None:
     async with registry_caller(stack, OPERATOR, node="node-b") as registry, asyncio.TaskGroup() as tasks:
-        for one in meters:
-            tasks.create_task(_changed(registry, one))
+        for meter in meters:
+            tasks.create_task(_changed(registry, meter))
 
 
 async def _sold(stub: Any, pan: str) -> None:

@@ -70,8 +70,8 @@ _BLOCKED = ("PAN_BLOCKED", FAILED_PRECONDITION, "")
 
 def _open_ids(book: Path) -> set[str]:
     entries = [json.loads(line) for line in book.read_text().splitlines() if line.startswith("{")]
-    ends = {one["end"] for one in entries if one.get("told", True) and "end" in one}
-    return {one["begin"]["transaction_id"] for one in entries if "begin" in one} - ends
+    ends = {entry["end"] for entry in entries if entry.get("told", True) and "end" in entry}
+    return {entry["begin"]["transaction_id"] for entry in entries if "begin" in entry} - ends
 
 
 @BOTH
@@ -183,8 +183,8 @@ async def test_a_broken_line_costs_that_line_only(
 ) -> None:
     book, sales = tmp_path / "sales.jsonl", [make_transaction_id(), make_transaction_id()]
     lines = [
-        json.dumps({"begin": {"transaction_id": one, "pan": PAN, "amount_pence": 7, "channel": 3, "deliver": True}})
-        for one in sales
+        json.dumps({"begin": {"transaction_id": sale, "pan": PAN, "amount_pence": 7, "channel": 3, "deliver": True}})
+        for sale in sales
     ]
     broken = [b"\0" * 50, b'{"begin": {"transaction_id": 7}}', b"\xff\xfe", b"null", b'{"begin": {"trans']
     book.write_bytes(b"\n".join([lines[0].encode(), *broken, b"\0\0" + lines[1].encode()]))
@@ -195,7 +195,7 @@ async def test_a_broken_line_costs_that_line_only(
         # They are asked for side by side.
         assert (code, sorted(one["transaction_id"] for one in said)) == (0, sorted(sales))
         assert await ended(program, guide, *arguments) == (0, [])
-    assert sorted(node.asked) == sorted((one, True) for one in sales)
+    assert sorted(node.asked) == sorted((sale, True) for sale in sales)
 
 
 @BOTH

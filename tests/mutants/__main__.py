@@ -17,7 +17,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--no-control", action="store_true", help="leave out the run without a fault")
     chosen = parser.parse_args(arguments)
     mutants = [
-        one for one in MUTANTS if (not chosen.quick or one.quick) and (not chosen.names or one.name in chosen.names)
+        mutant
+        for mutant in MUTANTS
+        if (not chosen.quick or mutant.quick) and (not chosen.names or mutant.name in chosen.names)
     ]
     if not mutants:
         parser.error("no such mutant")
@@ -27,9 +29,9 @@ def main(arguments: list[str]) -> int:
         print("red without any fault, so nothing can be said:", *broken, sep="\n  ")
         return 2
     verdicts = run_all(mutants, jobs=chosen.jobs, say=lambda line: print(line, flush=True))
-    survivors = [one for one in verdicts if not one.killed]
-    for one in survivors:
-        print(_where_to_look(one))
+    survivors = [verdict for verdict in verdicts if not verdict.killed]
+    for survivor in survivors:
+        print(_where_to_look(survivor))
     print(f"{time.perf_counter() - started:.0f} s")
     print(f"killed {len(verdicts) - len(survivors)} of {len(verdicts)}")
     return 1 if survivors else 0

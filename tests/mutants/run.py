@@ -115,8 +115,8 @@ def _noticed(killer: str | int, output: str) -> str:
 def control(mutants: Iterable[Mutant]) -> list[str]:
     """Return what is red without any fault: a killer that always kills proves nothing."""
     chosen = list(mutants)
-    tests = sorted({one.killer for one in chosen if isinstance(one.killer, str)})
-    most = max((one.killer for one in chosen if isinstance(one.killer, int)), default=0)
+    tests = sorted({mutant.killer for mutant in chosen if isinstance(mutant.killer, str)})
+    most = max((mutant.killer for mutant in chosen if isinstance(mutant.killer, int)), default=0)
     broken = []
     with _copy() as tree:
         for command in (

@@ -13,9 +13,9 @@ PRODUCT = ("core/", "cluster/", "client/", "app/cli/")
 
 
 def test_there_are_enough_and_each_has_a_name_of_its_own() -> None:
-    names = [one.name for one in MUTANTS]
+    names = [mutant.name for mutant in MUTANTS]
     assert len(set(names)) == len(names) >= LEAST
-    assert sum(one.quick for one in MUTANTS) >= 10
+    assert sum(mutant.quick for mutant in MUTANTS) >= 10
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda one: one.name)

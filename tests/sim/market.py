@@ -34,7 +34,7 @@ class MarketActs:
         """Change of Supplier, now or due later; the gaining supplier gives a new card for it."""
         meter_id, at = self._meter(), self._at()
         losing = self._supplier_of(meter_id)
-        gaining = next(one.participant_id for one in SUPPLIERS if one.participant_id != losing)
+        gaining = next(supplier.participant_id for supplier in SUPPLIERS if supplier.participant_id != losing)
         operator = principal(OPERATOR.participant_id)
         done = await self._do(lambda node: node.meters.change_supplier(operator, meter_id, losing, gaining, at))
         if done:

@@ -58,7 +58,10 @@ class SimSigner:
         await asyncio.sleep(0.0005)
         if self.broken:
             return [HsmUnavailable("no HSM worker is ready") for _ in requests]
-        return [code_of(one.key.originator_id, one.meter_id, one.counter, one.value.value) for one in requests]
+        return [
+            code_of(request.key.originator_id, request.meter_id, request.counter, request.value.value)
+            for request in requests
+        ]
 
 
 @dataclass(slots=True)

@@ -135,7 +135,7 @@ class SimClient:
     ) -> AsyncIterator[tuple[Sequence[pb.KeyValue], int]]:
         # One page: `FakeEtcd` lists as of one revision, and this link then delays or loses all of it.
         async def whole() -> list[tuple[Sequence[pb.KeyValue], int]]:
-            return [one async for one in self._etcd.pages(prefix, keys_only=keys_only)]
+            return [page async for page in self._etcd.pages(prefix, keys_only=keys_only)]
 
         for one in await self._link.read(whole):
             yield one

@@ -118,7 +118,7 @@ class Tills:
             before = len(self._sim.history.calls)
             async with asyncio.timeout(_SOON_S):
                 await self.ask("after", sale, attempts=_ATTEMPTS_MAX, at=node)
-            mine = [one for one in self._sim.history.calls[before:] if one.transaction_id == sale.transaction_id]
+            mine = [call for call in self._sim.history.calls[before:] if call.transaction_id == sale.transaction_id]
             return any(one.outcome != "unknown" for one in mine)
 
         async with asyncio.TaskGroup() as sales:

@@ -53,7 +53,7 @@ OPERATOR = Participant(
     standings=always(ParticipantStatus.ACTIVE),
 )  # fmt: skip
 PARTICIPANTS = (NORTH, SOUTH, WEST, CORNER, HARBOUR, OPERATOR)
-BY_ID = {one.participant_id: one for one in PARTICIPANTS}
+BY_ID = {participant.participant_id: participant for participant in PARTICIPANTS}
 SUPPLIERS = (NORTH, SOUTH)
 
 
@@ -91,8 +91,8 @@ class Town:
             appointed(SOUTH.participant_id, PSP_ID),
             appointed(SOUTH.participant_id, HARBOUR.participant_id),
         ]
-        for one in self.meter_ids:
-            records += [meter(one), self._card(one, SUPPLIER_ID)]
+        for id_ in self.meter_ids:
+            records += [meter(id_), self._card(id_, SUPPLIER_ID)]
         if self.foreign is not None:
             records += [_west_meter(self.foreign), self._card(self.foreign, WEST.participant_id)]
         return records

@@ -306,7 +306,7 @@ class Simulation:
         me = self.nodes[name]
         if not me.ownership.seen:
             return None
-        near = [one for one in self.nodes.values() if one is not me and not me.link.silent and not one.link.silent]
+        near = [node for node in self.nodes.values() if node is not me and not me.link.silent and not node.link.silent]
         return Sight(
             walls={name: wall, **{one.name: one.time.wall() for one in near}},
             times={one.name: one.time.estimate() for one in near},
@@ -336,7 +336,7 @@ class Simulation:
         ahead_s = (int(kv.value) - ms_of(NOW)) / 1000 - now_s()
         further = ahead_s > max((0.0, *(one.ahead_s for one in self.times_off))) + _OFF_S
         if further or (kv.version == 1 and ahead_s < -_OFF_S):
-            known_to = [one.name for one in self.nodes.values() if one.knows_time]
+            known_to = [node.name for node in self.nodes.values() if node.knows_time]
             self.times_off.append(TimeOff(revision=revision, ahead_s=ahead_s, known_to=known_to))
 
     async def _judge_time(self) -> None:
@@ -414,7 +414,9 @@ class Simulation:
         told = "\n".join([*map(repr, ledger), *map(repr, self.history.calls), *map(repr, self.meters.credits)])
         return SimResult(
             seed=self.seed,
-            findings=[one for one in findings if not any(known in one.text for known in self.switches.known)],
+            findings=[
+                finding for finding in findings if not any(known in finding.text for known in self.switches.known)
+            ],
             digest=hashlib.sha256(told.encode()).hexdigest(),
             vends=sum(getattr(event.change, "created", False) for event in ledger),
             virtual_s=now_s(),

@@ -85,7 +85,7 @@ def told(path: Path, anchor: Anchor | None = None) -> AuditLogReader:
 
 def first_format(lines: Sequence[dict[str, Any]]) -> bytes:
     """Return a file of one block, as programs wrote it before there was a header."""
-    body = "".join(json.dumps(one) + "\n" for one in lines).encode()
+    body = "".join(json.dumps(line) + "\n" for line in lines).encode()
     before = hashlib.sha256(b"").hexdigest()
     digest = hashlib.sha256(before.encode() + body).hexdigest()
     return body + json.dumps({"block": 0, "prev": before, "sha256": digest, "lost": 0}).encode() + b"\n"

@@ -252,7 +252,7 @@ def _take_away() -> None:
     options = kit.options
 
     def without(server_name: str, **rest: Any) -> list[tuple[str, Any]]:
-        return [one for one in options(server_name, **rest) if "keepalive" not in one[0]]
+        return [option for option in options(server_name, **rest) if "keepalive" not in option[0]]
 
     kit.options = without
 

@@ -18,9 +18,9 @@ from hsm.pool import WorkerPool
 from hsm.worker_process import WorkerProcess
 
 
-async def _start_or_raise(self: WorkerPool, one: WorkerProcess) -> bool:
+async def _start_or_raise(self: WorkerPool, process: WorkerProcess) -> bool:
     del self
-    one._spawn()
+    process._spawn()
     return True
 
 

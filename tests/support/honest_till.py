@@ -86,7 +86,7 @@ class HonestTill:
     def between(self, start: float, end: float | None = None) -> Figures:
         """Return what it saw from `start` to `end`, by when each sale ended; `end` None is now."""
         until = time.monotonic() if end is None else end
-        seen = [one for one in self._sales() if start <= one.at <= until]
+        seen = [sale for sale in self._sales() if start <= sale.at <= until]
         outcomes, took = Counter(one.outcome for one in seen), sorted(one.ms for one in seen)
         if len(took) < 2:
             return Figures(outcomes, *(took or [0.0]) * 3)

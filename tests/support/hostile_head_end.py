@@ -30,7 +30,7 @@ class HostileHeadEnd:
 
     def tell(self, *events: Message | bytes) -> None:
         """Tell every reader, those to come too."""
-        self._told += [one if isinstance(one, bytes) else one.SerializeToString() for one in events]
+        self._told += [event if isinstance(event, bytes) else event.SerializeToString() for event in events]
         self._more.set()
         self._more = asyncio.Event()
 
@@ -100,7 +100,7 @@ class BesideHostile(DevStack):
         path = super().write_node_config(node)
         lines = path.read_text().splitlines()
         own = lines[lines.index("[[head_ends]]") :]
-        second = [f'name = "{NAME}"' if one.startswith("name") else one for one in own]
+        second = [f'name = "{NAME}"' if line.startswith("name") else line for line in own]
         second = [f'target = "127.0.0.1:{self.hostile_port}"' if one.startswith("target") else one for one in second]
         path.write_text("\n".join([*lines, *second, ""]))
         return path

@@ -19,7 +19,9 @@ class LosingClient:
 
     async def watch(self, prefix: bytes, after_revision: int) -> AsyncIterator[pb.WatchResponse]:
         async for reply in self._client.watch(prefix, after_revision):
-            kept = pb.WatchResponse(header=reply.header, events=[one for one in reply.events if not self.loses(one)])
+            kept = pb.WatchResponse(
+                header=reply.header, events=[event for event in reply.events if not self.loses(event)]
+            )
             self.lost += len(reply.events) - len(kept.events)
             # As a progress reply, if nothing is left: it claims to have told everything.
             yield kept

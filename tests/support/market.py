@@ -37,11 +37,15 @@ class MemoryRegistry:
         return {}
 
     def caller(self, identity: str) -> Participant | None:
-        return next((one for one in self.participants.values() if identity in one.identities), None)
+        return next(
+            (participant for participant in self.participants.values() if identity in participant.identities), None
+        )
 
     def departed(self, identity: str) -> Participant | None:
         left = (
-            one for one in self.participants.values() if one.standing is ParticipantStatus.LEFT and one.known_as.last
+            participant
+            for participant in self.participants.values()
+            if participant.standing is ParticipantStatus.LEFT and participant.known_as.last
         )
         return next((one for one in left if one.known_as.last and identity in one.known_as.last.value.identities), None)
 

@@ -50,8 +50,8 @@ def _fill(message: Any, descriptor: Descriptor, chance: random.Random, deep: int
 def _value(field: FieldDescriptor, chance: random.Random) -> Any:
     if field.cpp_type in _RANGES:
         least, most = _RANGES[field.cpp_type]
-        known = [one.number for one in field.enum_type.values] if field.enum_type is not None else []
-        return chance.choice([*(one for one in _NUMBERS if least <= one <= most), *known * 3])
+        known = [value.number for value in field.enum_type.values] if field.enum_type is not None else []
+        return chance.choice([*(number for number in _NUMBERS if least <= number <= most), *known * 3])
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return chance.random() < 0.5
     if field.type == FieldDescriptor.TYPE_BYTES:

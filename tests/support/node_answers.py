@@ -13,7 +13,7 @@ NODE = Path(sys.executable).parent / "node"
 
 def node_answers(questions: Sequence[dict[str, Any]]) -> list[Any]:
     """Return Node's answer to each question; see tests/node/vectors.mjs."""
-    asked = "".join(json.dumps(one) + "\n" for one in questions)
+    asked = "".join(json.dumps(question) + "\n" for question in questions)
     done = subprocess.run(
         [NODE, ROOT / "tests" / "node" / "vectors.mjs"], input=asked, capture_output=True, text=True, check=True
     )

@@ -105,5 +105,5 @@ def answer_of(error: grpc.aio.AioRpcError, bodies: tuple[bytes, ...] = ()) -> An
         status.ParseFromString(details)
     except DecodeError:
         return Answer(error.code(), error.details() or "", bodies=bodies)
-    reason = next((info.reason for one in status.details if one.Unpack(info)), "")
+    reason = next((info.reason for detail in status.details if detail.Unpack(info)), "")
     return Answer(error.code(), error.details() or "", reason, bodies)

@@ -86,7 +86,7 @@ def market(stored: Vend) -> Story:
 
 def basis_of(story: Story) -> ReadSet:
     """Every record of a story, each at its last revision."""
-    last = {one.change.ref: one.revision for one in story.events if isinstance(one.change, RecordSeen)}
+    last = {event.change.ref: event.revision for event in story.events if isinstance(event.change, RecordSeen)}
     return tuple(last.items())
 
 
@@ -182,4 +182,6 @@ def with_delivery(stored: Vend, **facts: object) -> Vend:
 
 def rewritten(ledger: Sequence[LedgerEvent], change: Callable[[VendSeen], VendSeen]) -> list[LedgerEvent]:
     """A ledger in which every write of a vend is another one."""
-    return [replace(one, change=change(one.change)) if isinstance(one.change, VendSeen) else one for one in ledger]
+    return [
+        replace(event, change=change(event.change)) if isinstance(event.change, VendSeen) else event for event in ledger
+    ]

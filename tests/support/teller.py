@@ -115,7 +115,7 @@ def meant(arguments: Sequence[str]) -> list[str]:
     here: Any = COMMAND
     for argument in arguments:
         here = getattr(here, "commands", {}).get(argument) or here
-    asks = any("--yes" in one.opts for one in here.params)
+    asks = any("--yes" in param.opts for param in here.params)
     return [*arguments, *(["--yes"] if asks and not {"--yes", "--dry-run"} & {*arguments} else [])]
 
 

@@ -59,7 +59,7 @@ def always(value: T, since: Ms = LONG_AGO) -> EffectiveDated[T]:
 
 def known_as(name: str, *ids: str) -> EffectiveDated[ParticipantIdentity]:
     """The name and the certificates of a participant, since long ago."""
-    return always(ParticipantIdentity(name=name, identities=tuple(f"spiffe://utrn/participant/{one}" for one in ids)))
+    return always(ParticipantIdentity(name=name, identities=tuple(f"spiffe://utrn/participant/{id_}" for id_ in ids)))
 
 
 SUPPLIER = Participant(

@@ -162,7 +162,9 @@ async def test_what_is_closed_is_refused_for_ever_at_every_node(store: Store) ->
                     again = await two.outcome(node, now_right, repeat=repeat)
                     assert isinstance(again, PanNotFound)
                     assert (again.final, again.message) == (FENCED, first.message)
-        assert [one async for one in all_vends(store.client, store.config) if one.vend.meter_id == two.meter_id] == []
+        assert [
+            stored async for stored in all_vends(store.client, store.config) if stored.vend.meter_id == two.meter_id
+        ] == []
 
 
 async def test_a_refused_repeat_of_a_committed_sale_gets_its_code(store: Store) -> None:
@@ -307,7 +309,7 @@ async def test_a_caller_closes_so_many_ids_and_no_more(store: Store) -> None:
         assert isinstance(await ask(more), Overloaded)
         assert await two.b.ledger.find(PSP_ID, more.transaction_id) is None
         # What is closed already is answered all the same, and takes nothing.
-        assert all([isinstance(await ask(one), PanNotFound) for one in closed_ids * 3])
+        assert all([isinstance(await ask(id_), PanNotFound) for id_ in closed_ids * 3])
         two.b.clock.advance(1)
         assert isinstance(await ask(more), PanNotFound)
         assert isinstance(await ask(two.sale(pan=unknown)), Overloaded)
@@ -337,7 +339,7 @@ async def test_the_history_tells_of_a_closed_id() -> None:
     told = event_of(Keys(store.config.prefix), etcd.history[-1])
     assert told is not None
     assert told.change == RefusalSeen(refusal, created=True, key=(PSP_ID, refusal.transaction_id))
-    assert [one async for one in all_vends(store.client, store.config)] == []
+    assert [stored async for stored in all_vends(store.client, store.config)] == []
 
 
 async def test_a_look_up_says_that_an_id_is_closed(store: Store) -> None:

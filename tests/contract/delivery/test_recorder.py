@@ -483,5 +483,7 @@ async def test_what_a_head_end_can_say_without_end_is_not_logged_without_end(
         await recorder._write(named, bench.shard, 1, reading)
     assert (recorder.counts["began_anew"], recorder.counts["never_issued"]) == (500, 500)
     # Its own lines: an earlier test's gRPC may still complain of its closed loop.
-    said = [one for one in caplog.records if one.levelname == "ERROR" and one.name == recorder_module.__name__]
+    said = [
+        record for record in caplog.records if record.levelname == "ERROR" and record.name == recorder_module.__name__
+    ]
     assert 0 < len(said) <= 20

@@ -35,7 +35,7 @@ async def _until(what: Callable[[], bool]) -> None:
 
 
 def _all_ready(signer: HsmSigner) -> bool:
-    return all(one.ready for one in signer.figures())
+    return all(figure.ready for figure in signer.figures())
 
 
 @contextmanager
@@ -56,7 +56,7 @@ async def test_a_worker_that_cannot_be_started_now_is_tried_again_and_the_other_
         with _no_worker_starts(lack):
             os.kill(children()[-1], signal.SIGKILL)
             await _until(lambda: signer.failed_starts >= 3)
-            assert [one.ready for one in signer.figures()].count(True) == 1
+            assert [figure.ready for figure in signer.figures()].count(True) == 1
             assert await signer.sign(REQUESTS) == RIGHT
         await _until(lambda: _all_ready(signer))
         assert await signer.sign(REQUESTS) == RIGHT
@@ -65,8 +65,8 @@ async def test_a_worker_that_cannot_be_started_now_is_tried_again_and_the_other_
 async def test_without_that_care_a_worker_that_cannot_be_started_ends_the_keeping_of_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def start(self: pool.WorkerPool, one: worker_process.WorkerProcess) -> bool:
-        one._spawn()
+    async def start(self: pool.WorkerPool, process: worker_process.WorkerProcess) -> bool:
+        process._spawn()
         return True
 
     monkeypatch.setattr(pool.WorkerPool, "_start", start)
@@ -118,7 +118,7 @@ async def test_workers_are_renewed_after_so_many_signatures_and_no_sale_fails(tm
         figures = signer.figures()
         after = {pid for pid in children() if _is_worker(pid)}
     assert not before & after
-    assert all(one.resident_bytes > 1 << 20 and one.age_s < 60 for one in figures)
+    assert all(figure.resident_bytes > 1 << 20 and figure.age_s < 60 for figure in figures)
 
 
 async def test_a_worker_that_has_grown_is_renewed_and_not_again_for_a_while(

@@ -60,7 +60,7 @@ async def test_a_missing_key_fails_its_own_request_only(signer: TokenSigner) -> 
 
 
 async def test_a_key_that_is_not_the_registered_one_signs_nothing(signer: TokenSigner) -> None:
-    other = next(one.key.public_point for one in REQUESTS if one.key.key_id != REQUESTS[0].key.key_id)
+    other = next(request.key.public_point for request in REQUESTS if request.key.key_id != REQUESTS[0].key.key_id)
     (answer,) = await signer.sign([replace(REQUESTS[0], key=replace(REQUESTS[0].key, public_point=other))])
     assert isinstance(answer, KeyMissing)
 
@@ -91,7 +91,7 @@ async def test_a_code_verifies_at_its_own_meter_under_its_own_key_only(signer: T
     vector = CONTENT["vectors"][0]
     (utrn,) = await signer.sign([REQUESTS[0]])
     other_device = next(one for one in CONTENT["devices"] if one != vector["device_id"])
-    other_key = next(one for one in SCALARS if one != vector["originator_id"])
+    other_key = next(scalar for scalar in SCALARS if scalar != vector["originator_id"])
     assert verifies(str(utrn), vector)
     assert not verifies(str(utrn), vector, device=other_device)
     assert not verifies(str(utrn), vector, originator=other_key)
@@ -212,8 +212,8 @@ async def test_a_key_that_is_taken_away_or_comes_back_is_found_out_without_a_sal
 async def test_looking_for_keys_refuses_no_sale(tmp_path: Path) -> None:
     async with running(make_token(tmp_path / "token", workers=1)) as signer:
         async with asyncio.TaskGroup() as tasks:
-            looking = [tasks.create_task(signer.has_key(one.key)) for one in REQUESTS * 5]
+            looking = [tasks.create_task(signer.has_key(request.key)) for request in REQUESTS * 5]
             await asyncio.sleep(0)
-            signing = [tasks.create_task(signer.sign([one])) for one in REQUESTS[:1]]
+            signing = [tasks.create_task(signer.sign([request])) for request in REQUESTS[:1]]
         assert [one.result() for one in signing] == [[CONTENT["vectors"][0]["utrn"]]]
         assert all(one.result() is not None for one in looking)

@@ -66,7 +66,9 @@ async def refusal(asked: Awaitable[object]) -> tuple[str, str]:
     """Return the reason of a refusal, and what the caller is told that it proves: "" for nothing."""
     with pytest.raises(UtrnError) as refused:
         await asked
-    (packed,) = [one for one in status_of(refused.value).details if one.Is(error_details_pb2.ErrorInfo.DESCRIPTOR)]
+    (packed,) = [
+        detail for detail in status_of(refused.value).details if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR)
+    ]
     info = error_details_pb2.ErrorInfo()
     packed.Unpack(info)
     return info.reason, info.metadata.get("final", "")

@@ -37,8 +37,8 @@ class Cluster:
         """Pence sold, by seller, as the ledger has it."""
         found: Counter[str] = Counter()
         first = self.nodes[0].store
-        async for one in all_vends(first.client, first.config):
-            found[one.vend.sale.participant_id] += one.vend.sale.amount
+        async for stored in all_vends(first.client, first.config):
+            found[stored.vend.sale.participant_id] += stored.vend.sale.amount
         return found
 
     async def sell_out(self, nodes: list[MarketNode], pence: int = 900, times: int = 60) -> list[Refused]:

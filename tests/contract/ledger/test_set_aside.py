@@ -113,10 +113,10 @@ async def test_an_owed_vend_that_cannot_be_understood_is_not_sent_and_holds_up_n
     assert [one is None for one in read] == [False, True]
     assert aside.counts == {"vend": 1}
     unread: list[str] = []
-    assert [one.vend.meter_id async for one in all_vends(store.client, store.config, unread)] == [good]
+    assert [stored.vend.meter_id async for stored in all_vends(store.client, store.config, unread)] == [good]
     assert len(unread) == 1
     with pytest.raises(Unreadable):
-        [one async for one in all_vends(store.client, store.config)]
+        [stored async for stored in all_vends(store.client, store.config)]
 
 
 async def test_the_registry_goes_on_around_what_it_cannot_understand(store: Store) -> None:
@@ -191,7 +191,7 @@ async def test_the_store_says_not_ready_for_one_and_lists_the_others(store: Stor
     await put(store, keys.record(Kind.METER, bad), newer_meter(bad))
     with pytest.raises(NotReady):
         await records.read(Meter, bad)
-    assert [one.record.meter_id for one in await records.list_records(Meter)] == [good]
+    assert [stored.record.meter_id for stored in await records.list_records(Meter)] == [good]
     with pytest.raises(NotReady):
         await records.list_records(Meter, after=good)
     await put(store, keys.counter(ORIGINATOR, bad), GARBLED)
@@ -251,7 +251,7 @@ async def test_a_case_that_cannot_be_understood_keeps_no_other_from_its_supplier
     await put(store, keys.case(SUPPLIER_ID, ORIGINATOR, new_meter_id(), 2), GARBLED)
     outbox = EtcdOutbox(store.client, store.config, HandClock(), aside)
     found, more = await outbox.cases(SUPPLIER_ID)
-    assert ([one.vend.meter_id for one in found], more) == ([of.meter_id], "")
+    assert ([case.vend.meter_id for case in found], more) == ([of.meter_id], "")
     assert aside.counts == {"case": 2}
 
 

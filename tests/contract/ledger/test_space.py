@@ -116,9 +116,9 @@ class Full:
             maintenance = rpc.MaintenanceStub(channel)
             await maintenance.Defragment(pb.DefragmentRequest())
             alarms = await maintenance.Alarm(pb.AlarmRequest(action=pb.AlarmRequest.GET))
-            for one in alarms.alarms:
+            for alarm in alarms.alarms:
                 await maintenance.Alarm(
-                    pb.AlarmRequest(action=pb.AlarmRequest.DEACTIVATE, memberID=one.memberID, alarm=one.alarm)
+                    pb.AlarmRequest(action=pb.AlarmRequest.DEACTIVATE, memberID=alarm.memberID, alarm=alarm.alarm)
                 )
 
 

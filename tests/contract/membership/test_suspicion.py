@@ -60,15 +60,15 @@ class Voice:
 async def voices(store: Store, clock: HandClock, *names: str) -> AsyncIterator[list[Voice]]:
     found = [Voice(store, name, clock) for name in names]
     async with AsyncExitStack() as stack:
-        for one in found:
+        for voice in found:
             loop = asyncio.get_running_loop()
-            one.tasks = [loop.create_task(one.ownership.run()), loop.create_task(one.said.run())]
-            stack.callback(one.freeze)
+            voice.tasks = [loop.create_task(voice.ownership.run()), loop.create_task(voice.said.run())]
+            stack.callback(voice.freeze)
         await until(lambda: all(one.ownership.members().keys() == set(names) for one in found))
         await until(lambda: all(one.ownership.epochs() for one in found))
         yield found
-        for one in found:
-            await one.ownership.leave()
+        for voice in found:
+            await voice.ownership.leave()
 
 
 async def rounds(voice: Voice, count: int = 5) -> None:
@@ -93,8 +93,8 @@ async def said(store: Store, *names: str) -> None:
 async def answered(store: Store, *voices: Voice) -> None:
     """Return when nothing stands against any of them in the ledger."""
     async with asyncio.timeout(PATIENCE_S):
-        for one in voices:
-            while stands(one.name, one.ownership.lease_id, await words(store), "abc"):  # noqa: ASYNC110  # as above
+        for voice in voices:
+            while stands(voice.name, voice.ownership.lease_id, await words(store), "abc"):  # noqa: ASYNC110  # as above
                 await asyncio.sleep(0.01)
 
 

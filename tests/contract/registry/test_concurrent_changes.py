@@ -151,7 +151,7 @@ RACES = [
     ),
     Race("suspended appointment", _suspend, before=_by(PSP), refused={"NOT_APPOINTED"}, at_once=True),
 ]  # fmt: skip
-BY_NAME = {one.name: one for one in RACES}
+BY_NAME = {race.name: race for race in RACES}
 
 
 @dataclass
@@ -258,11 +258,11 @@ async def test_every_code_lies_on_its_own_side_of_the_change(store: Store, name:
     assert came.after or race.after is None, "and after it"
     assert came.counted == (None if name == "suspended appointment" else len(came.before)), "the note knows of them"
     for codes in (came.before, came.after):
-        counters = sorted(one.vend.counter for one in codes)
+        counters = sorted(code.vend.counter for code in codes)
         assert len(set(counters)) == len(counters)
 
 
-@pytest.mark.parametrize("name", [one.name for one in RACES if one.after is None or not one.at_once])
+@pytest.mark.parametrize("name", [race.name for race in RACES if race.after is None or not race.at_once])
 async def test_nodes_that_hear_nothing_of_the_change_commit_nothing_after_it(store: Store, name: str) -> None:
     """Their copies stay as they were: only the compare in each sale's own transaction tells."""
     came = await run_race(BY_NAME[name], store, 0, following=False)
@@ -347,4 +347,4 @@ async def test_no_code_of_the_side_before_is_dated_after_a_change_made_at_once(s
         "docs/authorization.md: none is dated on the other side, whatever a clock says"
     )
     sellers = await fast.view.sellers(as_(OPERATOR), meter_id, None, ms_of(vend.issued_at))
-    assert vend.sale.participant_id in {one.participant_id for one in sellers.sellers}
+    assert vend.sale.participant_id in {seller.participant_id for seller in sellers.sellers}

@@ -75,7 +75,7 @@ async def _sell_while_the_supplier_changes(node: MarketNode) -> Issued | UtrnErr
 async def test_an_issue_never_commits_on_a_registration_that_ended_before_it(store: Store) -> None:
     node = MarketNode(store, HandClock())
     assert isinstance(await _sell_while_the_supplier_changes(node), NotAppointed)
-    assert [one.outcome for one in node.trail.decisions] == ["allowed", "NOT_APPOINTED"]
+    assert [decision.outcome for decision in node.trail.decisions] == ["allowed", "NOT_APPOINTED"]
 
 
 async def test_without_the_compare_it_does(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,16 +121,16 @@ async def test_at_the_instant_every_code_is_on_its_own_side(nodes: tuple[MarketN
     turned = await fast.records.read(RegistrationChange, SUPPLIER_ID, f"{change.at:013d}", meter_id)
     assert turned is not None
     vends = [one.stored for one in issued]
-    assert {one.vend.supplier_id for one in vends} == {SUPPLIER_ID, GAINING_ID}
-    for one in vends:
-        before = one.vend.supplier_id == SUPPLIER_ID
-        assert (one.revision < turned.revision) == before, "the ledger's order decides"
-        assert (ms_of(one.vend.issued_at) < instant) == before, "and no code is dated on the other side"
-    assert {one.vend.originator_id for one in vends} == {ORIGINATOR, "90b3d51f30010009"}
+    assert {stored.vend.supplier_id for stored in vends} == {SUPPLIER_ID, GAINING_ID}
+    for stored in vends:
+        before = stored.vend.supplier_id == SUPPLIER_ID
+        assert (stored.revision < turned.revision) == before, "the ledger's order decides"
+        assert (ms_of(stored.vend.issued_at) < instant) == before, "and no code is dated on the other side"
+    assert {stored.vend.originator_id for stored in vends} == {ORIGINATOR, "90b3d51f30010009"}
     for supplier_id in (SUPPLIER_ID, GAINING_ID):
-        counters = sorted(one.vend.counter for one in vends if one.vend.supplier_id == supplier_id)
+        counters = sorted(stored.vend.counter for stored in vends if stored.vend.supplier_id == supplier_id)
         assert counters == list(range(1, len(counters) + 1)), "each supplier has its own sequence, and it is dense"
-    assert change.last_issued == sum(one.vend.supplier_id == SUPPLIER_ID for one in vends)
+    assert change.last_issued == sum(stored.vend.supplier_id == SUPPLIER_ID for stored in vends)
 
 
 async def test_a_change_of_hands_tells_what_was_under_way_and_for_whom(store: Store) -> None:
@@ -144,7 +144,7 @@ async def test_a_change_of_hands_tells_what_was_under_way_and_for_whom(store: St
         (ChangeKind.SUPPLIER,), SUPPLIER_ID, GAINING_ID,
     )  # fmt: skip
     assert (change.last_issued, change.unspent) == (3, 3)
-    assert [one.transaction_id for one in change.in_flight] == [one.sale.transaction_id for one in sold]
+    assert [one.transaction_id for one in change.in_flight] == [vend.sale.transaction_id for vend in sold]
     assert await node.view.changes(as_(GAINING), GAINING_ID) == ([], ""), "they are not the gaining one's to mend"
 
 
@@ -269,8 +269,8 @@ async def test_a_meter_is_enrolled_from_an_smso_with_its_open_sale_and_backed_ou
         assert out.changed.note is not None
         told = (out.changed.note.last_issued, len(out.changed.note.in_flight))
         assert told == (42, 2), "everything the SMSO must know"
-        assert sorted(one.counter for one in out.open_codes) == [40, 42], "with the digits of what it is to send now"
-        assert {one.utrn for one in out.open_codes} == {one.utrn for one in await _vends(node, out.open_codes)}
+        assert sorted(code.counter for code in out.open_codes) == [40, 42], "with the digits of what it is to send now"
+        assert {code.utrn for code in out.open_codes} == {vend.utrn for vend in await _vends(node, out.open_codes)}
         again = await node.hand_over(as_(OPERATOR), smso)
         assert (again.changed.written.changed, again.open_codes) == (False, out.open_codes)
         await node.seen(meter_id, out.changed.written.revision)
@@ -280,7 +280,7 @@ async def test_a_meter_is_enrolled_from_an_smso_with_its_open_sale_and_backed_ou
 
 
 async def _vends(node: MarketNode, codes: tuple[Vend, ...]) -> list[Vend]:
-    found = [await node.ledger.find(one.sale.participant_id, one.sale.transaction_id) for one in codes]
+    found = [await node.ledger.find(code.sale.participant_id, code.sale.transaction_id) for code in codes]
     return [one.vend for one in found if isinstance(one, StoredVend)]
 
 
@@ -310,7 +310,7 @@ async def test_a_pan_moved_twice_in_a_second_from_two_nodes_moves_once(nodes: tu
         nodes[1].pans.repoint(as_(SUPPLIER), pan, first, third, None),
         return_exceptions=True,
     )
-    lost = [one for one in moves if isinstance(one, BaseException)]
+    lost = [move for move in moves if isinstance(move, BaseException)]
     assert len(lost) == 1
     assert isinstance(lost[0], RecordChanged)
     known = await nodes[0].records.read(PanRecord, pan)
@@ -356,8 +356,8 @@ async def test_who_could_sell_at_an_instant_has_one_answer_for_ever(store: Store
     node.clock.advance(60)
     was = await node.view.sellers(as_(OPERATOR), meter_id, None, then)
     now = await node.view.sellers(as_(OPERATOR), meter_id, None, None)
-    assert [one.participant_id for one in was.sellers] == [SUPPLIER_ID, PSP_ID]
-    assert [one.participant_id for one in now.sellers] == [GAINING_ID]
+    assert [seller.participant_id for seller in was.sellers] == [SUPPLIER_ID, PSP_ID]
+    assert [seller.participant_id for seller in now.sellers] == [GAINING_ID]
     with pytest.raises(UtrnError):
         await node.view.sellers(as_(PSP), meter_id, None, None)
 

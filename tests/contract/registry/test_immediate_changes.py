@@ -167,7 +167,7 @@ async def test_repointing_a_blocked_card_keeps_the_block(node: MarketNode) -> No
     await node.pans.repoint(as_(SUPPLIER), pan, first, second, None)
     node.clock.advance(1)
     assert (await sold(node, PSP, pan)).refused == "PAN_BLOCKED"
-    assert [one.value.status for one in (await card_of(node, pan)).uses.periods] == [
+    assert [period.value.status for period in (await card_of(node, pan)).uses.periods] == [
         PanStatus.ACTIVE, PanStatus.BLOCKED, PanStatus.BLOCKED,
     ]  # fmt: skip
     await node.pans.block(as_(SUPPLIER), pan, blocked=False)
@@ -219,7 +219,7 @@ async def test_settings_changed_at_once_stay_changed_when_a_change_of_tenancy_ta
     assert (await sold(node, PSP, theirs)).refused == "METER_IN_CREDIT_MODE"
     assert (await sold(node, PSP, pan)).refused == "PAN_NOT_CURRENT", "and the tenancy changed at its instant"
     notes, _ = await node.view.changes(as_(SUPPLIER), SUPPLIER_ID)
-    assert [one.kinds for one in notes] == [(ChangeKind.PAYMENT_MODE,), (ChangeKind.TENANCY,)]
+    assert [note.kinds for note in notes] == [(ChangeKind.PAYMENT_MODE,), (ChangeKind.TENANCY,)]
 
 
 def _out(meter_id: MeterId, custody: Custody, before: Custody = Custody.CENTRAL) -> HandOver:
@@ -252,7 +252,7 @@ async def test_a_hand_over_to_an_smso_takes_the_change_that_waits_along(node: Ma
     assert (await sold(node, PSP, pan)).refused == "METER_NOT_ENROLLED"
     past_it(node)
     assert (await sold(node, GAINING, NEW_PAN)).refused == "METER_NOT_ENROLLED"
-    custodies = [one.value.custody for one in (await meter_of(node, meter_id)).registrations.periods]
+    custodies = [period.value.custody for period in (await meter_of(node, meter_id)).registrations.periods]
     assert custodies == [Custody.CENTRAL, Custody.SMSO, Custody.SMSO]
 
 
@@ -315,7 +315,7 @@ async def test_whoever_leaves_gives_its_certificates_up_and_another_is_known_by_
         _is_known_by(fresh, shared, second.participant_id)
     left = await node.records.read(Participant, first.participant_id)
     assert left is not None
-    assert [one.value.identities for one in left.record.known_as.periods] == [(shared,)], "what it had is history"
+    assert [period.value.identities for period in left.record.known_as.periods] == [(shared,)], "what it had is history"
 
 
 async def _heard(node: MarketNode, participant_id: ParticipantId) -> None:
@@ -390,8 +390,8 @@ async def _refused_and_nothing_written(
     assert await node.records.read(Meter, meter_id) == before
     assert (await node.records.sequence(ORIGINATOR, meter_id)).revision == 0
     assert await node.records.owed(meter_id) == []
-    for one in codes:
-        assert await node.ledger.find(PSP_ID, one.sale.transaction_id) is None
+    for code in codes:
+        assert await node.ledger.find(PSP_ID, code.sale.transaction_id) is None
 
 
 async def test_codes_within_what_is_told_are_handed_over(node: MarketNode) -> None:
@@ -552,7 +552,7 @@ async def test_who_could_sell_looks_at_what_the_model_can(node: MarketNode) -> N
     node.clock.advance(1)
     assert (await sold(node, SUPPLIER, NEW_PAN)).refused == "NOT_SUPPORTED_BY_METER"
     found = await node.view.sellers(as_(OPERATOR), None, NEW_PAN, None)
-    assert not any(one.may_issue for one in found.sellers)
+    assert not any(seller.may_issue for seller in found.sellers)
 
 
 async def test_a_card_of_a_meter_that_is_gone_can_be_pointed_to_another(node: MarketNode) -> None:

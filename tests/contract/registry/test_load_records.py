@@ -78,13 +78,13 @@ async def test_half_a_file_corrupt_loads_the_other_half_and_names_the_lines(node
     assert problems(later) == {1: "RECORD_EXISTS", 2: "RECORD_EXISTS"}
     known = await node.records.read(Meter, MeterId(f"00db14{1:010x}"))
     assert known is not None
-    assert [one.value.head_end for one in known.record.settings.periods] == ["sandbox"], "nothing is half-applied"
+    assert [period.value.head_end for period in known.record.settings.periods] == ["sandbox"], "nothing is half-applied"
 
 
 async def test_no_problem_quotes_a_pan(node: MarketNode) -> None:
     loaded = await load(node, [pan_line(7), pan_line(7, blocked=True), pan_line(8, pan="9826212345678901x")])
     assert loaded.problems
-    assert not any("98262" in one.message for one in loaded.problems.values())
+    assert not any("98262" in problem.message for problem in loaded.problems.values())
 
 
 async def test_a_supplier_loads_its_own_meters_and_no_one_elses(node: MarketNode) -> None:

@@ -78,8 +78,8 @@ async def test_a_page_is_what_one_message_carries_whatever_the_histories(
 async def test_a_page_with_a_record_that_cannot_be_understood_is_not_the_last(node: MarketNode) -> None:
     await open_market(node)
     ids = sorted(new_meter_id() for _ in range(4))
-    for one in ids:
-        await put_all(node, [new_meter(meter(one), SUPPLIER, meter(one).effective_through)])
+    for id_ in ids:
+        await put_all(node, [new_meter(meter(id_), SUPPLIER, meter(id_).effective_through)])
     garbled = ops.put(Keys(node.store.config.prefix).record(Kind.METER, ids[0]), b"\xff\xff")
     await node.store.client.txn(etcd.TxnRequest(success=[garbled]))
     async with node.running():

@@ -32,8 +32,10 @@ async def _found(node: MarketNode, who: Participant, supplier_id: str | None, *l
 
 
 def _keys(found: Sequence[Finding]) -> Found:
-    assert len({(one.kind, one.pan, one.meter_id) for one in found}) == len(found), "nothing is told twice"
-    return {(one.kind, one.pan, one.meter_id) for one in found}
+    assert len({(finding.kind, finding.pan, finding.meter_id) for finding in found}) == len(found), (
+        "nothing is told twice"
+    )
+    return {(finding.kind, finding.pan, finding.meter_id) for finding in found}
 
 
 async def test_where_everything_fits_nothing_is_found(store: Store) -> None:
@@ -69,7 +71,7 @@ async def test_every_seeded_error_is_found_and_only_for_whom_it_concerns(store: 
         (K.METER_WITHOUT_PAN, None, bare.meter_id),
     }
     told = _keys(await _found(node, SUPPLIER, SUPPLIER_ID))
-    several = {one for one in told if one[0] is K.SEVERAL_CARDS}
+    several = {key for key in told if key[0] is K.SEVERAL_CARDS}
     assert told - several == own
     assert several <= {(K.SEVERAL_CARDS, first, double), (K.SEVERAL_CARDS, second, double)}
     assert len(several) == 1, "one of the two is one too many; the one in an app is not"

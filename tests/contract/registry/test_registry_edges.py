@@ -240,7 +240,7 @@ async def test_a_supplier_changes_its_own_time_and_no_other(node: MarketNode) ->
     await node.meters.change(as_(SUPPLIER), meter_id, _in_credit, None)
     known = await node.records.read(Meter, meter_id)
     assert known is not None
-    told = [(one.value.head_end, one.value.payment_mode) for one in known.record.settings.periods[-2:]]
+    told = [(period.value.head_end, period.value.payment_mode) for period in known.record.settings.periods[-2:]]
     assert told == [("sandbox", PaymentMode.CREDIT), ("gaining-head-end", PaymentMode.PREPAYMENT)]
     with pytest.raises(NotYours):
         await node.meters.cancel(as_(SUPPLIER), meter_id, registration=False)
@@ -258,8 +258,8 @@ async def test_a_supplier_that_was_sees_its_own_time_of_a_meter(node: MarketNode
     node.clock.advance(1)
     await node.meters.change(as_(GAINING), meter_id, _in_credit, None)
     seen = await node.view.meter(as_(SUPPLIER), meter_id)
-    assert [one.value.supplier_id for one in seen.registrations.periods] == [SUPPLIER_ID]
-    assert [one.value.payment_mode for one in seen.settings.periods] == [PaymentMode.PREPAYMENT]
+    assert [period.value.supplier_id for period in seen.registrations.periods] == [SUPPLIER_ID]
+    assert [period.value.payment_mode for period in seen.settings.periods] == [PaymentMode.PREPAYMENT]
     assert (await node.view.sellers(as_(SUPPLIER), meter_id, None, None)).sellers == ()
     found, after = await node.view.meters(as_(GAINING), "", 1)
     assert ([one.meter_id for one in found], after) == ([meter_id], ""), "others' meters are not told one by one"
@@ -437,7 +437,7 @@ async def test_changes_of_one_millisecond_are_all_listed(node: MarketNode) -> No
     after = ""
     while True:
         found, after = await node.view.changes(as_(SUPPLIER), SUPPLIER_ID, after=after, limit=3)
-        seen += [one.meter_id for one in found]
+        seen += [change.meter_id for change in found]
         if not after:
             break
     assert sorted(seen) == sorted(meter_id for meter_id, _ in made)
@@ -456,7 +456,7 @@ async def test_a_page_that_begins_before_ones_own_shows_ones_own(node: MarketNod
     ref = Ref(Kind.APPOINTMENT, f"{GAINING_ID}/{PSP_ID}")
     assert (await node.records.read_many([ref]))[0] is not None
     listed = await node.records.list_records(Appointments, SUPPLIER_ID, after="a")
-    assert {one.record.supplier_id for one in listed} == {SUPPLIER_ID}, "another supplier's lie before one's own"
+    assert {stored.record.supplier_id for stored in listed} == {SUPPLIER_ID}, "another supplier's lie before one's own"
 
 
 async def test_a_reminder_left_behind_is_taken_away(node: MarketNode) -> None:
@@ -511,7 +511,7 @@ async def test_a_load_is_authenticated_part_by_part(node: MarketNode) -> None:
     assert (await anext(loads)).last_line == 1
     with pytest.raises(CallerSuspended):
         await anext(loads)
-    assert [(one.act, one.subject, one.outcome) for one in node.trail.decisions] == [
+    assert [(decision.act, decision.subject, decision.outcome) for decision in node.trail.decisions] == [
         ("LoadRecords", "lines 1 to 1", "allowed")
     ]
 

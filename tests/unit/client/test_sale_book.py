@@ -48,9 +48,9 @@ def test_ids_are_uuids_of_version_7_of_their_moment() -> None:
     now_ms = 1_790_000_000_123
     ids = {make_transaction_id(now_ms) for _ in range(1000)}
     assert len(ids) == 1000
-    for one in ids:
-        assert parse_transaction_id(one) == one
-        assert (uuid.UUID(one).version, uuid.UUID(one).int >> 80) == (7, now_ms)
+    for id_ in ids:
+        assert parse_transaction_id(id_) == id_
+        assert (uuid.UUID(id_).version, uuid.UUID(id_).int >> 80) == (7, now_ms)
 
 
 def test_open_sales_survive_and_ended_ones_do_not_come_back(file: Path) -> None:
@@ -298,8 +298,8 @@ class TheBook(RuleBasedStateMachine):
 
     @invariant()
     def what_is_open_is_open(self) -> None:
-        assert {one.transaction_id: one for one in self.book.open_sales()} == self.open
-        assert {one.sale.transaction_id: one.sale for one in self.book.untold_refusals()} == self.untold
+        assert {sale.transaction_id: sale for sale in self.book.open_sales()} == self.open
+        assert {refusal.sale.transaction_id: refusal.sale for refusal in self.book.untold_refusals()} == self.untold
 
 
 TestTheBook = TheBook.TestCase

@@ -115,7 +115,7 @@ async def test_a_reason_of_the_closed_list_is_final_to_a_first_attempt(reason: s
     found, book, node = await _asked(No(reason))
     assert isinstance(found, SaleRefused)
     assert (found.reason, node.repeats, book.open_sales()) == (reason, [False], [])
-    assert [one.reason for one in book.untold_refusals()] == [reason]
+    assert [refusal.reason for refusal in book.untold_refusals()] == [reason]
     found.done()
     assert book.untold_refusals() == []
 
@@ -313,7 +313,7 @@ async def test_an_ok_without_the_code_of_this_sale_is_no_answer(odd: str) -> Non
     assert (found.code.transaction_id, node.repeats) == (node.asked[0], [False, True])
     found, book, node = await _asked(*[odd] * 3, patience_s=0.0)
     assert isinstance(found, NoAnswer)
-    assert [one.transaction_id for one in book.open_sales()] == node.asked[:1]
+    assert [sale.transaction_id for sale in book.open_sales()] == node.asked[:1]
 
 
 async def test_details_that_are_garbled_say_nothing_and_end_nothing() -> None:

@@ -39,8 +39,8 @@ def _said(book: FileSaleBook) -> dict[str, Any]:
     return {
         "open": [flat(one) for one in book.open_sales()],
         "untold": [
-            {"transaction_id": one.sale.transaction_id, "reason": one.reason, "message": one.message}
-            for one in book.untold_refusals()
+            {"transaction_id": refusal.sale.transaction_id, "reason": refusal.reason, "message": refusal.message}
+            for refusal in book.untold_refusals()
         ],
         "set_aside": [one.line for one in book.damaged],
     }
@@ -115,7 +115,7 @@ def test_whatever_a_book_holds_both_languages_read_the_same(tmp_path: Path) -> N
     answers = node_answers([{"book": str(file)} for file in files])
     differ = [file.read_bytes() for file, said in zip(files, answers, strict=True) if _read(file) != said]
     assert differ == []
-    assert sum(bool(one["open"]) for one in answers) > FUZZED_BOOKS // 4, "otherwise this looked at nothing"
+    assert sum(bool(answer["open"]) for answer in answers) > FUZZED_BOOKS // 4, "otherwise this looked at nothing"
 
 
 def _pence(text: str) -> int | None:
@@ -148,7 +148,7 @@ def test_an_amount_is_taken_by_all_or_by_none() -> None:
     assert [(text, _pence(text)) for text, _ in pence] == pence
     assert [(text, _pounds(text)) for text, _ in pounds] == pounds
     # What one code carries at most, the node says to a command.
-    typed = [one for one in pounds if one[0] not in ("8191.01", "99999999999999999999")]
+    typed = [pound for pound in pounds if pound[0] not in ("8191.01", "99999999999999999999")]
     assert [(text, _command_line(text)) for text, _ in typed] == typed
     answers = node_answers([{"pence": text} for text, _ in pence])
     assert [(text, said) for (text, _), said in zip(pence, answers, strict=True)] == pence

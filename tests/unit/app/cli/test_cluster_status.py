@@ -184,10 +184,12 @@ def test_what_is_missing_is_named_and_the_exit_code_says_how_bad_it_is(
 ) -> None:
     problems = problems_of(changed(change))
     assert exit_code_of(problems) == code
-    told = [one.text for one in problems]
+    told = [problem.text for problem in problems]
     for sentence in sentences:
-        assert [one for one in told if one.startswith(sentence)], (sentence, told)
-    assert [one.no_service for one in problems] == sorted((one.no_service for one in problems), reverse=True)
+        assert [text for text in told if text.startswith(sentence)], (sentence, told)
+    assert [problem.no_service for problem in problems] == sorted(
+        (problem.no_service for problem in problems), reverse=True
+    )
 
 
 @pytest.mark.parametrize("change", [case[0] for case in CASES])

@@ -22,7 +22,7 @@ def test_every_limit_is_agreed_or_said_to_be_a_node_s_own() -> None:
         (DeliveryConfig, (agreed_settings.DELIVERY, agreed_settings.OWN_DELIVERY)),
     ):
         said = [name for names in lists for name in names]
-        assert sorted(said) == sorted(one.name for one in fields(config)), (
+        assert sorted(said) == sorted(field.name for field in fields(config)), (
             "in app/node/agreed_settings.py, in one list or the other"
         )
 

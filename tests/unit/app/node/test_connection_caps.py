@@ -45,7 +45,7 @@ def test_of_those_that_call_the_newest_are_ended() -> None:
 def test_one_certificate_is_capped_over_all_addresses_and_others_are_not() -> None:
     mine = [_at(number, f"10.0.0.{number}") for number in (1, 2, 3)]
     others = [_at(number, "10.0.1.1") for number in range(4, 9)]
-    called = {one.peer: "mine" for one in mine} | {one.peer: f"{one.inode}" for one in others}
+    called = {one.peer: "mine" for one in mine} | {other.peer: f"{other.inode}" for other in others}
     beyond = _caps(called, per_address=5, per_certificate=2).look([*mine, *others], frozenset())
     assert (len(beyond["certificate"]), beyond["address"]) == (1, [])
     assert beyond["certificate"][0] in mine

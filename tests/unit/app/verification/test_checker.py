@@ -216,7 +216,7 @@ def test_more_of_a_vend_than_its_delivery_never_changes() -> None:
 def test_what_was_refused_for_good_is_never_sold(refusals: list[Call], *, sold_after: bool) -> None:
     stored, run = good()
     told = call_for(stored)
-    refused = [replace(one, transaction_id=told.transaction_id, content=told.content) for one in refusals]
+    refused = [replace(refusal, transaction_id=told.transaction_id, content=told.content) for refusal in refusals]
     assert (7 in _fired(replace(run, calls=refused))) is sold_after
     # Asked for anew, it may be sold, unless its id is closed.
     later = replace(told, began=10, ended=11)
@@ -309,7 +309,7 @@ def test_what_is_owed_when_all_is_over_is_found() -> None:
     run = run_of(story, stored, credited=False)
     assert _fired(run) == {9}
     assert check_run(replace(run, settled=False)) == []
-    assert owed(stored) in [one.change for one in story.events]
+    assert owed(stored) in [event.change for event in story.events]
 
 
 def test_a_history_is_read_back_as_it_was_also_after_a_crash(tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def _check(held: list[Vend], *lines: dict[str, Any], ends: tuple[Verdict, ...] =
     check = SalesCheck(every_file=every_file)
     for line in lines:
         check.line(line, KEY)
-    for one in ends:
-        check.file(one)
+    for end in ends:
+        check.file(end)
     return check.compare([((one.sale.participant_id, one.sale.transaction_id), one) for one in held], 100)
 
 

@@ -44,4 +44,4 @@ def test_every_compare_has_a_sentence() -> None:
         one for name, one in vars(preconditions).items() if inspect.isfunction(one) and not name.startswith("_")
     ]
     assert len(compares) > 10
-    assert all(one.__doc__ for one in compares if one.__module__ == preconditions.__name__)
+    assert all(compare.__doc__ for compare in compares if compare.__module__ == preconditions.__name__)

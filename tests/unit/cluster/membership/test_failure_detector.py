@@ -97,5 +97,5 @@ async def test_a_certificate_that_cannot_be_read_now_ends_nobody(
     for _ in range(100):
         await watch._hear_once("node-b", "127.0.0.1:1")
     assert watch.heard == {}
-    told = [one for one in caplog.records if one.message == "a peer cannot be dialled"]
+    told = [record for record in caplog.records if record.message == "a peer cannot be dialled"]
     assert 1 <= len(told) <= 7

@@ -196,7 +196,7 @@ async def test_bytes_that_are_no_message_are_a_wrong_field_and_no_traceback(
             answer = await call(channel, path, b"\xff\xff\xff")
             assert (answer.code, answer.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "BAD_FIELD")
             assert answer.message.startswith("request: ")
-    assert [one for one in caplog.records if one.exc_info and one.name != "asyncio"] == []
+    assert [record for record in caplog.records if record.exc_info and record.name != "asyncio"] == []
     assert behind.stopped == []
 
 

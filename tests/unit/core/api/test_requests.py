@@ -82,13 +82,13 @@ def _any_value(field: FieldDescriptor) -> st.SearchStrategy[Any]:
 
 def _likely_value(field: FieldDescriptor) -> st.SearchStrategy[Any]:
     """Return what a caller may well have put into a field."""
-    name = next((one for one in LIKELY_TEXTS if field.name.endswith(one)), "")
+    name = next((text for text in LIKELY_TEXTS if field.name.endswith(text)), "")
     if field.type == FieldDescriptor.TYPE_STRING:
         return st.sampled_from(LIKELY_TEXTS[name]) if name else st.sampled_from(["", "Corner", "E1"])
     if field.type == FieldDescriptor.TYPE_BYTES:
         return st.sampled_from([POINT, b""])
     if field.enum_type is not None:
-        return st.sampled_from([one.number for one in field.enum_type.values])
+        return st.sampled_from([value.number for value in field.enum_type.values])
     if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
         return st.booleans()
     return next((some for name, some in LIKELY_NUMBERS.items() if name in field.name), st.integers(0, 3))
@@ -285,7 +285,7 @@ def test_every_field_of_a_code_handed_over_is_named_at_once() -> None:
     (told,) = asyncio.run(drive([Call(who, "meters", "TransferCounters", request)]))
     assert isinstance(told, BadField)
     names = ["participant_id", "transaction_id", "pan", "utrn", "issued_at", "channel"]
-    assert [one.field for one in told.violations] == [f"codes.{name}" for name in names]
+    assert [violation.field for violation in told.violations] == [f"codes.{name}" for name in names]
 
 
 @pytest.mark.parametrize("last_issued", [None, 0, 5])

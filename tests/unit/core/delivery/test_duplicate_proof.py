@@ -75,7 +75,7 @@ async def test_a_case_is_listed_for_its_supplier_and_settled_by_it_once(credited
     async with _answered(COUNTER_CACHE, AnswerKind.DUPLICATE) as (work, _):
         cases, transaction_id = work.node.cases, work.stored.vend.sale.transaction_id
         (vends, more) = await cases.list_page(as_(SUPPLIER), SUPPLIER_ID, after="", limit=10)
-        assert ([one.sale.transaction_id for one in vends], more) == ([transaction_id], "")
+        assert ([vend.sale.transaction_id for vend in vends], more) == ([transaction_id], "")
         with pytest.raises(NotYours):
             await cases.list_page(as_(SUPPLIER), GAINING_ID, after="", limit=10)
         with pytest.raises(RoleNotAllowed):

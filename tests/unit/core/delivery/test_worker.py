@@ -190,9 +190,9 @@ def _worker_of(attempts: Waiting, owned: list[Owed], ownership: FlickeringOwners
 
 
 def _remember(worker: DeliveryWorker, owned: list[Owed]) -> None:
-    for one in owned:
-        made = replace(vend(one.counter, one.meter_id), originator_id=one.originator_id)
-        sale = replace(made.sale, transaction_id=one.transaction_id)
+    for owed in owned:
+        made = replace(vend(owed.counter, owed.meter_id), originator_id=owed.originator_id)
+        sale = replace(made.sale, transaction_id=owed.transaction_id)
         worker._answers.remember(StoredVend(vend=replace(made, sale=sale), revision=1))
 
 

@@ -147,7 +147,7 @@ def test_of_the_appointment_s_limits_and_the_supplier_s_the_narrower_holds(pence
     decision = authorize(
         registry, Question(caller=PSP, operation=Operation.TOP_UP, pan=PAN, amount=pence, channel=3), AT
     )
-    told = [f"{one.reason} {one.facts['limit_of']}" for one in decision.refusals]
+    told = [f"{refusal.reason} {refusal.facts['limit_of']}" for refusal in decision.refusals]
     assert (told or ["allowed"]) == [wanted]
 
 
@@ -305,7 +305,7 @@ async def test_a_rejected_request_gives_nothing_counts_nothing_and_stays_rejecte
     assert await node.ledger.find(GAINING_ID, asked.transaction_id) is None
     report = await node.credit.report(_person(0), GAINING_ID, CreditQuery())
     assert (report.total.count, report.total.total_pence) == (0, 0)
-    assert [one.state for one in report.requests] == [CreditState.REJECTED], "reported all the same"
+    assert [request.state for request in report.requests] == [CreditState.REJECTED], "reported all the same"
 
 
 async def test_an_approved_request_is_not_rejected_any_more() -> None:
@@ -339,7 +339,9 @@ async def test_what_is_above_the_limits_is_refused_when_asked_and_when_decided()
         with pytest.raises(DailyLimit):
             await node.credit.decide(_person(1), asked[1].transaction_id, approve=True, time_left_s=None)
         waiting = await node.credit.report(_person(0), GAINING_ID, CreditQuery(waiting_only=True))
-        assert [one.transaction_id for one in waiting.requests] == [asked[1].transaction_id], "nothing is half-decided"
+        assert [request.transaction_id for request in waiting.requests] == [asked[1].transaction_id], (
+            "nothing is half-decided"
+        )
         assert waiting.total.total_pence == 800
 
 

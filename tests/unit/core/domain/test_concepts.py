@@ -54,4 +54,4 @@ def test_the_picture_of_a_delivery_has_every_move_and_no_other() -> None:
     ("title", "states"), [("An appointment", AppointmentState), ("A meter's registration", Custody)]
 )
 def test_the_other_pictures_have_every_state(title: str, states: type[Enum]) -> None:
-    assert {name for arrow in _arrows(title) for name in arrow if name.isupper()} == {one.name for one in states}
+    assert {name for arrow in _arrows(title) for name in arrow if name.isupper()} == {state.name for state in states}

@@ -359,7 +359,7 @@ class Mirror:
             *world.participants.values(), *world.appointed.values(), *world.models.values(), *world.meters.values(),
             *world.cards.values(),
         ]  # fmt: skip
-        wanted = {name_of(one): one for one in records}
+        wanted = {name_of(record): record for record in records}
         for name in self._has.keys() - wanted.keys():
             self._apply(name, None)
         for name, one in wanted.items():
@@ -388,7 +388,7 @@ def test_the_mirror_decides_as_the_table_says_every_fiftieth_row(
         mirror.hear(world)
         remembered += bool(mirror.copy.says)
         ruled, in_memory = _ruling(mirror.copy, case, collect_all=True), _ruling(world, case, collect_all=True)
-        assert [one.reason for one in ruled.refusals] == expected_of_all(case), case
+        assert [refusal.reason for refusal in ruled.refusals] == expected_of_all(case), case
         assert ruled.refusals[:1] == [] or ruled.refusals[0].reason == expected(case)
         for ref, revision in ruled.read_set:
             assert revision == mirror.revisions[(ref.kind, ref.id)], "the commit compares what was read"
@@ -451,7 +451,7 @@ def test_thresholds_of_the_meter(change: dict[str, int], pence: int, wanted: lis
     registry.cards[PAN] = card(PAN, one.meter_id)
     question = Question(caller=SUPPLIER, operation=Operation.TOP_UP, pan=PAN, amount=pence, channel=3)
     decision = authorize(registry, question, AT, collect_all=True)
-    assert [one.reason for one in decision.refusals] == wanted
+    assert [refusal.reason for refusal in decision.refusals] == wanted
 
 
 def test_at_the_instant_of_a_change_the_old_say_ends_and_the_new_one_begins() -> None:

@@ -128,17 +128,21 @@ class AppointmentsMachine(RuleBasedStateMachine):
         return None if found is None else found.terms.appointment_id
 
 
-def _covers(one: Appointment, instant: int) -> bool:
-    return one.terms.since <= instant and (one.terms.until is None or instant < one.terms.until)
+def _covers(appointment: Appointment, instant: int) -> bool:
+    return appointment.terms.since <= instant and (appointment.terms.until is None or instant < appointment.terms.until)
 
 
-def _meet(one: Appointment, other: Appointment) -> bool:
-    return any(_covers(one, instant) and _covers(other, instant) for instant in _edges(one, other))
+def _meet(appointment: Appointment, other: Appointment) -> bool:
+    return any(_covers(appointment, instant) and _covers(other, instant) for instant in _edges(appointment, other))
 
 
 def _edges(*appointments: Appointment) -> list[int]:
     """Where two spans meet, one begins: the beginnings are enough, and the last instant before an end."""
-    return [edge for one in appointments for edge in (one.terms.since, (one.terms.until or one.terms.since + 1) - 1)]
+    return [
+        edge
+        for appointment in appointments
+        for edge in (appointment.terms.since, (appointment.terms.until or appointment.terms.since + 1) - 1)
+    ]
 
 
 TestAppointments = AppointmentsMachine.TestCase
@@ -271,8 +275,8 @@ class MeterMachine(RuleBasedStateMachine):
             meters = [record_of(Kind.METER, kv.value) for kv in kvs if kv.key == key]
             notes = [record_of(Kind.CHANGE, kv.value) for kv in kvs if kv.key.startswith(room)]
             assert all(kv.version == 1 for kv in kvs if kv.key.startswith(room)), "no note is written over another"
-            for one in meters:
-                self._judge(cast("Meter", one), [cast("RegistrationChange", note) for note in notes])
+            for meter in meters:
+                self._judge(cast("Meter", meter), [cast("RegistrationChange", note) for note in notes])
             assert meters or not notes, "a note comes with the change that it is about"
 
     def look_at_reminders(self) -> None:

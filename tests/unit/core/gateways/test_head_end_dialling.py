@@ -61,9 +61,14 @@ async def test_silence_is_answered_by_a_new_channel_each_time_and_the_old_ones_a
             if restored == 4:
                 break
     assert len(dialled) == 4
-    assert [one.get_state() is grpc.ChannelConnectivity.SHUTDOWN for one in dialled] == [True, True, False, False]
+    assert [channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN for channel in dialled] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     await head_end.close()
-    assert all(one.get_state() is grpc.ChannelConnectivity.SHUTDOWN for one in dialled)
+    assert all(channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN for channel in dialled)
     await server.stop(None)
 
 

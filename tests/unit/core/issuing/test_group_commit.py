@@ -108,9 +108,9 @@ async def test_from_the_alarm_on_every_vend_is_logged(line: Line, caplog: pytest
     one = meter(new_meter_id())
     for _ in range(255):
         await line.submit(one)
-    assert not [one for one in caplog.records if one.name != "asyncio"]
+    assert not [record for record in caplog.records if record.name != "asyncio"]
     await line.submit(one)
-    assert [one.levelname for one in caplog.records if one.name != "asyncio"] == ["WARNING"]
+    assert [record.levelname for record in caplog.records if record.name != "asyncio"] == ["WARNING"]
 
 
 async def test_an_hsm_that_fails_fails_the_vend_and_burns_nothing(line: Line) -> None:

@@ -39,7 +39,7 @@ def test_no_channel_and_no_server_is_opened_without_options() -> None:
     bare = [
         f"{file.relative_to(ROOT)}:{call.lineno}"
         for file, call in calls
-        if not any(one.arg == "options" for one in call.keywords)
+        if not any(keyword.arg == "options" for keyword in call.keywords)
     ]
     assert bare == []
 
