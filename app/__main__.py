@@ -48,7 +48,7 @@ _PLACES: Final = {
     ),
     "appoint": _Place("appoint", "app", "Appointments of PSPs by suppliers."),
     "meter": _Place("meters", "meter", "Meters: registered, changed, handed from one to another; who could sell."),
-    "meter-model": _Place("meter_models", "app", "The capability matrix: what the meters of each make and model can do."),
+    "meter-model": _Place("meter_models", "app", "The capability matrix: what the meters of a make and model can do."),
     "pan": _Place("pans", "pan", "PANs: given, replaced, blocked, pointed elsewhere."),
     "vend": _Place("vends", "vend", "Vends: issued, delivered, shown, settled."),
     "approval": _Place("approval", "app", "What needs two operators: list, approve, withdraw."),

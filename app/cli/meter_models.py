@@ -16,7 +16,7 @@ from app.cli.requests import (
 )
 from app.terminal.output import print_json, print_table
 
-app = Commands(help="The capability matrix: what the meters of each make and model can do.")
+app = Commands(help="The capability matrix: what the meters of a make and model can do.")
 
 
 @app.command("set")
