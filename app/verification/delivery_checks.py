@@ -76,7 +76,7 @@ def _every_step_follows(book: Book) -> Iterator[Finding]:
 
 def _wrong_beginning(vend: Vend) -> str | None:
     state = vend.delivery.state
-    if vend.rule == "handed over" or vend.sale.operation is Operation.ISSUE:
+    if vend.authorization.rule == "handed over" or vend.sale.operation is Operation.ISSUE:
         right = state in (DeliveryState.NOT_REQUESTED, DeliveryState.QUEUED)
     else:
         right = state is DeliveryState.QUEUED

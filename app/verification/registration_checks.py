@@ -25,7 +25,7 @@ def check_market(run: Run, book: Book) -> Iterator[Finding]:
     for step in book.steps:
         vend = step.seen.vend
         told = f"revision {step.revision}: {vend.sale.transaction_id}"
-        if step.seen.created and vend.rule != _HANDED_OVER:
+        if step.seen.created and vend.authorization.rule != _HANDED_OVER:
             yield from (Finding(14, f"{told} was sold, and {why}") for why in _Sale(book, step.revision, vend).wrong())
         if _is_sent(step) and not _may_be_sent(book, step):
             yield Finding(14, f"{told} was sent to a meter that has changed hands")
@@ -98,10 +98,10 @@ class _Sale:
         yield from self._of_parties()
 
     def _basis(self) -> Iterator[str]:
-        named = {ref.kind for ref, _ in self._vend.read_set}
+        named = {ref.kind for ref, _ in self._vend.authorization.read_set}
         if not {Kind.METER, Kind.PAN, Kind.PARTICIPANT} <= named:
             yield "its meter, PAN or supplier is not among what it was based on"
-        for ref, revision in self._vend.read_set:
+        for ref, revision in self._vend.authorization.read_set:
             known = self._book.in_force(ref, self._revision)
             if known is None or known.revision != revision:
                 yield f"{ref.kind} {ref.id} had moved since revision {revision}"

@@ -19,7 +19,7 @@ from core.domain.record import Kind, ReadSet, Ref
 from core.domain.refusal import ClosedRefusal
 from core.domain.transaction_id import TransactionId
 from core.domain.utrn import Counter, Utrn
-from core.domain.vend import Channel, Operation, Sale, SaleReference, Vend
+from core.domain.vend import Authorization, Channel, Operation, Sale, SaleReference, Vend
 from core.ports.ledger import Found, StoredVend
 
 SCHEMA = 2
@@ -129,9 +129,12 @@ def vend_value(vend: Vend) -> bytes:
             head_ends=delivery.head_ends,
         ),
         tenancy=vend.tenancy,
-        rule=vend.rule,
+        rule=vend.authorization.rule,
         read_set=" ".join(
-            [f"{kind}/{_spelled(kind, record_id)}@{revision}" for (kind, record_id), revision in vend.read_set]
+            [
+                f"{kind}/{_spelled(kind, record_id)}@{revision}"
+                for (kind, record_id), revision in vend.authorization.read_set
+            ]
         ),
     ).SerializeToString(deterministic=True)
 
@@ -225,17 +228,19 @@ def _vend_of(record: pb.VendRecord) -> Vend:
             ),
             code=(utrn, counter) if operation is Operation.EXTERNALLY_ISSUED else None,
         ),
-        meter_id=MeterId(record.meter_id),
-        meter_kind=MeterKind(record.meter_kind),
-        head_end=record.head_end,
-        supplier_id=ParticipantId(record.supplier_id),
-        originator_id=OriginatorId(record.originator_id),
+        authorization=Authorization(
+            meter_id=MeterId(record.meter_id),
+            meter_kind=MeterKind(record.meter_kind),
+            head_end=record.head_end,
+            supplier_id=ParticipantId(record.supplier_id),
+            originator_id=OriginatorId(record.originator_id),
+            tenancy=record.tenancy or 1,
+            rule=record.rule,
+            read_set=_basis_of(record.read_set),
+        ),
         utrn=utrn,
         counter=counter,
         issued_at=issued_at,
-        tenancy=record.tenancy or 1,
-        rule=record.rule,
-        read_set=_basis_of(record.read_set),
         delivery=_delivery_of(record.delivery),
     )
 

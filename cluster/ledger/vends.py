@@ -170,7 +170,7 @@ class EtcdLedger:
         wanted = vend_value(vend)
         code_key = keys.code(vend.originator_id, vend.meter_id, vend.counter)
         compare = preconditions.vend_absent(vend_key) + preconditions.counter_unmoved(counter_key, entry.seen.revision)
-        compare += preconditions.code_absent(code_key) + self.read_set_unmoved(vend.read_set)
+        compare += preconditions.code_absent(code_key) + self.read_set_unmoved(vend.authorization.read_set)
         if entry.until < FAR_FUTURE:
             # A node that stood still since it signed must not sell on what has ended meanwhile.
             compare += preconditions.time_before(keys.time_now(), entry.until)

@@ -288,7 +288,7 @@ def vend_message(vend: Vend, *, advised: bool) -> pb.Vend:
         reference=_reference_message(sale.reference),
         delivery=delivery_message(vend.delivery, advised=advised),
         externally_issued=sale.operation is Operation.EXTERNALLY_ISSUED,
-        allowed_by=vend.rule,
+        allowed_by=vend.authorization.rule,
     )
 
 

@@ -14,8 +14,8 @@ from core.domain.meter import (
     Custody,
     Meter,
     MeterId,
-    MeterKind,
     Model,
+    OriginatorId,
     Pan,
     PanAssignment,
     PanRecord,
@@ -34,7 +34,7 @@ from core.domain.participant import (
     SupplierKey,
 )
 from core.domain.record import Kind, ReadSet, Ref, Versioned
-from core.domain.vend import Operation
+from core.domain.vend import Authorization, Operation
 
 _T = TypeVar("_T")
 # A named tuple made by its own name takes twice as long, and every sale makes several.
@@ -105,31 +105,25 @@ class Question(NamedTuple):
     channel: int
 
 
-class Authorization(NamedTuple):
-    """What a PAN stands for, and that the caller may have what it asked for.
+class Permit(NamedTuple):
+    """A sale that is allowed: what a vend of it keeps, and what only its commit needs.
 
-    It holds from `since` until `until`, and as long as no record of `read_set` has moved. `rule` names what allowed it.
+    It holds from `since` until `until`, and as long as no record of the authorization's read set has moved.
     """
 
-    meter_id: MeterId
-    meter_kind: MeterKind
+    authorization: Authorization
     scheme: str
     public_point: bytes
-    head_end: str
-    supplier_id: ParticipantId
-    tenancy: int
     key: SupplierKey
     since: Ms
     until: Ms
-    read_set: ReadSet
-    rule: str
     told: BalanceTold = NO_BALANCE
 
 
 class AuthorizationDecision(NamedTuple):
     """What came of a question. `due_change_of` names a meter whose due change must be carried out before all else."""
 
-    authorization: Authorization | None
+    permit: Permit | None
     refusals: list[Refused]
     read_set: ReadSet
     meter_id: MeterId | None = None
@@ -152,10 +146,10 @@ def authorize(
     case = _Case(records, question, now, head_ends, collect_all)
     case.decide()
     read_set = tuple(case.read_set)
-    authorization = None if case.refusals or case.due_change_of is not None else case.authorization(read_set)
+    permit = None if case.refusals or case.due_change_of is not None else case.permit(read_set)
     refusals = case.refusals if collect_all else case.refusals[:1]
     decision: AuthorizationDecision = _new(
-        AuthorizationDecision, (authorization, refusals, read_set, case.meter_id, case.supplier_id, case.due_change_of)
+        AuthorizationDecision, (permit, refusals, read_set, case.meter_id, case.supplier_id, case.due_change_of)
     )
     return decision
 
@@ -185,26 +179,26 @@ class _Case:
         self.supplier_id: ParticipantId | None = None
         self._rule = ""
 
-    def authorization(self, read_set: ReadSet) -> Authorization:
-        meter, settings = self._meter, self._settings
+    def permit(self, read_set: ReadSet) -> Permit:
+        meter, settings, key = self._meter, self._settings, self._key
         # In the order of the fields.
-        fields = (
-            meter.meter_id,
-            meter.kind,
-            meter.scheme,
-            meter.public_point,
-            settings.head_end,
-            self._registration.supplier_id,
-            settings.tenancy,
-            self._key,
-            meter.effective_through,
-            self.until,
-            read_set,
-            self._rule,
-            NO_BALANCE if meter.balance_at == NEVER else self._told(),
+        kept: Authorization = _new(
+            Authorization,
+            (
+                meter.meter_id,
+                meter.kind,
+                settings.head_end,
+                self._registration.supplier_id,
+                OriginatorId(key.originator_id),
+                settings.tenancy,
+                self._rule,
+                read_set,
+            ),
         )
-        authorization: Authorization = _new(Authorization, fields)
-        return authorization
+        told = NO_BALANCE if meter.balance_at == NEVER else self._told()
+        fields = (kept, meter.scheme, meter.public_point, key, meter.effective_through, self.until, told)
+        permit: Permit = _new(Permit, fields)
+        return permit
 
     def decide(self) -> None:
         """Find what stands against it, in order. Ends early where nothing further may be told, or can be known."""

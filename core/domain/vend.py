@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import IntEnum
+from typing import NamedTuple
 
 from core.domain.delivery import NOT_REQUESTED, Delivery, DeliveryReason, DeliveryState
 from core.domain.errors import TransactionIdReused
@@ -70,27 +71,70 @@ class Sale:
     code: tuple[Utrn, Counter] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vend:
-    """A sale, what it was resolved to, and its code. A Vend outside the process is a committed one.
+class Authorization(NamedTuple):
+    """What allowed a vend, and what its PAN stood for then. Stored with the vend.
 
-    `tenancy` is which tenant of the meter it was sold to; `rule` and `read_set` are what allowed it: the rule, and
-    every record it was based on, all of which the commit compares.
+    Attributes:
+        meter_id: The meter behind the PAN.
+        meter_kind: Its fuel.
+        head_end: The head end that reached it.
+        supplier_id: Its supplier.
+        originator_id: Under which the code is made.
+        tenancy: Which tenant of the meter it was sold to, from 1.
+        rule: Which right of the seller allowed it.
+        read_set: Every record that it was based on, with its revision; the commit compares all of them.
     """
 
-    sale: Sale
     meter_id: MeterId
     meter_kind: MeterKind
     head_end: str
     supplier_id: ParticipantId
     originator_id: OriginatorId
-    utrn: Utrn
-    counter: Counter
-    issued_at: datetime
     tenancy: int = 1
     rule: str = ""
     read_set: ReadSet = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vend:
+    """A sale, what allowed it, and its code. A Vend outside the process is a committed one."""
+
+    sale: Sale
+    authorization: Authorization
+    utrn: Utrn
+    counter: Counter
+    issued_at: datetime
     delivery: Delivery = NOT_REQUESTED
+
+    @property
+    def meter_id(self) -> MeterId:
+        """The meter that takes the code."""
+        return self.authorization.meter_id
+
+    @property
+    def meter_kind(self) -> MeterKind:
+        """The meter's fuel."""
+        return self.authorization.meter_kind
+
+    @property
+    def head_end(self) -> str:
+        """The head end that reached the meter when the code was made."""
+        return self.authorization.head_end
+
+    @property
+    def supplier_id(self) -> ParticipantId:
+        """The meter's supplier when the code was made."""
+        return self.authorization.supplier_id
+
+    @property
+    def originator_id(self) -> OriginatorId:
+        """Under which the code was made."""
+        return self.authorization.originator_id
+
+    @property
+    def tenancy(self) -> int:
+        """Which tenant of the meter the code was sold to."""
+        return self.authorization.tenancy
 
     @property
     def message_id(self) -> str:

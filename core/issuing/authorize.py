@@ -7,7 +7,7 @@ record has moved, the question is asked again of the ledger itself.
 from dataclasses import dataclass
 from datetime import datetime
 
-from core.domain.authorization import Authorization, AuthorizationDecision, Question, authorize
+from core.domain.authorization import AuthorizationDecision, Permit, Question, authorize
 from core.domain.effective_dated import ms_of
 from core.domain.errors import NotReady, Refused
 from core.domain.invariant import check
@@ -48,7 +48,7 @@ class Authorize:
         channel: int,
         ask: str,
         snapshot: Registry | None,
-    ) -> Authorization | None:
+    ) -> Permit | None:
         """Return what `pan` stands for; None if `refresh` is needed first: a change of the meter is due.
 
         Args:
@@ -71,8 +71,8 @@ class Authorize:
         self._note(principal, question, decision, ask, now)
         if decision.refusals:
             raise decision.refusals[0]
-        check(decision.authorization is not None, "what is not refused is resolved")
-        return decision.authorization
+        check(decision.permit is not None, "what is not refused is allowed")
+        return decision.permit
 
     async def refresh(self, principal: Principal, pan: Pan) -> Registry:
         """Carry out the meter's change if one is due, and return what the ledger says now.
@@ -120,7 +120,7 @@ class Authorize:
         notes = NOTES.get()
         if notes is not None:
             notes.decided = True
-        authorization = decision.authorization
+        permit = decision.permit
         # In the order of the fields: named, they would take twice as long, for every sale.
         fields = (
             at,
@@ -130,8 +130,8 @@ class Authorize:
             ask,
             decision.meter_id or f"pan ..{question.pan[-4:]}",
             question.amount,
-            decision.refusals[0].reason if authorization is None else "allowed",
-            "" if authorization is None else authorization.rule,
+            decision.refusals[0].reason if permit is None else "allowed",
+            "" if permit is None else permit.authorization.rule,
             decision.read_set,
             "cluster",
             question.channel,

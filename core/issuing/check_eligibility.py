@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from core.domain.errors import LedgerUnavailable, NotAppointed, PanNotFound, Refused
-from core.domain.meter import OriginatorId, Pan
+from core.domain.meter import Pan
 from core.domain.money import Pence
 from core.domain.participant import ParticipantId, Principal
 from core.domain.vend import Channel, Operation
@@ -42,14 +42,15 @@ class CheckEligibility:
         )
         if objections and isinstance(objections[0], NotAppointed | PanNotFound):
             return Eligibility(objections=objections, supplier_id=None)
-        if decision.authorization is not None:
-            sequence = OriginatorId(decision.authorization.key.originator_id), decision.authorization.meter_id
+        if decision.permit is not None:
+            allowed = decision.permit.authorization
+            sequence = allowed.originator_id, allowed.meter_id
             (state,) = await self.ledger.counters([sequence])
             if isinstance(state, LedgerUnavailable):
                 raise state
             try:
                 self.counters.check_room(state)
-                check_balance(decision.authorization.told, state, amount or Pence(0), asked_only=True)
+                check_balance(decision.permit.told, state, amount or Pence(0), asked_only=True)
             except Refused as refusal:
                 objections = (*objections, refusal)
         return Eligibility(objections=objections, supplier_id=decision.supplier_id)

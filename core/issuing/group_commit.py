@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from core.domain.authorization import Authorization
+from core.domain.authorization import Permit
 from core.domain.delivery import NOT_REQUESTED
 from core.domain.effective_dated import FAR_FUTURE, NEVER, Ms, instant_of, ms_of
 from core.domain.errors import (
@@ -25,7 +25,6 @@ from core.domain.errors import (
     UtrnError,
 )
 from core.domain.invariant import check
-from core.domain.meter import OriginatorId
 from core.domain.utrn import Counter, Utrn, truncated_counter
 from core.domain.utrn_value import CodeValue
 from core.domain.vend import Operation, Sale, Vend
@@ -60,7 +59,7 @@ class PendingVend:
     """
 
     sale: Sale
-    authorization: Authorization
+    permit: Permit
     value: CodeValue
     dated_from: Ms = NEVER
     dated_before: Ms = FAR_FUTURE
@@ -68,7 +67,7 @@ class PendingVend:
     @property
     def sequence(self) -> SequenceKey:
         """The counter sequence the code belongs to."""
-        return OriginatorId(self.authorization.key.originator_id), self.authorization.meter_id
+        return self.permit.authorization.originator_id, self.permit.authorization.meter_id
 
 
 @dataclass(slots=True)
@@ -202,12 +201,12 @@ class GroupCommitter:
             except NotReady as error:
                 self._fail(job, error)
                 continue
-            if ms_of(vend.issued_at) >= min(job.draft.authorization.until, job.draft.dated_before):
+            if ms_of(vend.issued_at) >= min(job.draft.permit.until, job.draft.dated_before):
                 # It waited past the instant up to which it was allowed. The counter is not spent: nobody saw the code.
                 self._fail(job, registry_moved())
                 continue
-            authorization = job.draft.authorization
-            batch.append((job, Entry(vend=vend, seen=state, told=authorization.told, until=authorization.until)))
+            permit = job.draft.permit
+            batch.append((job, Entry(vend=vend, seen=state, told=permit.told, until=permit.until)))
         self._times.record(Stage.SIGN, self._clock.monotonic() - started)
         return batch
 
@@ -236,13 +235,13 @@ class GroupCommitter:
         if state is None:
             return False
         try:
-            check_balance(job.draft.authorization.told, state, job.draft.sale.amount)
+            check_balance(job.draft.permit.told, state, job.draft.sale.amount)
             if job.draft.sale.code is not None:
                 self._counters.check_externally_issued(state, job.draft.sale.code[1])
             elif self._counters.check_room(state):
                 log.warning(
                     "many codes of a meter are not known to be used",
-                    extra={"meter_id": job.draft.authorization.meter_id, "unapplied": state.unapplied + 1},
+                    extra={"meter_id": job.draft.permit.authorization.meter_id, "unapplied": state.unapplied + 1},
                 )
         except Refused as refusal:
             self._counters.put(job.draft.sequence, state)
@@ -252,11 +251,12 @@ class GroupCommitter:
 
     @staticmethod
     def _request(draft: PendingVend, state: CounterState) -> SignRequest:
+        permit = draft.permit
         return SignRequest(
-            scheme=draft.authorization.scheme,
-            key=draft.authorization.key,
-            meter_id=draft.authorization.meter_id,
-            meter_point=draft.authorization.public_point,
+            scheme=permit.scheme,
+            key=permit.key,
+            meter_id=permit.authorization.meter_id,
+            meter_point=permit.public_point,
             counter=state.next,
             value=draft.value,
         )
@@ -269,20 +269,12 @@ class GroupCommitter:
         return code, state.next
 
     def _vend(self, draft: PendingVend, utrn: Utrn, counter: Counter) -> Vend:
-        authorization = draft.authorization
         # A node whose clock is a little slow must not date a vend before the change of hands it comes after, nor before
         # the hour that it is charged to.
-        now = max(self._clock.now(), instant_of(max(authorization.since, draft.dated_from)))
+        now = max(self._clock.now(), instant_of(max(draft.permit.since, draft.dated_from)))
         return Vend(
             sale=draft.sale,
-            meter_id=authorization.meter_id,
-            meter_kind=authorization.meter_kind,
-            head_end=authorization.head_end,
-            supplier_id=authorization.supplier_id,
-            originator_id=OriginatorId(authorization.key.originator_id),
-            tenancy=authorization.tenancy,
-            rule=authorization.rule,
-            read_set=authorization.read_set,
+            authorization=draft.permit.authorization,
             utrn=utrn,
             counter=counter,
             issued_at=now,

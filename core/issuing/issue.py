@@ -4,7 +4,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 
-from core.domain.authorization import Authorization
+from core.domain.authorization import Permit
 from core.domain.effective_dated import ms_of
 from core.domain.errors import (
     FENCED,
@@ -117,7 +117,7 @@ class IssueVend:
     ) -> Issued | asyncio.Future[Issued] | None:
         """Return the answer of a new vend, or its future; None if a change of the meter must be carried out first."""
         self._check_window(sale)
-        authorization = self.authorise.now(
+        permit = self.authorise.now(
             principal,
             sale.operation,
             sale.pan,
@@ -126,19 +126,17 @@ class IssueVend:
             ask=sale.transaction_id,
             snapshot=snapshot,
         )
-        if authorization is None:
+        if permit is None:
             return None
         if sale.code is not None:
             # Money that another generator has made: this service makes none by delivering it.
-            return self._submit(sale, PendingVend(sale=sale, authorization=authorization, value=_value(sale)))
-        return await self._charged(sale, authorization, snapshot)
+            return self._submit(sale, PendingVend(sale=sale, permit=permit, value=_value(sale)))
+        return await self._charged(sale, permit, snapshot)
 
-    async def _charged(
-        self, sale: Sale, authorization: Authorization, snapshot: Registry | None
-    ) -> Issued | asyncio.Future[Issued]:
+    async def _charged(self, sale: Sale, permit: Permit, snapshot: Registry | None) -> Issued | asyncio.Future[Issued]:
         """Return the future answer of a vend that is charged to its seller's ceiling."""
         seller = (snapshot or self.authorise.registry).participant(sale.participant_id)
-        at = max(ms_of(self.clock.now()), authorization.since)
+        at = max(ms_of(self.clock.now()), permit.since)
         try:
             charge = await self.ceilings.take(sale.participant_id, seller, sale.amount, at)
         except CeilingReached:
@@ -155,7 +153,7 @@ class IssueVend:
                 return earlier
             draft = PendingVend(
                 sale=sale,
-                authorization=authorization,
+                permit=permit,
                 value=_value(sale),
                 dated_from=charge.since,
                 dated_before=charge.until,

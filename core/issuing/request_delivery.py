@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-from core.domain.authorization import Authorization
 from core.domain.delivery import Delivery, DeliveryState
 from core.domain.errors import CodeTooFarBehind, LedgerUnavailable, NotAppointed, Refused
 from core.domain.participant import ParticipantId, Principal
 from core.domain.transaction_id import TransactionId
 from core.domain.utrn import duplicate_proves_credit
-from core.domain.vend import Operation, Vend
+from core.domain.vend import Authorization, Operation, Vend
 from core.issuing.authorize import Authorize
 from core.issuing.find_vend import FindVend
 from core.issuing.recent_vends import RecentVends
@@ -97,7 +96,7 @@ class SendIssued:
             )
 
     def _authorization(self, principal: Principal, vend: Vend, snapshot: Registry | None) -> Authorization | None:
-        authorization = self.authorise.now(
+        permit = self.authorise.now(
             principal,
             Operation.DELIVER,
             vend.sale.pan,
@@ -106,9 +105,9 @@ class SendIssued:
             ask=vend.sale.transaction_id,
             snapshot=snapshot,
         )
-        if authorization is not None and (authorization.meter_id, authorization.supplier_id) != (
-            vend.meter_id,
-            vend.supplier_id,
-        ):
+        if permit is None:
+            return None
+        authorization = permit.authorization
+        if (authorization.meter_id, authorization.supplier_id) != (vend.meter_id, vend.supplier_id):
             raise NotAppointed("the meter behind this PAN, or its supplier, is another one since this code was issued")
         return authorization

@@ -14,7 +14,7 @@ from core.domain.invariant import InvariantBroken
 from core.domain.meter import Custody, Meter, MeterId, OriginatorId, PanRecord, Registration, Settings
 from core.domain.participant import ParticipantId, Principal
 from core.domain.utrn import COUNTER_MAX
-from core.domain.vend import Sale, Vend
+from core.domain.vend import Authorization, Sale, Vend
 from core.ports.clock import Clock
 from core.ports.ledger import Ledger, StoredVend
 from core.ports.registry import CounterPut, RegistryStore, RegistryWrite
@@ -216,15 +216,17 @@ def _vend_of(sold: ExternallyIssued, meter: Meter, counter: CounterPut) -> Vend:
         raise InvariantBroken("a code taken over has its digits, and its meter a supplier")
     return Vend(
         sale=sold.sale,
-        meter_id=meter.meter_id,
-        meter_kind=meter.kind,
-        head_end=settings.value.head_end,
-        supplier_id=registration.value.supplier_id,
-        originator_id=counter.originator_id,
+        authorization=Authorization(
+            meter_id=meter.meter_id,
+            meter_kind=meter.kind,
+            head_end=settings.value.head_end,
+            supplier_id=registration.value.supplier_id,
+            originator_id=counter.originator_id,
+            tenancy=settings.value.tenancy,
+            rule="handed over",
+        ),
         utrn=code[0],
         counter=code[1],
         issued_at=sold.issued_at,
-        tenancy=settings.value.tenancy,
-        rule="handed over",
         delivery=NOT_REQUESTED.queue(instant_of(at)) if sold.deliver else NOT_REQUESTED,
     )

@@ -197,12 +197,12 @@ class Authorising:
         ids = [new_id() for _ in pans]
         started = time.process_time()
         for pan, ask in zip(pans, ids, strict=True):
-            authorization = self._authorise.now(
+            permit = self._authorise.now(
                 principal, Operation.TOP_UP, pan, amount=1000, channel=3, ask=ask, snapshot=None
             )
-            if authorization is None:
+            if permit is None:
                 raise RuntimeError("no change is due here")
-            self._ledger.read_set_unmoved(authorization.read_set)
+            self._ledger.read_set_unmoved(permit.authorization.read_set)
         self._trail.flush()
         return (time.process_time() - started) / AUTHORISED * 1e6
 

@@ -164,7 +164,7 @@ ISSUING = (
     Mutant(
         name="vend-waits-past-the-end-of-what-allows-it",
         file="core/issuing/group_commit.py",
-        old="            if ms_of(vend.issued_at) >= min(job.draft.authorization.until, job.draft.dated_before):\n",
+        old="            if ms_of(vend.issued_at) >= min(job.draft.permit.until, job.draft.dated_before):\n",
         new="            if ms_of(vend.issued_at) >= job.draft.dated_before:\n",
         killer=200,
         why="a code is sold after the instant at which its seller's appointment ended",

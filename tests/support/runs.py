@@ -37,6 +37,7 @@ from tests.support.vends import (
     meter,
     new_meter_id,
     vend,
+    with_authorization,
 )
 
 SHARDS = 4
@@ -108,7 +109,7 @@ def new_vend(counter: int = 1, operation: Operation = Operation.TOP_UP) -> Vend:
 
 def sell(story: Story, stored: Vend) -> Vend:
     """Commit a vend on the records of the story."""
-    stored = replace(stored, read_set=basis_of(story))
+    stored = with_authorization(stored, read_set=basis_of(story))
     changes: list[Change] = [
         seen(stored, created=True),
         CounterSeen(ORIGINATOR, stored.meter_id, stored.counter),

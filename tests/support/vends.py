@@ -2,11 +2,12 @@
 
 import itertools
 import random
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from core.domain.appointment import Appointment, Appointments, AppointmentState, Evidence, Terms
-from core.domain.authorization import Authorization
+from core.domain.authorization import Permit
 from core.domain.delivery import NOT_REQUESTED
 from core.domain.effective_dated import FAR_FUTURE, EffectiveDated, Ms, begin, ms_of
 from core.domain.meter import (
@@ -35,7 +36,7 @@ from core.domain.participant import (
 )
 from core.domain.transaction_id import TransactionId, make_transaction_id
 from core.domain.utrn import PPTD_OFFSET, Counter, Utrn, check_digit
-from core.domain.vend import Channel, Operation, Sale, Vend
+from core.domain.vend import Authorization, Channel, Operation, Sale, Vend
 from tests.support.head_ends import HEAD_END as HEAD_END
 from tests.support.market import MemoryRegistry
 
@@ -121,13 +122,21 @@ def market(*meters: Meter, pans: dict[Pan, MeterId]) -> MemoryRegistry:
     )
 
 
-def resolved(one: Meter) -> Authorization:
-    """What a PAN of a meter stands for, by records that are nowhere."""
-    return Authorization(
-        meter_id=one.meter_id, meter_kind=one.kind, scheme=one.scheme, public_point=one.public_point,
-        head_end=HEAD_END, supplier_id=SUPPLIER_ID, tenancy=1, key=KEY, since=LONG_AGO, until=FAR_FUTURE, read_set=(),
-        rule="test",
+def permit_of(meter: Meter) -> Permit:
+    """What allows a sale to a PAN of a meter, by records that are nowhere."""
+    kept = Authorization(
+        meter_id=meter.meter_id, meter_kind=meter.kind, head_end=HEAD_END, supplier_id=SUPPLIER_ID,
+        originator_id=OriginatorId(KEY.originator_id), rule="test",
     )  # fmt: skip
+    return Permit(
+        authorization=kept, scheme=meter.scheme, public_point=meter.public_point, key=KEY, since=LONG_AGO,
+        until=FAR_FUTURE,
+    )  # fmt: skip
+
+
+def with_authorization(vend: Vend, **changed: Any) -> Vend:
+    """Return a vend with another authorization in these respects."""
+    return replace(vend, authorization=vend.authorization._replace(**changed))
 
 
 def utrn(counter: int, pence: int = 1000, mac: int = 0) -> Utrn:
@@ -157,11 +166,13 @@ def vend(
     )
     return Vend(
         sale=sale,
-        meter_id=meter_id,
-        meter_kind=MeterKind.ESME,
-        head_end=HEAD_END,
-        supplier_id=SUPPLIER_ID,
-        originator_id=ORIGINATOR,
+        authorization=Authorization(
+            meter_id=meter_id,
+            meter_kind=MeterKind.ESME,
+            head_end=HEAD_END,
+            supplier_id=SUPPLIER_ID,
+            originator_id=ORIGINATOR,
+        ),
         utrn=code,
         counter=Counter(counter),
         issued_at=NOW,

@@ -89,7 +89,7 @@ async def test_a_model_of_any_name_can_be_sold_to_and_its_vends_be_read(node: Ma
         async with again.running():
             replayed = await again.sell(PSP, pan, transaction_id=issued.stored.vend.sale.transaction_id)
     assert replayed.stored.vend == issued.stored.vend
-    assert Ref(Kind.MODEL, "Landis & Gyr/E470 100%@1") in dict(replayed.stored.vend.read_set)
+    assert Ref(Kind.MODEL, "Landis & Gyr/E470 100%@1") in dict(replayed.stored.vend.authorization.read_set)
 
 
 async def test_after_a_change_of_supplier_both_sides_may_owe_the_same_counter(node: MarketNode) -> None:

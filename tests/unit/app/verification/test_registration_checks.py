@@ -30,6 +30,7 @@ from tests.support.vends import (
     TERMS,
     card,
     meter,
+    with_authorization,
 )
 
 AT = ms_of(NOW)
@@ -127,10 +128,10 @@ def test_every_record_a_sale_was_based_on_was_in_force_at_its_revision() -> None
     plain = new_vend()
     for record in (SUPPLIER, PSP, APPOINTMENTS, meter(plain.meter_id), card(plain.sale.pan, plain.meter_id)):
         story = market(plain)
-        before = sell(market(plain), plain).read_set
+        before = sell(market(plain), plain).authorization.read_set
         # Written again: the same content, another revision.
         story.tell(RecordSeen(ref_of(record), record))
-        moved = replace(sell(story, plain), read_set=before)
+        moved = with_authorization(sell(story, plain), read_set=before)
         ledger = rewritten(story.events, lambda one, moved=moved: replace(one, vend=moved))  # type: ignore[misc]
         run = replace(run_of(story, moved, credited=False), settled=False, ledger=ledger)
         assert _fired(run) == {14}, record
@@ -141,9 +142,9 @@ def test_every_record_a_sale_was_based_on_was_in_force_at_its_revision() -> None
 
 def test_a_sale_names_what_it_was_based_on() -> None:
     _, run = good()
-    bare = rewritten(run.ledger, lambda one: replace(one, vend=replace(one.vend, read_set=())))
+    bare = rewritten(run.ledger, lambda one: replace(one, vend=with_authorization(one.vend, read_set=())))
     assert _fired(replace(run, ledger=bare)) == {14}
-    taken_over = rewritten(bare, lambda one: replace(one, vend=replace(one.vend, rule="handed over")))
+    taken_over = rewritten(bare, lambda one: replace(one, vend=with_authorization(one.vend, rule="handed over")))
     assert check_run(replace(run, ledger=taken_over)) == []
 
 

@@ -21,7 +21,7 @@ from core.gateways.audit_log_format import decision_line, sale_line
 from core.gateways.audit_log_reader import Verdict
 from core.ports.audit_anchors import AnchorState
 from tests.support.audit import decision
-from tests.support.vends import NOW, utrn, vend
+from tests.support.vends import NOW, utrn, vend, with_authorization
 
 KEY = b"k" * 32
 
@@ -60,9 +60,9 @@ def _of_sale(**fields: Any) -> Callable[[Vend], Vend]:
 _EDITS: dict[str, Callable[[Vend], Vend]] = {
     "amount": _of_sale(amount=Pence(9000)),
     "channel": _of_sale(channel=Channel.COUNTER_CASH),
-    "meter": lambda one: replace(one, meter_id=MeterId("00db120000000002")),
-    "supplier": lambda one: replace(one, supplier_id=ParticipantId("supplier-south")),
-    "originator": lambda one: replace(one, originator_id=OriginatorId("90b3d51f30010002")),
+    "meter": lambda one: with_authorization(one, meter_id=MeterId("00db120000000002")),
+    "supplier": lambda one: with_authorization(one, supplier_id=ParticipantId("supplier-south")),
+    "originator": lambda one: with_authorization(one, originator_id=OriginatorId("90b3d51f30010002")),
     "counter": lambda one: replace(one, counter=Counter(6)),
     "digits": lambda one: replace(one, utrn=utrn(5, 1000, mac=1)),
 }

@@ -41,7 +41,7 @@ from tests.support.answers import memory
 from tests.support.origins import RANDOM_PART, at_head_end, told
 from tests.support.owed import deaf_recorder
 from tests.support.patience import PATIENCE_S
-from tests.support.vends import HEAD_END, NOW, ORIGINATOR, PSP_ID, new_id, new_meter_id, vend
+from tests.support.vends import HEAD_END, NOW, ORIGINATOR, PSP_ID, new_id, new_meter_id, vend, with_authorization
 
 CONFIG = EtcdConfig(endpoints=("fake:1",))
 
@@ -191,7 +191,7 @@ def _worker_of(attempts: Waiting, owned: list[Owed], ownership: FlickeringOwners
 
 def _remember(worker: DeliveryWorker, owned: list[Owed]) -> None:
     for owed in owned:
-        made = replace(vend(owed.counter, owed.meter_id), originator_id=owed.originator_id)
+        made = with_authorization(vend(owed.counter, owed.meter_id), originator_id=owed.originator_id)
         sale = replace(made.sale, transaction_id=owed.transaction_id)
         worker._answers.remember(StoredVend(vend=replace(made, sale=sale), revision=1))
 

@@ -126,9 +126,9 @@ def test_what_an_appointment_covers(terms: dict[str, Any], pence: int, channel: 
 def test_the_end_of_an_appointment_bounds_the_sale() -> None:
     registry = _of_one_meter(_appointment(until=Ms(AT + 7)))
     question = Question(caller=PSP, operation=Operation.TOP_UP, pan=PAN, amount=1000, channel=3)
-    authorization = authorize(registry, question, AT).authorization
-    assert authorization is not None
-    assert authorization.until == AT + 7, "a sale that waits past it must not be dated after it"
+    permit = authorize(registry, question, AT).permit
+    assert permit is not None
+    assert permit.until == AT + 7, "a sale that waits past it must not be dated after it"
 
 
 @pytest.mark.parametrize(

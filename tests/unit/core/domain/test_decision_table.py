@@ -17,7 +17,7 @@ from cluster.codec.registry import name_of, value_of
 from cluster.etcd.keys import Keys
 from cluster.registry.replica import RegistrySnapshot
 from core.domain.appointment import Appointment, Appointments, AppointmentState
-from core.domain.authorization import AuthorizationDecision, Question, Records, authorize
+from core.domain.authorization import AuthorizationDecision, Permit, Question, Records, authorize
 from core.domain.effective_dated import Ms, ms_of
 from core.domain.meter import (
     Custody,
@@ -320,10 +320,12 @@ def test_every_row_of_the_decision_table(caller: str, option: SellingModel, psp:
         rows += 1
         decision = _ruling(_world(case), case)
         ruled = decision.refusals[0].reason if decision.refusals else "allowed"
-        if ruled != expected(case) or (decision.authorization is None) != bool(decision.refusals):
+        if ruled != expected(case) or (decision.permit is None) != bool(decision.refusals):
             wrong.append(f"{case}: ruled {ruled}, the table says {expected(case)}")
-        elif decision.authorization is not None:
-            assert (decision.authorization.supplier_id, decision.authorization.rule) == _allowed_by(case), case
+        elif decision.permit is not None:
+            assert (decision.permit.authorization.supplier_id, decision.permit.authorization.rule) == _allowed_by(
+                case
+            ), case
     assert not wrong, "\n".join([f"{len(wrong)} wrong", *wrong[:5]])
     assert rows == ROWS_OF_A_PART
 
@@ -392,10 +394,7 @@ def test_the_mirror_decides_as_the_table_says_every_fiftieth_row(
         assert ruled.refusals[:1] == [] or ruled.refusals[0].reason == expected(case)
         for ref, revision in ruled.read_set:
             assert revision == mirror.revisions[(ref.kind, ref.id)], "the commit compares what was read"
-        bare = None if ruled.authorization is None else ruled.authorization._replace(read_set=())
-        assert bare == (None if in_memory.authorization is None else in_memory.authorization._replace(read_set=())), (
-            case
-        )
+        assert _bare(ruled.permit) == _bare(in_memory.permit), case
         assert {ref for ref, _ in ruled.read_set} == {ref for ref, _ in in_memory.read_set}, case
     assert len(rows) == ROWS_OF_A_PART // 50 + 1
     assert remembered > 0 or CALLERS[caller].role not in (Role.SUPPLIER, Role.PSP) or not _may_ever(caller, option, psp)
@@ -464,10 +463,15 @@ def test_at_the_instant_of_a_change_the_old_say_ends_and_the_new_one_begins() ->
     registry.meters[meter_id] = one
     question = Question(caller=PSP, operation=Operation.TOP_UP, pan=PAN, amount=1000, channel=3)
     before = authorize(registry, question, Ms(instant - 1))
-    assert before.authorization is not None
-    assert before.authorization.until == instant, "the sale must be dated before the change, or be authorised again"
+    assert before.permit is not None
+    assert before.permit.until == instant, "the sale must be dated before the change, or be authorised again"
     assert authorize(registry, question, instant).due_change_of == meter_id
     registry.meters[meter_id] = replace(one, effective_through=instant)
     assert authorize(registry, question, instant).refusals[0].reason == "NOT_APPOINTED"
     slow = authorize(registry, question, Ms(instant - 500))
     assert slow.refusals[0].reason == "NOT_APPOINTED", "a slow clock does not bring the old supplier back"
+
+
+def _bare(permit: Permit | None) -> Permit | None:
+    """Return a permit without the revisions of what it was based on."""
+    return None if permit is None else permit._replace(authorization=permit.authorization._replace(read_set=()))

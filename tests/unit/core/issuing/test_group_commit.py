@@ -25,7 +25,7 @@ from tests.fakes.etcd import FakeEtcd
 from tests.fakes.signer import FakeSigner
 from tests.support.answers import memory
 from tests.support.market import KeptTrail
-from tests.support.vends import PSP_ID, meter, new_id, new_meter_id, resolved
+from tests.support.vends import PSP_ID, meter, new_id, new_meter_id, permit_of
 
 # The scalar of the support's point: the first originator of tests/vectors/gbcs.json.
 SCALAR = 0xC92F51B1766E4AAA9167AB94B39D9DEB1B8B90897C0C52E0488E2C0916C98F39
@@ -61,7 +61,7 @@ class Line:
             amount=Pence(500),
             channel=Channel.APP,
         )
-        return self.line.submit(PendingVend(sale=sale, authorization=resolved(one), value=code_value(Pence(500))))
+        return self.line.submit(PendingVend(sale=sale, permit=permit_of(one), value=code_value(Pence(500))))
 
 
 @pytest.fixture
