@@ -15,7 +15,7 @@ from core.domain.effective_dated import Ms, instant_of, ms_of
 from core.domain.errors import CeilingReached, LedgerUnavailable, NotReady, OutcomeUnknown, Overloaded, UtrnError
 from core.domain.participant import Participant, ParticipantId
 from core.domain.record import Versioned
-from core.issuing.recent_vends import Issued
+from core.issuing.recent_vends import Issued, VendAnswer
 from core.ports.ceilings import Allotment, CeilingLedger
 from core.ports.clock import Clock
 
@@ -58,14 +58,19 @@ class Charge:
     until: Ms
     sold: Counter[ParticipantId] = field(repr=False)
 
-    def settle(self, answer: "asyncio.Future[Issued]") -> None:
+    def settle(self, answer: "asyncio.Future[VendAnswer]") -> None:
         """Give the pence back unless the sale was committed, or may have been."""
         if answer.cancelled():
             return
         error = answer.exception()
-        if error is None and not answer.result().replayed:
+        if error is not None:
+            if isinstance(error, UtrnError) and not isinstance(error, OutcomeUnknown):
+                self.release()
+            return
+        told = answer.result()
+        if isinstance(told, Issued) and not told.replayed:
             self.sold[self.purse.participant_id] += self.pence
-        elif error is None or (isinstance(error, UtrnError) and not isinstance(error, OutcomeUnknown)):
+        else:
             self.release()
 
     def release(self) -> None:

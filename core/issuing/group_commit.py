@@ -20,7 +20,6 @@ from core.domain.errors import (
     OutcomeUnknown,
     Overloaded,
     Refused,
-    RegistryMoved,
     ShuttingDown,
     UtrnError,
 )
@@ -29,7 +28,7 @@ from core.domain.utrn import Counter, Utrn, truncated_counter
 from core.domain.utrn_value import CodeValue
 from core.domain.vend import Operation, Sale, Vend
 from core.issuing.counter_cache import Counters, SequenceKey, check_balance
-from core.issuing.recent_vends import Issued, RecentVends, replay
+from core.issuing.recent_vends import Issued, NotCommitted, RecentVends, VendAnswer, replay
 from core.metrics import Stage, StageTimes
 from core.ports.audit_log import AuditLog
 from core.ports.clock import Clock
@@ -73,7 +72,7 @@ class PendingVend:
 @dataclass(slots=True)
 class _Job:
     draft: PendingVend
-    answer: asyncio.Future[Issued]
+    answer: asyncio.Future[VendAnswer]
     since: float
     attempts: int = 0
 
@@ -125,7 +124,7 @@ class GroupCommitter:
         """How many vends wait or are being committed."""
         return self._in_flight
 
-    def submit(self, draft: PendingVend) -> asyncio.Future[Issued]:
+    def submit(self, draft: PendingVend) -> asyncio.Future[VendAnswer]:
         """Take `draft` in and return its future answer; cancelling the future does not cancel the vend.
 
         Raises:
@@ -203,7 +202,7 @@ class GroupCommitter:
                 continue
             if ms_of(vend.issued_at) >= min(job.draft.permit.until, job.draft.dated_before):
                 # It waited past the instant up to which it was allowed. The counter is not spent: nobody saw the code.
-                self._fail(job, registry_moved())
+                self._tell(job, NotCommitted.AUTHORIZE_AGAIN)
                 continue
             permit = job.draft.permit
             batch.append((job, Entry(vend=vend, seen=state, told=permit.told, until=permit.until)))
@@ -315,7 +314,7 @@ class GroupCommitter:
                     self._counters.put(job.draft.sequence, outcome.counter)
                     self._sign_again(job)
                 case RegistrationMoved():
-                    self._fail(job, registry_moved())
+                    self._tell(job, NotCommitted.AUTHORIZE_AGAIN)
                 case UtrnError():
                     if isinstance(outcome, OutcomeUnknown):
                         self._trail.note_sale(entry.vend, 0)
@@ -339,8 +338,11 @@ class GroupCommitter:
     def _answer(self, job: _Job, issued: Issued) -> None:
         self._answers.remember(issued.stored)
         self._times.record(Stage.ISSUE, self._clock.monotonic() - job.since)
+        self._tell(job, issued)
+
+    def _tell(self, job: _Job, answer: VendAnswer) -> None:
         if not job.answer.done():
-            job.answer.set_result(issued)
+            job.answer.set_result(answer)
         self._release(job)
 
     def _fail(self, job: _Job, error: UtrnError) -> None:
@@ -361,8 +363,3 @@ class GroupCommitter:
         self._in_flight -= 1
         if self._in_flight == 0:
             self._idle.set()
-
-
-def registry_moved() -> RegistryMoved:
-    """Return the error that has a vend authorised again, by what the registry says now."""
-    return RegistryMoved("the registry changed while this was under way; repeat the same transaction_id")

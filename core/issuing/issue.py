@@ -23,8 +23,8 @@ from core.domain.vend import Operation, Sale, check_same
 from core.issuing.authorize import Authorize
 from core.issuing.ceilings import Ceilings
 from core.issuing.config import FlowConfig
-from core.issuing.group_commit import GroupCommitter, PendingVend, registry_moved
-from core.issuing.recent_vends import Issued, RecentVends, key_of, replay
+from core.issuing.group_commit import GroupCommitter, PendingVend
+from core.issuing.recent_vends import Issued, NotCommitted, RecentVends, VendAnswer, key_of, replay
 from core.issuing.refuse_sale import RefuseSale
 from core.ports.audit_context import NOTES
 from core.ports.clock import Clock
@@ -74,19 +74,19 @@ class IssueVend:
                 raise DeadlineTooShort(f"less than {self.config.least_deadline_ms} ms are left of the deadline")
             try:
                 answer = answer or await self._begin(principal, sale, snapshot)
-                if isinstance(answer, Issued):
-                    return answer
-                if answer is not None:
-                    # Shielded: a caller that goes away must not take the answer from the others that wait for it.
-                    return await asyncio.shield(answer)
+                # Shielded: a caller that goes away must not take the answer from the others that wait for it.
+                told = await asyncio.shield(answer) if isinstance(answer, asyncio.Future) else answer
             except Refused as refusal:
                 return await self._refused(sale, refusal, repeat=repeat)
-            except RegistryMoved:
+            if isinstance(told, Issued):
+                return told
+            if told is NotCommitted.AUTHORIZE_AGAIN:
                 log.info("a record moved under a vend; it is authorised again")
+            # A change of the meter is due, or a record has moved under the vend: the ledger says what holds now.
             snapshot = await self.authorise.refresh(principal, sale.pan)
-        raise registry_moved()
+        raise _registry_moved()
 
-    async def _answer_in_flight(self, sale: Sale) -> Issued | asyncio.Future[Issued] | None:
+    async def _answer_in_flight(self, sale: Sale) -> Issued | asyncio.Future[VendAnswer] | None:
         """Return the answer given lately, or the one that an earlier request for the same vend waits for; else None.
 
         A request with other content under the same id waits until the first one is decided: only a committed vend may
@@ -114,7 +114,7 @@ class IssueVend:
 
     async def _begin(
         self, principal: Principal, sale: Sale, snapshot: Registry | None
-    ) -> Issued | asyncio.Future[Issued] | None:
+    ) -> Issued | asyncio.Future[VendAnswer] | None:
         """Return the answer of a new vend, or its future; None if a change of the meter must be carried out first."""
         self._check_window(sale)
         permit = self.authorise.now(
@@ -133,7 +133,9 @@ class IssueVend:
             return self._submit(sale, PendingVend(sale=sale, permit=permit, value=_value(sale)))
         return await self._charged(sale, permit, snapshot)
 
-    async def _charged(self, sale: Sale, permit: Permit, snapshot: Registry | None) -> Issued | asyncio.Future[Issued]:
+    async def _charged(
+        self, sale: Sale, permit: Permit, snapshot: Registry | None
+    ) -> Issued | asyncio.Future[VendAnswer]:
         """Return the future answer of a vend that is charged to its seller's ceiling."""
         seller = (snapshot or self.authorise.registry).participant(sale.participant_id)
         at = max(ms_of(self.clock.now()), permit.since)
@@ -166,7 +168,7 @@ class IssueVend:
         answer.add_done_callback(charge.settle)
         return answer
 
-    def _submit(self, sale: Sale, draft: PendingVend) -> asyncio.Future[Issued]:
+    def _submit(self, sale: Sale, draft: PendingVend) -> asyncio.Future[VendAnswer]:
         answer = self.line.submit(draft)
         self.answers.begin(sale, answer)
         return answer
@@ -194,10 +196,13 @@ class IssueVend:
         """
         try:
             answer = await self._answer_in_flight(sale)
-            if answer is not None:
-                return answer if isinstance(answer, Issued) else await asyncio.shield(answer)
+            told = await asyncio.shield(answer) if isinstance(answer, asyncio.Future) else answer
         except Refused as decided:
             return await self._refused(sale, decided, repeat=repeat)
+        if isinstance(told, Issued):
+            return told
+        if told is NotCommitted.AUTHORIZE_AGAIN:
+            raise _registry_moved()
         return await self._refused(sale, refusal, repeat=repeat)
 
     async def _refused(self, sale: Sale, refusal: Refused, *, repeat: bool) -> Issued:
@@ -206,6 +211,10 @@ class IssueVend:
             raise refusal
         stored = await self.refuse(sale.participant_id, sale.transaction_id, refusal, repeat=repeat)
         return replay(sale, stored)
+
+
+def _registry_moved() -> RegistryMoved:
+    return RegistryMoved("the registry changed while this was under way; repeat the same transaction_id")
 
 
 def _value(sale: Sale) -> CodeValue:

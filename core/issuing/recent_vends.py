@@ -4,6 +4,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from core.domain.participant import ParticipantId
 from core.domain.refusal import ClosedRefusal
@@ -24,6 +25,16 @@ class Issued:
 
     stored: StoredVend
     replayed: bool
+
+
+class NotCommitted(Enum):
+    """What became of a vend that has no answer yet, though nothing went wrong."""
+
+    # A record that it was based on has moved, or its permit ran out while it waited.
+    AUTHORIZE_AGAIN = auto()
+
+
+VendAnswer = Issued | NotCommitted
 
 
 def key_of(sale: Sale) -> VendKey:
@@ -47,7 +58,7 @@ class RecentVends:
         self._unpack = unpack
         self._recent: OrderedDict[VendKey, Packed] = OrderedDict()
         self._in_doubt: set[VendKey] = set()
-        self._in_flight: dict[VendKey, tuple[Sale, asyncio.Future[Issued]]] = {}
+        self._in_flight: dict[VendKey, tuple[Sale, asyncio.Future[VendAnswer]]] = {}
 
     def recent(self, key: VendKey) -> Found | None:
         """Return what is under an id, its delivery as it lately was; None if the ledger must be asked."""
@@ -76,11 +87,11 @@ class RecentVends:
         if key in self._recent:
             self._in_doubt.add(key)
 
-    def in_flight(self, key: VendKey) -> tuple[Sale, asyncio.Future[Issued]] | None:
+    def in_flight(self, key: VendKey) -> tuple[Sale, asyncio.Future[VendAnswer]] | None:
         """Return the earlier request for the same vend and the answer that it is waiting for, or None."""
         return self._in_flight.get(key)
 
-    def begin(self, sale: Sale, answer: asyncio.Future[Issued]) -> None:
+    def begin(self, sale: Sale, answer: asyncio.Future[VendAnswer]) -> None:
         """Let repeats of `sale` wait for `answer` until it is there."""
         key = key_of(sale)
         self._in_flight[key] = (sale, answer)
