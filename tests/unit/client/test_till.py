@@ -110,6 +110,7 @@ async def _asked(*script: Any, patience_s: float = 0.05) -> tuple[Answer | Excep
         return found, book, node
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", NOT_SOLD)
 async def test_a_reason_of_the_closed_list_is_final_to_a_first_attempt(reason: str) -> None:
     found, book, node = await _asked(No(reason))
@@ -120,6 +121,7 @@ async def test_a_reason_of_the_closed_list_is_final_to_a_first_attempt(reason: s
     assert book.untold_refusals() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", OTHERS)
 async def test_any_other_reason_is_never_a_cause_to_give_money_back(reason: str) -> None:
     found, book, node = await _asked(*[No(reason)] * 20)
@@ -142,6 +144,7 @@ async def test_a_seller_that_is_barred_asks_once_more_and_learns_what_became_of_
     assert book.open_sales() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", NOT_SOLD)
 async def test_in_answer_to_a_repeat_it_is_not_final(reason: str) -> None:
     """The first attempt may be under way still: the sale was sold at another node in the meantime."""

@@ -31,7 +31,7 @@ CHECK, WATCH = "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"
 UNKNOWN = "/utrn.v1.RegistryService/NoSuchMethod"
 _SECRET = "a promise holds: secret=1234"
 # A caller that is told nothing waits so long.
-_HANGS_S = 0.5
+_HANGS_S = 0.1
 
 
 @dataclass

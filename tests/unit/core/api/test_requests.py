@@ -165,6 +165,7 @@ def test_what_is_spoilt_was_answered_before(method: str) -> None:
         assert asyncio.run(drive([Call(who, _room(method), method, request)])) == [None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("room", "method"), METHODS, ids=lambda one: one)
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
 @given(data=st.data())

@@ -313,6 +313,7 @@ def _question(caller: str, act: Operation) -> Question:
     return Question(caller=CALLERS[caller], operation=act, pan=PAN, amount=1000, channel=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("caller", "option", "psp"), PARTS)
 def test_every_row_of_the_decision_table(caller: str, option: SellingModel, psp: ParticipantStatus) -> None:
     wrong, rows = [], 0
