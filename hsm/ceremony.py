@@ -267,10 +267,16 @@ def _audit(path: Path | None, now: datetime, act: str, **facts: str) -> None:
     if path is None:
         return
     line = {"at": now.isoformat(), "act": act, "uid": os.getuid(), **facts}
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    # Nobody but its owner writes what is evidence.
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        told = f"{act} is done, and its line cannot be written to {path} ({error.strerror}): write it down by hand"
+        raise CeremonyRefused(told) from error
 
 
 def as_json(entry: KeyEntry) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`utrn meter`, what changes hands: supplier, tenant, who spends the counters; and a change that waits, cancelled."""
 
 import json
-import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +20,7 @@ from app.cli.requests import (
     print_result,
 )
 from app.terminal.output import EXIT_USAGE, console, fail, print_json, print_table
+from app.terminal.secret_file import write_secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -149,8 +150,7 @@ def _save(codes: "Iterable[pb.UnspentCode]", file: Path) -> None:
     """Write codes as JSON lines that only their owner may read: whoever has a code can spend it."""
     lines = "".join(json.dumps(message_json(code)) + "\n" for code in codes)
     try:
-        with open(file, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as saved:
-            saved.write(lines)
+        write_secret(file, lines)
     except OSError as error:
         fail(f"--save-codes {file}: cannot be written: {error}; the meter is handed over: repeat the same command")
 
@@ -169,7 +169,10 @@ def read_codes(file: Path) -> "list[pb.UnspentCode]":
         try:
             found.append(Parse(line, pb.UnspentCode()))
         except ParseError as error:
-            names = ", ".join(field.name for field in pb.UnspentCode.DESCRIPTOR.fields)
-            why = " ".join(str(error).split())
-            fail(f"--codes {file}, line {at}: {why}; an object with {names} is needed", code=EXIT_USAGE)
+            # The parser quotes what it could not read, which may be a code.
+            fields = pb.UnspentCode.DESCRIPTOR.fields
+            wrong = [one.name for one in fields if re.search(rf"\b({one.name}|{one.json_name}) field", str(error))]
+            why = f"{wrong[0]} has no value of its type" if wrong else "this is none"
+            names = ", ".join(field.name for field in fields)
+            fail(f"--codes {file}, line {at}: an object with {names} is needed; {why}", code=EXIT_USAGE)
     return found

@@ -10,6 +10,8 @@ from typing import Final, TextIO
 
 import structlog
 
+from core.domain.mask import masked
+
 _LINE_MAX: Final = 4096
 # Standard error as it was, while descriptor 2 is a pipe.
 _real: list[TextIO] = []
@@ -30,6 +32,7 @@ def set_up_logs(level: str, to: TextIO | None = None) -> None:
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        _mask,
     ]
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
@@ -41,6 +44,14 @@ def set_up_logs(level: str, to: TextIO | None = None) -> None:
     handler = logging.StreamHandler(sys.stderr if to is None else to)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+
+
+def _mask(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Mask numbers of cards and codes in what others have worded: an exception's text, a library's line."""
+    for key in ("exception", "line"):
+        if isinstance(told := event.get(key), str):
+            event[key] = masked(told)
+    return event
 
 
 def plain_stderr() -> TextIO:

@@ -24,7 +24,8 @@ class ApiConfig:
             What costs much (loads, lists, reconciling) has bounds of its own, of a few.
         caller_watches_max: Watches of health, 1 to 100000, of one participant at once at this node.
         caller_refusals_per_s: Refusals, 0 to 100000, a second that one participant may cause for long, and twenty
-            seconds' worth at once; then its calls are OVERLOADED. 0 for any number.
+            seconds' worth at once; then its calls are OVERLOADED. All who are no participant share
+            one such measure. 0 for any number.
         handshake_s: Seconds, 1 to 120, that a connection may take for TLS.
         connection_idle_s: Seconds, 10 to 86400, without a call under way after which a connection is ended in good
             order: gRPC opens the next one by itself.

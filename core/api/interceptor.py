@@ -22,9 +22,9 @@ from core.api.access import ACCESS, Access, Noted
 from core.api.authenticate import Authenticate
 from core.api.limits import CallerLimits
 from core.api.status import Context, internal_error, status_of, tell
-from core.domain.errors import IF_FIRST, BadField, NotReady, Refused, UtrnError
+from core.domain.errors import IF_FIRST, BadField, NotReady, Overloaded, Refused, UtrnError
 from core.domain.invariant import InvariantBroken
-from core.domain.participant import Principal
+from core.domain.participant import Principal, Role
 from core.ports.audit_context import NOTES, Notes
 
 log = logging.getLogger(__name__)
@@ -37,9 +37,13 @@ _ARRIVES_WITHIN_S = 10.0
 # Where no configuration says it.
 _CALLS_MAX: Final = 1000
 _UNKNOWN_METHOD: Final = "unknown method"
+# Under which calls are counted whose caller is no participant.
+_NOBODY: Final = ""
 _NO_SUCH_METHOD: Final = "no method of this name is here; see the contract, utrn.v1"
 # Of what is refused by its role, so much is parsed for the trail, which tells what it was about.
 _PARSED_IF_REFUSED_MAX: Final = 4096
+# Who learns that a method is not there: whoever may call anything.
+_UNKNOWN_ACCESS: Final = Access(roles=frozenset(Role))
 # What ends a task from outside, or an iteration: none of the net's business.
 _PASSES: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt, SystemExit, grpc.aio.AbortError)
 
@@ -163,8 +167,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
         asked: Message = empty_pb2.Empty()
         try:
             principal = self._caller(access, context)
-            with self._counted(principal, method):
-                body = await method.arrive(requests, self._soon(principal))
+            name = self._name_of(principal, context)
+            with self._counted(name, method):
+                body = await method.arrive(requests, self._limits.arriving(name, _ARRIVES_WITHIN_S))
                 try:
                     if principal is not None:
                         access.check_role(principal)
@@ -173,6 +178,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
                     raise
                 asked = method.parse(body)
                 reply: bytes = method.handler.response_serializer(await method.handler.unary_unary(asked, context))
+        except Overloaded:
+            # Nothing was read or decided; a line for each would let whoever asks too much fill the disk.
+            raise
         except UtrnError as error:
             every = access.noted is Noted.EVERY
             if every or (access.noted is Noted.REFUSALS and isinstance(error, Refused) and not notes.decided):
@@ -211,15 +219,15 @@ class Interceptor(grpc.aio.ServerInterceptor):
         once.
         """
         admit, handler = partial(self._admit, method.access, context), method.handler
-        principal = admit()
-        with self._counted(principal, method):
+        name = self._name_of(admit(), context)
+        with self._counted(name, method):
             if method.access.noted is not Noted.NONE:
                 # Before the first reply: whoever breaks off half-way has read half of it.
                 self._note(context, method.name, empty_pb2.Empty(), "allowed", Notes())
             if handler.request_streaming:
                 replies = handler.stream_stream(_Requests(method, requests, admit), context)
             else:
-                body = await method.arrive(requests, self._soon(principal))
+                body = await method.arrive(requests, self._limits.arriving(name, _ARRIVES_WITHIN_S))
                 replies = handler.unary_stream(method.parse(body), context)
             async with aclosing(replies):
                 async for reply in replies:
@@ -233,29 +241,28 @@ class Interceptor(grpc.aio.ServerInterceptor):
             access.check_role(principal)
         return principal
 
-    def _soon(self, principal: Principal | None) -> AbstractAsyncContextManager[object]:
-        if principal is None:
-            return asyncio.timeout(_ARRIVES_WITHIN_S)
-        return self._limits.arriving(principal.participant_id, _ARRIVES_WITHIN_S)
-
     @contextmanager
-    def _counted(self, principal: Principal | None, method: _Method) -> Iterator[None]:
-        """Hold a participant to its limits while its call is under way."""
-        if principal is None:
-            yield
-            return
-        with self._limits.under_way(principal.participant_id, method.name, method.access):
+    def _counted(self, caller: str, method: _Method) -> Iterator[None]:
+        """Hold a caller to its limits while its call is under way."""
+        with self._limits.under_way(caller, method.name, method.access):
             try:
                 yield
             except Refused:
-                self._limits.refused(principal.participant_id)
+                self._limits.refused(caller)
                 raise
+
+    def _name_of(self, principal: Principal | None, context: Context) -> str:
+        """Return under which name a caller is counted: by its certificate, where it is no participant that is known."""
+        if principal is not None:
+            return principal.participant_id
+        return self._authenticate.certificate_of(context).fingerprint
 
     def _caller(self, access: Access, context: Context) -> Principal | None:
         """Return who calls; None for a node, where nodes may, and while nobody can say who is a participant.
 
         Raises:
             CertificateRefused, UnknownCaller, CallerSuspended: it may not call this.
+            Overloaded: so many were refused lately for who they are.
             NotReady: repeat at another node.
         """
         if access.nodes and self._authenticate.is_node(context):
@@ -266,7 +273,12 @@ class Interceptor(grpc.aio.ServerInterceptor):
             if access.starting:
                 return None
             raise
+        except Refused:
+            # Whoever is nobody here is counted with everybody who is nobody: certificates cost a stranger nothing.
+            self._limits.turned_away(_NOBODY)
+            raise
         if barred is not None and not access.barred:
+            self._limits.turned_away(principal.participant_id)
             raise barred
         return principal
 
@@ -274,7 +286,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         """Answer a call of a method that is not there; only to callers who are."""
         del requests
         try:
-            self._authenticate(context)
+            self._caller(_UNKNOWN_ACCESS, context)
         except BaseException as error:  # noqa: BLE001  # the net
             await self._refuse(_UNKNOWN_METHOD, error, context)
         self.answered[(_UNKNOWN_METHOD, "UNIMPLEMENTED")] += 1

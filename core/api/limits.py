@@ -69,6 +69,15 @@ class CallerLimits:
             if not self._under_way[key]:
                 del self._under_way[key]
 
+    def turned_away(self, caller: str) -> None:
+        """Count a call that is refused for who makes it, before anything is read of it.
+
+        Raises:
+            Overloaded: so many were lately; nobody is told why, and no line is written.
+        """
+        self._check_refusals(caller)
+        self.refused(caller)
+
     def refused(self, caller: str) -> None:
         """Count a refusal. Many cost a read of the ledger, and whoever guesses ids or PANs gets nothing else."""
         if self._refusals_per_s:

@@ -5,6 +5,7 @@ kept is forgotten when authorities or revocation lists are read anew. Whether a 
 every call: a connection may outlive it.
 """
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from core.ports.clock import Clock
 _CERTIFICATE = "x509_pem_cert"
 _CHAIN = "x509_pem_cert_chain"
 _KEPT_MAX: Final = 4096
+# Of a certificate and what was sent with it: TLS lets through ten times as much, and whoever has any certificate may
+# add to it what it likes.
+_SENT_BYTES_MAX: Final = 32_768
 # How long a refusal is kept: of an intermediate that is not valid yet it would not be true for ever.
 _REFUSED_FOR_S: Final = 10.0
 
@@ -46,7 +50,8 @@ class PeerCertificates:
         self._clock = clock
         self._trust = trust
         self.callers: dict[str, str] = {}
-        self._kept: OrderedDict[tuple[bytes, ...], tuple[PeerCertificate | CertificateRefused, float]] = OrderedDict()
+        # By the digest of what was sent: what is kept must not grow with what a stranger sends.
+        self._kept: OrderedDict[bytes, tuple[PeerCertificate | CertificateRefused, float]] = OrderedDict()
 
     def trust(self, trust: Trust) -> None:
         """Go by these authorities and revocation lists from now on, for the connections that stand too."""
@@ -75,13 +80,17 @@ class PeerCertificates:
             return self._clock.wall()
 
     def _find(self, pems: tuple[bytes, ...], now: datetime) -> PeerCertificate:
-        at = self._clock.monotonic()
-        known = self._kept.get(pems)
+        if sum(map(len, pems)) > _SENT_BYTES_MAX:
+            raise refused(f"it came with more than {_SENT_BYTES_MAX} bytes of certificates")
+        at, key = self._clock.monotonic(), _digest(pems)
+        known = self._kept.get(key)
         if known is None or (isinstance(known[0], CertificateRefused) and at > known[1] + _REFUSED_FOR_S):
             known = (self._verified(pems, now), at)
-            self._kept[pems] = known
+            self._kept[key] = known
             if len(self._kept) > _KEPT_MAX:
                 self._kept.popitem(last=False)
+        # The one that called last is forgotten last: new ones push out new ones.
+        self._kept.move_to_end(key)
         found, _ = known
         if isinstance(found, CertificateRefused):
             raise found.with_traceback(None)
@@ -102,6 +111,14 @@ class PeerCertificates:
             return refused("it cannot be read")
         except CertificateRefused as refusal:
             return refusal
+
+
+def _digest(pems: Sequence[bytes]) -> bytes:
+    found = hashlib.sha256()
+    for pem in pems:
+        found.update(len(pem).to_bytes(8, "big"))
+        found.update(pem)
+    return found.digest()
 
 
 def _split(pems: Sequence[bytes]) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import grpc
@@ -20,6 +21,7 @@ from utrn.v1 import (
     top_up_service_pb2,
 )
 
+from core.access.certificates import PeerCertificate
 from core.api.authenticate import Authenticate
 from core.api.status import Context
 from core.domain.errors import Refused, UtrnError
@@ -37,6 +39,9 @@ METHODS: dict[str, Any] = {
     for service in cast("Any", file).DESCRIPTOR.services_by_name.values()
     for method in service.methods
 }
+
+
+_EVER = (datetime(1970, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC))
 
 
 class Versioned:
@@ -58,6 +63,11 @@ class Versioned:
 
     def is_node(self, context: Context) -> bool:
         return False
+
+    def certificate_of(self, context: Context) -> PeerCertificate:
+        return PeerCertificate(
+            identity="spiffe://x", fingerprint="00" * 32, issued_at=_EVER[0], starts=_EVER[0], ends=_EVER[1]
+        )
 
     @property
     def authenticate(self) -> Authenticate:

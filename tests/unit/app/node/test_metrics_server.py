@@ -50,6 +50,30 @@ def test_a_collector_is_served(port: int) -> None:
     assert "utrn_test 7.0" in _page(port)
 
 
+@pytest.mark.parametrize("page_s", [3600.0, 0.0], ids=["kept", "the control"])
+def test_the_page_is_written_once_for_all_who_ask_for_it_soon(monkeypatch: pytest.MonkeyPatch, page_s: float) -> None:
+    monkeypatch.setattr(app.node.metrics_server, "_PAGE_S", page_s)
+    page = app.node.metrics_server._Page(CollectorRegistry())
+    for _ in range(20):
+        page({}, lambda *_: None)
+    assert page.written == (1 if page_s else 20)
+
+
+def test_whoever_asks_without_end_is_closed_unread_and_a_collector_is_served_after_it(
+    port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.node.metrics_server, "_BURST", 5.0)
+    monkeypatch.setattr(app.node.metrics_server, "_PER_S", 2.0)
+    closed = 0
+    for _ in range(30):
+        try:
+            _page(port)
+        except (ConnectionError, http.client.HTTPException):
+            closed += 1
+    assert closed > 15
+    assert "utrn_test" in _served_page(port)
+
+
 def test_silent_connections_cost_a_few_threads_and_a_collector_is_served_after_them(port: int) -> None:
     before = threading.active_count()
     silent = [socket.create_connection((HOST, port), timeout=PATIENCE_S) for _ in range(100)]

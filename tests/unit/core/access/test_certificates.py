@@ -10,6 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
+import core.api.peer_certificates
 from app.devstack.ca import DevPki, node_uri, participant_uri
 from core.access.certificates import Authority, read_certificates, read_crls
 from core.api.peer_certificates import PeerCertificates, Trust
@@ -211,3 +212,30 @@ def test_files_that_are_none_are_told_by_what_they_are(door: Door) -> None:
     assert read_crls(b"") == []
     with pytest.raises(ValueError, match="no X509 CRL"):
         read_crls(pem)
+
+
+def _with_more(door: Door, more: bytes) -> Context:
+    good = made(door.callers, PSP_URI).certificate.public_bytes(Encoding.PEM)
+    return cast("Context", _Call({"x509_pem_cert": [good], "x509_pem_cert_chain": [more]}))
+
+
+def test_what_a_stranger_adds_to_a_good_certificate_is_bounded_before_it_is_read_or_kept(door: Door) -> None:
+    with pytest.raises(CertificateRefused, match="bytes of certificates"):
+        door.certificates(_with_more(door, b"-----BEGIN CERTIFICATE-----\n" + b"A" * 40_000))
+    assert len(door.certificates._kept) == 0
+    for number in range(50):
+        with pytest.raises(CertificateRefused):
+            door.certificates(_with_more(door, b"-----BEGIN CERTIFICATE-----\n" + b"%d" % number * 10_000))
+    assert {len(key) for key in door.certificates._kept} == {32}, "a digest of it, whatever was sent"
+
+
+def test_who_goes_on_calling_is_not_verified_anew_for_a_flood_of_others(
+    door: Door, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core.api.peer_certificates, "_KEPT_MAX", 4)
+    honest = calling_with(made(door.callers, PSP_URI))
+    first = door.certificates(honest)
+    for number in range(20):
+        with pytest.raises(CertificateRefused):
+            door.certificates(_with_more(door, b"-----BEGIN CERTIFICATE-----\n%d" % number))
+        assert door.certificates(honest) is first

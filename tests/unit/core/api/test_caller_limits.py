@@ -12,7 +12,7 @@ from core.api.access import ACCESS
 from core.api.interceptor import Interceptor
 from core.api.limits import CallerLimits, in_slices
 from core.api.status import Context
-from core.domain.errors import Overloaded, PanNotFound
+from core.domain.errors import CallerSuspended, NotReady, Overloaded, PanNotFound, Refused, UnknownCaller
 from tests.support.market_node import OPERATOR
 from tests.support.patience import PATIENCE_S
 from tests.support.raw import Answer, raw_call, raw_stream
@@ -20,6 +20,7 @@ from tests.support.served import Versioned, served
 from tests.support.vends import PSP, SUPPLIER
 
 SALE, WATCH = "/utrn.v1.TopUpService/TopUp", "/grpc.health.v1.Health/Watch"
+READ, MISSING = "/utrn.v1.MeterService/GetMeter", "/utrn.v1.MeterService/NoSuchMethod"
 LOAD = "/utrn.v1.RegistryService/LoadRecords"
 
 
@@ -107,6 +108,48 @@ async def test_without_the_bound_every_refusal_costs_a_look() -> None:
         bound.refused("psp")
     with bound.under_way("psp", "TopUp", ACCESS[SALE]):
         pass
+
+
+@pytest.mark.parametrize("refusal", [UnknownCaller("nobody"), CallerSuspended("suspended")], ids=["nobody", "barred"])
+@pytest.mark.parametrize("path", [READ, SALE, MISSING], ids=["every call noted", "refusals noted", "no such method"])
+async def test_who_is_turned_away_without_end_writes_no_more_lines(path: str, refusal: Refused) -> None:
+    noted: list[str] = []
+    known = Versioned(PSP if isinstance(refusal, CallerSuspended) else None, refusal)
+    interceptor = Interceptor(known.authenticate, lambda _: None, lambda *told: noted.append(told[3]), limits())
+    method = READ if path == SALE else path
+    async with served({READ: _never, SALE: _never}, [interceptor]) as channel:
+        reasons = [(await raw_call(channel, method, b"")).reason for _ in range(60)]
+    told = reasons.count(refusal.reason)
+    assert 10 <= told < 40
+    assert set(reasons[told:]) == {"OVERLOADED"}
+    assert noted == ([] if path == MISSING else [refusal.reason] * told)
+
+
+async def test_without_the_bound_each_of_them_writes_a_line() -> None:
+    """The control."""
+    noted: list[str] = []
+    known = Versioned(None, UnknownCaller("nobody"))
+    unbounded = limits(refusals_per_s=0)
+    interceptor = Interceptor(known.authenticate, lambda _: None, lambda *told: noted.append(told[3]), unbounded)
+    async with served({READ: _never}, [interceptor]) as channel:
+        for _ in range(60):
+            await raw_call(channel, READ, b"")
+    assert len(noted) == 60
+
+
+async def test_whoever_calls_before_participants_are_known_is_counted_by_its_certificate() -> None:
+    held = Held()
+    known = Versioned(None, NotReady("reading"))
+    interceptor = Interceptor(known.authenticate, lambda _: None, limits=limits())
+    async with served({WATCH: held.stream}, [interceptor]) as channel, asyncio.TaskGroup() as tasks:
+        tasks.create_task(raw_stream(channel, WATCH, [b""]))
+        await held.until(1)
+        assert (await raw_stream(channel, WATCH, [b""])).reason == "OVERLOADED"
+        held.go.set()
+
+
+async def _never(request: Any, context: Context) -> Any:
+    raise AssertionError("nobody comes so far")
 
 
 async def test_refusals_are_forgiven_in_time() -> None:
