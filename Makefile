@@ -1,5 +1,5 @@
 # The only commands to know. `make demo` and `make test` install what they need first.
-.PHONY: client setup demo test check unit fast test-one fmt fix it attack sim mutants mutants-check drill-check drills load bench million proto proto-check proto-release up down clean
+.PHONY: changelog client setup demo test check unit fast test-one fmt fix it attack sim mutants mutants-check drill-check drills load bench million proto proto-check proto-release up down clean
 
 RUN ?= run
 SHAPE ?= steady
@@ -78,6 +78,9 @@ bench: setup ## ratios within one run; JSON lines in build/bench.jsonl
 proto: setup ## generate code from proto/
 	@proto/generate.sh
 	@.venv/bin/buf lint proto
+
+changelog: setup ## what the next version's section of the changelog will be
+	@.venv/bin/towncrier build --draft --version next
 
 client: setup ## the client kit's wheel, for sellers, in build/
 	@mkdir -p build && client/build.sh build

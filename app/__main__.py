@@ -5,6 +5,7 @@ Only the file of the command that was asked for is imported: a command starts as
 
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -113,9 +114,19 @@ class _Utrn(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
+        with self._names_alone():
+            super().format_help(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """Return what may follow: a shell waits for it at each press of the tab key."""
+        with self._names_alone():
+            return super().shell_complete(ctx, incomplete)
+
+    @contextmanager
+    def _names_alone(self) -> Iterator[None]:
         self._listing = True
         try:
-            super().format_help(ctx, formatter)
+            yield
         finally:
             self._listing = False
 
@@ -124,7 +135,7 @@ app = typer.Typer(
     name="utrn",
     cls=_Utrn,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_show_locals=False,
 )
 

@@ -178,3 +178,18 @@ def test_a_refusal_that_says_little_has_the_same_keys() -> None:
     found = refusal_json(_refused())
     assert set(found) == KEYS - {"text", "exit_code"}
     assert (found["reason"], found["final"], found["retry_ms"]) == ("INVALID_ARGUMENT", False, None)
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"),
+    [
+        ("utrn me", {"meter", "meter-model"}),
+        ("utrn meter se", {"set", "sellers"}),
+        ("utrn meter show --ta", {"--target"}),
+    ],
+)
+def test_the_shell_completes_what_is_typed(typed: str, completed: set[str]) -> None:
+    words = typed.split()
+    environment = {"_UTRN_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(len(words) - 1)}
+    told = CliRunner().invoke(app, [], prog_name="utrn", env=environment)
+    assert set(told.output.split()) == completed
