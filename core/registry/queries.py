@@ -5,32 +5,25 @@ from dataclasses import dataclass, replace
 
 from core.access.roles import PSPS, READERS, require_owner, require_role
 from core.domain.appointment import Appointment, Appointments
-from core.domain.effective_dated import NEVER, EffectiveDated, Ms, ms_of
+from core.domain.effective_dated import NEVER, EffectiveDated, Ms, Period, ms_of
 from core.domain.errors import NotYours, RecordNotFound
 from core.domain.meter import (
-    Custody,
     Meter,
-    MeterCapabilities,
     MeterId,
     Model,
     Pan,
     PanAssignment,
     PanRecord,
     PanStatus,
-    PaymentMode,
+    Settings,
 )
-from core.domain.participant import (
-    Participant,
-    ParticipantId,
-    ParticipantStatus,
-    Principal,
-    PspPermission,
-    Role,
-    SellingModel,
-)
+from core.domain.participant import Participant, ParticipantId, Principal, Role
+from core.domain.record import Kind, Ref
 from core.domain.registration_change import RegistrationChange
+from core.domain.vend import Operation
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore
+from core.registry.as_recorded import AsRecorded
 
 _MANY = 1000
 
@@ -192,16 +185,18 @@ class RegistryQueries:
         return seen, f"{found[-1].supplier_id}/{found[-1].psp_id}" if len(found) == limit else ""
 
     async def sellers(self, principal: Principal, meter_id: MeterId | None, pan: Pan | None, at: Ms | None) -> Sellers:
-        """Return who could sell to a meter, or by a PAN, at an instant, as the registry stood then; None: now."""
+        """Return who could sell to a meter, or by a PAN, at an instant, as the registry stood then; None: now.
+
+        The rule itself is asked, for each who might: without an amount, a channel, a balance or a head end.
+        """
         require_role(principal, READERS)
         instant = at if at is not None else ms_of(self.clock.now())
-        given: PanAssignment | None = None
-        if pan is not None:
-            card = await self.pan(principal, pan)
+        card = None if pan is None else await self.pan(principal, pan)
+        if card is not None:
             use = card.uses.as_recorded_at(instant)
             if use is None or use.value.status is not PanStatus.ACTIVE:
                 return Sellers(meter_id=None, supplier_id=None)
-            given, meter_id = use.value, use.value.meter_id
+            meter_id = use.value.meter_id
         if meter_id is None:
             raise RecordNotFound("a meter or a PAN is needed", kind="meter")
         meter = await self.meter(principal, meter_id)
@@ -210,66 +205,48 @@ class RegistryQueries:
         if whose is None or settings is None:
             return Sellers(meter_id=meter_id, supplier_id=None)
         supplier_id = whose.value.supplier_id
-        supplier = await self.store.read(Participant, supplier_id)
-        standing = None if supplier is None else supplier.record.standings.as_recorded_at(instant)
-        current = given is None or (given.supplier_id, given.tenancy) == (supplier_id, settings.value.tenancy)
-        sellable = current and settings.value.enrolled and settings.value.payment_mode is PaymentMode.PREPAYMENT
-        if supplier is None or standing is None or standing.value is not ParticipantStatus.ACTIVE or not sellable:
-            return Sellers(meter_id=meter_id, supplier_id=supplier_id)
-        can = await self._abilities(meter, instant)
-        if can is None or meter.scheme not in can.schemes:
-            return Sellers(meter_id=meter_id, supplier_id=supplier_id)
-        found = await self._sellers(supplier.record, whose.value.custody, instant)
-        sellers = tuple(
-            replace(
-                seller,
-                may_issue=seller.may_issue and can.central_issue,
-                may_deliver=seller.may_deliver and can.over_the_air,
-            )
-            for seller in found
-        )
+        records = await self._as_recorded(instant, meter, card or _any_pan(meter_id, supplier_id, settings))
+        found = (_seller(records, participant) for participant in records.participants.values())
+        sellers = tuple(seller for seller in found if seller is not None)
         return Sellers(meter_id=meter_id, supplier_id=supplier_id, sellers=sellers)
 
-    async def _abilities(self, meter: Meter, at: Ms) -> MeterCapabilities | None:
-        """Return what a meter could do at an instant; None if its model was not in the capability matrix."""
-        if not meter.make:
-            return MeterCapabilities(schemes=frozenset({meter.scheme}))
-        known = await self.store.read(Model, meter.make, meter.model)
-        period = None if known is None else known.record.abilities.as_recorded_at(at)
-        return None if period is None else period.value
+    async def _as_recorded(self, at: Ms, meter: Meter, card: PanRecord) -> AsRecorded:
+        """Return what decided about a meter at an instant: of its supplier first, then of every PSP appointed by it."""
+        whose = meter.registrations.as_recorded_at(at)
+        supplier_ids = () if whose is None else (whose.value.supplier_id,)
+        appointed = {
+            stored.record.psp_id: stored.record
+            for supplier_id in supplier_ids
+            for stored in await self.store.list_records(Appointments, supplier_id, limit=_MANY)
+        }
+        refs = [Ref(Kind.PARTICIPANT, participant_id) for participant_id in (*supplier_ids, *appointed)]
+        people = [stored.record for stored in await self.store.read_many(refs) if stored is not None]
+        model = await self.store.read(Model, meter.make, meter.model) if meter.make else None
+        return AsRecorded(
+            at=at,
+            pan=card,
+            of_meter=meter,
+            of_model=None if model is None else model.record,
+            participants={one.participant_id: one for one in people if isinstance(one, Participant)},
+            appointed=appointed,
+        )
 
-    async def _sellers(self, supplier: Participant, custody: Custody, at: Ms) -> tuple[Seller, ...]:
-        period = supplier.profiles.as_recorded_at(at)
-        option = SellingModel.SUPPLIER_ONLY if period is None else period.value.option
-        level = supplier.profile_at(at).psp_level if period is not None else PspPermission.NONE
-        central = custody is Custody.CENTRAL and option is not SellingModel.SUPPLIER_GENERATES
-        sellers = [
-            Seller(
-                participant_id=supplier.participant_id,
-                may_issue=central,
-                may_deliver=custody is not Custody.SMSO,
-                rule="own meter",
-            )
-        ]
-        for known in await self.store.list_records(Appointments, supplier.participant_id, limit=_MANY):
-            one = known.record.in_force_at(at)
-            psp = await self.store.read(Participant, known.record.psp_id)
-            standing = None if psp is None else psp.record.standings.as_recorded_at(at)
-            if (
-                one is None
-                or standing is None
-                or standing.value is not ParticipantStatus.ACTIVE
-                or level is PspPermission.NONE
-            ):
-                continue
-            may = min(level, one.terms.level)
-            sellers.append(
-                Seller(
-                    participant_id=known.record.psp_id,
-                    may_issue=central,
-                    # Also once the counters are elsewhere: what it sold before.
-                    may_deliver=custody is not Custody.SMSO and may is PspPermission.ISSUE_AND_DELIVER,
-                    rule=f"appointment {one.terms.appointment_id}",
-                )
-            )
-        return tuple(sellers)
+
+def _seller(records: AsRecorded, participant: Participant) -> Seller | None:
+    issue = records.rule_of(participant, Operation.ISSUE)
+    deliver = records.rule_of(participant, Operation.DELIVER)
+    if not issue and not deliver:
+        return None
+    return Seller(
+        participant_id=participant.participant_id,
+        may_issue=bool(issue),
+        may_deliver=bool(deliver),
+        rule=issue or deliver,
+    )
+
+
+def _any_pan(meter_id: MeterId, supplier_id: ParticipantId, settings: Period[Settings]) -> PanRecord:
+    """Return a PAN as a meter's supplier might have given it to the tenant of that time."""
+    use = PanAssignment(meter_id=meter_id, supplier_id=supplier_id, tenancy=settings.value.tenancy)
+    period = Period(use, settings.since, None, settings.recorded_at, settings.recorded_by)
+    return PanRecord(pan=Pan(""), uses=EffectiveDated((period,)))
