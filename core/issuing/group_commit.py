@@ -49,32 +49,27 @@ from core.ports.signer import SignRequest, TokenSigner
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, eq=False)
 class PendingVend:
-    """A vend but for its counter and its code.
+    """A vend from its admission to its answer.
 
-    `value` is what the code will carry. The vend is to be dated at `dated_from` or later and before `dated_before`: in
-    the hour that it is charged to.
+    `value` is what the code will carry. The vend is dated at `dated_from` or later and before `dated_before`: in the
+    hour that it is charged to. `admitted_at` is by the monotonic clock; `attempts` counts how often it was signed.
     """
 
     sale: Sale
     permit: Permit
     value: CodeValue
-    dated_from: Ms = NEVER
-    dated_before: Ms = FAR_FUTURE
+    dated_from: Ms
+    dated_before: Ms
+    answer: asyncio.Future[VendAnswer]
+    admitted_at: float
+    attempts: int = 0
 
     @property
     def sequence(self) -> SequenceKey:
         """The counter sequence the code belongs to."""
         return self.permit.authorization.originator_id, self.permit.authorization.meter_id
-
-
-@dataclass(slots=True)
-class _Job:
-    draft: PendingVend
-    answer: asyncio.Future[VendAnswer]
-    since: float
-    attempts: int = 0
 
 
 class GroupCommitter:
@@ -113,10 +108,11 @@ class GroupCommitter:
         self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
-        # A job is in one of these, or in the batch under way: waiting, to be signed again, or behind one of its meter.
-        self._waiting: deque[_Job] = deque()
-        self._again: deque[_Job] = deque()
-        self._behind: dict[SequenceKey, deque[_Job]] = {}
+        # A pending vend is in one of these, or in the batch under way: waiting, to be signed again, or behind another
+        # one of its counter sequence.
+        self._waiting: deque[PendingVend] = deque()
+        self._again: deque[PendingVend] = deque()
+        self._behind: dict[SequenceKey, deque[PendingVend]] = {}
         self._work = asyncio.Event()
 
     @property
@@ -124,8 +120,23 @@ class GroupCommitter:
         """How many vends wait or are being committed."""
         return self._in_flight
 
-    def submit(self, draft: PendingVend) -> asyncio.Future[VendAnswer]:
-        """Take `draft` in and return its future answer; cancelling the future does not cancel the vend.
+    def submit(
+        self,
+        sale: Sale,
+        permit: Permit,
+        value: CodeValue,
+        *,
+        dated_from: Ms = NEVER,
+        dated_before: Ms = FAR_FUTURE,
+    ) -> asyncio.Future[VendAnswer]:
+        """Take a vend in and return its future answer; cancelling the future does not cancel the vend.
+
+        Args:
+            sale: What is asked for.
+            permit: What allows it.
+            value: What its code will carry.
+            dated_from: The vend is dated then or later,
+            dated_before: and before then.
 
         Raises:
             Overloaded, ShuttingDown: nothing was done.
@@ -134,12 +145,13 @@ class GroupCommitter:
             raise ShuttingDown("this node is leaving service; another will answer")
         if self._in_flight >= self._in_flight_max:
             raise Overloaded("too many vends wait at this node; repeat the same transaction_id after the delay")
-        job = _Job(draft, asyncio.get_running_loop().create_future(), self._clock.monotonic())
+        answer = asyncio.get_running_loop().create_future()
+        now = self._clock.monotonic()
         self._in_flight += 1
         self._idle.clear()
-        self._waiting.append(job)
+        self._waiting.append(PendingVend(sale, permit, value, dated_from, dated_before, answer, now))
         self._work.set()
-        return job.answer
+        return answer
 
     async def drain(self) -> None:
         """Admit nothing more, and return when every admitted vend has its answer."""
@@ -150,114 +162,114 @@ class GroupCommitter:
         """Sign and commit for ever."""
         while True:
             await self._work.wait()
-            jobs = self._take()
-            if not jobs:
+            taken = self._take()
+            if not taken:
                 self._work.clear()
                 continue
-            batch = await self._sign(jobs)
+            batch = await self._sign(taken)
             if batch:
                 await self._commit(batch)
 
-    def _take(self) -> list[_Job]:
-        """Return the next jobs, at most one per counter sequence."""
-        jobs: list[_Job] = []
-        while self._again and len(jobs) < self._batch_max:
-            jobs.append(self._again.popleft())
-        while self._waiting and len(jobs) < self._batch_max:
-            job = self._waiting.popleft()
-            behind = self._behind.get(job.draft.sequence)
+    def _take(self) -> list[PendingVend]:
+        """Return the next vends, at most one per counter sequence."""
+        taken: list[PendingVend] = []
+        while self._again and len(taken) < self._batch_max:
+            taken.append(self._again.popleft())
+        while self._waiting and len(taken) < self._batch_max:
+            pending = self._waiting.popleft()
+            behind = self._behind.get(pending.sequence)
             if behind is None:
-                self._behind[job.draft.sequence] = deque()
-                jobs.append(job)
+                self._behind[pending.sequence] = deque()
+                taken.append(pending)
             else:
-                behind.append(job)
-        return jobs
+                behind.append(pending)
+        return taken
 
-    async def _sign(self, jobs: list[_Job]) -> list[tuple[_Job, Entry]]:
-        """Return the jobs that are signed, each with what is to be committed; the others have failed."""
+    async def _sign(self, taken: list[PendingVend]) -> list[tuple[PendingVend, Entry]]:
+        """Return the vends that are signed, each with what is to be committed; the others have failed."""
         started = self._clock.monotonic()
-        for job in jobs:
-            self._times.record(Stage.WAIT, started - job.since)
-        states = await self._states(jobs)
-        ready = [(job, state) for job, state in zip(jobs, states, strict=True) if self._admit(job, state)]
+        for pending in taken:
+            self._times.record(Stage.WAIT, started - pending.admitted_at)
+        states = await self._states(taken)
+        ready = [(pending, state) for pending, state in zip(taken, states, strict=True) if self._admit(pending, state)]
         asked = [
-            (job, state, self._request(job.draft, state))
-            for job, state in ready
-            if job.draft.sale.code is None and state is not None
+            (pending, state, self._request(pending, state))
+            for pending, state in ready
+            if pending.sale.code is None and state is not None
         ]
         codes = iter(await self._signer.sign([request for _, _, request in asked]) if asked else ())
-        batch: list[tuple[_Job, Entry]] = []
-        for job, state in ready:
-            check(state is not None, "an admitted job has its counter sequence")
+        batch: list[tuple[PendingVend, Entry]] = []
+        for pending, state in ready:
+            check(state is not None, "an admitted vend has its counter sequence")
             if state is None:
                 continue
-            code = job.draft.sale.code or self._proven(next(codes), state)
+            code = pending.sale.code or self._proven(next(codes), state)
             if isinstance(code, UtrnError):
-                self._fail(job, code)
+                self._fail(pending, code)
                 continue
             try:
-                vend = self._vend(job.draft, *code)
+                vend = self._vend(pending, *code)
             except NotReady as error:
-                self._fail(job, error)
+                self._fail(pending, error)
                 continue
-            if ms_of(vend.issued_at) >= min(job.draft.permit.until, job.draft.dated_before):
+            if ms_of(vend.issued_at) >= min(pending.permit.until, pending.dated_before):
                 # It waited past the instant up to which it was allowed. The counter is not spent: nobody saw the code.
-                self._tell(job, NotCommitted.AUTHORIZE_AGAIN)
+                self._tell(pending, NotCommitted.AUTHORIZE_AGAIN)
                 continue
-            permit = job.draft.permit
-            batch.append((job, Entry(vend=vend, seen=state, told=permit.told, until=permit.until)))
+            permit = pending.permit
+            batch.append((pending, Entry(vend=vend, seen=state, told=permit.told, until=permit.until)))
         self._times.record(Stage.SIGN, self._clock.monotonic() - started)
         return batch
 
-    async def _states(self, jobs: list[_Job]) -> list[CounterState | None]:
-        """Return the counter sequence of each job; None where it could not be read, and the job has failed."""
+    async def _states(self, taken: list[PendingVend]) -> list[CounterState | None]:
+        """Return the counter sequence of each vend; None where it could not be read, and the vend has failed."""
         # What another generator made is held against what is known now: it is not signed again if that has moved.
-        states = [None if job.draft.sale.code else self._counters.get(job.draft.sequence) for job in jobs]
-        unread = [job for job, state in zip(jobs, states, strict=True) if state is None]
+        states = [None if pending.sale.code else self._counters.get(pending.sequence) for pending in taken]
+        unread = [pending for pending, state in zip(taken, states, strict=True) if state is None]
         if not unread:
             return list(states)
         try:
-            read = iter(await self._ledger.counters([job.draft.sequence for job in unread]))
+            read = iter(await self._ledger.counters([pending.sequence for pending in unread]))
         except LedgerUnavailable as error:
-            for job in unread:
-                self._fail(job, error)
+            for pending in unread:
+                self._fail(pending, error)
             return list(states)
         found: list[CounterState | None] = []
-        for job, state in zip(jobs, states, strict=True):
+        for pending, state in zip(taken, states, strict=True):
             told = state if state is not None else next(read)
             if isinstance(told, LedgerUnavailable):
-                self._fail(job, told)
+                self._fail(pending, told)
             found.append(None if isinstance(told, LedgerUnavailable) else told)
         return found
 
-    def _admit(self, job: _Job, state: CounterState | None) -> bool:
+    def _admit(self, pending: PendingVend, state: CounterState | None) -> bool:
         if state is None:
             return False
         try:
-            check_balance(job.draft.permit.told, state, job.draft.sale.amount)
-            if job.draft.sale.code is not None:
-                self._counters.check_externally_issued(state, job.draft.sale.code[1])
+            check_balance(pending.permit.told, state, pending.sale.amount)
+            if pending.sale.code is not None:
+                self._counters.check_externally_issued(state, pending.sale.code[1])
             elif self._counters.check_room(state):
                 log.warning(
                     "many codes of a meter are not known to be used",
-                    extra={"meter_id": job.draft.permit.authorization.meter_id, "unapplied": state.unapplied + 1},
+                    extra={"meter_id": pending.permit.authorization.meter_id, "unapplied": state.unapplied + 1},
                 )
         except Refused as refusal:
-            self._counters.put(job.draft.sequence, state)
-            self._fail(job, refusal)
+            self._counters.put(pending.sequence, state)
+            self._fail(pending, refusal)
             return False
         return True
 
     @staticmethod
-    def _request(draft: PendingVend, state: CounterState) -> SignRequest:
-        permit = draft.permit
+    def _request(pending: PendingVend, state: CounterState) -> SignRequest:
+        permit = pending.permit
         return SignRequest(
             scheme=permit.scheme,
             key=permit.key,
             meter_id=permit.authorization.meter_id,
             meter_point=permit.public_point,
             counter=state.next,
-            value=draft.value,
+            value=pending.value,
         )
 
     @staticmethod
@@ -267,20 +279,20 @@ class GroupCommitter:
         check(truncated_counter(code) == state.next % 1024, "a code carries the counter it was asked for")
         return code, state.next
 
-    def _vend(self, draft: PendingVend, utrn: Utrn, counter: Counter) -> Vend:
+    def _vend(self, pending: PendingVend, utrn: Utrn, counter: Counter) -> Vend:
         # A node whose clock is a little slow must not date a vend before the change of hands it comes after, nor before
         # the hour that it is charged to.
-        now = max(self._clock.now(), instant_of(max(draft.permit.since, draft.dated_from)))
+        now = max(self._clock.now(), instant_of(max(pending.permit.since, pending.dated_from)))
         return Vend(
-            sale=draft.sale,
-            authorization=draft.permit.authorization,
+            sale=pending.sale,
+            authorization=pending.permit.authorization,
             utrn=utrn,
             counter=counter,
             issued_at=now,
-            delivery=NOT_REQUESTED if draft.sale.operation is Operation.ISSUE else NOT_REQUESTED.queue(now),
+            delivery=NOT_REQUESTED if pending.sale.operation is Operation.ISSUE else NOT_REQUESTED.queue(now),
         )
 
-    async def _commit(self, batch: list[tuple[_Job, Entry]]) -> None:
+    async def _commit(self, batch: list[tuple[PendingVend, Entry]]) -> None:
         started = self._clock.monotonic()
         outcomes = await self._ledger.commit([entry for _, entry in batch])
         self._times.record(Stage.COMMIT, self._clock.monotonic() - started)
@@ -288,78 +300,80 @@ class GroupCommitter:
         self.batched += len(batch)
         self._settle(batch, outcomes)
 
-    def _settle(self, batch: Sequence[tuple[_Job, Entry]], outcomes: Sequence[CommitOutcome]) -> None:
-        for (job, entry), outcome in zip(batch, outcomes, strict=True):
+    def _settle(self, batch: Sequence[tuple[PendingVend, Entry]], outcomes: Sequence[CommitOutcome]) -> None:
+        for (pending, entry), outcome in zip(batch, outcomes, strict=True):
             match outcome:
                 case Committed():
                     check(outcome.stored.vend == entry.vend, "what was committed is what was signed")
                     self._trail.note_sale(entry.vend, outcome.stored.revision)
-                    self._counters.put(job.draft.sequence, outcome.counter)
-                    self._answer(job, Issued(outcome.stored, replayed=False))
+                    self._counters.put(pending.sequence, outcome.counter)
+                    self._answer(pending, Issued(outcome.stored, replayed=False))
                 case Present():
                     if outcome.stored.vend.utrn == entry.vend.utrn:
                         # An earlier sending was carried out, and somebody has written on its delivery since.
                         self._trail.note_sale(entry.vend, outcome.stored.revision)
-                    self._counters.forget(job.draft.sequence)
+                    self._counters.forget(pending.sequence)
                     if outcome.stored.vend.same_code(entry.vend):
                         # An earlier sending was carried out and its answer lost; the delivery has moved since.
-                        self._answer(job, Issued(outcome.stored, replayed=False))
+                        self._answer(pending, Issued(outcome.stored, replayed=False))
                     else:
-                        self._answer_found(job, outcome.stored)
+                        self._answer_found(pending, outcome.stored)
                 case Closed():
-                    self._counters.forget(job.draft.sequence)
+                    self._counters.forget(pending.sequence)
                     self._answers.remember(outcome.refusal)
-                    self._answer_found(job, outcome.refusal)
+                    self._answer_found(pending, outcome.refusal)
                 case CounterMoved():
-                    self._counters.put(job.draft.sequence, outcome.counter)
-                    self._sign_again(job)
+                    self._counters.put(pending.sequence, outcome.counter)
+                    self._sign_again(pending)
                 case RegistrationMoved():
-                    self._tell(job, NotCommitted.AUTHORIZE_AGAIN)
+                    self._tell(pending, NotCommitted.AUTHORIZE_AGAIN)
                 case UtrnError():
                     if isinstance(outcome, OutcomeUnknown):
                         self._trail.note_sale(entry.vend, 0)
-                    self._counters.forget(job.draft.sequence)
-                    self._fail(job, outcome)
+                    self._counters.forget(pending.sequence)
+                    self._fail(pending, outcome)
 
-    def _answer_found(self, job: _Job, found: Found) -> None:
+    def _answer_found(self, pending: PendingVend, found: Found) -> None:
         try:
-            self._answer(job, replay(job.draft.sale, found))
+            self._answer(pending, replay(pending.sale, found))
         except UtrnError as error:
-            self._fail(job, error)
+            self._fail(pending, error)
 
-    def _sign_again(self, job: _Job) -> None:
-        job.attempts += 1
-        if job.attempts >= self._attempts_max:
-            self._fail(job, Overloaded("other nodes keep issuing codes for this meter; repeat the same transaction_id"))
+    def _sign_again(self, pending: PendingVend) -> None:
+        pending.attempts += 1
+        if pending.attempts >= self._attempts_max:
+            self._fail(
+                pending, Overloaded("other nodes keep issuing codes for this meter; repeat the same transaction_id")
+            )
             return
-        self._again.append(job)
+        self._again.append(pending)
         self._work.set()
 
-    def _answer(self, job: _Job, issued: Issued) -> None:
+    def _answer(self, pending: PendingVend, issued: Issued) -> None:
         self._answers.remember(issued.stored)
-        self._times.record(Stage.ISSUE, self._clock.monotonic() - job.since)
-        self._tell(job, issued)
+        self._times.record(Stage.ISSUE, self._clock.monotonic() - pending.admitted_at)
+        self._tell(pending, issued)
 
-    def _tell(self, job: _Job, answer: VendAnswer) -> None:
-        if not job.answer.done():
-            job.answer.set_result(answer)
-        self._release(job)
+    def _tell(self, pending: PendingVend, answer: VendAnswer) -> None:
+        if not pending.answer.done():
+            pending.answer.set_result(answer)
+        self._release(pending)
 
-    def _fail(self, job: _Job, error: UtrnError) -> None:
-        if not job.answer.done():
-            job.answer.set_exception(error)
+    def _fail(self, pending: PendingVend, error: UtrnError) -> None:
+        if not pending.answer.done():
+            pending.answer.set_exception(error)
             # Mark it as seen: the caller may be gone, and the error has been told to nobody else.
-            job.answer.exception()
-        self._release(job)
+            pending.answer.exception()
+        self._release(pending)
 
-    def _release(self, job: _Job) -> None:
+    def _release(self, pending: PendingVend) -> None:
         """Let the next vend of the same counter sequence go."""
-        behind = self._behind.get(job.draft.sequence)
+        behind = self._behind.get(pending.sequence)
         if behind:
             self._again.append(behind.popleft())
             self._work.set()
         else:
-            self._behind.pop(job.draft.sequence, None)
+            self._behind.pop(pending.sequence, None)
         self._in_flight -= 1
         if self._in_flight == 0:
             self._idle.set()

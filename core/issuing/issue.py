@@ -5,7 +5,7 @@ import logging
 from dataclasses import dataclass
 
 from core.domain.authorization import Permit
-from core.domain.effective_dated import ms_of
+from core.domain.effective_dated import FAR_FUTURE, NEVER, Ms, ms_of
 from core.domain.errors import (
     FENCED,
     CeilingReached,
@@ -23,7 +23,7 @@ from core.domain.vend import Operation, Sale, check_same
 from core.issuing.authorize import Authorize
 from core.issuing.ceilings import Ceilings
 from core.issuing.config import FlowConfig
-from core.issuing.group_commit import GroupCommitter, PendingVend
+from core.issuing.group_commit import GroupCommitter
 from core.issuing.recent_vends import Issued, NotCommitted, RecentVends, VendAnswer, key_of, replay
 from core.issuing.refuse_sale import RefuseSale
 from core.ports.audit_context import NOTES
@@ -130,7 +130,7 @@ class IssueVend:
             return None
         if sale.code is not None:
             # Money that another generator has made: this service makes none by delivering it.
-            return self._submit(sale, PendingVend(sale=sale, permit=permit, value=_value(sale)))
+            return self._submit(sale, permit)
         return await self._charged(sale, permit, snapshot)
 
     async def _charged(
@@ -153,14 +153,7 @@ class IssueVend:
             earlier = await self._answer_in_flight(sale)
             if earlier is not None:
                 return earlier
-            draft = PendingVend(
-                sale=sale,
-                permit=permit,
-                value=_value(sale),
-                dated_from=charge.since,
-                dated_before=charge.until,
-            )
-            answer = self._submit(sale, draft)
+            answer = self._submit(sale, permit, dated_from=charge.since, dated_before=charge.until)
             begun = True
         finally:
             if not begun:
@@ -168,8 +161,10 @@ class IssueVend:
         answer.add_done_callback(charge.settle)
         return answer
 
-    def _submit(self, sale: Sale, draft: PendingVend) -> asyncio.Future[VendAnswer]:
-        answer = self.line.submit(draft)
+    def _submit(
+        self, sale: Sale, permit: Permit, *, dated_from: Ms = NEVER, dated_before: Ms = FAR_FUTURE
+    ) -> asyncio.Future[VendAnswer]:
+        answer = self.line.submit(sale, permit, _value(sale), dated_from=dated_from, dated_before=dated_before)
         self.answers.begin(sale, answer)
         return answer
 

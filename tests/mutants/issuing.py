@@ -164,17 +164,17 @@ ISSUING = (
     Mutant(
         name="vend-waits-past-the-end-of-what-allows-it",
         file="core/issuing/group_commit.py",
-        old="            if ms_of(vend.issued_at) >= min(job.draft.permit.until, job.draft.dated_before):\n",
-        new="            if ms_of(vend.issued_at) >= job.draft.dated_before:\n",
+        old="            if ms_of(vend.issued_at) >= min(pending.permit.until, pending.dated_before):\n",
+        new="            if ms_of(vend.issued_at) >= pending.dated_before:\n",
         killer=200,
         why="a code is sold after the instant at which its seller's appointment ended",
     ),
     Mutant(
         name="where-the-counter-moved-to-is-not-kept",
         file="core/issuing/group_commit.py",
-        old="                    self._counters.put(job.draft.sequence, outcome.counter)\n"
-        "                    self._sign_again(job)\n",
-        new="                    self._sign_again(job)\n",
+        old="                    self._counters.put(pending.sequence, outcome.counter)\n"
+        "                    self._sign_again(pending)\n",
+        new="                    self._sign_again(pending)\n",
         killer=40,
         why="a node whose memory of a counter is old signs for it again and again, and answers nobody",
     ),

@@ -17,7 +17,7 @@ from core.domain.transaction_id import TransactionId
 from core.domain.utrn_value import code_value
 from core.domain.vend import Channel, Operation, Sale
 from core.issuing.counter_cache import Counters
-from core.issuing.group_commit import GroupCommitter, PendingVend
+from core.issuing.group_commit import GroupCommitter
 from core.issuing.recent_vends import Issued
 from core.metrics import StageTimes
 from tests.fakes.clock import HandClock
@@ -62,8 +62,8 @@ class Line:
             channel=Channel.APP,
         )
         # No record moves here: whatever is not refused is issued.
-        draft = PendingVend(sale=sale, permit=permit_of(one), value=code_value(Pence(500)))
-        return cast("asyncio.Future[Issued]", self.line.submit(draft))
+        answer = self.line.submit(sale, permit_of(one), code_value(Pence(500)))
+        return cast("asyncio.Future[Issued]", answer)
 
 
 @pytest.fixture
