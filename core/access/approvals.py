@@ -25,12 +25,13 @@ from core.domain.errors import (
     RoleNotAllowed,
     SecondOperatorNeeded,
 )
+from core.domain.invariant import InvariantBroken
 from core.domain.participant import Participant, ParticipantId, ParticipantStatus, Principal, Role
 from core.domain.record import Kind, Ref, Versioned
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
+from core.transaction import Reads, Written, transact
 
-_RACES_MAX = 5
 _PAGE = 1000
 
 
@@ -89,18 +90,26 @@ class TwoPeople:
         """Return the consent of two operators."""
         if asked is None:
             raise RoleNotAllowed("this needs two operators: it is asked for by itself, not in a file", role="operator")
-        for _ in range(_RACES_MAX):
+        there: Versioned[Approval] | None = None
+        new: Approval | None = None
+
+        async def attempt(reads: Reads) -> RegistryWrite | Written:
+            nonlocal there, new
             now = ms_of(self.clock.now())
-            known = await self.store.read(Approval, asked.approval_id)
-            if known is not None and known.record.open_at(now):
-                return await self._carried_out(principal, known, now)
+            there = await reads.read(Approval, asked.approval_id)
+            if there is not None and there.record.open_at(now):
+                return Written(revision=there.revision, changed=False)
             if len(await self._operators(active=True)) < 2:
                 raise SecondOperatorNeeded("this needs two operators, and only one is active; add another one first")
-            approval = ask(asked, principal, now=now, wait_ms=0 if urgent else self.wait_ms)
-            revision = 0 if known is None else known.revision
-            if await self._write(approval, revision):
-                raise needs_approval(approval)
-        raise LedgerUnavailable("others keep writing this approval; nothing was done; repeat")
+            new = ask(asked, principal, now=now, wait_ms=0 if urgent else self.wait_ms)
+            return RegistryWrite(put=[new])
+
+        written = await transact(self.store, attempt, overtaken=_overtaken())
+        if there is not None and not written.changed:
+            return await self._carried_out(principal, there, ms_of(self.clock.now()))
+        if new is None:
+            raise InvariantBroken("an approval is open, or was asked for")
+        raise needs_approval(new)
 
     async def to_add_operator(self, principal: Principal, asked: Asked | None) -> Consent:
         """Return the consent of two operators, or of the only one."""
@@ -146,16 +155,24 @@ class TwoPeople:
 
     async def _decide(self, principal: Principal, approval_id: str, to: ApprovalState) -> Approval:
         require_role(principal, OPERATORS)
-        for _ in range(_RACES_MAX):
-            known = await self.store.read(Approval, approval_id)
+        decided: Approval | None = None
+
+        async def attempt(reads: Reads) -> RegistryWrite | Written:
+            nonlocal decided
+            known = await reads.read(Approval, approval_id)
             if known is None:
                 raise RecordNotFound("there is no approval of this id", kind="approval")
-            now = ms_of(self.clock.now())
-            before = known.record
-            after = before.approve(principal, now) if to is ApprovalState.APPROVED else before.withdraw(principal, now)
-            if after == before or await self._write(after, known.revision):
-                return after
-        raise LedgerUnavailable("others keep writing this approval; nothing was done; repeat")
+            now, before = ms_of(self.clock.now()), known.record
+            approves = to is ApprovalState.APPROVED
+            decided = before.approve(principal, now) if approves else before.withdraw(principal, now)
+            if decided == before:
+                return Written(revision=known.revision, changed=False)
+            return RegistryWrite(put=[decided])
+
+        await transact(self.store, attempt, overtaken=_overtaken())
+        if decided is None:
+            raise InvariantBroken("an approval that was written was decided")
+        return decided
 
     async def _carried_out(self, principal: Principal, known: Versioned[Approval], now: Ms) -> Consent:
         one = known.record
@@ -180,9 +197,9 @@ class TwoPeople:
                 return [versioned for versioned in found if _active(versioned.record)] if active else found
             after = page[-1].record.participant_id
 
-    async def _write(self, approval: Approval, revision: int) -> bool:
-        expect = [(Ref(Kind.APPROVAL, approval.approval_id), revision)]
-        return await self.store.write(RegistryWrite(expect=expect, put=[approval])) is not None
+
+def _overtaken() -> LedgerUnavailable:
+    return LedgerUnavailable("others keep writing this approval; nothing was done; repeat")
 
 
 def _seen(versioned: Versioned[Participant]) -> tuple[Ref, int]:

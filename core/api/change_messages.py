@@ -9,7 +9,7 @@ from core.api.validation import (
     instant,
 )
 from core.domain.effective_dated import Ms, Period
-from core.registry.transaction import Written
+from core.transaction import Written
 
 
 def stamp(ms: int | None) -> timestamp_pb2.Timestamp | None:

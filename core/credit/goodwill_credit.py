@@ -32,7 +32,7 @@ from core.issuing.issue import IssueVend
 from core.issuing.recent_vends import Issued
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite, StoredRecord
-from core.registry.transaction import Reads, Written, transact
+from core.transaction import Reads, Written, transact
 
 # Of a supplier that approves many credits of one day at once.
 _DECIDED_AGAIN_MAX = 10

@@ -12,7 +12,7 @@ from core.domain.participant import Participant, ParticipantId, ParticipantStatu
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
 from core.registry.appointment_signature import verify
-from core.registry.transaction import Reads, Written, transact
+from core.transaction import Reads, Written, transact
 
 # Each has its evidence, some kilobytes; suspending one must always fit.
 _APPOINTMENTS_MAX = 100

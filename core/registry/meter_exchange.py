@@ -12,7 +12,7 @@ from core.domain.record import Versioned
 from core.ports.registry import RegistryStore, RegistryWrite, StoredRecord
 from core.registry.head_end_names import check_head_ends
 from core.registry.meters import MeterAdmin, due_of, new_meter, overtaken, same_meter
-from core.registry.transaction import Reads, Written, transact
+from core.transaction import Reads, Written, transact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

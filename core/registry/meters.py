@@ -21,7 +21,7 @@ from core.ports.registry import RegistryStore, RegistryWrite
 from core.registry.due_changes import ApplyDueChange, Sequence
 from core.registry.head_end_names import check_head_ends
 from core.registry.registrations import UNLIMITED, Registrations
-from core.registry.transaction import Reads, Written, transact
+from core.transaction import Reads, Written, transact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from core.domain.record import Kind, Ref, Versioned
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
 from core.registry.registrations import UNLIMITED, Registrations
-from core.registry.transaction import Reads, Written, transact
+from core.transaction import Reads, Written, transact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from core.domain.participant import (
 from core.domain.record import Kind, Ref, Versioned
 from core.ports.clock import Clock
 from core.ports.registry import RegistryStore, RegistryWrite
-from core.registry.transaction import Reads, Written, transact
+from core.transaction import Reads, Written, transact
 
 # A profile may be some kilobytes; an operator must always be able to suspend whoever it is of.
 _PROFILES_MAX = 100

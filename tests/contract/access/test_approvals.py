@@ -21,7 +21,7 @@ from core.domain.errors import (
 )
 from core.domain.participant import Participant, ParticipantId, ParticipantStatus, Role
 from core.registry.participants import NewParticipant
-from core.registry.transaction import Written
+from core.transaction import Written
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, OPERATOR, MarketNode, as_, open_market, put_all

@@ -10,7 +10,7 @@ from core.domain.errors import RecordChanged
 from core.domain.meter import Meter
 from core.domain.record import Versioned
 from core.ports.registry import RegistryWrite
-from core.registry.transaction import Reads, Written, transact
+from core.transaction import Reads, Written, transact
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import OPERATOR, MarketNode, as_, open_market
