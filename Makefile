@@ -1,5 +1,5 @@
 # The only commands to know. `make demo` and `make test` install what they need first.
-.PHONY: changelog client setup demo test check unit fast test-one fmt fix it attack sim mutants mutants-check drill-check drills load bench million proto proto-check proto-release up down clean
+.PHONY: changelog client reference setup demo test check unit fast test-one fmt fix it attack sim mutants mutants-check drill-check drills load bench million proto proto-check proto-release up down clean
 
 RUN ?= run
 SHAPE ?= steady
@@ -75,7 +75,10 @@ million: setup ## a million meters loaded and mirrored: time, size, memory, star
 bench: setup ## ratios within one run; JSON lines in build/bench.jsonl
 	@.venv/bin/python -m tests.bench.run
 
-proto: setup ## generate code from proto/
+reference: setup ## the pages of docs/reference
+	@.venv/bin/python -m typer app.__main__ utils docs --name utrn --output docs/reference/commands.md
+
+proto: setup reference ## generate code from proto/, and the reference
 	@proto/generate.sh
 	@.venv/bin/buf lint proto
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Generates Python and typed stubs from every .proto into proto/gen, and the tables of outcomes. Run by `make proto`; CI
+# Generates Python and typed stubs from every .proto into proto/gen, the tables of outcomes, and the reference. Run by `make proto`; CI
 # fails on a difference.
 set -eu
 cd "$(dirname "$0")"
@@ -14,5 +14,6 @@ done
 set_file=$(mktemp)
 trap 'rm -f "$set_file"' EXIT
 "$python" -m grpc_tools.protoc -I . --include_imports --include_source_info --descriptor_set_out="$set_file" \
-    utrn/v1/errors.proto
+    $(find utrn/v1 -name '*.proto' | sort)
 PYTHONPATH=gen "$python" generate_outcomes.py "$set_file" ..
+PYTHONPATH=gen "$python" generate_reference.py "$set_file" ..

@@ -144,12 +144,18 @@ export class SaleBook {
 
 // One process at a time: util-linux's flock holds the lock as long as this process holds its standard input, and the
 // kernel ends both with it, however it ends.
+const IN_USE = 75;
+
 function lock(path) {
-  const holder = spawn('flock', ['--timeout', '1', path, '-c', 'echo held; exec cat'], { stdio: ['pipe', 'pipe', 'inherit'] });
+  const wanted = ['--timeout', '1', '--conflict-exit-code', `${IN_USE}`, path, '-c', 'echo held; exec cat'];
+  const holder = spawn('flock', wanted, { stdio: ['pipe', 'pipe', 'inherit'] });
   return new Promise((done, failed) => {
     const inUse = `the book ${path} is in use by another process: wait until it ends, or give each its own book`;
     holder.once('error', (error) => failed(new BookTrouble(`the book ${path} cannot be locked: ${error.message}`)));
-    holder.once('exit', () => failed(new BookTrouble(inUse)));
+    holder.once('exit', (code, signal) => {
+      const otherwise = `the book ${path} cannot be locked: flock ended with ${signal ?? code}; nothing was asked: take no money`;
+      failed(new BookTrouble(code === IN_USE ? inUse : otherwise));
+    });
     holder.stdout.once('data', () => {
       for (const one of [holder, holder.stdin, holder.stdout]) one.unref();
       done(holder);

@@ -27,7 +27,7 @@ def test_plain_protoc_loads_them_with_googles_well_known_types_only(tmp_path: Pa
     assert protoc.main(arguments) == 0
 
 
-GENERATED_TABLES = ("client/utrn_client/outcomes.py", "proto/outcomes.json", "docs/errors.md")
+GENERATED_TABLES = ("client/utrn_client/outcomes.py", "proto/outcomes.json", "docs/errors.md", "docs/reference/api.md")
 
 
 def test_generated_code_is_up_to_date(tmp_path: Path) -> None:
