@@ -106,8 +106,8 @@ class Authority:
             identity=identity,
             fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
             issued_at=certificate.not_valid_before_utc,
-            starts=max(one.not_valid_before_utc for one in chain),
-            ends=min(one.not_valid_after_utc for one in chain),
+            starts=max(certificate.not_valid_before_utc for certificate in chain),
+            ends=min(certificate.not_valid_after_utc for certificate in chain),
         )
 
     def _chain(

@@ -65,7 +65,7 @@ class CreditServicer(rpc.CreditServiceServicer):
         )
         told = await self.credit.report(principal, whose, asked)
         return pb.ListCreditsResponse(
-            credits=[credit_message(one) for one in told.requests],
+            credits=[credit_message(credit) for credit in told.requests],
             approved=told.total.count,
             approved_pence=told.total.total_pence,
             next_page_token=page_token(told.next_key),

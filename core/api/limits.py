@@ -164,7 +164,7 @@ class Arriving:
 
 async def in_slices(items: Iterable[_T], convert: Callable[[_T], _R]) -> list[_R]:
     """Return every item converted; others have their turn every few milliseconds."""
-    return [one async for one in _in_slices(items, convert)]
+    return [item async for item in _in_slices(items, convert)]
 
 
 async def _in_slices(items: Iterable[_T], convert: Callable[[_T], _R]) -> AsyncIterator[_R]:

@@ -88,7 +88,7 @@ class PanServicer(rpc.PanServiceServicer):
     async def ListPans(self, request: pb.ListPansRequest, context: Context) -> pb.ListPansResponse:
         """List the PANs of a meter."""
         found = await self.view.pans_of(self.authenticate(context), _meter_id(request.meter_id))
-        return pb.ListPansResponse(pans=[pan_message(one) for one in found])
+        return pb.ListPansResponse(pans=[pan_message(card) for card in found])
 
     async def ReconcilePans(
         self, requests: AsyncIterator[pb.ReconcilePansRequest], context: Context

@@ -91,7 +91,7 @@ class _Reader:
 
     def texts(self, name: str) -> list[str]:
         value = self._get(name, [])
-        if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise self.wrong(name, "a list of texts is needed")
         return value
 
@@ -128,9 +128,9 @@ class _Reader:
 
     def parts(self, name: str) -> "list[_Reader]":
         value = self._get(name, [])
-        if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
             raise self.wrong(name, "a list of objects is needed")
-        return [self._inside(one, name) for one in value]
+        return [self._inside(item, name) for item in value]
 
     def raw(self, name: str) -> bytes:
         return self._decoded(self.text(name), name)
@@ -235,7 +235,7 @@ def _unnamed(room: str, name: str, problem: str) -> BadField:
 
 
 def _participant(reader: _Reader) -> NewParticipant:
-    role = Role[reader.one_of("role", {one.name.lower() for one in Role}).upper()]
+    role = Role[reader.one_of("role", {choice.name.lower() for choice in Role}).upper()]
     supplier = role is Role.SUPPLIER
     profile = reader.part("profile") if supplier else None
     return NewParticipant(
@@ -272,7 +272,7 @@ def _profile(reader: _Reader) -> Profile:
         part.finish()
     profile = Profile(
         option=SellingModel[
-            reader.one_of("option", {one.name.lower() for one in SellingModel}, default="supplier_only").upper()
+            reader.one_of("option", {choice.name.lower() for choice in SellingModel}, default="supplier_only").upper()
         ],
         limits=tuple(limits),
         credit=CreditRule(

@@ -122,7 +122,7 @@ def add_services(server: grpc.aio.Server, services: Services, *, reflected: bool
     peer_service_pb2_grpc.add_PeerServiceServicer_to_server(services.peer, server)
     health_pb2_grpc.add_HealthServicer_to_server(services.health.servicer, server)
     if reflected:
-        names = [one.full_name for file in _PUBLIC for one in file.DESCRIPTOR.services_by_name.values()]
+        names = [service.full_name for file in _PUBLIC for service in file.DESCRIPTOR.services_by_name.values()]
         reflection.enable_server_reflection(names, server, pool=public_pool())
 
 
@@ -138,6 +138,6 @@ def public_pool() -> DescriptorPool:
             add(dependency)
         pool.AddSerializedFile(file.serialized_pb)
 
-    for one in _PUBLIC:
-        add(one.DESCRIPTOR)
+    for file in _PUBLIC:
+        add(file.DESCRIPTOR)
     return pool

@@ -53,9 +53,9 @@ def status_of(error: domain.UtrnError) -> status_pb2.Status:
             error_details_pb2.BadRequest(
                 field_violations=[
                     error_details_pb2.BadRequest.FieldViolation(
-                        field=one.field, description=one.message, reason=one.reason
+                        field=violation.field, description=violation.message, reason=violation.reason
                     )
-                    for one in error.violations
+                    for violation in error.violations
                 ]
             )
         )

@@ -68,11 +68,11 @@ def parse_fingerprints(texts: Sequence[str], name: str) -> tuple[str, ...]:
 
 def parse_intermediates(raw: Sequence[bytes], name: str) -> tuple[bytes, ...]:
     """Return 0 to 4 certificates in DER; raise BadField if there are more, or one is none."""
-    if len(raw) > INTERMEDIATES_MAX or any(len(one) > _CERTIFICATE_BYTES_MAX for one in raw):
+    if len(raw) > INTERMEDIATES_MAX or any(len(encoded) > _CERTIFICATE_BYTES_MAX for encoded in raw):
         raise BadField(
             f"{name}: at most {INTERMEDIATES_MAX} certificates of {_CERTIFICATE_BYTES_MAX} bytes", field=name
         )
-    return tuple(parse_certificate(one, name) for one in raw)
+    return tuple(parse_certificate(encoded, name) for encoded in raw)
 
 
 def parse_meter_id(text: str, name: str = "meter_id") -> MeterId:

@@ -58,6 +58,10 @@ class _NotOurs(Exception):
     """The ledger refused a write: another owner is at work, or the vend has moved on."""
 
 
+class _RepeatRefused(Exception):
+    """The head end will not carry the code again; what became of an earlier send is not known."""
+
+
 class _NotSent(Exception):
     """The code was not handed to the head end, although the ledger says that it was about to be."""
 
@@ -175,7 +179,10 @@ class _Attempt:
                 return await self._lapse(lapsed, read_set)
             # Also if the head end says that the code is on its way: it may have lost it since, and a repeat of the same
             # message does no harm.
-            verdict = await self._send_and_listen(read_set)
+            try:
+                verdict = await self._send_and_listen(read_set)
+            except _RepeatRefused:
+                return await self._ask_on(DeliveryReason.HEAD_END_REFUSED, read_set)
         if isinstance(verdict, Ended):
             return await self._close(verdict, self._proof or self._hearing.known_by)
         if self._exhausted():
@@ -187,9 +194,13 @@ class _Attempt:
         """End what may not be sent any more, unless it was sent before: then only asking can tell."""
         if not self._delivery.attempts:
             return await self._close(Ended(DeliveryState.REFUSED, lapsed), read_set)
+        return await self._ask_on(lapsed, read_set)
+
+    async def _ask_on(self, reason: DeliveryReason, read_set: ReadSet) -> AttemptEnd:
+        """Go on asking about what was sent and may not, or cannot, be sent again; in the end it is somebody's task."""
         if self._exhausted():
             # It may have been credited. No consumer can be told to enter it: that, too, is its supplier's to find out.
-            return await self._close(Ended(DeliveryState.NEEDS_CHECK, lapsed), read_set, self._given_up_at())
+            return await self._close(Ended(DeliveryState.NEEDS_CHECK, reason), read_set, self._given_up_at())
         return Aside(self._by.back_off_s(self._delivery.attempts))
 
     async def _drain_inbox(self) -> Verdict:
@@ -235,6 +246,10 @@ class _Attempt:
             await self._head_end.send(message_of(self._stored.vend, owner_epoch=self._epoch, not_after=not_after))
         except HeadEndRefused as refused:
             log.warning("the head end will not carry a code", extra={"error": str(refused)})
+            if self._delivery.attempts > 1:
+                # An earlier send may have brought the credit: a refusal of this one says nothing about that.
+                await self._write(self._delivery.mark_outcome_unknown(self._epoch))
+                raise _RepeatRefused from refused
             return _ENDED_HEAD_END_REFUSED
         self._by.times.record(Stage.SEND, self._by.clock.monotonic() - started)
         verdict = await self._await_outcome()

@@ -33,7 +33,7 @@ class Mailbox:
         """Add one event."""
         of = received.head_end
         if self._of.get(of, 0) >= _NEWS_MAX:
-            self._news.remove(next(one for one in self._news if one.head_end == of))
+            self._news.remove(next(piece for piece in self._news if piece.head_end == of))
             self._of[of] -= 1
         self._news.append(received)
         self._of[of] = self._of.get(of, 0) + 1

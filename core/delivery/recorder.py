@@ -18,7 +18,7 @@ from core.delivery.duplicate_proof import SpentHere
 from core.delivery.origins import NEVER_SENT, Origins, Received
 from core.delivery.outcomes import CREDIT_ALERTS, DUPLICATE_UTRN
 from core.domain.delivery import Delivery, DeliveryState
-from core.domain.errors import DeliveryChanged, Deposed, HeadEndUnavailable, LedgerUnavailable, UtrnError
+from core.domain.errors import DeliveryChanged, Deposed, HeadEndUnavailable, LedgerUnavailable, NotReady, UtrnError
 from core.domain.invariant import InvariantBroken
 from core.domain.message_id import parse_message_id
 from core.domain.meter import MeterId, OriginatorId
@@ -174,8 +174,8 @@ class Recorder:
                 tasks.create_task(self._drain(waiting, reading)),
             ]
             await gained.wait()
-            for one in working:
-                one.cancel()
+            for task in working:
+                task.cancel()
 
     async def _drain(self, waiting: asyncio.Queue[Numbered], reading: "_Reading") -> NoReturn:
         """Write down what is heard, some at a time, so that they share a commit; then how far that goes."""
@@ -183,7 +183,7 @@ class Recorder:
         while True:
             some = await _some(waiting, _LOOK_EVERY_S if reading.held else None)
             self._check_order(reading, some)
-            said = {named: one.sequence for one in reversed(some) if (named := _named(one)) is not None}
+            said = {named: message.sequence for message in reversed(some) if (named := _named(message)) is not None}
             async with asyncio.TaskGroup() as tasks:
                 for named, sequence in (said | self._released(reading)).items():
                     tasks.create_task(self._record(named, sequence, reading))
@@ -235,6 +235,8 @@ class Recorder:
                 if told_now(self.counts["began_anew"]):
                     log.error("a head end counts its events anew", extra={"head_end": reading.head_end})
                 reading.saved = dict.fromkeys(reading.saved, 0)
+                # By the new count nothing is written down before what is still held of the old one.
+                reading.held = {named: (0, since) for named, (_, since) in reading.held.items()}
             reading.at = numbered.sequence
 
     async def _save(self, reading: "_Reading", sequence: int) -> None:
@@ -268,6 +270,12 @@ class Recorder:
                 except Deposed:
                     reading.shards.pop(shard, None)
                     return
+                except NotReady as error:
+                    # A record of this meter is set aside. What other meters say does not wait for it.
+                    if len(reading.held) < _HELD_MAX:
+                        reading.held[said] = (sequence, self._clock.monotonic())
+                        return
+                    log.warning("what a meter said of a code is not recorded yet", extra={"error": error.message})
                 except UtrnError as error:
                     told = {"meter_id": said.meter_id, "error": error.message}
                     log.warning("what a meter said of a code is not recorded yet", extra=told)

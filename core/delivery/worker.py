@@ -9,7 +9,7 @@ so an owner that has been deposed without knowing it can start nothing that the 
 import asyncio
 import logging
 from collections import Counter, OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NoReturn
@@ -128,6 +128,8 @@ class DeliveryWorker:
         self._config = config
         self._queues: dict[_Key, _SequenceQueue] = {}
         self._of_meter: dict[MeterId, list[_Key]] = {}
+        # A shard gained or lost must not cost a look at what is owed in all others.
+        self._of_shard: dict[int, dict[_Key, None]] = {}
         self._ready: deque[_Key] = deque()
         self._work = asyncio.Event()
         self._under_way = 0
@@ -141,10 +143,9 @@ class DeliveryWorker:
 
     def owed_by_shard(self) -> Counter[int]:
         """Return how many deliveries are owed in each shard, ours or not."""
-        counts: Counter[int] = Counter()
-        for (meter_id, _), queue in self._queues.items():
-            counts[self._ownership.shard_of(meter_id)] += len(queue.slots)
-        return counts
+        return Counter(
+            {shard: sum(len(self._queues[key].slots) for key in keys) for shard, keys in self._of_shard.items()}
+        )
 
     def parked(self) -> Mapping[str, ParkedAt]:
         """Return what waits here for each head end that is away or not configured."""
@@ -179,7 +180,7 @@ class DeliveryWorker:
                 self._remove(key, counter)
         for owed in listed:
             self._add(owed)
-        for key in self._oldest_first():
+        for key in self._oldest_first(self._queues):
             self._enqueue(key)
 
     async def _follow_ownership(self) -> None:
@@ -195,6 +196,8 @@ class DeliveryWorker:
                     self.recorder.lost(shard)
                     for key in self._queues_of(shard):
                         self._stop(key)
+            # Others have their turn between one shard and the next: the lease is renewed by this very loop.
+            await asyncio.sleep(0)
 
     async def _hear_forever(self, name: str, head_end: HeadEnd) -> NoReturn:
         """Hear a head end for ever: nothing it says, and no mistake of ours about it, ends the node or the others."""
@@ -216,7 +219,7 @@ class DeliveryWorker:
         """Let what waits for a head end that is back go on; what others carry is not touched by it."""
         back = Received(name, StreamRestored())
         # After an outage those who have waited longest come first.
-        for key in self._oldest_first():
+        for key in self._oldest_first(self._queues):
             queue = self._queues[key]
             sent = [slot for slot in queue.slots.values() if name in slot.carriers]
             for slot in sent:
@@ -322,12 +325,12 @@ class DeliveryWorker:
             queue = self._queues.get(key)
             epoch = self._ownership.epoch(owed.shard)
             slot = None if queue is None else queue.slots.get(owed.counter)
-            if queue is None or slot is None or queue.task is not None:
+            if queue is None or slot is None or slot.owed != owed or queue.task is not None:
                 self._enqueue(key)
             elif epoch is None:
                 self._rest_in_doubt(owed)
             elif stored is None or not stored.vend.delivery.owed:
-                self._remove(key, owed.counter)
+                self._forget(owed)
                 self._enqueue(key)
             else:
                 self._under_way += 1
@@ -340,7 +343,7 @@ class DeliveryWorker:
 
         If one from memory is older than it looks, the compare of the first write tells.
         """
-        known = [self._answers.fresh((one.participant_id, one.transaction_id)) for one in owed]
+        known = [self._answers.fresh((pending.participant_id, pending.transaction_id)) for pending in owed]
         fresh = [stored if stored is not None and stored.vend.delivery.owed else None for stored in known]
         missing = [one for one, stored in zip(owed, fresh, strict=True) if stored is None]
         read = iter(await self._outbox.read(missing) if missing else ())
@@ -382,7 +385,14 @@ class DeliveryWorker:
             self._applied[(_key(owed), owed.counter)] = None
             if len(self._applied) > _APPLIED_MAX:
                 self._applied.popitem(last=False)
-        self._remove(_key(owed), owed.counter)
+        self._forget(owed)
+
+    def _forget(self, owed: Owed) -> None:
+        """Remove what is owed no more, unless another vend has its place: a counter given back is told anew."""
+        queue = self._queues.get(_key(owed))
+        slot = None if queue is None else queue.slots.get(owed.counter)
+        if slot is not None and slot.owed == owed:
+            self._remove(_key(owed), owed.counter)
 
     def _freed(self, key: _Key, queue: _SequenceQueue, _: asyncio.Task[None]) -> None:
         """Let the lane's next delivery go, however the last attempt has ended."""
@@ -399,15 +409,20 @@ class DeliveryWorker:
         if queue is None:
             queue = self._queues[key] = _SequenceQueue()
             self._of_meter.setdefault(key[0], []).append(key)
-        if owed.counter not in queue.slots:
+            self._of_shard.setdefault(self._ownership.shard_of(key[0]), {})[key] = None
+        slot = queue.slots.get(owed.counter)
+        if slot is None or slot.owed != owed:
+            # Another vend has the place of one that has ended: its counter was given back, and told anew.
+            if slot is not None and slot.resting is not None:
+                slot.resting.cancel()
             queue.slots[owed.counter] = _Slot(owed)
 
     def _queues_of(self, shard: int) -> list[_Key]:
-        return [key for key in self._oldest_first() if self._ownership.shard_of(key[0]) == shard]
+        return self._oldest_first(self._of_shard.get(shard, ()))
 
-    def _oldest_first(self) -> list[_Key]:
-        """Return every lane in the order in which the first of what it is owed was asked for."""
-        return sorted(self._queues, key=lambda key: self._queues[key].since)
+    def _oldest_first(self, keys: Iterable[_Key]) -> list[_Key]:
+        """Return lanes in the order in which the first of what each is owed was asked for."""
+        return sorted(keys, key=lambda key: self._queues[key].since)
 
     def _enqueue(self, key: _Key) -> None:
         """Give the lane a turn, if it owes one that does not rest, and has no turn yet and nothing in flight."""
@@ -439,10 +454,10 @@ class DeliveryWorker:
         if queue is None:
             return
         woken = queue.slots.values() if counter is None else filter(None, (queue.slots.get(counter),))
-        for one in (queue, *woken):
-            if one.resting is not None:
-                one.resting.cancel()
-                one.resting = None
+        for waiting in (queue, *woken):
+            if waiting.resting is not None:
+                waiting.resting.cancel()
+                waiting.resting = None
         self._enqueue(key)
 
     def _stop(self, key: _Key) -> None:
@@ -467,6 +482,10 @@ class DeliveryWorker:
         if queue.resting is not None:
             queue.resting.cancel()
         del self._queues[key]
+        of_shard = self._of_shard[self._ownership.shard_of(key[0])]
+        del of_shard[key]
+        if not of_shard:
+            del self._of_shard[self._ownership.shard_of(key[0])]
         others = self._of_meter[key[0]]
         others.remove(key)
         if not others:

@@ -83,11 +83,13 @@ class Appointments:
 
     def in_force_at(self, at: Ms) -> Appointment | None:
         """Return the appointment the PSP may act on at that instant."""
-        return next((one for one in reversed(self.all) if one.in_force_at(at)), None)
+        return next((appointment for appointment in reversed(self.all) if appointment.in_force_at(at)), None)
 
     def find(self, appointment_id: str) -> Appointment | None:
         """Return one by its id."""
-        return next((one for one in self.all if one.terms.appointment_id == appointment_id), None)
+        return next(
+            (appointment for appointment in self.all if appointment.terms.appointment_id == appointment_id), None
+        )
 
     def add(self, new: Appointment) -> "Appointments":
         """Return these and `new`.
@@ -95,17 +97,17 @@ class Appointments:
         Raises:
             ChangePending: an appointment that has not ended covers a part of its dates.
         """
-        for one in self.all:
-            if one.state is not AppointmentState.ENDED and _overlap(one.terms, new.terms):
+        for appointment in self.all:
+            if appointment.state is not AppointmentState.ENDED and _overlap(appointment.terms, new.terms):
                 raise ChangePending(
                     "an appointment of this PSP covers these dates; end it first",
-                    appointment_id=one.terms.appointment_id,
+                    appointment_id=appointment.terms.appointment_id,
                 )
         return Appointments(supplier_id=self.supplier_id, psp_id=self.psp_id, all=(*self.all, new))
 
     def replace(self, changed: Appointment) -> "Appointments":
         """Return these with one in its next state."""
-        every = tuple(changed if one.terms == changed.terms else one for one in self.all)
+        every = tuple(changed if appointment.terms == changed.terms else appointment for appointment in self.all)
         return Appointments(supplier_id=self.supplier_id, psp_id=self.psp_id, all=every)
 
 

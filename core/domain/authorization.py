@@ -321,12 +321,12 @@ class _Case:
             )
         return appointment.terms
 
-    def _in_force(self, collect_all: Appointments) -> Appointment | None:
+    def _in_force(self, known: Appointments) -> Appointment | None:
         """Return the appointment the caller may act on now."""
-        for one in reversed(collect_all.all):
-            accepted = self._value_now(one.states) is AppointmentState.ACCEPTED
-            if accepted and one.terms.since <= self._now < (one.terms.until or FAR_FUTURE):
-                return one
+        for appointment in reversed(known.all):
+            accepted, terms = self._value_now(appointment.states) is AppointmentState.ACCEPTED, appointment.terms
+            if accepted and terms.since <= self._now < (terms.until or FAR_FUTURE):
+                return appointment
         return None
 
     def _outside_terms(self, terms: Terms) -> Refused | None:

@@ -111,7 +111,7 @@ def agreed(sight: Sight, agree_ms: int) -> Ms | None:
     walls = sorted(wall for node, wall in sight.walls.items() if node in sight.known)
     best: list[Ms] = []
     for first, wall in enumerate(walls):
-        near = [one for one in walls[first:] if one - wall <= agree_ms]
+        near = [other for other in walls[first:] if other - wall <= agree_ms]
         if len(near) > len(best):
             best = near
     return statistics.median_low(best) if 2 * len(best) > len(sight.known) else None
@@ -147,7 +147,7 @@ def start(
         watched_s: Seconds that it has watched the ledger.
         doubt: What the ledger says is in doubt; stays so if the time is taken from those who carry it.
     """
-    sure = all(sight.times.get(one, 0) is None for one in sight.alive if one != me)
+    sure = all(sight.times.get(node, 0) is None for node in sight.alive if node != me)
     if watched_s < (rule.quiet_s if sure else rule.silent_s):
         return Plan(Act.WAIT)
     carried = [time for time in sight.times.values() if time is not None]

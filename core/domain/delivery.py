@@ -89,7 +89,7 @@ class Delivery:
         `random_part` is taken at the first send, and kept for every other.
         """
         check(self.owed, "only an owed delivery is sent")
-        others = tuple(one for one in self.head_ends if one != head_end)
+        others = tuple(other for other in self.head_ends if other != head_end)
         return replace(
             self,
             state=DeliveryState.SENT,

@@ -24,5 +24,5 @@ def masked(text: str) -> str:
 def _mask(found: re.Match[str]) -> str:
     if found[1] is not None:
         return found[1]
-    digits = [one for one in found[0] if one.isdecimal()]
+    digits = [character for character in found[0] if character.isdecimal()]
     return f"..{''.join(digits[-4:])}" if len(digits) < _CODE_DIGITS else f"[{len(digits)} digits]"

@@ -128,7 +128,9 @@ def status_of(reply: pb.GetMessageStatusResponse, message_id: str) -> Answer | G
 def capabilities_of(reply: pb.GetCapabilitiesResponse) -> Capabilities:
     """Return what a head end can do."""
     return Capabilities(
-        name="".join(one for one in reply.name[:_NAME_MAX] if one.isascii() and one.isprintable()),
+        name="".join(
+            character for character in reply.name[:_NAME_MAX] if character.isascii() and character.isprintable()
+        ),
         dedupes_by_message_id=reply.dedupes_by_message_id,
         status_by_message_id=reply.status_by_message_id,
         alerts_name_counter=reply.alerts_name_counter,

@@ -49,7 +49,10 @@ class Authorize:
         ask: str,
         snapshot: Registry | None,
     ) -> Permit | None:
-        """Return what `pan` stands for; None if `refresh` is needed first: a change of the meter is due.
+        """Return what `pan` stands for; None if `refresh` is needed first.
+
+        It is where a change of the meter is due, and where the copy in memory refuses: that may be behind, and what it
+        refuses wrongly would be refused for good. A sale is compared at its commit; a refusal has nothing that is.
 
         Args:
             principal: Who asks.
@@ -66,7 +69,7 @@ class Authorize:
         """
         question, now = Question(principal.participant, act, pan, amount, channel), self.clock.now()
         decision = self._decide(question, snapshot, now)
-        if decision.due_change_of is not None:
+        if decision.due_change_of is not None or (decision.refusals and snapshot is None):
             return None
         self._note(principal, question, decision, ask, now)
         if decision.refusals:

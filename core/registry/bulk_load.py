@@ -165,7 +165,7 @@ class LoadRecords:
     async def _suppliers(self, meters: Sequence[tuple[int, Meter]]) -> dict[ParticipantId, Participant]:
         names = sorted({one.registrations.periods[0].value.supplier_id for _, one in meters})
         found = await self.store.read_many([Ref(Kind.PARTICIPANT, name) for name in names])
-        known = [one.record for one in found if one is not None and isinstance(one.record, Participant)]
+        known = [stored.record for stored in found if stored is not None and isinstance(stored.record, Participant)]
         return {
             record.participant_id: record
             for record in known
@@ -190,7 +190,7 @@ class LoadRecords:
                 wanted.append((number, new_meter(meter, suppliers[supplier_id], now)))
             except Refused as refusal:
                 loaded.problems[number] = refusal
-        due = [one for _, meter in wanted for one in due_of(meter, now)]
+        due = [instant for _, meter in wanted for instant in due_of(meter, now)]
         refs = [Ref(Kind.METER, meter.meter_id) for _, meter in wanted]
         if await self._none_may_be_new(principal, refs, wanted, loaded):
             return

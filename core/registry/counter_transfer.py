@@ -108,8 +108,10 @@ class TransferCounters:
         done = await self.meters.update(principal, hand_over.meter_id, changed, extend=extend)
         if hand_over.custody is not Custody.SMSO or done.note is None:
             return HandedOver(changed=done)
-        found = [await self.ledger.find(one.participant_id, one.transaction_id) for one in done.note.in_flight]
-        return HandedOver(changed=done, open_codes=tuple(one.vend for one in found if isinstance(one, StoredVend)))
+        found = [await self.ledger.find(vend.participant_id, vend.transaction_id) for vend in done.note.in_flight]
+        return HandedOver(
+            changed=done, open_codes=tuple(stored.vend for stored in found if isinstance(stored, StoredVend))
+        )
 
     async def _check_code(
         self, principal: Principal, sold: ExternallyIssued, meter: Meter, counter: CounterPut

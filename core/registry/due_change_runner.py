@@ -48,7 +48,7 @@ class DueChangeRunner:
                 async with asyncio.TaskGroup() as tasks:
                     some = in_turn[first : first + _AT_ONCE]
                     done = [tasks.create_task(self._carry_out(at, meter_id)) for at, meter_id in some]
-                if not all(one.result() for one in done):
+                if not all(task.result() for task in done):
                     break
 
     async def _carry_out(self, at: Ms, meter_id: MeterId) -> bool:

@@ -236,7 +236,7 @@ class MeterAdmin:
                 put=[note.meter, *note.notes],
                 unmoved=note.unmoved,
                 due=due_of(note.meter, note.meter.effective_through),
-                done=[(one, meter_id) for one in _served(known.record, note.meter)],
+                done=[(instant, meter_id) for instant in _served(known.record, note.meter)],
                 not_before=ms_of(self.clock.now()),
             )
             return write if extend is None else await extend(write, note.meter)

@@ -276,7 +276,9 @@ class ParticipantAdmin:
         require_role(principal, KEEPERS)
         require_owner(principal, supplier_id)
         now = ms_of(self.clock.now())
-        return await self._update(supplier_id, lambda one: replace(one, profiles=one.profiles.cancel(now=now)))
+        return await self._update(
+            supplier_id, lambda supplier: replace(supplier, profiles=supplier.profiles.cancel(now=now))
+        )
 
     async def set_model(
         self, principal: Principal, make: str, model: str, abilities: MeterCapabilities, since: Ms | None

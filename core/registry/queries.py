@@ -146,7 +146,7 @@ class RegistryQueries:
         if principal.role is not Role.SUPPLIER:
             return found
         mine = principal.participant_id
-        return [one for one in found if any(period.value.supplier_id == mine for period in one.uses.periods)]
+        return [card for card in found if any(period.value.supplier_id == mine for period in card.uses.periods)]
 
     async def changes(
         self,
@@ -227,7 +227,11 @@ class RegistryQueries:
             pan=card,
             of_meter=meter,
             of_model=None if model is None else model.record,
-            participants={one.participant_id: one for one in people if isinstance(one, Participant)},
+            participants={
+                participant.participant_id: participant
+                for participant in people
+                if isinstance(participant, Participant)
+            },
             appointed=appointed,
         )
 

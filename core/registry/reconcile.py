@@ -99,7 +99,7 @@ class ReconcilePans:
                 raise BadField(f"claims: at most {_CLAIMS_MAX} in all; reconcile in parts", field="claims")
             told.update(claim.pan for claim in claims)
             found = (self._compare(claim, supplier_id, self._now()) for claim in claims)
-            yield Findings(found=[one for one in found if one is not None], pans=len(claims))
+            yield Findings(found=[finding for finding in found if finding is not None], pans=len(claims))
         usable: dict[tuple[MeterId, int], bool] = {}
         async for part in self._cards(supplier_id, told, usable):
             yield part

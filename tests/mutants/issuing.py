@@ -224,8 +224,8 @@ ISSUING = (
     Mutant(
         name="ended-appointment-is-in-force",
         file="core/domain/authorization.py",
-        old="            if accepted and one.terms.since <= self._now < (one.terms.until or FAR_FUTURE):\n",
-        new="            if accepted and one.terms.since <= self._now:\n",
+        old="            if accepted and terms.since <= self._now < (terms.until or FAR_FUTURE):\n",
+        new="            if accepted and terms.since <= self._now:\n",
         killer=100,
         why="a seller sells on for a supplier that has ended its appointment",
     ),

@@ -1,6 +1,7 @@
 """A final refusal is final at every node: nothing that was under way when it was given is sold afterwards."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -31,7 +32,7 @@ from core.domain.errors import (
     UtrnError,
     VendNotFound,
 )
-from core.domain.meter import MeterId, Pan, PanRecord
+from core.domain.meter import MeterId, Pan, PanForm, PanRecord
 from core.domain.money import Pence
 from core.domain.participant import Principal
 from core.domain.record import Kind, Ref
@@ -239,6 +240,10 @@ class _Trouble:
             raise self.error
 
 
+# What the ledger itself says of the PAN, and of its caller, is read before the sale is refused.
+READS = 1
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 async def test_a_fence_whose_outcome_is_unknown_refuses_nothing(when: str) -> None:
     etcd = FakeEtcd()
@@ -247,7 +252,11 @@ async def test_a_fence_whose_outcome_is_unknown_refuses_nothing(when: str) -> No
         sale = two.sale(pan=Pan("9826999999999999996"))
         clock = two.b.clock
 
+        told = itertools.count()
+
         def lost() -> None:
+            if next(told) < READS:
+                return
             clock.advance(1)
             raise EtcdUnknown("nothing comes back")
 
@@ -359,3 +368,19 @@ async def test_a_look_up_says_that_an_id_is_closed(store: Store) -> None:
         with pytest.raises(Refused) as not_theirs:
             await two.b.find(as_(SUPPLIER), PSP_ID, sale.transaction_id)
         assert not_theirs.value.reason == "NOT_APPOINTED"
+
+
+async def test_what_a_copy_refuses_is_asked_of_the_ledger_before_it_is_final(store: Store) -> None:
+    """A watch that has lost an event: the PAN is registered, and another node has sold to it."""
+    clock = HandClock()
+    behind, right = MarketNode(store, clock), MarketNode(store, clock)
+    ((meter_id, _),) = await open_market(right)
+    async with behind.running(following=False), right.running():
+        pan = Pan("9826099999999999990")
+        done = await right.pans.give(as_(SUPPLIER), pan, PanForm.PLASTIC, meter_id, None)
+        async with asyncio.timeout(PATIENCE_S):
+            while (known := right.registry.card(pan)) is None or known.revision < done.revision:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        clock.advance(1)
+        assert behind.registry.card(pan) is None
+        assert (await behind.sell(PSP, pan)).stored.vend.meter_id == meter_id

@@ -6,11 +6,11 @@ from datetime import timedelta
 
 import pytest
 
-from core.delivery.attempt import Done, Later
+from core.delivery.attempt import Aside, Done, Later
 from core.delivery.outcomes import CREDIT_ADDED_LOCALLY
 from core.delivery.waiting import Parked
 from core.domain.delivery import DeliveryReason, DeliveryState
-from core.domain.errors import HeadEndStale, HeadEndUnavailable
+from core.domain.errors import HeadEndRefused, HeadEndStale, HeadEndUnavailable
 from core.issuing.config import DeliveryConfig
 from core.ports.head_end import AddCredit, Alert, Answer, AnswerKind
 from core.ports.ledger import StoredVend
@@ -229,3 +229,35 @@ async def test_a_head_end_gets_no_more_at_once_than_it_wants(wants: int, sent: i
         assert isinstance(end, Later)
         assert delivery.attempts == sent, "a delivery that waits for room has lost no attempt"
     assert work.in_flight[HEAD_END] == 2
+
+
+@pytest.mark.parametrize("attempts", [0, 1, 3])
+async def test_a_repeat_that_the_head_end_refuses_says_nothing_of_an_earlier_send(
+    attempts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meter may have been credited by a send whose answer was lost: money given back would be lost."""
+    work = OwedDelivery()
+
+    async def refuse(_: AddCredit) -> None:
+        raise HeadEndRefused("not authorised for this meter now")
+
+    monkeypatch.setattr(work.head_end, "send", refuse)
+    async with work.owed(attempts=attempts):
+        end, delivery = await work.attempt()
+    if attempts:
+        assert isinstance(end, Aside)
+        assert delivery.state is DeliveryState.UNKNOWN
+    else:
+        assert (delivery.state, delivery.reason) == (DeliveryState.REFUSED, DeliveryReason.HEAD_END_REFUSED)
+
+
+async def test_in_the_end_it_is_somebodys_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    work = OwedDelivery(DeliveryConfig(answer_wait_ms=50, attempts_max=2))
+
+    async def refuse(_: AddCredit) -> None:
+        raise HeadEndRefused("not authorised for this meter now")
+
+    monkeypatch.setattr(work.head_end, "send", refuse)
+    async with work.owed(attempts=1):
+        _, delivery = await work.attempt()
+    assert (delivery.state, delivery.reason) == (DeliveryState.NEEDS_CHECK, DeliveryReason.HEAD_END_REFUSED)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from core.delivery.observations import Mailbox
 from core.delivery.origins import Origins
 from core.delivery.waiting import Parked, ParkedAt, parked_by_head_end
 from core.delivery.worker import DeliveryWorker
+from core.domain.delivery import DeliveryState
 from core.domain.meter import MeterId
 from core.domain.transaction_id import TransactionId
 from core.domain.utrn import Counter
@@ -28,7 +29,7 @@ from tests.support.answers import memory
 from tests.support.origins import at_head_end
 from tests.support.owed import deaf_recorder
 from tests.support.patience import PATIENCE_S
-from tests.support.vends import HEAD_END, NOW, ORIGINATOR, PSP_ID, vend
+from tests.support.vends import HEAD_END, NOW, ORIGINATOR, PSP_ID, new_id, vend
 
 SHARDS = 8
 MANY = 3000
@@ -57,6 +58,9 @@ class Backlog:
     meters: dict[MeterId, int]
 
     async def watch(self) -> AsyncIterator[OutboxEvent]:
+        # Every shard is gained before.
+        for _ in range(2 * SHARDS):
+            await asyncio.sleep(0)
         yield Listing(tuple(self._owed(meter_id, since) for meter_id, since in self.meters.items()))
         await asyncio.Event().wait()
 
@@ -196,3 +200,39 @@ async def test_an_attempt_that_raises_what_none_should_rests_and_the_others_go_o
     async with working(backlog, attempts, head_end):
         await attempts.until(lambda: len(attempts.order) == 2)
     assert raised == [first]
+
+
+async def test_a_shard_that_is_gained_or_lost_costs_no_look_at_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look at all that is owed, for each shard, held the loop that renews the lease: every shard was lost again."""
+    backlog, attempts, head_end = _backlog(2000), Attempts(), Returning()
+    async with working(backlog, attempts, head_end) as worker:
+        await attempts.until(lambda: attempts.parked == 2000)
+        looked = 0
+
+        def counted(meter_id: MeterId) -> int:
+            nonlocal looked
+            looked += 1
+            return shard_of(meter_id, SHARDS)
+
+        monkeypatch.setattr(AllOwned, "shard_of", staticmethod(counted))
+        found = [key for shard in range(SHARDS) for key in worker._queues_of(shard)]
+        assert (len(found), len(set(found))) == (2000, 2000)
+        assert sum(worker.owed_by_shard().values()) == 2000
+        assert looked == 0
+
+
+async def test_a_code_told_anew_under_a_counter_that_was_given_back_keeps_its_place() -> None:
+    backlog, attempts, head_end = _backlog(1), Attempts(), Returning()
+    async with working(backlog, attempts, head_end) as worker:
+        await attempts.until(lambda: attempts.parked == 1)
+        (queue,) = worker._queues.values()
+        ((counter, slot),) = queue.slots.items()
+        old, new = slot.owed, replace(slot.owed, transaction_id=new_id(), since=99)
+        # Listed anew after a watch that was compacted: the old one has ended meanwhile.
+        worker._take_listing((new,))
+        assert queue.slots[counter].owed == new
+        # The answer to the old one's last write comes late.
+        worker._end(old, DeliveryState.REFUSED)
+        assert queue.slots[counter].owed == new
+        worker._end(new, DeliveryState.REFUSED)
+        assert counter not in queue.slots
