@@ -86,8 +86,9 @@ class _DeliveryStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Deliver
     """Sending has ended without a known outcome. Not a failure: the consumer holds the code and enters it by hand."""
     DELIVERY_STATE_NEEDS_CHECK: _DeliveryState.ValueType  # 8
     """The meter calls the code a duplicate, and that does not prove that it was credited: the code is further behind the
-    newest one than a meter remembers. An open case of the meter's supplier, who reads the meter's credit log and settles
-    it (SettleDelivery). Until then no money may be given back, nor may the code be taken as credited.
+    newest one than a meter remembers. Or the code was sent, what came of it is not known, and it may not be sent again:
+    the head end will not carry it any more (DELIVERY_REASON_HEAD_END_REFUSED), or the meter has changed hands. An open
+    case of the meter's supplier, who reads the meter's credit log and settles it (SettleDelivery). Until then no money may be given back, nor may the code be taken as credited.
     """
 
 class DeliveryState(_DeliveryState, metaclass=_DeliveryStateEnumTypeWrapper):
@@ -111,8 +112,9 @@ DELIVERY_STATE_ENTER_BY_HAND: DeliveryState.ValueType  # 7
 """Sending has ended without a known outcome. Not a failure: the consumer holds the code and enters it by hand."""
 DELIVERY_STATE_NEEDS_CHECK: DeliveryState.ValueType  # 8
 """The meter calls the code a duplicate, and that does not prove that it was credited: the code is further behind the
-newest one than a meter remembers. An open case of the meter's supplier, who reads the meter's credit log and settles
-it (SettleDelivery). Until then no money may be given back, nor may the code be taken as credited.
+newest one than a meter remembers. Or the code was sent, what came of it is not known, and it may not be sent again:
+the head end will not carry it any more (DELIVERY_REASON_HEAD_END_REFUSED), or the meter has changed hands. An open
+case of the meter's supplier, who reads the meter's credit log and settles it (SettleDelivery). Until then no money may be given back, nor may the code be taken as credited.
 """
 Global___DeliveryState: _TypeAlias = DeliveryState  # noqa: Y015
 
