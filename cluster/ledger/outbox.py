@@ -25,7 +25,7 @@ from cluster.membership.placement import shard_of
 from cluster.timekeeping.fence import TimeFence
 from core.domain.approval import NO_CONSENT_NEEDED, Consent
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
-from core.domain.errors import DeliveryChanged, Deposed, LedgerUnavailable, UtrnError
+from core.domain.errors import DeliveryChanged, Deposed, LedgerUnavailable, NotReady, UtrnError
 from core.domain.invariant import check
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.participant import ParticipantId
@@ -160,8 +160,8 @@ class EtcdOutbox:
         self._aside.clear(_KIND, kv.key)
         return owed
 
-    async def read(self, owed: Sequence[Owed]) -> Sequence[StoredVend | None]:
-        """Return the vend of each, in order; None where it is no longer owed. Linearizable."""
+    async def read(self, owed: Sequence[Owed]) -> Sequence[StoredVend | NotReady | None]:
+        """Return the vend of each, in order; None where it is no longer owed, NotReady where it is set aside."""
         reads = [
             ops.get(key)
             for one in owed
@@ -172,7 +172,9 @@ class EtcdOutbox:
         ]
         found = await self._got(reads)
         pairs = [(found[at], found[at + 1]) for at in range(0, len(found), 2)]
-        return [None if pointer is None or vend is None else self._readable(vend) for pointer, vend in pairs]
+        return [
+            None if pointer is None or vend is None else self._readable(vend) or _set_aside() for pointer, vend in pairs
+        ]
 
     async def write(self, changes: Sequence[DeliveryChange]) -> Sequence[WriteOutcome]:
         """Write each change for itself; return one outcome per change, in order."""
@@ -225,14 +227,17 @@ class EtcdOutbox:
         return counter_of(counter, applied)
 
     async def code(self, originator_id: OriginatorId, meter_id: MeterId, counter: Counter) -> Code:
-        """Return what the ledger has of one counter."""
+        """Return what the ledger has of one counter; raise NotReady if its vend is there and is set aside."""
         pointing = await self._got([ops.get(self._keys.code(originator_id, meter_id, counter))])
         reads = self._reads_of((originator_id, meter_id))
         if pointing[0] is not None:
             reads.append(ops.get(self._pointed_at(pointing[0])))
         spent, applied, *vends = await self._got(reads)
         vend = vends[0] if vends else None
-        return Code(sequence=counter_of(spent, applied), stored=None if vend is None else self._readable(vend))
+        stored = None if vend is None else self._readable(vend)
+        if vend is not None and stored is None:
+            raise _set_aside()
+        return Code(sequence=counter_of(spent, applied), stored=stored)
 
     async def cases(
         self, supplier_id: ParticipantId, *, after: str = "", limit: int = 100
@@ -439,6 +444,10 @@ class EtcdOutbox:
         except Unreadable as error:
             self._aside.note("vend", found.key, found.mod_revision, error)
             return None
+
+
+def _set_aside() -> NotReady:
+    return NotReady("the vend cannot be understood by this node, and is set aside; it waits")
 
 
 def _is_named(vend: Vend) -> bool:

@@ -37,6 +37,8 @@ from core.ports.ownership import Gained, Lost, Ownership
 log = logging.getLogger(__name__)
 
 _READ_AGAIN_AFTER_S = 0.5
+# A vend that is set aside is put right by an operator, or read by a newer node.
+_ASIDE_REST_S = 30.0
 _READ_MAX = 64
 # Of so many codes applied here lately nothing more need be written down.
 _APPLIED_MAX = 10_000
@@ -329,6 +331,11 @@ class DeliveryWorker:
                 self._enqueue(key)
             elif epoch is None:
                 self._rest_in_doubt(owed)
+            elif isinstance(stored, NotReady):
+                # It is owed still; the others of its counter sequence do not wait for it.
+                slot.aside = True
+                self._rest_one(slot, _ASIDE_REST_S)
+                self._enqueue(key)
             elif stored is None or not stored.vend.delivery.owed:
                 self._forget(owed)
                 self._enqueue(key)
@@ -338,7 +345,7 @@ class DeliveryWorker:
                 # Not in the task: one that is cancelled before its first step runs no line of its own.
                 queue.task.add_done_callback(partial(self._freed, key, queue))
 
-    async def _vends(self, owed: list[Owed]) -> list[StoredVend | None]:
+    async def _vends(self, owed: list[Owed]) -> list[StoredVend | NotReady | None]:
         """Return the vend of each delivery; those committed here lately are known without asking the ledger.
 
         If one from memory is older than it looks, the compare of the first write tells.

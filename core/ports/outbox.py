@@ -7,7 +7,7 @@ from typing import Protocol
 from core.domain.approval import NO_CONSENT_NEEDED, Consent
 from core.domain.delivery import Delivery
 from core.domain.effective_dated import NEVER, Ms
-from core.domain.errors import DeliveryChanged, Deposed, UtrnError
+from core.domain.errors import DeliveryChanged, Deposed, NotReady, UtrnError
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.participant import ParticipantId
 from core.domain.record import ReadSet
@@ -91,8 +91,10 @@ class Outbox(Protocol):
         """Return a Listing, then every change, in order, for ever; a lost connection is resumed without a gap."""
         ...
 
-    async def read(self, owed: Sequence[Owed]) -> Sequence[StoredVend | None]:
-        """Return the vend of each, in order; None where it is no longer owed. Linearizable.
+    async def read(self, owed: Sequence[Owed]) -> Sequence[StoredVend | NotReady | None]:
+        """Return the vend of each, in order; None where it is owed no longer, NotReady where it is set aside.
+
+        Linearizable: nothing newer was there before the call.
 
         Raises:
             LedgerUnavailable: repeat.
@@ -136,6 +138,7 @@ class Outbox(Protocol):
         """Return what the ledger has of one counter. The sequence is not older than the vend.
 
         Raises:
+            NotReady: its vend is there, and cannot be understood by this node.
             LedgerUnavailable: repeat.
         """
         ...

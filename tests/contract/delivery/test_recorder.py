@@ -1,10 +1,11 @@
 """What meters say of codes whose delivery nobody owes reaches their vends; over the fake and over a real etcd."""
 
 import asyncio
+import collections
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from etcdpb import rpc_pb2 as pb
@@ -487,3 +488,32 @@ async def test_what_a_head_end_can_say_without_end_is_not_logged_without_end(
         record for record in caplog.records if record.levelname == "ERROR" and record.name == recorder_module.__name__
     ]
     assert 0 < len(said) <= 20
+
+
+async def test_one_meters_vend_that_is_set_aside_holds_up_no_other_and_its_credit_is_not_lost(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder_module, "_SAVE_EVERY_S", -1.0)
+    odd, fine = await bench.issue(), await bench.issue()
+    key = bench.keys.vend(odd.vend.sale.participant_id, odd.vend.sale.transaction_id)
+    (kept,) = (await bench.store.client.range(pb.RangeRequest(key=key))).kvs
+    await bench.store.client.txn(pb.TxnRequest(success=[ops.put(key, b"\xff")]))
+    async with bench.node(await bench.own("node-a")):
+        bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, odd.vend.counter))
+        bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, fine.vend.counter))
+        await bench.until(fine, A.APPLIED)
+        assert await bench.outbox.heard([bench.shard], HEAD_END) == [0], "the next owner must hear it again"
+    await bench.store.client.txn(pb.TxnRequest(success=[ops.put(key, kept.value)]))
+    async with bench.node(await bench.own("node-b")):
+        await bench.until(odd, A.APPLIED)
+
+
+def test_what_is_held_when_a_head_end_counts_anew_holds_back_what_is_saved(bench: Bench) -> None:
+    recorder = cast("Any", Recorder.__new__(Recorder))
+    recorder.counts = collections.Counter()
+    reading = recorder_module._Reading(HEAD_END, {bench.shard: 1})
+    reading.saved, reading.at = {bench.shard: 20}, 30
+    said = recorder_module._Named(bench.meter_id, ORIGINATOR, Counter(1), duplicate=False, event=cast("Any", None))
+    reading.held[said] = (30, 0.0)
+    recorder._check_order(reading, [Numbered(1)])
+    assert (reading.at, reading.saved, reading.held[said][0]) == (1, {bench.shard: 0}, 0)

@@ -16,6 +16,7 @@ from core.delivery.origins import Origins
 from core.delivery.waiting import Parked, ParkedAt, parked_by_head_end
 from core.delivery.worker import DeliveryWorker
 from core.domain.delivery import DeliveryState
+from core.domain.errors import NotReady
 from core.domain.meter import MeterId
 from core.domain.transaction_id import TransactionId
 from core.domain.utrn import Counter
@@ -236,3 +237,20 @@ async def test_a_code_told_anew_under_a_counter_that_was_given_back_keeps_its_pl
         assert queue.slots[counter].owed == new
         worker._end(new, DeliveryState.REFUSED)
         assert counter not in queue.slots
+
+
+async def test_a_vend_that_is_set_aside_stays_owed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its record is put right, or a newer node reads it: a delivery that was forgotten would be made by nobody."""
+    asked = asyncio.Event()
+
+    async def read(_: Backlog, owed: Sequence[Owed]) -> Sequence[NotReady]:
+        asked.set()
+        return [NotReady("set aside") for _ in owed]
+
+    monkeypatch.setattr(Backlog, "read", read)
+    backlog, attempts, head_end = _backlog(1), Attempts(), Returning()
+    async with working(backlog, attempts, head_end) as worker:
+        async with asyncio.timeout(PATIENCE_S):
+            await asked.wait()
+        await asyncio.sleep(0)
+        assert (sum(worker.owed_by_shard().values()), attempts.parked) == (1, 0)
