@@ -55,7 +55,7 @@ def accept_time(
     if not reply.seconds and not reply.done:
         console.print("cluster time and the wall clocks agree: there is nothing to set", highlight=False)
         return
-    how = "forward at once" if reply.seconds >= 0 else "back, by running at half its speed"
+    how = "forward at once" if reply.seconds >= 0 else "back, by running at a quarter of its speed"
     word = "is set" if reply.done else "would be set"
     due = "1000 or more" if reply.changes_due >= 1000 else str(reply.changes_due)
     console.print(f"cluster time {word} {abs(reply.seconds)} s {how}; changes due by it: {due}", highlight=False)

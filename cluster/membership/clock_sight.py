@@ -11,10 +11,12 @@ def sight_of(ownership: EtcdOwnership, peers: FailureDetector, wall: Ms, at: flo
     if not ownership.seen:
         return None
     walls, times = {ownership.node_id: wall}, dict[str, Ms | None]()
-    for node_id, heard in peers.heard_of_late().items():
+    of_late = peers.heard_of_late()
+    for node_id, heard in of_late.items():
         since_ms, beat = round((at - heard.at) * 1000), heard.beat
         if beat.clock_ms:
             walls[node_id] = Ms(beat.clock_ms + since_ms)
         times[node_id] = Ms(beat.time_ms + since_ms) if beat.time_ms else None
     known = {ownership.node_id, *ownership.roster()}
-    return Sight(walls=walls, times=times, alive=ownership.members(), known=known)
+    heard_at = {node_id: heard.at for node_id, heard in of_late.items()}
+    return Sight(walls=walls, times=times, heard=heard_at, alive=ownership.members(), known=known)

@@ -58,10 +58,19 @@ class TimeFence:
         self._lately = not isinstance(self._clock, ClusterClock) or self._clock.hear(instant, revision, at)
         return instant, revision
 
+    def _now(self) -> Ms | None:
+        """Return the instant that this node may write now; None if it has not heard the ledger's lately.
+
+        Raises:
+            NotReady: this node does not know cluster time.
+        """
+        now = ms_of(self._clock.now())
+        return self._clock.writable() if isinstance(self._clock, ClusterClock) else now
+
     async def _advance(self, at: Ms, instant: Ms, revision: int) -> None:
         """Set the ledger's time to this node's, if it stands where it was read."""
-        now = ms_of(self._clock.now())
-        if not self._lately:
+        now = self._now()
+        if not self._lately or now is None:
             raise NotReady("nobody has advanced the ledger's time for a while; nothing was written")
         if now < at:
             raise NotReady(f"the ledger's time is {at - max(now, instant)} ms before that instant; nothing was written")

@@ -31,7 +31,6 @@ log = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.1
 _RETRY_AFTER_S = 0.1
 _RACES_MAX = 10
-_LATELY_S = 5.0
 _EtcdTrouble = (EtcdUnreachable, EtcdUnknown, EtcdRefused)
 
 
@@ -60,8 +59,11 @@ class ClusterClock:
         """
         if revision:
             self.keeper.receive(Received(instant, revision, at), moved=False)
-        last = self.keeper.last
-        return last is not None and at - last.at < _LATELY_S
+        return self.keeper.last is not None and not self.keeper.alone(at)
+
+    def writable(self) -> Ms | None:
+        """Return the latest instant that this node may write now without asking a peer; None if it is to ask first."""
+        return self.keeper.writable(self.steady.monotonic())
 
     def wall(self) -> datetime:
         """Return what this node's wall clock says."""
@@ -131,7 +133,7 @@ class LedgerTime:
         self._rule = clock.keeper.rule
         self._doubt_revision = 0
         self._unread = 0
-        self._unheard_since: float | None = None
+        self._alone_since: float | None = None
         self._watched_since: float | None = None
         self._watching = asyncio.Event()
         self._mine = False
@@ -255,25 +257,33 @@ class LedgerTime:
         if not keeper.established:
             watched_s = at - (self._watched_since or at)
             return start(rule, sight, keeper.estimate(at), me=self._node_id, watched_s=watched_s, doubt=keeper.doubt)
-        peers = [one for one in sight.times.values() if one is not None]
+        peers = self._peers_heard_since(sight, at)
         if self._waits_for_peers(sight, peers, at):
             return None
-        if last is None or at - last.at < rule.advance_s + (0.0 if self._mine else rule.stand_in_s):
+        if last is None or keeper.silence_s(at) < rule.advance_s + (0.0 if self._mine else rule.stand_in_s):
             return None
         return keeper.advance(at, agreed(sight, rule.agree_ms), peers)
 
-    def _waits_for_peers(self, sight: Sight, peers: Sequence[Ms], at: float) -> bool:
-        """Return whether, after a long silence, a peer that lives is to be heard first.
+    def _peers_heard_since(self, sight: Sight, at: float) -> list[Ms]:
+        """Return what peers make of cluster time that were heard after this node had noticed that it is alone.
 
-        If it was this node's monotonic clock that has leapt, all it has heard seems old to it, its peers' beats too.
-        They beat many times a second, and carry the time: one of the two is heard before this has passed.
+        What was heard before was carried on by the monotonic clock that is in doubt.
         """
-        if peers or not self.keeper.alone(at) or all(one == self._node_id for one in sight.alive):
-            self._unheard_since = None
+        if not self.keeper.alone(at):
+            self._alone_since = None
+            return []
+        since = self._alone_since = at if self._alone_since is None else self._alone_since
+        return [time for node, time in sight.times.items() if time is not None and sight.heard[node] > since]
+
+    def _waits_for_peers(self, sight: Sight, peers: Sequence[Ms], at: float) -> bool:
+        """Return whether, after a silence, a peer that lives is to be heard first.
+
+        If it was this node's monotonic clock that has leapt, the peers beat many times a second, and carry the time:
+        one of the two is heard before `silent_s` has passed.
+        """
+        if self._alone_since is None or peers or all(node == self._node_id for node in sight.alive):
             return False
-        if self._unheard_since is None:
-            self._unheard_since = at
-        return at - self._unheard_since < self._rule.silent_s
+        return at - self._alone_since < self._rule.silent_s
 
     async def _write(self, plan: Plan, at: float) -> None:
         """Write an instant that was right at monotonic `at`, if the ledger's is where it was heard to be."""

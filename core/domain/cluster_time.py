@@ -15,6 +15,8 @@ from typing import NamedTuple
 from core.domain.effective_dated import Ms
 
 _DAY_MS = 86_400_000
+# For how much of the time since the last instant the wall clocks may draw at it, in ms for each second of `advance_s`.
+_DRAWN_FOR_MS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +27,13 @@ class TimeRule:
         advance_s: Seconds after which the node that advanced the ledger's instant last does so again.
         stand_in_s: Seconds that the others wait longer than it.
         forward_share: How much faster than monotonic clocks cluster time may run to reach the wall clocks.
-        back_share: How much slower.
+        back_share: How much slower: a carrier whose monotonic clock runs up to four times too fast is held by it.
         agree_ms: Wall clocks this near to each other agree.
         off_ms: A difference between cluster time and the agreed wall clocks beyond which it is not drawn along.
         ahead_ms: A node that has told a time so far ahead of what it now takes for right stands aside.
         late_ms: An instant that seems older than it should be by no more than that may have been received late.
-        alone_s: After so long without an instant from the ledger, a node asks what its peers make of the time.
+        alone_s: After so long without an instant from the ledger, a node writes none that it has not held against what
+            its peers make of the time, or against the wall clocks: its own monotonic clock may have leapt.
         quiet_s: A starting node watches the ledger at least so long before it believes that nobody carries the time.
         silent_s: So long, if a node is alive of which it does not know whether it does.
         step_max_ms: The longest stretch, after which nobody had carried the time, that wall clocks are believed about.
@@ -39,12 +42,12 @@ class TimeRule:
     advance_s: float = 1.0
     stand_in_s: float = 0.5
     forward_share: float = 0.1
-    back_share: float = 0.5
+    back_share: float = 0.75
     agree_ms: int = 10_000
     off_ms: int = 60_000
     ahead_ms: int = 2_000
     late_ms: int = 10_000
-    alone_s: float = 10.0
+    alone_s: float = 2.0
     quiet_s: float = 1.0
     silent_s: float = 5.0
     step_max_ms: int = 30 * _DAY_MS
@@ -93,12 +96,14 @@ class Sight:
     Attributes:
         walls: What each node's wall clock says now, this node's among them; only those heard of late.
         times: What each other node heard of late makes of cluster time now; None for one that has never known it.
+        heard: This node's monotonic clock, in seconds, when each of `times` was heard; `times` were carried on since.
         alive: Nodes that have a lease.
         known: Nodes that should be there, alive or not, this node among them.
     """
 
     walls: Mapping[str, Ms]
     times: Mapping[str, Ms | None]
+    heard: Mapping[str, float]
     alive: Collection[str]
     known: Collection[str]
 
@@ -145,7 +150,8 @@ def start(
         ledger: The ledger's instant, carried on since this node read it; None if the ledger has none yet.
         me: This node.
         watched_s: Seconds that it has watched the ledger.
-        doubt: What the ledger says is in doubt; stays so if the time is taken from those who carry it.
+        doubt: What the ledger says is in doubt; stays so if the time is taken from those who carry it, and AHEAD until
+            the wall clocks have come up to the ledger.
     """
     sure = all(sight.times.get(node, 0) is None for node in sight.alive if node != me)
     if watched_s < (rule.quiet_s if sure else rule.silent_s):
@@ -162,7 +168,10 @@ def start(
         return Plan(Act.SET, walls)
     if walls is not None and 0 <= ledger - walls <= rule.off_ms:
         return Plan(Act.CARRY_ON, ledger)
-    return Plan(Act.WAIT) if watched_s < rule.silent_s else Plan(Act.CARRY_ON, ledger, Doubt.GAP)
+    if watched_s < rule.silent_s:
+        return Plan(Act.WAIT)
+    # What an operator has said stays said: in a gap, wall clocks would be believed about any step.
+    return Plan(Act.CARRY_ON, ledger, Doubt.AHEAD if doubt is Doubt.AHEAD else Doubt.GAP)
 
 
 class TimeKeeper:
@@ -191,13 +200,16 @@ class TimeKeeper:
     def _timed(self, received: Received) -> Received:
         """Return an instant with the moment at which it was right, if a process that stood still received it late.
 
+        For what this node tells only. What it writes counts from the moment of receipt: after a leap of the monotonic
+        clock an instant looks late too.
+
         A delay is no longer than the silence before it. What is wrong for another reason is so again the next time,
         after a short silence, and is believed then.
         """
         estimate, silence_ms = self.estimate(received.at), (received.at - self._received_at) * 1000
         late_ms = 0 if estimate is None else estimate - received.instant
         # Less is no matter, and may be the draw of the wall clocks.
-        if self.rule.ahead_ms / 2 < late_ms <= min(silence_ms, self.rule.late_ms):
+        if self.rule.back_share * _DRAWN_FOR_MS * self.rule.advance_s < late_ms <= min(silence_ms, self.rule.late_ms):
             return received._replace(at=received.at - late_ms / 1000)
         return received
 
@@ -215,9 +227,23 @@ class TimeKeeper:
         self._told = max(self._told, estimate)
         return self._told
 
+    def silence_s(self, at: float) -> float:
+        """Return how long ago the last instant was received, in seconds."""
+        return at - self._received_at
+
     def alone(self, at: float) -> bool:
         """Return whether nothing was heard of the ledger for so long that the peers are to be asked."""
-        return self.last is not None and at - self.last.at > self.rule.alone_s
+        return self.last is not None and self.silence_s(at) > self.rule.alone_s
+
+    def writable(self, at: float) -> Ms | None:
+        """Return the latest instant that this node may write without asking a peer; None if it is to ask first.
+
+        Counts from the receipt of the last instant; what was told may be ahead of that by half of `ahead_ms`.
+        """
+        told = self.tell(at)
+        if told is None or self.last is None or self.alone(at):
+            return None
+        return min(told, Ms(self.last.instant + round(self.silence_s(at) * 1000 + self.rule.ahead_ms / 2)))
 
     def known(self, at: float) -> bool:
         """Return whether `tell` would tell."""
@@ -230,15 +256,19 @@ class TimeKeeper:
         Args:
             at: Monotonic seconds.
             walls: The middle of the wall clocks that agree; None if no majority does.
-            peers: What peers make of cluster time; asked after a long silence, when this node's own monotonic clock has
-                had time to go wrong.
+            peers: What peers make of cluster time, heard after this node had noticed a silence of more than `alone_s`:
+                its own monotonic clock may have leapt. Without any, wall clocks that are not behind the ledger count.
         """
-        own, last = self.estimate(at), self.last
-        if own is None or last is None:
+        last = self.last
+        if last is None:
             return Plan(Act.WAIT)
-        elapsed_ms = (at - last.at) * 1000
+        elapsed_ms = self.silence_s(at) * 1000
+        own = Ms(last.instant + round(elapsed_ms))
         if self.alone(at) and peers:
             own = max(Ms(statistics.median_low([own, *peers])), last.instant)
+        elif self.alone(at) and walls is not None and last.instant <= walls < own:
+            # Not before what was told: the only node left goes on serving, and is drawn back slowly.
+            own = min(own, max(walls, self._told))
         if walls is None:
             return Plan(Act.CARRY_ON, own, self.doubt)
         off, rule = walls - own, self.rule
@@ -246,7 +276,7 @@ class TimeKeeper:
             return Plan(Act.SET, walls)
         if abs(off) <= rule.off_ms or (off < 0 and self.doubt is Doubt.AHEAD):
             # After a silence too it is drawn no further at once: what was told must not be far ahead of what is right.
-            draw_ms = min(elapsed_ms, 2000 * rule.advance_s)
+            draw_ms = min(elapsed_ms, _DRAWN_FOR_MS * rule.advance_s)
             drawn = min(max(off, -rule.back_share * draw_ms), rule.forward_share * draw_ms)
             doubt = Doubt.NONE if abs(off) <= rule.off_ms else self.doubt
             return Plan(Act.CARRY_ON, Ms(own + int(drawn)), doubt)

@@ -310,6 +310,7 @@ class Simulation:
         return Sight(
             walls={name: wall, **{one.name: one.time.wall() for one in near}},
             times={one.name: one.time.estimate() for one in near},
+            heard={one.name: at for one in near},
             alive=me.ownership.members(),
             known={name, *me.ownership.roster()},
         )

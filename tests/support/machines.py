@@ -25,6 +25,13 @@ class Machine(HandClock):
         self.name = name
         self._monotonic = monotonic
         self.lease_good = True
+        # How fast the monotonic clock runs.
+        self.rate = 1.0
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        super().advance(seconds)
+        self._monotonic += seconds * (self.rate - 1)
 
     def step(self, seconds: float) -> None:
         """Set the wall clock so far from the truth."""
@@ -77,7 +84,7 @@ class Machines:
         self.clocks[name] = ClusterClock(TimeKeeper(TimeRule()), machine)
         self.times[name] = LedgerTime(
             self.store.client, self.store.config, self.clocks[name], node_id=name,
-            sight=lambda wall, at: self._sight(name, wall), may_write=lambda: machine.lease_good,
+            sight=lambda wall, at: self._sight(name, wall, at), may_write=lambda: machine.lease_good,
         )  # fmt: skip
         self._hearing[name] = self._tasks.create_task(self.times[name].follow())
         async with asyncio.timeout(PATIENCE_S):
@@ -89,11 +96,12 @@ class Machines:
         self.times.pop(name)
         self._hearing.pop(name).cancel()
 
-    def _sight(self, name: str, wall: Ms) -> Sight:
+    def _sight(self, name: str, wall: Ms, at: float) -> Sight:
         near = [one for one in self.times if one != name and name not in self.deaf and not {one, name} & self.apart]
         return Sight(
             walls={name: wall, **{one: self.times[one].wall() for one in near}},
             times={one: self.times[one].estimate() for one in near},
+            heard=dict.fromkeys(near, at),
             alive=[one for one in self.times if self.machines[one].lease_good],
             known=list(self.names),
         )

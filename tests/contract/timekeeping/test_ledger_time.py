@@ -274,6 +274,59 @@ async def test_a_machine_that_slept_hears_the_others_first_and_one_that_leapt_st
         assert [abs(nodes.off_s(name)) < 1.0 for name in "bc"] == [True] * 2
 
 
+@pytest.mark.parametrize("leap_s", [2.1, 4.0, 9.0, 30.0])
+@pytest.mark.parametrize("name", ["a", "b", "c"])
+async def test_a_leap_of_seconds_at_the_carrier_or_another_moves_cluster_time_nowhere(
+    store: Store, name: str, leap_s: float
+) -> None:
+    """Whoever carries it: each node leaps once, between two looks, and again while it stands aside."""
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        for _ in range(3):
+            nodes.machines[name].jump(leap_s)
+            await nodes.times[name].look()
+            await nodes.pass_s(5)
+            instant, _ = await nodes.ledger()
+            assert instant is not None
+            assert 0 <= nodes.truth() - instant <= 3000
+        assert [abs(nodes.off_s(other)) < 0.5 for other in "abc" if other != name] == [True] * 2
+
+
+@pytest.mark.parametrize("leap_s", [2.1, 4.0, 9.0])
+async def test_a_write_that_needs_the_time_does_not_take_a_leap_of_seconds_along(store: Store, leap_s: float) -> None:
+    """Also where the leap is told first, and the ledger's instant then looks as if it came late."""
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        for name in "abc":
+            nodes.machines[name].jump(leap_s)
+            wild = ms_of(nodes.clocks[name].now())
+            fence = TimeFence(store.client, nodes.keys, nodes.clocks[name])
+            for _ in range(3):
+                with pytest.raises(NotReady):
+                    await fence.reach(wild)
+                await nodes.settle()
+                instant, _ = await nodes.ledger()
+                assert instant is not None
+                assert instant <= nodes.truth() + 1100, "a second is what nobody can tell from a draw"
+            await nodes.pass_s(20)
+
+
+@pytest.mark.parametrize("rate", [1.5, 3.0, 0.5])
+async def test_a_carrier_whose_monotonic_clock_runs_at_another_rate_is_held_by_the_wall_clocks(
+    store: Store, rate: float
+) -> None:
+    nodes = Machines(store, "abc")
+    async with nodes.running():
+        await begun(nodes)
+        nodes.machines["a"].rate = rate
+        await nodes.pass_s(240)
+        instant, _ = await nodes.ledger()
+        assert instant is not None
+        assert abs(nodes.truth() - instant) <= 3000
+
+
 async def test_after_the_ledger_was_away_the_time_is_not_taken_from_one_clock_that_leapt(store: Store) -> None:
     nodes = Machines(store)
     async with nodes.running():
@@ -331,6 +384,26 @@ async def test_back_it_is_let_run_slowly_and_never_goes_back(store: Store) -> No
                 break
         assert await nodes.doubt() == ""
         assert abs(nodes.off_s("a") + 600) < 61
+
+
+async def test_an_operators_word_that_it_is_ahead_outlives_a_start_of_all_nodes(store: Store) -> None:
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        step(nodes, "abc", -2 * HOUR)
+        await nodes.pass_s(2)
+        await nodes.times["b"].accept("operator")
+        await nodes.pass_s(2)
+    async with nodes.running():
+        await nodes.pass_s(8)
+        assert await nodes.doubt() == "ahead operator"
+        step(nodes, "abc", 24 * HOUR)
+        before, _ = await nodes.ledger()
+        await nodes.pass_s(20)
+        after, _ = await nodes.ledger()
+        assert before is not None
+        assert after is not None
+        assert after - before < 25_000, "a step of all wall clocks is for an operator"
 
 
 async def test_where_no_clocks_agree_there_is_nothing_to_set_it_to(store: Store) -> None:

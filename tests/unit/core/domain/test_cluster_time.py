@@ -32,6 +32,7 @@ def sight(
     """What node a sees: wall clocks of a, b, c so many ms from T, None for one not heard; what b and c know."""
     told = times or tuple(None for wall in walls[1:] if wall is not None)
     return Sight(
+        heard={},
         walls={node: Ms(T + wall) for node, wall in zip(NODES, walls, strict=False) if wall is not None},
         times={
             node: None if time is None else Ms(T + time)
@@ -117,7 +118,7 @@ def test_a_node_whose_monotonic_clock_has_jumped_stands_aside_alone() -> None:
 
 @pytest.mark.parametrize(
     ("off_ms", "wanted"),
-    [(0, 1000), (500, 1100), (50, 1050), (-500, 500), (-50, 950), (60_000, 1100), (-60_000, 500)],
+    [(0, 1000), (500, 1100), (50, 1050), (-800, 250), (-50, 950), (60_000, 1100), (-60_000, 250)],
 )
 def test_it_is_drawn_along_slowly(off_ms: int, wanted: int) -> None:
     assert keeper().advance(101.0, Ms(T + 1000 + off_ms)) == Plan(Act.CARRY_ON, Ms(T + wanted))
@@ -139,7 +140,7 @@ def test_a_gap_is_closed_by_a_majority_and_only_forward() -> None:
     assert one.advance(101.0, Ms(T + 8 * HOUR)) == Plan(Act.SET, Ms(T + 8 * HOUR))
     # At once, however short it was.
     assert one.advance(101.0, Ms(T + 19_000)) == Plan(Act.SET, Ms(T + 19_000))
-    assert one.advance(101.0, Ms(T - 19_000)) == Plan(Act.CARRY_ON, Ms(T + 500))
+    assert one.advance(101.0, Ms(T - 19_000)) == Plan(Act.CARRY_ON, Ms(T + 250))
     assert one.advance(101.0, Ms(T - HOUR)) == Plan(Act.CARRY_ON, Ms(T + 1000), Doubt.GAP)
     assert one.advance(101.0, Ms(T + 1000)) == Plan(Act.CARRY_ON, Ms(T + 1000))
     assert one.advance(101.0, Ms(T + RULE.step_max_ms + 2000)) == Plan(Act.CARRY_ON, Ms(T + 1000), Doubt.GAP)
@@ -148,9 +149,9 @@ def test_a_gap_is_closed_by_a_majority_and_only_forward() -> None:
 def test_on_an_operators_word_it_runs_slowly_until_the_wall_clocks_have_come_up() -> None:
     one = keeper()
     one.doubt = Doubt.AHEAD
-    assert one.advance(101.0, Ms(T - HOUR)) == Plan(Act.CARRY_ON, Ms(T + 500), Doubt.AHEAD)
+    assert one.advance(101.0, Ms(T - HOUR)) == Plan(Act.CARRY_ON, Ms(T + 250), Doubt.AHEAD)
     assert one.advance(101.0, Ms(T + HOUR)) == Plan(Act.CARRY_ON, Ms(T + 1000), Doubt.AHEAD)
-    assert one.advance(101.0, Ms(T - 59_000)) == Plan(Act.CARRY_ON, Ms(T + 500))
+    assert one.advance(101.0, Ms(T - 59_000)) == Plan(Act.CARRY_ON, Ms(T + 250))
 
 
 def test_after_a_long_silence_one_jumped_monotonic_clock_of_several_is_outvoted() -> None:
@@ -159,6 +160,33 @@ def test_after_a_long_silence_one_jumped_monotonic_clock_of_several_is_outvoted(
     # Of two, the earlier.
     assert keeper().advance(100.0 + 4200, None, peers[:1]).instant == T + 600_000
     assert keeper().advance(100.0 + 600, None).instant == T + 600_000
+
+
+@pytest.mark.parametrize("leap_s", [2.1, 5.0, 9.0, 3600.0])
+def test_an_instant_that_looks_late_after_a_leap_is_not_counted_from_earlier_by_a_node_that_writes(
+    leap_s: float,
+) -> None:
+    one = keeper()
+    at = 101.0 + leap_s
+    one.receive(Received(Ms(T + 1000), 8, at), moved=True)
+    assert one.silence_s(at) == 0
+    assert one.advance(at + 1.5, None).instant == T + 2500
+    writable = one.writable(at + 1.5)
+    assert writable is None or writable <= T + 2500 + RULE.ahead_ms // 2
+
+
+def test_without_a_peer_a_leap_is_held_against_the_wall_clocks_where_they_are_not_behind_the_ledger() -> None:
+    assert keeper().advance(108.0, Ms(T + 1000)).instant == T + 1000
+    # Clocks that have stepped back say nothing of how long it was.
+    assert keeper().advance(108.0, Ms(T - HOUR)).instant == T + 8000
+    # Where somebody was heard, it is that, not the wall clocks.
+    assert keeper().advance(108.0, Ms(T + 8000), [Ms(T + 1000)]).instant == T + 1200
+
+
+def test_a_node_that_has_not_heard_the_ledger_for_two_seconds_is_to_ask_before_it_writes() -> None:
+    one = keeper()
+    assert one.writable(101.9) == T + 1900
+    assert one.writable(102.1) is None
 
 
 @pytest.mark.parametrize(
@@ -230,6 +258,23 @@ def test_what_a_node_does_that_does_not_see_the_time_move(
 def test_a_gap_stays_open_for_a_node_that_takes_the_time_from_those_who_carry_it() -> None:
     seen = sight(HOUR, HOUR, HOUR, times=(700, None))
     assert start(RULE, seen, T, me="a", watched_s=5.0, doubt=Doubt.GAP) == Plan(Act.SET, Ms(T + 700), Doubt.GAP)
+
+
+@pytest.mark.parametrize("walls", [-2 * HOUR, 26 * HOUR - RULE.step_max_ms, None])
+def test_what_an_operator_has_said_outlives_a_start_of_all_nodes(walls: int | None) -> None:
+    """Were it a gap, the next step of the wall clocks would be believed, hours at once."""
+    seen = sight(walls, walls, walls) if walls is not None else sight(0, None, None, alive="a")
+    plan = start(RULE, seen, T, me="a", watched_s=5.0, doubt=Doubt.AHEAD)
+    assert plan == Plan(Act.CARRY_ON, T, Doubt.AHEAD)
+    one = keeper()
+    one.doubt = plan.doubt
+    assert one.advance(101.0, Ms(T + 26 * HOUR)).instant == T + 1000
+
+
+def test_an_operators_word_ends_where_the_wall_clocks_have_come_up_during_a_stop_of_all_nodes() -> None:
+    assert start(RULE, sight(HOUR, HOUR, HOUR), T, me="a", watched_s=5.0, doubt=Doubt.AHEAD) == Plan(
+        Act.SET, Ms(T + HOUR)
+    )
 
 
 _OFFS = st.integers(min_value=-3 * 24 * HOUR, max_value=3 * 24 * HOUR)

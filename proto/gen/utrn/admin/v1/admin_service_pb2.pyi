@@ -303,7 +303,7 @@ class AcceptClusterTimeResponse(_message.Message):
     """False if nothing was done."""
     seconds: _builtins.int
     """How many seconds ahead of cluster time the wall clocks are. Forward, it is set at once; if they are behind, it runs
-    at half its speed until they have come up to it.
+    at a quarter of its speed until they have come up to it.
     """
     changes_due: _builtins.int
     """Changes of meters that fall due by that, and are carried out for good; at most 1000 are counted."""
