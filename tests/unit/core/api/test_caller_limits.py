@@ -154,11 +154,12 @@ async def _never(request: Any, context: Context) -> Any:
 
 async def test_refusals_are_forgiven_in_time() -> None:
     bound = limits(refusals_per_s=1000.0)
-    for _ in range(20_050):
+    # Two seconds of forgiveness beyond the burst: the loop takes a small part of that on any machine.
+    for _ in range(22_000):
         bound.refused("psp")
     with pytest.raises(Overloaded), bound.under_way("psp", "TopUp", ACCESS[SALE]):
         pass
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 with bound.under_way("psp", "TopUp", ACCESS[SALE]):

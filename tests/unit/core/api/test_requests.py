@@ -16,7 +16,7 @@ from utrn.v1.appointment_service_pb2 import AppointmentTerms
 
 from core.api.paging import page_token
 from core.api.status import status_of
-from core.domain.errors import BadField, Refused
+from core.domain.errors import BadField, KeyMissing, Refused
 from tests.support.market_node import GAINING, OPERATOR
 from tests.support.requests import ANSWERED, IDS, METHODS, SERVICES, WORLD, Call, drive
 from tests.support.vends import NOW, POINT, PSP, SUPPLIER, utrn
@@ -173,8 +173,10 @@ def test_any_request_is_answered_or_refused_by_a_reason(room: str, method: str, 
     before = data.draw(st.lists(st.sampled_from(METHODS), max_size=2))
     some = [data.draw(calls(*one)) for one in [*before, (room, method)]]
     for error in asyncio.run(drive(some)):
-        # Nothing is broken here: whoever is told to try again would try for ever.
-        assert error is None or isinstance(error, Refused), repr(error)
+        # Nothing is broken here: whoever is told to try again would try for ever. But an operator may name a key that
+        # no token holds.
+        key_gone = isinstance(error, KeyMissing) and any(call.method == "SetSupplierKey" for call in some)
+        assert error is None or key_gone or isinstance(error, Refused), repr(error)
         assert error is None or status_of(error).SerializeToString(), "what a caller is told fits into an answer"
 
 
