@@ -84,14 +84,14 @@ class Appoint:
 
     async def _keep(self, terms: Terms, evidence: Evidence, *, by: str, state: AppointmentState) -> Written:
         check_dates(terms.since, terms.until)
-        supplier = await self._participant(terms.supplier_id, Role.SUPPLIER)
-        await self._participant(terms.psp_id, Role.PSP)
-        verify(evidence, supplier, self.authority(), self.clock.now())
         now = ms_of(self.clock.now())
         states = begin(state, since=None, now=now, by=by)
         new = Appointment(terms=terms, evidence=evidence, states=states)
 
         async def attempt(reads: Reads) -> RegistryWrite | Written:
+            supplier = await self._participant(reads, terms.supplier_id, Role.SUPPLIER)
+            await self._participant(reads, terms.psp_id, Role.PSP)
+            verify(evidence, supplier, self.authority(), self.clock.now())
             known = await reads.read(Appointments, terms.supplier_id, terms.psp_id)
             every = Appointments(supplier_id=terms.supplier_id, psp_id=terms.psp_id) if known is None else known.record
             there = every.find(terms.appointment_id)
@@ -138,8 +138,8 @@ class Appoint:
 
         return await transact(self.store, attempt, overtaken=_overtaken())
 
-    async def _participant(self, participant_id: ParticipantId, role: Role) -> Participant:
-        known = await self.store.read(Participant, participant_id)
+    async def _participant(self, reads: Reads, participant_id: ParticipantId, role: Role) -> Participant:
+        known = await reads.read(Participant, participant_id)
         if known is None or known.record.role is not role or known.record.standing is ParticipantStatus.LEFT:
             raise ParticipantNotFound(f"no {role.name.lower()} of this name", participant_id=participant_id)
         return known.record

@@ -19,6 +19,7 @@ from core.ports.clock import Clock
 from core.ports.ledger import Ledger, StoredVend
 from core.ports.registry import CounterPut, RegistryStore, RegistryWrite
 from core.registry.meters import Changed, MeterAdmin
+from core.transaction import Reads
 
 _SOLD_AT_MOST_AGO = timedelta(days=366)
 
@@ -94,16 +95,18 @@ class TransferCounters:
                 meter = replace(meter, settings=meter.settings.adjust(hand_over.settings, now=now, by=by))
             return meter if hand_over.public_point is None else replace(meter, public_point=hand_over.public_point)
 
-        async def extend(write: RegistryWrite, meter: Meter) -> RegistryWrite:
+        async def extend(reads: Reads, write: RegistryWrite, meter: Meter) -> RegistryWrite:
             if hand_over.custody is not Custody.CENTRAL:
                 return write
-            counter = await self._counter(hand_over, meter)
+            counter = await self._counter(reads, hand_over, meter)
             for code in hand_over.codes:
-                await self._check_code(principal, code, meter, counter)
+                await self._check_code(reads, principal, code, meter, counter)
             vends = [_vend_of(code, meter, counter) for code in hand_over.codes]
             more = sum(code.sale.amount for code in hand_over.codes)
             counter = replace(counter, sold_since_pence=counter.sold_since_pence + more)
-            return replace(write, unmoved=(), counter=counter, vends=vends)
+            # The sequence that is handed over is compared with what was seen of it, and then set.
+            unmoved = [other for other in write.unmoved if other[:2] != (counter.originator_id, counter.meter_id)]
+            return replace(write, unmoved=unmoved, counter=counter, vends=vends)
 
         done = await self.meters.update(principal, hand_over.meter_id, changed, extend=extend)
         if hand_over.custody is not Custody.SMSO or done.note is None:
@@ -114,7 +117,7 @@ class TransferCounters:
         )
 
     async def _check_code(
-        self, principal: Principal, sold: ExternallyIssued, meter: Meter, counter: CounterPut
+        self, reads: Reads, principal: Principal, sold: ExternallyIssued, meter: Meter, counter: CounterPut
     ) -> None:
         """Return if a code can have been sold as it is told: by whom, to which PAN, when, and not by this service.
 
@@ -123,11 +126,11 @@ class TransferCounters:
         """
         supplier_id = _supplier_at(meter)
         seller = sold.sale.participant_id
-        if seller != supplier_id and await self.store.read(Appointments, supplier_id, seller) is None:
+        if seller != supplier_id and await reads.read(Appointments, supplier_id, seller) is None:
             raise BadField(
                 "codes.participant_id: the supplier, or a PSP it has appointed", field="codes.participant_id"
             )
-        card = await self.store.read(PanRecord, sold.sale.pan)
+        card = await reads.read(PanRecord, sold.sale.pan)
         if card is None or all(period.value.meter_id != meter.meter_id for period in card.record.uses.periods):
             raise BadField("codes.pan: one that stands or stood for this meter is needed", field="codes.pan")
         if sold.sale.code is not None and sold.sale.code[1] <= counter.seen.last_issued_here:
@@ -140,10 +143,10 @@ class TransferCounters:
         if not timedelta() <= self.clock.now() - sold.issued_at <= _SOLD_AT_MOST_AGO:
             raise BadField("codes.issued_at: within the last year is needed", field="codes.issued_at")
 
-    async def _counter(self, hand_over: HandOver, meter: Meter) -> CounterPut:
+    async def _counter(self, reads: Reads, hand_over: HandOver, meter: Meter) -> CounterPut:
         """Return the sequence of the meter's present supplier as it is taken over."""
         supplier_id = _supplier_at(meter)
-        key = (await self.meters.supplier(supplier_id)).supplier_key
+        key = (await self.meters.supplier(reads, supplier_id)).supplier_key
         if key is None:
             raise ParticipantNotFound("the supplier has no key here", participant_id=supplier_id)
         originator_id = OriginatorId(key.originator_id)

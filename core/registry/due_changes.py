@@ -11,11 +11,12 @@ from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import RegistryMoved
 from core.domain.meter import Meter, MeterId, OriginatorId
 from core.domain.participant import Participant
-from core.domain.record import Kind, Ref, Versioned
+from core.domain.record import Versioned
 from core.domain.registration_change import RegistrationChange, kinds_between, turned
 from core.ports.clock import Clock
 from core.ports.ledger import CounterState
 from core.ports.registry import RegistryStore, RegistryWrite
+from core.transaction import Reads
 
 _RACES_MAX = 10
 
@@ -46,18 +47,19 @@ class ApplyDueChange:
             LedgerUnavailable, OutcomeUnknown, RegistryMoved: repeat.
         """
         for _ in range(_RACES_MAX):
-            known = await self.store.read(Meter, meter_id)
+            reads = Reads(self.store)
+            known = await reads.read(Meter, meter_id)
             if known is None:
                 return None
             now = ms_of(self.clock.now())
             if known.record.due(now) is None:
                 return None
-            note = await self.note(known, known.record, now, await self.sequence(known.record))
+            note = await self.note(known, known.record, now, await self.sequence(reads, known.record))
             instants = {
                 instant for instant in known.record.instants() if known.record.effective_through < instant <= now
             }
             write = RegistryWrite(
-                expect=[(Ref(Kind.METER, meter_id), known.revision)],
+                expect=reads.preconditions,
                 put=[note.meter, *note.notes],
                 unmoved=note.unmoved,
                 done=[(at, meter_id) for at in sorted(instants)],
@@ -77,14 +79,16 @@ class ApplyDueChange:
         if known is None or known.record.effective_through >= at or at not in known.record.instants():
             await self.store.write(RegistryWrite(expect=[], put=[], done=[(at, meter_id)]))
 
-    async def sequence(self, meter: Meter) -> Sequence:
-        """Return the counter sequence of who supplies a meter, as of what has been carried out.
+    async def sequence(self, reads: Reads, meter: Meter) -> Sequence:
+        """Return the counter sequence of the meter's supplier, as of what has been carried out.
+
+        The supplier's record, which names the originator, is among what the write compares.
 
         Raises:
             LedgerUnavailable: repeat.
         """
         holds = meter.registrations.at(meter.effective_through)
-        found = None if holds is None else await self.store.read(Participant, holds.value.supplier_id)
+        found = None if holds is None else await reads.read(Participant, holds.value.supplier_id)
         key = None if found is None else found.record.supplier_key
         if key is None:
             return None, CounterState()

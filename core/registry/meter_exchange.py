@@ -64,13 +64,14 @@ class ExchangeMeter:
     async def _write(
         self, reads: Reads, principal: Principal, known: Versioned[Meter], new: Meter, pans: Sequence[Pan]
     ) -> RegistryWrite:
-        sequence, by = await self.meters.turn.sequence(known.record), principal.participant_id
+        sequence, by = await self.meters.turn.sequence(reads, known.record), principal.participant_id
         now = self.meters.moment(known.record, sequence)
         supplier_id = new.registrations.periods[0].value.supplier_id
         stands = known.record.stands_at(now, None)
         if stands is None or stands[0].supplier_id != supplier_id:
             raise RecordChanged("the old meter is another supplier's, or nobody's", kind="meter")
-        fresh = new_meter(_in_place_of(known.record, stands[1], new, now), await self.meters.supplier(supplier_id), now)
+        supplier = await self.meters.supplier(reads, supplier_id)
+        fresh = new_meter(_in_place_of(known.record, stands[1], new, now), supplier, now)
         old = replace(known.record, registrations=known.record.registrations.end(at=None, now=now))
         at = old.registrations.periods[-1].until or now
         note = await self.meters.turn.note(known, old, max(now, at), sequence)

@@ -13,7 +13,7 @@ from core.domain.effective_dated import FAR_FUTURE, EffectiveDated, Ms, Period, 
 from core.domain.errors import BadField, ParticipantNotFound, RecordChanged, RecordExists, RecordNotFound
 from core.domain.meter import Custody, Meter, MeterId, Registration, Settings
 from core.domain.participant import Participant, ParticipantId, ParticipantStatus, Principal, Role, SellingModel
-from core.domain.record import Kind, Ref, Versioned
+from core.domain.record import Kind, Versioned
 from core.domain.registration_change import RegistrationChange
 from core.ports.clock import Clock
 from core.ports.head_ends import HeadEndNames
@@ -33,7 +33,9 @@ class Changed:
 
 
 # Adds to the write of a change what must be written with it, for the meter as it will be.
-Extend = Callable[[RegistryWrite, Meter], Awaitable[RegistryWrite]]
+Extend = Callable[[Reads, RegistryWrite, Meter], Awaitable[RegistryWrite]]
+# Reads what a change needs beside the meter, before it.
+Prepare = Callable[[Reads], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,21 +62,23 @@ class MeterAdmin:
         first = meter.registrations.periods[0].value
         require_owner(principal, first.supplier_id)
         check_head_ends(self.head_ends, meter)
-        meter = new_meter(meter, await self.supplier(first.supplier_id), ms_of(self.clock.now()))
-        known = await self.store.read(Meter, meter.meter_id)
-        if known is not None:
-            if not same_meter(known.record, meter):
-                raise RecordExists("the meter is registered already, with other content", kind="meter")
-            return Written(revision=known.revision, changed=False)
-        self.registrations.refuse(principal, Kind.METER)
-        self.registrations.count(principal, 1)
-        write = RegistryWrite(
-            expect=[(_ref(meter.meter_id), 0)], put=[meter], due=due_of(meter, meter.effective_through)
-        )
-        revision = await self.store.write(write)
-        if revision is None:
-            raise RecordExists("the meter was registered in this moment by another", kind="meter")
-        return Written(revision=revision)
+        counted = False
+
+        async def attempt(reads: Reads) -> RegistryWrite | Written:
+            nonlocal counted
+            new = new_meter(meter, await self.supplier(reads, first.supplier_id), ms_of(self.clock.now()))
+            known = await reads.read(Meter, new.meter_id)
+            if known is not None:
+                if not same_meter(known.record, new):
+                    raise RecordExists("the meter is registered already, with other content", kind="meter")
+                return Written(revision=known.revision, changed=False)
+            if not counted:
+                self.registrations.refuse(principal, Kind.METER)
+                self.registrations.count(principal, 1)
+                counted = True
+            return RegistryWrite(put=[new], due=due_of(new, new.effective_through))
+
+        return await transact(self.store, attempt, overtaken=overtaken())
 
     async def change(
         self, principal: Principal, meter_id: MeterId, change: Callable[[Settings], Settings], since: Ms | None
@@ -128,7 +132,11 @@ class MeterAdmin:
         if gaining == losing:
             told = "gaining_supplier_id: another supplier than the losing one is needed"
             raise BadField(told, field="gaining_supplier_id")
-        supplier = await self.supplier(gaining)
+        supplier: Participant
+
+        async def prepare(reads: Reads) -> None:
+            nonlocal supplier
+            supplier = await self.supplier(reads, gaining)
 
         def changed(meter: Meter, now: Ms) -> Meter:
             last, by = meter.registrations.last, principal.participant_id
@@ -141,7 +149,7 @@ class MeterAdmin:
             value = Registration(supplier_id=gaining, custody=custody)
             return replace(meter, registrations=meter.registrations.change(value, since=since, now=now, by=by))
 
-        return (await self.update(principal, meter_id, changed)).written
+        return (await self.update(principal, meter_id, changed, prepare=prepare)).written
 
     async def end(self, principal: Principal, meter_id: MeterId, at: Ms | None) -> Written:
         """Take a meter out of service at `at`: from then on nobody supplies it."""
@@ -186,8 +194,8 @@ class MeterAdmin:
         def changed(meter: Meter, _: Ms) -> Meter:
             return meter if meter.balance_at >= at else replace(meter, balance_pence=pence, balance_at=at)
 
-        async def extend(write: RegistryWrite, meter: Meter) -> RegistryWrite:
-            originator_id, state = await self.turn.sequence(meter)
+        async def extend(reads: Reads, write: RegistryWrite, meter: Meter) -> RegistryWrite:
+            originator_id, state = await self.turn.sequence(reads, meter)
             if originator_id is None:
                 return write
             outstanding = await self.store.uncredited(originator_id, meter_id, state, at=at)
@@ -204,14 +212,15 @@ class MeterAdmin:
         change: Callable[[Meter, Ms], Meter],
         *,
         at: Callable[[Meter], Ms | None] = lambda _: None,
+        prepare: Prepare | None = None,
         extend: Extend | None = None,
     ) -> Changed:
-        """Change a meter by `change`, in one write with what `extend` adds to it.
+        """Change a meter by `change`, in one write with what `extend` adds to it; `prepare` comes before `change`.
 
         A supplier may change what is its own at the instant that `at` returns; None for now.
 
         Raises:
-            RecordNotFound, RecordChanged, and whatever `change` and `extend` raise.
+            RecordNotFound, RecordChanged, and whatever `prepare`, `change` and `extend` raise.
         """
         require_role(principal, KEEPERS)
         changed: RegistrationChange | None = None
@@ -223,7 +232,9 @@ class MeterAdmin:
                 # What is due comes first, so that every note tells of one change.
                 await self.turn(meter_id)
                 known = await self.known(reads.anew(Meter, meter_id), principal, meter_id, at)
-            sequence = await self.turn.sequence(known.record)
+            sequence = await self.turn.sequence(reads, known.record)
+            if prepare is not None:
+                await prepare(reads)
             now = self.moment(known.record, sequence)
             after = change(known.record, now)
             if after == known.record:
@@ -239,7 +250,7 @@ class MeterAdmin:
                 done=[(instant, meter_id) for instant in _served(known.record, note.meter)],
                 not_before=ms_of(self.clock.now()),
             )
-            return write if extend is None else await extend(write, note.meter)
+            return write if extend is None else await extend(reads, write, note.meter)
 
         written = await transact(self.store, attempt, overtaken=overtaken())
         return Changed(written=written, note=changed)
@@ -279,9 +290,9 @@ class MeterAdmin:
         require_owner(principal, holds.value.supplier_id)
         return known
 
-    async def supplier(self, supplier_id: ParticipantId) -> Participant:
+    async def supplier(self, reads: Reads, supplier_id: ParticipantId) -> Participant:
         """Return a supplier that has not left; raise ParticipantNotFound if there is none of this name."""
-        known = await self.store.read(Participant, supplier_id)
+        known = await reads.read(Participant, supplier_id)
         if known is None or known.record.role is not Role.SUPPLIER or known.record.standing is ParticipantStatus.LEFT:
             raise ParticipantNotFound("no supplier of this name", participant_id=supplier_id)
         return known.record
@@ -351,10 +362,6 @@ def _served(before: Meter, after: Meter) -> list[Ms]:
         for instant in sorted(set(before.instants()))
         if instant > before.effective_through and (instant <= after.effective_through or instant not in kept)
     ]
-
-
-def _ref(meter_id: MeterId) -> Ref:
-    return Ref(Kind.METER, meter_id)
 
 
 def overtaken() -> RecordChanged:

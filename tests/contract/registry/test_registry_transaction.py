@@ -1,20 +1,23 @@
 """The one optimistic transaction of the registry: what an attempt has read, its write compares."""
 
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from core.domain.errors import RecordChanged
-from core.domain.meter import Meter
+from core.domain.errors import ParticipantNotFound, RecordChanged
+from core.domain.meter import Custody, Meter
+from core.domain.participant import Participant, ParticipantId, ParticipantStatus
 from core.domain.record import Versioned
 from core.ports.registry import RegistryWrite
+from core.registry.counter_transfer import HandOver
 from core.transaction import Reads, Written, transact
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
-from tests.support.market_node import OPERATOR, MarketNode, as_, open_market
-from tests.support.vends import meter, new_meter_id
+from tests.support.market_node import GAINING_ID, OPERATOR, MarketNode, as_, open_market
+from tests.support.vends import SUPPLIER_ID, always, meter, new_meter_id
 
 OVERTAKEN = RecordChanged("others keep changing it", kind="meter")
 
@@ -137,3 +140,70 @@ async def test_a_settings_change_takes_four_round_trips(node: MarketNode) -> Non
     meters = replace(node.meters, store=counted, turn=replace(node.meters.turn, store=counted))
     await meters.change(as_(OPERATOR), known.meter_id, lambda settings: replace(settings, firmware="2.0"), None)
     assert counted.asked == {"read": 2, "sequence": 1, "write": 1}
+
+
+class Meanwhile:
+    """A store before whose first write a supplier leaves, at another node."""
+
+    def __init__(self, store: Any, supplier_id: ParticipantId) -> None:
+        self._store = store
+        self._supplier_id = supplier_id
+        self.left = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def write(self, write: RegistryWrite) -> int | None:
+        if not self.left:
+            self.left = True
+            there = await self._store.read(Participant, self._supplier_id)
+            gone = replace(there.record, standings=always(ParticipantStatus.LEFT))
+            assert await self._store.write(RegistryWrite(put=[gone])) is not None
+        revision: int | None = await self._store.write(write)
+        return revision
+
+
+async def _registered(node: MarketNode) -> object:
+    return await node.meters.add(as_(OPERATOR), meter(new_meter_id()))
+
+
+async def _changed_supplier(node: MarketNode) -> object:
+    return await node.meters.change_supplier(as_(OPERATOR), METER, SUPPLIER_ID, GAINING_ID, None)
+
+
+async def _exchanged(node: MarketNode) -> object:
+    return await node.exchange(as_(OPERATOR), METER, meter(new_meter_id()), [])
+
+
+async def _taken_over(node: MarketNode) -> object:
+    back = HandOver(meter_id=METER, custody_before=Custody.SUPPLIER, custody=Custody.CENTRAL, last_issued=5)
+    return await node.hand_over(as_(OPERATOR), back)
+
+
+@pytest.mark.parametrize(
+    ("change", "supplier_id"),
+    [
+        (_registered, SUPPLIER_ID),
+        (_changed_supplier, GAINING_ID),
+        (_exchanged, SUPPLIER_ID),
+        (_taken_over, SUPPLIER_ID),
+    ],
+    ids=["register", "change supplier", "exchange", "take over"],
+)
+async def test_a_supplier_that_leaves_between_the_read_and_the_write_gets_no_meter(
+    node: MarketNode, change: Callable[[MarketNode], Awaitable[object]], supplier_id: ParticipantId
+) -> None:
+    """What decides is compared, also where it is another record than the one that is written."""
+    if change is _taken_over:
+        await node.hand_over(
+            as_(OPERATOR), HandOver(meter_id=METER, custody_before=Custody.CENTRAL, custody=Custody.SUPPLIER)
+        )
+    store: Any = Meanwhile(node.meters.store, supplier_id)
+    meters = replace(node.meters, store=store, turn=replace(node.meters.turn, store=store))
+    node.meters, node.exchange = meters, replace(node.exchange, meters=meters, store=store)
+    node.hand_over = replace(node.hand_over, meters=meters, store=store)
+    before = await node.records.read(Meter, METER)
+    with pytest.raises(ParticipantNotFound):
+        await change(node)
+    assert store.left
+    assert await node.records.read(Meter, METER) == before
