@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Interval
 
 from core.net.address import parse_address
 
@@ -24,16 +27,17 @@ class EtcdConfig:
         resolve_timeout_ms: Milliseconds, 100 to 60000, that a commit of unknown outcome is followed up before its
             caller is told to ask again.
         lease_ttl_s: Seconds, 1 to 60. etcd grants no less than 1.5 times its election timeout: 2 s by default.
-        keepalive_ms: Milliseconds between keepalives; at most a third of the lease.
+        keepalive_ms: Milliseconds, 50 to 20000, between keepalives; at most a third of the lease.
         fence_share: 0.3 to 0.9. An owner stops starting work when this share of the lease has passed since its last
             acknowledged keepalive was sent.
         batch_max: Changes, 1 to 64, in one group commit.
-        quota_bytes: Bytes, 1 MiB to 1 TiB: etcd's own --quota-backend-bytes, which it does not tell. Issuing stops at
-            90 % of it; the default is etcd's default.
+        quota_bytes: Bytes, 1048576 to 1099511627776 (1 TiB): etcd's own --quota-backend-bytes, which it does not tell.
+            Issuing stops at 90 % of it; the default is etcd's default.
         compare_outbox_s: Seconds, 0 to 86400, between comparisons of this node's copy of the outbox with the ledger; 0
             for none. A delivery that its watch has lost is found after so long.
-        compare_members_s: The same, of nodes, shards, drains and what else is small.
-        compare_registry_s: The same, of the registry: a million meters are read in pages, without their values.
+        compare_members_s: The same, 0 to 86400, of nodes, shards, drains and what else is small.
+        compare_registry_s: The same, 0 to 86400, of the registry: a million meters are read in pages, without their
+            values.
     """
 
     endpoints: tuple[str, ...]
@@ -42,43 +46,29 @@ class EtcdConfig:
     key: Path | None = None
     server_name: str = "localhost"
     prefix: str = "utrn/"
-    shards: int = 32
-    call_timeout_ms: int = 1_000
-    ownership_timeout_ms: int = 400
-    resolve_timeout_ms: int = 8_000
-    lease_ttl_s: int = 2
-    keepalive_ms: int = 300
-    fence_share: float = 0.6
-    batch_max: int = 64
-    quota_bytes: int = 2 * 1024**3
-    compare_outbox_s: float = 5.0
-    compare_members_s: float = 5.0
-    compare_registry_s: float = 600.0
+    shards: Annotated[int, Interval(ge=1, le=1024)] = 32
+    call_timeout_ms: Annotated[int, Interval(ge=50, le=60_000)] = 1_000
+    ownership_timeout_ms: Annotated[int, Interval(ge=50, le=60_000)] = 400
+    resolve_timeout_ms: Annotated[int, Interval(ge=100, le=60_000)] = 8_000
+    lease_ttl_s: Annotated[int, Interval(ge=1, le=60)] = 2
+    keepalive_ms: Annotated[int, Interval(ge=50, le=20_000)] = 300
+    fence_share: Annotated[float, Interval(ge=0.3, le=0.9)] = 0.6
+    batch_max: Annotated[int, Interval(ge=1, le=64)] = 64
+    quota_bytes: Annotated[int, Interval(ge=1024**2, le=1024**4)] = 2 * 1024**3
+    compare_outbox_s: Annotated[float, Interval(ge=0, le=86_400)] = 5.0
+    compare_members_s: Annotated[float, Interval(ge=0, le=86_400)] = 5.0
+    compare_registry_s: Annotated[float, Interval(ge=0, le=86_400)] = 600.0
 
     def __post_init__(self) -> None:
-        """Refuse values out of range and sets that do not fit together."""
+        """Refuse sets that do not fit together."""
         if not self.endpoints:
             raise ValueError("endpoints: one host:port or more are needed")
         for endpoint in self.endpoints:
             parse_address(endpoint, field="endpoints")
         if len({self.ca is None, self.cert is None, self.key is None}) != 1:
             raise ValueError("ca, cert, key: all three or none")
-        for key, least, most in (
-            ("shards", 1, 1024),
-            ("call_timeout_ms", 50, 60_000),
-            ("ownership_timeout_ms", 50, 60_000),
-            ("resolve_timeout_ms", 100, 60_000),
-            ("lease_ttl_s", 1, 60),
-            ("keepalive_ms", 50, self.lease_ttl_s * 1000 // 3),
-            ("fence_share", 0.3, 0.9),
-            ("batch_max", 1, 64),
-            ("quota_bytes", 1024**2, 1024**4),
-            ("compare_outbox_s", 0, 86_400),
-            ("compare_members_s", 0, 86_400),
-            ("compare_registry_s", 0, 86_400),
-        ):
-            if not least <= getattr(self, key) <= most:
-                raise ValueError(f"{key}: must be {least} to {most}")
+        if self.keepalive_ms > self.lease_ttl_s * 1000 // 3:
+            raise ValueError("keepalive_ms: must not be above a third of lease_ttl_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +84,8 @@ class PeersConfig:
         server_name: Name in the other nodes' certificates.
         heartbeat_ms: Milliseconds, 50 to 5000, between beats.
         dial_timeout_ms: Milliseconds, 20 to 5000, that a broken stream's node has to take a new connection.
-        suspect_ms: Milliseconds, three beats to 60000, without a beat after which a peer is suspected. Reckoned in
-            ticks of this node, so that its own stalls are nobody's silence.
+        suspect_ms: Milliseconds, 150 to 60000, without a beat after which a peer is suspected; at least three beats.
+            Reckoned in ticks of this node, so that its own stalls are nobody's silence.
         answer_ms: Milliseconds, 50 to 10000, that a node suspected by a majority has to answer through etcd before its
             lease is revoked.
         redial_ms: Milliseconds, 200 to 60000, without a beat after which a connection is given up and dialled again.
@@ -108,24 +98,16 @@ class PeersConfig:
     key: Path | None = None
     crl: Path | None = None
     server_name: str = "localhost"
-    heartbeat_ms: int = 150
-    dial_timeout_ms: int = 200
-    suspect_ms: int = 450
-    answer_ms: int = 250
-    redial_ms: int = 1_000
-    revokes_per_minute: int = 10
+    heartbeat_ms: Annotated[int, Interval(ge=50, le=5_000)] = 150
+    dial_timeout_ms: Annotated[int, Interval(ge=20, le=5_000)] = 200
+    suspect_ms: Annotated[int, Interval(ge=150, le=60_000)] = 450
+    answer_ms: Annotated[int, Interval(ge=50, le=10_000)] = 250
+    redial_ms: Annotated[int, Interval(ge=200, le=60_000)] = 1_000
+    revokes_per_minute: Annotated[int, Interval(ge=1, le=600)] = 10
 
     def __post_init__(self) -> None:
-        """Refuse values out of range and sets that do not fit together."""
+        """Refuse sets that do not fit together."""
         if len({self.ca is None, self.cert is None, self.key is None}) != 1:
             raise ValueError("ca, cert, key: all three or none")
-        for key, least, most in (
-            ("heartbeat_ms", 50, 5_000),
-            ("dial_timeout_ms", 20, 5_000),
-            ("suspect_ms", 3 * self.heartbeat_ms, 60_000),
-            ("answer_ms", 50, 10_000),
-            ("redial_ms", 200, 60_000),
-            ("revokes_per_minute", 1, 600),
-        ):
-            if not least <= getattr(self, key) <= most:
-                raise ValueError(f"{key}: must be {least} to {most}")
+        if self.suspect_ms < 3 * self.heartbeat_ms:
+            raise ValueError("suspect_ms: must not be below three beats (heartbeat_ms)")

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -19,6 +19,7 @@ from core.net.address import parse_address
 from hsm.config import HsmConfig
 
 _ENVIRONMENT_PREFIX = "UTRN_"
+_OUT_OF_RANGE = ("greater_than_equal", "less_than_equal")
 
 
 class BadConfig(Exception):
@@ -150,9 +151,19 @@ def _list_of(name: str, value: str) -> Any:
 
 def _lines(error: ValidationError) -> list[str]:
     return [
-        f"{'.'.join(str(part) for part in one['loc']) or 'config'}: {one['msg'].removeprefix('Value error, ')}"
+        f"{'.'.join(str(part) for part in one['loc']) or 'config'}: "
+        + (_allowed(one["loc"]) if one["type"] in _OUT_OF_RANGE else one["msg"].removeprefix("Value error, "))
         for one in error.errors(include_url=False, include_input=False)
     ]
+
+
+def _allowed(loc: tuple[int | str, ...]) -> str:
+    """Return the range of the setting at `loc`, both ends of it: the checker tells only the end that was passed."""
+    hint: Any = Config
+    for step in loc:
+        hint = get_args(hint)[0] if isinstance(step, int) else get_type_hints(hint, include_extras=True)[step]
+    (interval,) = hint.__metadata__
+    return f"must be {interval.ge} to {interval.le}"
 
 
 def _absolute(part: Any, folder: Path) -> Any:  # walks any of the parts above

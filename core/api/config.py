@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Interval
 
 from core.net.address import parse_address
 from core.net.channels import ServerLimits
@@ -45,41 +48,24 @@ class ApiConfig:
     key: Path
     client_ca: Path
     client_crl: Path | None = None
-    message_bytes_max: int = 2_097_152
-    streams_max: int = 1000
-    caller_calls_max: int = 1000
-    caller_watches_max: int = 5000
-    caller_refusals_per_s: float = 100.0
-    handshake_s: float = 10.0
-    connection_idle_s: float = 300.0
-    connection_age_s: float = 3600.0
-    connection_age_grace_s: float = 300.0
-    connections_per_address: int = 2000
-    connections_per_certificate: int = 500
-    ping_min_s: float = 5.0
-    drain_s: float = 10.0
+    message_bytes_max: Annotated[int, Interval(ge=1024, le=4_194_304)] = 2_097_152
+    streams_max: Annotated[int, Interval(ge=1, le=100_000)] = 1000
+    caller_calls_max: Annotated[int, Interval(ge=1, le=100_000)] = 1000
+    caller_watches_max: Annotated[int, Interval(ge=1, le=100_000)] = 5000
+    caller_refusals_per_s: Annotated[float, Interval(ge=0, le=100_000)] = 100.0
+    handshake_s: Annotated[float, Interval(ge=1, le=120)] = 10.0
+    connection_idle_s: Annotated[float, Interval(ge=10, le=86_400)] = 300.0
+    connection_age_s: Annotated[float, Interval(ge=10, le=86_400)] = 3600.0
+    connection_age_grace_s: Annotated[float, Interval(ge=5, le=3_600)] = 300.0
+    connections_per_address: Annotated[int, Interval(ge=0, le=1_000_000)] = 2000
+    connections_per_certificate: Annotated[int, Interval(ge=0, le=1_000_000)] = 500
+    ping_min_s: Annotated[float, Interval(ge=0.1, le=300)] = 5.0
+    drain_s: Annotated[float, Interval(ge=0, le=300)] = 10.0
     reflection: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
+        """Refuse an address that is none."""
         parse_address(self.listen, field="listen")
-        for key, least, most in (
-            ("message_bytes_max", 1024, 4_194_304),
-            ("streams_max", 1, 100_000),
-            ("caller_calls_max", 1, 100_000),
-            ("caller_watches_max", 1, 100_000),
-            ("caller_refusals_per_s", 0, 100_000),
-            ("handshake_s", 1, 120),
-            ("connection_idle_s", 10, 86_400),
-            ("connection_age_s", 10, 86_400),
-            ("connection_age_grace_s", 5, 3_600),
-            ("connections_per_address", 0, 1_000_000),
-            ("connections_per_certificate", 0, 1_000_000),
-            ("ping_min_s", 0.1, 300),
-            ("drain_s", 0, 300),
-        ):
-            if not least <= getattr(self, key) <= most:
-                raise ValueError(f"{key}: must be {least} to {most}")
 
     @property
     def connections(self) -> ServerLimits:

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Interval
 
 from core.net.address import parse_address
 
@@ -28,18 +31,12 @@ class HeadEndConfig:
     cert: Path
     key: Path
     server_name: str = ""
-    call_timeout_ms: int = 3_000
-    silence_max_ms: int = 5_000
-    events_per_s_max: int = 5_000
+    call_timeout_ms: Annotated[int, Interval(ge=50, le=60_000)] = 3_000
+    silence_max_ms: Annotated[int, Interval(ge=500, le=600_000)] = 5_000
+    events_per_s_max: Annotated[int, Interval(ge=10, le=100_000)] = 5_000
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
+        """Refuse an empty name, and an address that is none."""
         if not self.name:
             raise ValueError("name: must not be empty")
         parse_address(self.target, field="target")
-        if not 50 <= self.call_timeout_ms <= 60_000:
-            raise ValueError("call_timeout_ms: must be 50 to 60000")
-        if not 500 <= self.silence_max_ms <= 600_000:
-            raise ValueError("silence_max_ms: must be 500 to 600000")
-        if not 10 <= self.events_per_s_max <= 100_000:
-            raise ValueError("events_per_s_max: must be 10 to 100000")

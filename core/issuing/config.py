@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Interval
 
 from core.domain.ceiling import CEILING_PENCE_MAX
 from core.domain.meter import PanRule
@@ -38,48 +40,31 @@ class FlowConfig:
             operators, and so the registration feed, any number.
         registrations_per_minute: Of them, 1 to 1000000, once the burst is used up.
         approval_wait_s: Seconds, 0 to 604800, between asking for what cannot be undone and doing it.
-        ceiling_pence: Pence, 1 to 10 million million, that a seller without a ceiling of its own may sell in an hour.
+        ceiling_pence: Pence, 1 to 10000000000000, that a seller without a ceiling of its own may sell in an hour.
     """
 
-    hot_window_days: int = 30
-    ahead_max_s: int = 300
+    hot_window_days: Annotated[int, Interval(ge=1, le=365)] = 30
+    ahead_max_s: Annotated[int, Interval(ge=0, le=3600)] = 300
     pan: PanRule = field(default_factory=PanRule)
-    unapplied_alarm: int = 256
-    unapplied_refuse: int = 500
-    in_flight_max: int = 2000
-    batch_max: int = 64
-    commit_attempts_max: int = 20
-    least_deadline_ms: int = 20
-    counter_cache_max: int = 200_000
-    counter_trust_s: float = 60.0
-    recent_answers_max: int = 50_000
-    closings_burst: int = 1000
-    closings_per_minute: int = 60
+    unapplied_alarm: Annotated[int, Interval(ge=1, le=511)] = 256
+    unapplied_refuse: Annotated[int, Interval(ge=1, le=511)] = 500
+    in_flight_max: Annotated[int, Interval(ge=1, le=100_000)] = 2000
+    batch_max: Annotated[int, Interval(ge=1, le=64)] = 64
+    commit_attempts_max: Annotated[int, Interval(ge=1, le=100)] = 20
+    least_deadline_ms: Annotated[int, Interval(ge=0, le=60_000)] = 20
+    counter_cache_max: Annotated[int, Interval(ge=1000, le=10_000_000)] = 200_000
+    counter_trust_s: Annotated[float, Interval(ge=0, le=86_400)] = 60.0
+    recent_answers_max: Annotated[int, Interval(ge=0, le=10_000_000)] = 50_000
+    closings_burst: Annotated[int, Interval(ge=1, le=1_000_000)] = 1000
+    closings_per_minute: Annotated[int, Interval(ge=1, le=1_000_000)] = 60
     suppliers_register: tuple[Literal["meters", "pans"], ...] = ()
-    registrations_burst: int = 5000
-    registrations_per_minute: int = 300
-    ceiling_pence: int = 10_000_000
-    approval_wait_s: int = 900
+    registrations_burst: Annotated[int, Interval(ge=1, le=10_000_000)] = 5000
+    registrations_per_minute: Annotated[int, Interval(ge=1, le=1_000_000)] = 300
+    ceiling_pence: Annotated[int, Interval(ge=1, le=CEILING_PENCE_MAX)] = 10_000_000
+    approval_wait_s: Annotated[int, Interval(ge=0, le=604_800)] = 900
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        _within(self, "hot_window_days", 1, 365)
-        _within(self, "ahead_max_s", 0, 3600)
-        _within(self, "unapplied_alarm", 1, 511)
-        _within(self, "unapplied_refuse", 1, 511)
-        _within(self, "in_flight_max", 1, 100_000)
-        _within(self, "batch_max", 1, 64)
-        _within(self, "commit_attempts_max", 1, 100)
-        _within(self, "least_deadline_ms", 0, 60_000)
-        _within(self, "counter_cache_max", 1000, 10_000_000)
-        _within(self, "counter_trust_s", 0, 86_400)
-        _within(self, "recent_answers_max", 0, 10_000_000)
-        _within(self, "closings_burst", 1, 1_000_000)
-        _within(self, "closings_per_minute", 1, 1_000_000)
-        _within(self, "registrations_burst", 1, 10_000_000)
-        _within(self, "registrations_per_minute", 1, 1_000_000)
-        _within(self, "ceiling_pence", 1, CEILING_PENCE_MAX)
-        _within(self, "approval_wait_s", 0, 604_800)
+        """Refuse sets that do not fit together."""
         if self.unapplied_alarm > self.unapplied_refuse:
             raise ValueError("unapplied_alarm: must not be above unapplied_refuse")
 
@@ -104,7 +89,7 @@ class DeliveryConfig:
         answer_wait_ms: Milliseconds, 50 to 86400000, that an answer may take before its outcome counts as unknown.
         explain_wait_ms: Milliseconds, 0 to 600000, that the alert explaining an electricity meter's refusal may take.
         back_off_first_ms: Milliseconds, 1 to 3600000, before the second send; doubled each time, with full jitter.
-        back_off_most_ms: Milliseconds, the cap of the above.
+        back_off_most_ms: Milliseconds, 1 to 86400000, the cap of the above; not below it.
         in_flight_max: Deliveries, 1 to 100000, under way at once at this node.
         send_within_ms: Milliseconds, 1000 to 60000, between the write that allows a send and the send's being accepted.
             So long after a Change of Supplier a code that was allowed before it may still reach the head end.
@@ -114,30 +99,18 @@ class DeliveryConfig:
             alerts name is unconfirmed, and a keypad entry at the same moment raises the same ones: the default is no.
     """
 
-    attempts_max: int = 12
-    give_up_after_s: int = 86_400
-    answer_wait_ms: int = 30_000
-    explain_wait_ms: int = 5_000
-    back_off_first_ms: int = 2_000
-    back_off_most_ms: int = 900_000
-    in_flight_max: int = 2000
-    send_within_ms: int = 10_000
-    advise_after_s: int = 900
+    attempts_max: Annotated[int, Interval(ge=1, le=1000)] = 12
+    give_up_after_s: Annotated[int, Interval(ge=1, le=604_800)] = 86_400
+    answer_wait_ms: Annotated[int, Interval(ge=50, le=86_400_000)] = 30_000
+    explain_wait_ms: Annotated[int, Interval(ge=0, le=600_000)] = 5_000
+    back_off_first_ms: Annotated[int, Interval(ge=1, le=3_600_000)] = 2_000
+    back_off_most_ms: Annotated[int, Interval(ge=1, le=86_400_000)] = 900_000
+    in_flight_max: Annotated[int, Interval(ge=1, le=100_000)] = 2000
+    send_within_ms: Annotated[int, Interval(ge=1000, le=60_000)] = 10_000
+    advise_after_s: Annotated[int, Interval(ge=1, le=604_800)] = 900
     trust_unnamed_alerts: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        _within(self, "attempts_max", 1, 1000)
-        _within(self, "give_up_after_s", 1, 604_800)
-        _within(self, "answer_wait_ms", 50, 86_400_000)
-        _within(self, "explain_wait_ms", 0, 600_000)
-        _within(self, "back_off_first_ms", 1, 3_600_000)
-        _within(self, "back_off_most_ms", self.back_off_first_ms, 86_400_000)
-        _within(self, "in_flight_max", 1, 100_000)
-        _within(self, "send_within_ms", 1000, 60_000)
-        _within(self, "advise_after_s", 1, 604_800)
-
-
-def _within(config: object, key: str, least: int, most: int) -> None:
-    if not least <= getattr(config, key) <= most:
-        raise ValueError(f"{key}: must be {least} to {most}")
+        """Refuse sets that do not fit together."""
+        if self.back_off_most_ms < self.back_off_first_ms:
+            raise ValueError("back_off_most_ms: must not be below back_off_first_ms")

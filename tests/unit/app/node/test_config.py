@@ -1,10 +1,16 @@
 """A node's configuration: the shipped ones load; every mistake is named by its key."""
 
+import re
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from app.node.config import BadConfig, load_config, problems_of
+from cluster.config import EtcdConfig, PeersConfig
+from core.api.config import ApiConfig
+from core.gateways.config import HeadEndConfig
+from core.issuing.config import DeliveryConfig, FlowConfig
 
 CONFIGS = Path(__file__).parents[4] / "deploy" / "config"
 DEV = (CONFIGS / "dev.toml").read_text()
@@ -50,11 +56,14 @@ def test_what_ends_a_delivery_in_production_is_its_time_and_not_a_count_of_attem
     [
         ("[flow]", "[flow]\nhot_window = 3", "flow.hot_window"),
         ("[flow]", "[flows]", "flows"),
-        ("hot_window_days = 30", "hot_window_days = 0", "hot_window_days"),
+        ("hot_window_days = 30", "hot_window_days = 0", "flow.hot_window_days: must be 1 to 365"),
+        ("hot_window_days = 30", "hot_window_days = 366", "flow.hot_window_days: must be 1 to 365"),
+        ("hot_window_days = 30", "counter_trust_s = nan", "flow.counter_trust_s: must be 0 to 86400"),
         ("hot_window_days = 30", 'hot_window_days = "soon"', "flow.hot_window_days"),
         ("unapplied_alarm = 256", "unapplied_alarm = 501", "unapplied_alarm"),
         ("shards = 32", "shards = 0", "shards"),
         ("shards = 32", "keepalive_ms = 900", "keepalive_ms"),
+        ("shards = 32", "keepalive_ms = 49", "etcd.keepalive_ms: must be 50 to 20000"),
         ('endpoints = ["127.0.0.1:2379"]', "endpoints = []", "endpoints"),
         ('listen = "127.0.0.1:7443" ', 'listen = "nowhere" ', "listen"),
         ('listen = "127.0.0.1:7443" ', 'listen = "::1:7443" ', "brackets"),
@@ -77,6 +86,32 @@ def test_a_mistake_is_named_by_its_key(tmp_path: Path, old: str, new: str, names
     with pytest.raises(BadConfig) as refused:
         load(tmp_path, DEV.replace(old, new, 1))
     assert names in str(refused.value)
+
+
+def test_everything_out_of_range_is_named_at_once(tmp_path: Path) -> None:
+    text = DEV.replace("hot_window_days = 30", "hot_window_days = 0\nclosings_burst = 0", 1).replace(
+        'target = "127.0.0.1:7500"', 'target = "127.0.0.1:7500"\nsilence_max_ms = 1', 1
+    )
+    with pytest.raises(BadConfig) as refused:
+        load(tmp_path, text)
+    assert [line.split(": ", 1)[1] for line in str(refused.value).splitlines()] == [
+        "flow.hot_window_days: must be 1 to 365",
+        "flow.closings_burst: must be 1 to 1000000",
+        "head_ends.0.silence_max_ms: must be 500 to 600000",
+    ]
+
+
+@pytest.mark.parametrize("section", [ApiConfig, DeliveryConfig, EtcdConfig, FlowConfig, HeadEndConfig, PeersConfig])
+def test_what_is_written_of_a_settings_range_is_what_is_checked(section: type) -> None:
+    documented = {
+        name: re.search(rf"^ +{name}: (.*(?:\n {{9,}}.*)*)", section.__doc__ or "", re.MULTILINE)
+        for name, hint in get_type_hints(section).items()
+        if hint in (int, float)
+    }
+    for name, text in documented.items():
+        (interval,) = get_type_hints(section, include_extras=True)[name].__metadata__
+        assert text is not None
+        assert f"{interval.ge} to {interval.le}" in text[1], name
 
 
 def test_ipv6_addresses_are_taken_everywhere(tmp_path: Path) -> None:

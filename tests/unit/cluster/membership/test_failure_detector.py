@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from pydantic import TypeAdapter
 from utrn.peer.v1 import peer_service_pb2 as pb
 
 from app.devstack.ports import free_ports
@@ -86,7 +87,7 @@ def test_a_node_stands_aside_only_for_a_peer_that_serves_with_all_keys(
 @pytest.mark.parametrize("settings", [{"heartbeat_ms": 10}, {"revokes_per_minute": 0}, {"ca": Path("x")}])
 def test_settings_out_of_range_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
-        PeersConfig(**settings)  # type: ignore[arg-type]
+        TypeAdapter(PeersConfig).validate_python(settings)
 
 
 async def test_a_certificate_that_cannot_be_read_now_ends_nobody(
