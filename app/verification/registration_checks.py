@@ -178,8 +178,19 @@ def _begun_ahead_s(run: Run, revision: int) -> float:
     return max((one.ahead_s for one in run.times_off if one.revision < revision and not one.known_to), default=0.0)
 
 
+def _last_issued(book: Book, meter: Meter, revision: int) -> int:
+    """Return the instant, in ms, by which the meter's last code before `revision` is dated; 0 if there is none."""
+    codes = (step for step in book.created if step.revision < revision)
+    return max(
+        (ms_of(step.seen.vend.issued_at) for step in codes if step.seen.vend.meter_id == meter.meter_id), default=0
+    )
+
+
 def _nothing_before_its_time(run: Run, book: Book) -> Iterator[Finding]:
-    """No change of a meter is carried out before its instant has truly come, by a time that somebody could know."""
+    """No change of a meter is carried out before its instant has truly come, by a time that somebody could know.
+
+    A change made at once is dated after every code of the meter, also after one dated by a clock that was ahead.
+    """
     for off in run.times_off:
         if off.known_to:
             known_to = ", ".join(off.known_to)
@@ -192,6 +203,8 @@ def _nothing_before_its_time(run: Run, book: Book) -> Iterator[Finding]:
         effective_through = 0
         for revision, record in writes:
             if not isinstance(record, Meter):
+                continue
+            if record.effective_through <= _last_issued(book, record, revision) + 1:
                 continue
             early_s = (record.effective_through - began) / 1000 - heard[revision] - _begun_ahead_s(run, revision)
             if record.effective_through > effective_through and early_s * 1000 > SLACK_MS:

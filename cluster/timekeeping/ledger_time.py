@@ -155,7 +155,7 @@ class LedgerTime:
         Also while it stands aside, because it has told a later time: whoever starts anew then must not find that
         nobody carries the time, and believe wall clocks.
         """
-        return self.keeper.estimate(self._steady.monotonic()) if self.keeper.established else None
+        return self.keeper.counted(self._steady.monotonic()) if self.keeper.established else None
 
     def state(self) -> TimeState:
         """Return what this node makes of the time now."""
@@ -276,12 +276,13 @@ class LedgerTime:
         return [time for node, time in sight.times.items() if time is not None and sight.heard[node] > since]
 
     def _waits_for_peers(self, sight: Sight, peers: Sequence[Ms], at: float) -> bool:
-        """Return whether, after a silence, a peer that lives is to be heard first.
+        """Return whether, after a silence, a peer is to be heard first.
 
         If it was this node's monotonic clock that has leapt, the peers beat many times a second, and carry the time:
-        one of the two is heard before `silent_s` has passed.
+        one of the two is heard before `silent_s` has passed. Also a peer without a lease may live: after an outage of
+        etcd all are without, and one has the first.
         """
-        if self._alone_since is None or peers or all(node == self._node_id for node in sight.alive):
+        if self._alone_since is None or peers or set(sight.known) <= {self._node_id}:
             return False
         return at - self._alone_since < self._rule.silent_s
 
@@ -310,7 +311,7 @@ class LedgerTime:
                 self._take(there, self._steady.monotonic(), gone=False)
             return
         self._mark(plan)
-        keeper.receive(Received(plan.instant, reply.header.revision, at), moved=True)
+        keeper.receive(Received(plan.instant, reply.header.revision, at), moved=True, own=True)
         self._mine = True
 
     async def accept(self, by: str, consent: Consent = NO_CONSENT_NEEDED) -> None:
@@ -347,7 +348,7 @@ class LedgerTime:
         if not isinstance(settled, OutcomeKnown):
             raise not_done(settled) from settled.error
         if settled.reply.succeeded:
-            self.keeper.receive(Received(instant, settled.revision, at), moved=True)
+            self.keeper.receive(Received(instant, settled.revision, at), moved=True, own=True)
             return True
         there, *approval = ops.got(settled.reply)
         if there is not None:

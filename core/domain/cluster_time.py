@@ -158,8 +158,8 @@ def start(
         return Plan(Act.WAIT)
     carried = [time for time in sight.times.values() if time is not None]
     if carried:
-        # Somebody carries it who does not reach the ledger.
-        return Plan(Act.SET, max(Ms(statistics.median_low(carried)), ledger or Ms(0)), doubt)
+        # A peer carries it that does not reach the ledger. What this node counts since it read may have leapt.
+        return Plan(Act.SET, Ms(statistics.median_low(carried)), doubt)
     walls = agreed(sight, rule.agree_ms)
     if ledger is None:
         return Plan(Act.WAIT) if walls is None else Plan(Act.SET, walls)
@@ -188,12 +188,12 @@ class TimeKeeper:
         self._told = Ms(0)
         self._received_at = 0.0
 
-    def receive(self, received: Received, *, moved: bool) -> None:
-        """Take an instant of the ledger in; `moved` if it was written after this node had started."""
+    def receive(self, received: Received, *, moved: bool, own: bool = False) -> None:
+        """Take an instant of the ledger in; `moved` if it was written after this node had started, `own` if by it."""
         last = self.last
         # Of one's own write, the answer may come after the watch has told of it; the earlier moment is the right one.
         if last is None or (received.revision, -received.at) > (last.revision, -last.at):
-            self.last = self._timed(received)
+            self.last = received if own else self._timed(received)
             self._received_at = received.at
         self.established = self.established or moved
 
@@ -231,6 +231,10 @@ class TimeKeeper:
         """Return how long ago the last instant was received, in seconds."""
         return at - self._received_at
 
+    def counted(self, at: float) -> Ms | None:
+        """Return cluster time as this node counts it from the receipt of the last instant: what may be written."""
+        return None if self.last is None else Ms(self.last.instant + round(self.silence_s(at) * 1000))
+
     def alone(self, at: float) -> bool:
         """Return whether nothing was heard of the ledger for so long that the peers are to be asked."""
         return self.last is not None and self.silence_s(at) > self.rule.alone_s
@@ -240,10 +244,10 @@ class TimeKeeper:
 
         Counts from the receipt of the last instant; what was told may be ahead of that by half of `ahead_ms`.
         """
-        told = self.tell(at)
-        if told is None or self.last is None or self.alone(at):
+        told, counted = self.tell(at), self.counted(at)
+        if told is None or counted is None or self.alone(at):
             return None
-        return min(told, Ms(self.last.instant + round(self.silence_s(at) * 1000 + self.rule.ahead_ms / 2)))
+        return min(told, Ms(counted + self.rule.ahead_ms // 2))
 
     def known(self, at: float) -> bool:
         """Return whether `tell` would tell."""
@@ -259,11 +263,10 @@ class TimeKeeper:
             peers: What peers make of cluster time, heard after this node had noticed a silence of more than `alone_s`:
                 its own monotonic clock may have leapt. Without any, wall clocks that are not behind the ledger count.
         """
-        last = self.last
-        if last is None:
+        own, last = self.counted(at), self.last
+        if own is None or last is None:
             return Plan(Act.WAIT)
         elapsed_ms = self.silence_s(at) * 1000
-        own = Ms(last.instant + round(elapsed_ms))
         if self.alone(at) and peers:
             own = max(Ms(statistics.median_low([own, *peers])), last.instant)
         elif self.alone(at) and walls is not None and last.instant <= walls < own:

@@ -133,4 +133,31 @@ CLUSTERING = (
         killer="tests/contract/ledger/test_ledger.py::test_one_bad_entry_does_not_sink_its_neighbours",
         why="one sale that etcd will not have costs 63 others",
     ),
+    Mutant(
+        name="leap-held-against-nobody",
+        file="core/domain/cluster_time.py",
+        old="        return self.last is not None and self.silence_s(at) > self.rule.alone_s\n",
+        new="        return False\n",
+        killer="tests/contract/timekeeping/test_ledger_time.py::"
+        "test_a_leap_of_seconds_at_the_carrier_or_another_moves_cluster_time_nowhere",
+        why="one node's monotonic clock sets the time of all ahead",
+    ),
+    Mutant(
+        name="peers-of-before-the-leap-are-believed",
+        file="core/domain/cluster_time.py",
+        old="            self.last = received if own else self._timed(received)\n",
+        new="            self.last = received._replace(at=self._timed(received).at)\n"
+        "            received = self.last\n",
+        killer="tests/contract/timekeeping/test_ledger_time.py::"
+        "test_two_nodes_that_leap_one_after_the_other_do_not_vouch_for_each_other",
+        why="an instant that looks late after a leap is counted from earlier, and written",
+    ),
+    Mutant(
+        name="an-operators-word-becomes-a-gap",
+        file="core/domain/cluster_time.py",
+        old="Doubt.AHEAD if doubt is Doubt.AHEAD else Doubt.GAP",
+        new="Doubt.GAP",
+        killer="tests/unit/core/domain/test_cluster_time.py::test_what_an_operator_has_said_outlives_a_start_of_all_nodes",
+        why="after a start of all nodes a step of all wall clocks is believed at once",
+    ),
 )

@@ -32,8 +32,8 @@ class Nemesis:
         """Return what may happen; what is there twice is twice as likely."""
         on, market = self._sim.switches, self._market
         found: list[_Act] = [
-            self.crash, self.crash, self.freeze, self.cut, self.cut_through_a_compaction, self.etcd_away, self.slow,
-            self.revoke, self.compact, self.head_end_away, self.hsm_away,
+            self.crash, self.crash, self.crash_all, self.freeze, self.cut, self.cut_through_a_compaction,
+            self.etcd_away, self.slow, self.revoke, self.compact, self.head_end_away, self.hsm_away,
         ]  # fmt: skip
         if on.market:
             found += [
@@ -51,6 +51,8 @@ class Nemesis:
             found += [self.clock]
         if on.clock_steps:
             found += [self.clock_step, self.clock_step_all]
+        if on.leaps:
+            found += [self.leap, self.leap]
         if on.keypad:
             found += [self.key_in, self.key_in]
         if on.lies:
@@ -83,6 +85,23 @@ class Nemesis:
             await self._end_lease(lease_id)
         await asyncio.sleep(self._chance.uniform(0.0, 3.0))
         self._sim.start(name)
+
+    async def crash_all(self) -> None:
+        """Kill every node that lives, and start them again one by one.
+
+        Not while wall clocks are wrong: they are all there is to begin by.
+        """
+        if self._sim.walls_stepped:
+            return
+        names = [name for name, node in self._sim.nodes.items() if not node.link.dead]
+        leases = [self._sim.crash(name) for name in names]
+        if self._chance.random() < 0.5:
+            for lease_id in leases:
+                await self._end_lease(lease_id)
+        await asyncio.sleep(self._chance.uniform(0.0, 4.0))
+        for name in names:
+            self._sim.start(name)
+            await asyncio.sleep(self._chance.choice((0.0, 0.5)))
 
     async def freeze(self) -> None:
         """Let nothing in or out of a node for a while."""
@@ -176,8 +195,15 @@ class Nemesis:
         """Let every wall clock step together."""
         await self._skew(list(self._sim.nodes), self._chance.choice((-3600.0, 3600.0, 172_800.0)))
 
+    async def leap(self) -> None:
+        """Let a node's monotonic clock leap: by more than what is a draw of the wall clocks, and no two at once."""
+        if any(clock.leapt_of_late for clock in self._sim.clocks.values()):
+            return
+        self._sim.clocks[self._sim.any_name()].leap(self._chance.choice((3.0, 6.0, 9.0)))
+        await asyncio.sleep(0.2)
+
     async def _skew(self, names: list[str], seconds: float) -> None:
-        if not any(node.time.known for node in self._sim.nodes.values()):
+        if not any(node.knows_time for node in self._sim.nodes.values()):
             # The first time of all is taken from the wall clocks: there is nothing else to hold them against.
             return
         self._sim.step_wall(seconds, *names)

@@ -13,6 +13,7 @@ class Switches:
         lag: A node's copies are behind: its watches are slow.
         lost_events: A node's watches lose events for good.
         clocks: A wall clock is wrong by minutes.
+        leaps: A node's monotonic clock leaps forward by seconds.
         clock_steps: Wall clocks step by hours and days, at one node and at all.
         lies: The head end tells what it was never asked, and of codes that were never made.
         refusals: Meters refuse codes, with and without saying why.
@@ -29,6 +30,7 @@ class Switches:
     lost_events: bool = True
     clocks: bool = True
     clock_steps: bool = True
+    leaps: bool = True
     lies: bool = True
     refusals: bool = True
     keypad: bool = True

@@ -12,6 +12,7 @@ import pytest
 from cluster.codec.vend import under_vend_key_of
 from cluster.etcd import preconditions
 from cluster.etcd.keys import Keys
+from core.domain.cluster_time import TimeKeeper
 from core.domain.vend import Vend
 from core.issuing import issue
 from core.ports.ledger import CommitOutcome, Committed, CounterState, Entry, Ledger, StoredVend
@@ -88,6 +89,13 @@ def test_a_code_released_before_its_commit_is_found(invariant: int) -> None:
 def test_without_the_window_an_id_too_old_is_executed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(issue, "check_window", lambda *_, **__: None)
     seed = first_broken(7, Sabotage())
+    monkeypatch.undo()
+    assert simulate(seed).findings == [], "with its guard the same seed holds"
+
+
+def test_a_node_that_asks_no_peer_takes_cluster_time_along_in_a_leap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TimeKeeper, "alone", lambda *_: False)
+    seed = first_broken(14, Sabotage())
     monkeypatch.undo()
     assert simulate(seed).findings == [], "with its guard the same seed holds"
 

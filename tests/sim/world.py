@@ -76,6 +76,8 @@ _DELIVERY = DeliveryConfig(
 _TIME = TimeRule(quiet_s=0.2)
 # What the draw of the wall clocks may come to.
 _OFF_S = 1.0
+# After so long a node whose monotonic clock has leapt has heard the ledger's time again.
+_LEAP_HEALS_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,15 +105,27 @@ class SimClock:
 
     def __init__(self) -> None:
         self.skew = timedelta()
+        self._leapt_s = 0.0
+        self._leapt_at = -_LEAP_HEALS_S
 
     def now(self) -> datetime:
         return self.wall()
 
     def wall(self) -> datetime:
-        return NOW.astimezone(UTC) + timedelta(seconds=self.monotonic()) + self.skew
+        return NOW.astimezone(UTC) + timedelta(seconds=now_s()) + self.skew
 
     def monotonic(self) -> float:
-        return asyncio.get_running_loop().time()
+        return now_s() + self._leapt_s
+
+    def leap(self, seconds: float) -> None:
+        """Let the monotonic clock go forward at once."""
+        self._leapt_s += seconds
+        self._leapt_at = now_s()
+
+    @property
+    def leapt_of_late(self) -> bool:
+        """Whether what this machine makes of the time may rest on a leap."""
+        return now_s() - self._leapt_at < _LEAP_HEALS_S
 
 
 class SimNode:
@@ -277,8 +291,10 @@ class Simulation:
             await asyncio.sleep(0.1)
 
     async def _nobody_stands_still(self) -> None:
-        """Return when the last freeze is over: until then something is broken, and no bound counts."""
-        while any(node.link.still for node in self.nodes.values()):  # noqa: ASYNC110  # virtual time
+        """Return when the last freeze is over, and what a leap has told: until then no bound counts."""
+        while any(  # noqa: ASYNC110  # virtual time
+            node.link.still or node.clock.leapt_of_late for node in self.nodes.values()
+        ):
             await asyncio.sleep(0.1)
 
     def start(self, name: str) -> None:
@@ -300,6 +316,11 @@ class Simulation:
         """Set wall clocks so many seconds from the truth; every node's if none is named."""
         for name in names or NODES:
             self.clocks[name].skew = timedelta(seconds=seconds)
+
+    @property
+    def walls_stepped(self) -> bool:
+        """Whether any wall clock is wrong by more than is drawn."""
+        return any(abs(clock.skew.total_seconds()) * 1000 > _TIME.off_ms for clock in self.clocks.values())
 
     def sight(self, name: str, wall: Ms, at: float) -> Sight | None:
         """Return what a node sees of the others: the beats of those that are neither dead, cut off nor frozen."""
@@ -337,7 +358,11 @@ class Simulation:
         ahead_s = (int(kv.value) - ms_of(NOW)) / 1000 - now_s()
         further = ahead_s > max((0.0, *(one.ahead_s for one in self.times_off))) + _OFF_S
         if further or (kv.version == 1 and ahead_s < -_OFF_S):
-            known_to = [node.name for node in self.nodes.values() if node.knows_time]
+            known_to = [
+                node.name
+                for node in self.nodes.values()
+                if node.knows_time and not self.clocks[node.name].leapt_of_late
+            ]
             self.times_off.append(TimeOff(revision=revision, ahead_s=ahead_s, known_to=known_to))
 
     async def _judge_time(self) -> None:

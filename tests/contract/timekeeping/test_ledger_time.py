@@ -293,6 +293,21 @@ async def test_a_leap_of_seconds_at_the_carrier_or_another_moves_cluster_time_no
         assert [abs(nodes.off_s(other)) < 0.5 for other in "abc" if other != name] == [True] * 2
 
 
+@pytest.mark.parametrize("names", ["cb", "bc", "ab", "ca"])
+async def test_two_nodes_that_leap_one_after_the_other_do_not_vouch_for_each_other(store: Store, names: str) -> None:
+    """The first has written since, and asks for nobody's belief in what it told before."""
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        nodes.machines[names[0]].jump(9.0)
+        await nodes.pass_s(1.5)
+        nodes.machines[names[1]].jump(9.0)
+        await nodes.pass_s(3)
+        instant, _ = await nodes.ledger()
+        assert instant is not None
+        assert instant <= nodes.truth() + 100
+
+
 @pytest.mark.parametrize("leap_s", [2.1, 4.0, 9.0])
 async def test_a_write_that_needs_the_time_does_not_take_a_leap_of_seconds_along(store: Store, leap_s: float) -> None:
     """Also where the leap is told first, and the ledger's instant then looks as if it came late."""

@@ -226,6 +226,21 @@ def test_time_that_begins_by_wrong_clocks_excuses_only_what_nobody_could_know(of
     assert (14 in _fired(replace(run, ledger=[*run.ledger, later], times_off=[off]))) is fired
 
 
+@pytest.mark.parametrize(("dated_s", "fired"), [(10, False), (9, True)])
+def test_a_change_at_once_is_dated_after_a_code_whose_node_was_ahead(dated_s: int, *, fired: bool) -> None:
+    stored, run = good()
+    due = Ms(AT + 10_001)
+    after = _registered(meter(stored.meter_id), Registration(supplier_id=SOUTH), since=due, effective_through=due)
+    sold = replace(stored, issued_at=NOW + timedelta(seconds=dated_s))
+    ledger = [
+        replace(event, change=replace(event.change, vend=sold)) if isinstance(event.change, VendSeen) else event
+        for event in run.ledger
+    ]
+    later = LedgerEvent(99, RecordSeen(ref_of(after), after), 2.0)
+    told = [str(finding) for finding in check_run(replace(run, ledger=[*ledger, later]))]
+    assert any("s early" in finding for finding in told) is fired
+
+
 def test_a_step_of_time_that_a_node_knew_better_is_a_fault_by_itself() -> None:
     _, run = good()
     assert 14 in _fired(replace(run, times_off=[TimeOff(revision=3, ahead_s=3600.0, known_to=("node-a",))]))
