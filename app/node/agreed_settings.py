@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 
 from app.node.config import Config
+from core.issuing.config import DeliveryConfig, FlowConfig
 from hsm.schemes.table import SCHEMES
 
 FLOW = ("hot_window_days", "ahead_max_s", "unapplied_alarm", "unapplied_refuse", "ceiling_pence", "approval_wait_s")
 DELIVERY = ("attempts_max", "give_up_after_s", "explain_wait_ms", "send_within_ms", "trust_unnamed_alerts")
+# Names that have come since version 0.2.0. An older node lives by the default of a setting it does not know, so the
+# name is told, and must be agreed, only where the value is another: a roll-out needs no stop.
+LATER: frozenset[str] = frozenset()
 # What each node may choose for itself: how much it does at once, how long it waits, what it remembers. A setting is in
 # one list or the other; a test says so to whoever adds one.
 OWN_FLOW = (
@@ -27,7 +31,13 @@ def agreed_settings(config: Config) -> Mapping[str, str]:
     settings["flow.pan.luhn"] = _spelled(pan.luhn)
     settings["flow.pan.issuer_prefixes"] = ",".join(sorted(pan.issuer_prefixes))
     settings["schemes"] = ",".join(sorted(SCHEMES))
-    return settings
+    return {name: value for name, value in settings.items() if name not in LATER or value != _default(name)}
+
+
+def _default(name: str) -> str:
+    """Return the default of a setting of flow or delivery, spelled."""
+    section, _, field = name.partition(".")
+    return _spelled(getattr({"flow": FlowConfig(), "delivery": DeliveryConfig()}[section], field))
 
 
 def _spelled(value: object) -> str:

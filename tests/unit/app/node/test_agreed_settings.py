@@ -3,6 +3,8 @@
 from dataclasses import fields, replace
 from pathlib import Path
 
+import pytest
+
 from app.node import agreed_settings
 from app.node.config import Config, load_config
 from cluster.ledger.identity import differences
@@ -54,3 +56,21 @@ def test_a_node_may_know_one_scheme_more_and_not_one_less() -> None:
     assert differences(there, {**there, "later.setting": "1"}) == [
         "later.setting: nothing here, 1 agreed in the ledger"
     ]
+
+
+def test_a_setting_that_older_nodes_do_not_know_costs_no_stop_at_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record was made by a version that did not have the setting; its nodes live by the default."""
+    config = dev()
+    config = replace(config, flow=replace(config.flow, ahead_max_s=FlowConfig().ahead_max_s))
+    there = {
+        name: value for name, value in agreed_settings.agreed_settings(config).items() if name != "flow.ahead_max_s"
+    }
+    assert len(differences(agreed_settings.agreed_settings(config), there)) == 1, "without the list it is a stop"
+    monkeypatch.setattr(agreed_settings, "LATER", frozenset({"flow.ahead_max_s"}))
+    assert differences(agreed_settings.agreed_settings(config), there) == []
+    other = replace(config, flow=replace(config.flow, ahead_max_s=FlowConfig().ahead_max_s + 1))
+    (found,) = differences(agreed_settings.agreed_settings(other), there)
+    assert found.startswith("flow.ahead_max_s")
+    # Once another value is agreed, a node that still has the default is the one that differs.
+    (found,) = differences(agreed_settings.agreed_settings(config), agreed_settings.agreed_settings(other))
+    assert found.startswith("flow.ahead_max_s: nothing here")
