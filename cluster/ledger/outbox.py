@@ -222,22 +222,25 @@ class EtcdOutbox:
         raise outcome
 
     async def sequence(self, originator_id: OriginatorId, meter_id: MeterId) -> CounterState:
-        """Return where a counter sequence is now."""
+        """Return where a counter sequence is now; raise NotReady if one of its records is set aside."""
         counter, applied = await self._got(self._reads_of((originator_id, meter_id)))
-        return counter_of(counter, applied)
+        return self._sequence_of(counter, applied)
 
     async def code(self, originator_id: OriginatorId, meter_id: MeterId, counter: Counter) -> Code:
-        """Return what the ledger has of one counter; raise NotReady if its vend is there and is set aside."""
-        pointing = await self._got([ops.get(self._keys.code(originator_id, meter_id, counter))])
+        """Return what the ledger has of one counter; raise NotReady if a record of it is there and is set aside."""
+        (pointing,) = await self._got([ops.get(self._keys.code(originator_id, meter_id, counter))])
         reads = self._reads_of((originator_id, meter_id))
-        if pointing[0] is not None:
-            reads.append(ops.get(self._pointed_at(pointing[0])))
+        if pointing is not None:
+            vend_key = self._readably_pointed_at("code", pointing)
+            if vend_key is None:
+                raise _set_aside("which vend the counter belongs to")
+            reads.append(ops.get(vend_key))
         spent, applied, *vends = await self._got(reads)
         vend = vends[0] if vends else None
         stored = None if vend is None else self._readable(vend)
         if vend is not None and stored is None:
             raise _set_aside()
-        return Code(sequence=counter_of(spent, applied), stored=stored)
+        return Code(sequence=self._sequence_of(spent, applied), stored=stored)
 
     async def cases(
         self, supplier_id: ParticipantId, *, after: str = "", limit: int = 100
@@ -252,7 +255,7 @@ class EtcdOutbox:
             raise not_read(error) from error
         vends: list[StoredVend | None] = []
         for at in range(0, len(found), _READ_AT_ONCE):
-            pointed = [self._case_of(kv) for kv in found[at : at + _READ_AT_ONCE]]
+            pointed = [self._readably_pointed_at("case", kv) for kv in found[at : at + _READ_AT_ONCE]]
             part = await self._got([ops.get(key) for key in pointed if key is not None])
             vends += [None if kv is None else self._readable(kv) for kv in part]
         more = found[-1].key.removeprefix(prefix).decode() if len(found) == limit else ""
@@ -262,15 +265,28 @@ class EtcdOutbox:
         ]
         return open_, more
 
-    def _case_of(self, kv: pb.KeyValue) -> bytes | None:
-        """Return the key of a case's vend; None if the case cannot be understood: the others are listed."""
+    def _readably_pointed_at(self, kind: str, kv: pb.KeyValue) -> bytes | None:
+        """Return the key of the vend that a record points at; None if the record cannot be understood."""
         try:
-            key = self._pointed_at(kv)
+            pointer = read(store.VendPointer(), kv.value)
         except Unreadable as error:
-            self._aside.note("case", kv.key, kv.mod_revision, error)
+            self._aside.note(kind, kv.key, kv.mod_revision, error)
             return None
-        self._aside.clear("case", kv.key)
-        return key
+        self._aside.clear(kind, kv.key)
+        return self._keys.vend(pointer.participant_id, pointer.transaction_id)
+
+    def _sequence_of(self, counter: pb.KeyValue | None, applied: pb.KeyValue | None) -> CounterState:
+        """Return a counter sequence from its two records; raise NotReady if one is set aside."""
+        for kind, kv, of in (("counter", counter, store.CounterRecord()), ("applied", applied, store.AppliedRecord())):
+            if kv is None:
+                continue
+            try:
+                read(of, kv.value)
+            except Unreadable as error:
+                self._aside.note(kind, kv.key, kv.mod_revision, error)
+                raise _set_aside("the counter sequence of this meter") from error
+            self._aside.clear(kind, kv.key)
+        return counter_of(counter, applied)
 
     async def case_count(self) -> int:
         """Return how many cases are open, of all suppliers."""
@@ -310,10 +326,6 @@ class EtcdOutbox:
 
     def _reads_of(self, sequence: _Sequence) -> list[pb.RequestOp]:
         return [ops.get(self._keys.counter(*sequence)), ops.get(self._keys.applied(*sequence))]
-
-    def _pointed_at(self, kv: pb.KeyValue) -> bytes:
-        pointer = read(store.VendPointer(), kv.value)
-        return self._keys.vend(pointer.participant_id, pointer.transaction_id)
 
     async def _got(self, reads: Sequence[pb.RequestOp]) -> list[pb.KeyValue | None]:
         try:
@@ -446,8 +458,8 @@ class EtcdOutbox:
             return None
 
 
-def _set_aside() -> NotReady:
-    return NotReady("the vend cannot be understood by this node, and is set aside; it waits")
+def _set_aside(what: str = "the vend") -> NotReady:
+    return NotReady(f"{what} cannot be understood by this node, and is set aside; it waits")
 
 
 def _is_named(vend: Vend) -> bool:

@@ -130,6 +130,7 @@ class Outbox(Protocol):
         """Return where a counter sequence is now. Linearizable.
 
         Raises:
+            NotReady: one of its records is there, and cannot be understood by this node.
             LedgerUnavailable: repeat.
         """
         ...
@@ -138,7 +139,7 @@ class Outbox(Protocol):
         """Return what the ledger has of one counter. The sequence is not older than the vend.
 
         Raises:
-            NotReady: its vend is there, and cannot be understood by this node.
+            NotReady: its vend, its index or its sequence is there, and cannot be understood by this node.
             LedgerUnavailable: repeat.
         """
         ...
@@ -190,6 +191,7 @@ class Outbox(Protocol):
 
         Raises:
             Deposed: nothing was written; stop work on the shard.
+            NotReady: a record of the sequence is set aside; nothing was written.
             LedgerUnavailable, OutcomeUnknown: repeat.
         """
         ...

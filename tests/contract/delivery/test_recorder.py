@@ -4,7 +4,7 @@ import asyncio
 import collections
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import pytest
@@ -504,6 +504,43 @@ async def test_one_meters_vend_that_is_set_aside_holds_up_no_other_and_its_credi
         await bench.until(fine, A.APPLIED)
         assert await bench.outbox.heard([bench.shard], HEAD_END) == [0], "the next owner must hear it again"
     await bench.store.client.txn(pb.TxnRequest(success=[ops.put(key, kept.value)]))
+    async with bench.node(await bench.own("node-b")):
+        await bench.until(odd, A.APPLIED)
+
+
+async def _of_another_meter(bench: Bench, *, same_shard: bool = True) -> tuple[StoredVend, Alert]:
+    """Return a vend of another meter, and the alert that it is credited."""
+    meter_id = new_meter_id()
+    while (shard_of(meter_id, bench.store.config.shards) == bench.shard) is not same_shard:
+        meter_id = new_meter_id()
+    (outcome,) = await bench.ledger.commit([Entry(vend=vend(1, meter_id), seen=CounterState())])
+    assert isinstance(outcome, Committed)
+    return outcome.stored, replace(bench.alert(CREDIT_ADDED_LOCALLY, 1), meter_id=meter_id)
+
+
+@pytest.mark.parametrize("bad", [b"\xff", b"\x08\x63"], ids=["garbled", "newer"])
+@pytest.mark.parametrize("which", ["code", "counter", "applied"])
+async def test_a_credit_told_while_a_record_of_its_counter_is_set_aside_is_not_lost(
+    bench: Bench, which: str, bad: bytes
+) -> None:
+    odd, fine, later = await bench.issue(), await _of_another_meter(bench), await _of_another_meter(bench)
+    key = {
+        "code": bench.keys.code(ORIGINATOR, bench.meter_id, odd.vend.counter),
+        "counter": bench.keys.counter(ORIGINATOR, bench.meter_id),
+        "applied": bench.keys.applied(ORIGINATOR, bench.meter_id),
+    }[which]
+    kept = (await bench.store.client.range(pb.RangeRequest(key=key))).kvs
+    await bench.store.client.txn(pb.TxnRequest(success=[ops.put(key, bad)]))
+    async with bench.node(await bench.own("node-a")) as node:
+        bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, odd.vend.counter))
+        for stored, alert in (fine, later):
+            # What was read before the second was said is saved before the second is recorded.
+            bench.head_end.say(alert)
+            await bench.until(stored, A.APPLIED)
+        assert node.counts["not_understood"] == 0
+        assert await bench.outbox.heard([bench.shard], HEAD_END) == [0], "the next owner must hear it again"
+    right = [ops.put(key, kv.value) for kv in kept] or [ops.delete(key)]
+    await bench.store.client.txn(pb.TxnRequest(success=right))
     async with bench.node(await bench.own("node-b")):
         await bench.until(odd, A.APPLIED)
 

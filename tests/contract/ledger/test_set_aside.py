@@ -211,6 +211,39 @@ async def test_a_counter_that_cannot_be_understood_stops_its_meter_only(store: S
     assert isinstance(other, LedgerUnavailable)
 
 
+@pytest.mark.parametrize("kind", ["code", "counter", "applied"])
+@pytest.mark.parametrize("value", [newer(store_pb.CounterRecord()), GARBLED], ids=["newer", "garbled"])
+async def test_the_outbox_says_not_ready_for_a_counter_whose_records_it_cannot_understand(
+    store: Store, kind: str, value: bytes
+) -> None:
+    """Whoever asks what a duplicate proves, or what a counter is, gets an error that the delivery waits for."""
+    keys, aside, bad = Keys(store.config.prefix), SetAsideRecords(), new_meter_id()
+    of = (await owed(store, bad)).stored.vend
+    key = {
+        "code": keys.code(ORIGINATOR, bad, of.counter),
+        "counter": keys.counter(ORIGINATOR, bad),
+        "applied": keys.applied(ORIGINATOR, bad),
+    }[kind]
+    was = (await store.client.range(pb.RangeRequest(key=key))).kvs
+    await put(store, key, value)
+    outbox = EtcdOutbox(store.client, store.config, HandClock(), aside)
+    with pytest.raises(NotReady):
+        await outbox.code(ORIGINATOR, bad, of.counter)
+    if kind == "code":
+        assert (await outbox.sequence(ORIGINATOR, bad)).last_issued == of.counter
+    else:
+        with pytest.raises(NotReady):
+            await outbox.sequence(ORIGINATOR, bad)
+    assert aside.counts == {kind: 1}
+    # Put right, it is set aside no longer.
+    right = [ops.put(key, kv.value) for kv in was] or [
+        ops.put(key, store_pb.AppliedRecord(schema=SCHEMA, highest_applied=0).SerializeToString())
+    ]
+    await store.client.txn(pb.TxnRequest(success=right))
+    assert (await outbox.code(ORIGINATOR, bad, of.counter)).stored is not None
+    assert aside.counts == {kind: 0}
+
+
 async def test_a_node_lives_with_members_shards_and_drains_it_cannot_understand(store: Store) -> None:
     keys, aside = Keys(store.config.prefix), SetAsideRecords()
     await put(store, keys.node("other"), GARBLED)
