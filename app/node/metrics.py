@@ -163,6 +163,15 @@ class NodeCollector(Collector):
         for what, count in sorted(recorder.counts.items()):
             said.add_metric([what], count)
         yield said
+        waiting, longest_s = recorder.waiting_for_records
+        yield GaugeMetricFamily(
+            "utrn_said_waiting", "What meters said of codes that waits for a record that is set aside.", value=waiting
+        )
+        yield GaugeMetricFamily(
+            "utrn_said_waiting_longest_seconds",
+            "For how long the first of it has waited at this node.",
+            value=longest_s,
+        )
 
     def _hsm(self) -> Iterator[Metric]:
         """Return what the HSM workers are worth: one that is missing, or has grown, is seen before the last one is."""

@@ -1,8 +1,9 @@
 """Recorder: what a meter says of a counter reaches the counter's vend, whether its delivery is owed or not.
 
-Head ends number what they tell, and the ledger keeps, for each shard, up to which number it is recorded. Whoever owns
-the shard reads on from there: nothing is dropped where too much comes at once, and what came while nobody owned the
-shard, or between hearing and writing, is read again by the next owner. Every write is safe to repeat.
+Head ends number what they tell, and the ledger keeps, for each shard, up to which number it is recorded: what is held
+of one shard's meters keeps no other shard's number back. Whoever owns the shard reads on from there: nothing is dropped
+where too much comes at once, and what came while nobody owned the shard, or between hearing and writing, is read again
+by the next owner. Every write is safe to repeat.
 """
 
 import asyncio
@@ -109,8 +110,18 @@ class Recorder:
         self._ours: dict[int, int] = {}
         self._gained = {name: asyncio.Event() for name in head_ends}
         self._deliveries: Deliveries | None = None
+        self._readings: dict[str, _Reading] = {}
         self.counts: Counter[str] = Counter()
         self.open_cases = 0
+
+    @property
+    def waiting_for_records(self) -> tuple[int, float]:
+        """How many events wait for a record that is set aside, and for how many seconds the longest has; 0 if none.
+
+        Counted from when this node last began to read the head end's events.
+        """
+        since = [at for reading in self._readings.values() for at in reading.aside.values()]
+        return len(since), self._clock.monotonic() - min(since) if since else 0.0
 
     def gained(self, shard: int, epoch: int) -> None:
         """Read what the shard's meters have said since its last owner left off."""
@@ -138,6 +149,10 @@ class Recorder:
                 self.open_cases = await self._outbox.case_count()
             except UtrnError as error:
                 log.info("open cases are not counted now", extra={"error": error.message})
+            waiting, longest_s = self.waiting_for_records
+            if waiting:
+                told = {"events": waiting, "longest_s": round(longest_s)}
+                log.warning("what meters said of codes waits for records that are set aside", extra=told)
             await asyncio.sleep(_COUNT_EVERY_S)
 
     async def _follow(self, name: str, head_end: HeadEnd) -> NoReturn:
@@ -146,7 +161,7 @@ class Recorder:
         while True:
             await gained.wait()
             gained.clear()
-            reading = _Reading(name, dict(self._ours))
+            reading = self._readings[name] = _Reading(name, dict(self._ours))
             try:
                 heard = await self._outbox.heard(list(reading.shards), name)
                 reading.begin(heard)
@@ -183,7 +198,7 @@ class Recorder:
         while True:
             some = await _some(waiting, _LOOK_EVERY_S if reading.held else None)
             self._check_order(reading, some)
-            said = {named: message.sequence for message in reversed(some) if (named := _named(message)) is not None}
+            said = self._new(some, reading)
             async with asyncio.TaskGroup() as tasks:
                 for named, sequence in (said | self._released(reading)).items():
                     tasks.create_task(self._record(named, sequence, reading))
@@ -191,7 +206,21 @@ class Recorder:
             if self._clock.monotonic() - saved_at >= _SAVE_EVERY_S or reading.too_early:
                 reading.too_early = False
                 saved_at = self._clock.monotonic()
-                await self._save(reading, min((one for one, _ in reading.held.values()), default=reading.at + 1) - 1)
+                await self._save(reading)
+
+    def _new(self, some: Sequence[Numbered], reading: "_Reading") -> dict[_Named, int]:
+        """Return what is said of codes, by the number of the event, but for what its shard has written down already.
+
+        The reading begins with the shard that is furthest behind. What was told before a counter was issued is written
+        down for its own shard, and must not be believed when it is read again for another one.
+        """
+        found = dict[_Named, int]()
+        for message in reversed(some):
+            named = _named(message)
+            if named is None or message.sequence <= reading.saved.get(self._ownership.shard_of(named.meter_id), 0):
+                continue
+            found[named] = message.sequence
+        return found
 
     def _released(self, reading: "_Reading") -> dict[_Named, int]:
         """Return what was left to attempts that have ended otherwise than with the credit, or take too long."""
@@ -239,10 +268,16 @@ class Recorder:
                 reading.held = {named: (0, since) for named, (_, since) in reading.held.items()}
             reading.at = numbered.sequence
 
-    async def _save(self, reading: "_Reading", sequence: int) -> None:
-        """Record that everything up to an event is written down, for the shards that are still ours."""
+    async def _save(self, reading: "_Reading") -> None:
+        """Record how far everything is written down, for each shard that is still ours: up to what is held of it."""
+        places = dict.fromkeys(reading.shards, reading.at)
+        for named, (sequence, _) in reading.held.items():
+            shard = self._ownership.shard_of(named.meter_id)
+            if shard in places:
+                places[shard] = min(places[shard], sequence - 1)
 
         async def save(shard: int, epoch: int) -> None:
+            sequence = places[shard]
             try:
                 await self._outbox.note_heard(shard=shard, epoch=epoch, head_end=reading.head_end, sequence=sequence)
             except Deposed:
@@ -252,11 +287,18 @@ class Recorder:
 
         async with asyncio.TaskGroup() as tasks:
             for shard, epoch in list(reading.shards.items()):
-                if self._ours.get(shard) == epoch and reading.saved[shard] < sequence:
+                if self._ours.get(shard) == epoch and reading.saved[shard] < places[shard]:
                     tasks.create_task(save(shard, epoch))
 
     async def _record(self, said: _Named, sequence: int, reading: "_Reading") -> None:
-        """Write down what a meter said, however long that takes; its shard's next owner hears it again."""
+        """Write down what a meter said, or hold it; its shard's next owner hears again what is not written down."""
+        try:
+            await self._record_or_hold(said, sequence, reading)
+        finally:
+            if said not in reading.held:
+                reading.aside.pop(said, None)
+
+    async def _record_or_hold(self, said: _Named, sequence: int, reading: "_Reading") -> None:
         shard = self._ownership.shard_of(said.meter_id)
         while (epoch := reading.shards.get(shard)) is not None:
             if self._ours.get(shard) != epoch:
@@ -272,6 +314,7 @@ class Recorder:
                     return
                 except NotReady as error:
                     # A record of this meter is set aside. What other meters say does not wait for it.
+                    reading.aside.setdefault(said, self._clock.monotonic())
                     if len(reading.held) < _HELD_MAX:
                         reading.held[said] = (sequence, self._clock.monotonic())
                         return
@@ -381,6 +424,8 @@ class _Reading:
     # What is left to attempts: the number of the event, and since when. And what was, once: it is not left twice.
     held: dict[_Named, tuple[int, float]] = field(default_factory=dict)
     looked_at: OrderedDict[_Named, None] = field(default_factory=OrderedDict)
+    # What waits for a record that is set aside, and since when.
+    aside: dict[_Named, float] = field(default_factory=dict)
 
     def begin(self, heard: Sequence[int | None]) -> None:
         """Begin where the shards are recorded; leave out those of which that is not known."""

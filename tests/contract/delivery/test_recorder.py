@@ -2,9 +2,10 @@
 
 import asyncio
 import collections
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, cast
 
 import pytest
@@ -124,9 +125,12 @@ class Bench:
         return await self.write(stored, stored.vend.delivery.close(state, reason, NOW, epoch), epoch)
 
     @asynccontextmanager
-    async def node(self, epoch: int, *, head_end: str = HEAD_END) -> AsyncIterator[Recorder]:
-        """A node that owns the meter's shard under `epoch`, and hears the head end."""
+    async def node(
+        self, epoch: int, *, head_end: str = HEAD_END, also: Mapping[int, int] = MappingProxyType({})
+    ) -> AsyncIterator[Recorder]:
+        """A node that owns the meter's shard under `epoch`, and others under theirs, and hears the head end."""
         ownership = Owning(self.store.config.shards)
+        ownership.epochs.update(also)
         ownership.epochs[self.shard] = epoch
         outbox = EtcdOutbox(self.store.client, self.store.config, HandClock())
         recorder = Recorder(
@@ -136,7 +140,8 @@ class Bench:
         )  # fmt: skip
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(outbox.run()), tasks.create_task(recorder.run(self.deliveries))]
-            recorder.gained(self.shard, epoch)
+            for shard, under in ownership.epochs.items():
+                recorder.gained(shard, under)
             try:
                 yield recorder
             finally:
@@ -205,6 +210,7 @@ async def test_a_code_credited_at_the_keypad_is_applied_whatever_became_of_its_d
     async with bench.node(epoch) as node:
         bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, stored.vend.counter))
         delivery = await bench.until(stored, A.APPLIED)
+        await bench.until_heard()
     assert (delivery.reason, delivery.epoch) == (told, epoch)
     assert await bench.applied() == stored.vend.counter
     assert await bench.outbox.case_count() == 0
@@ -543,6 +549,38 @@ async def test_a_credit_told_while_a_record_of_its_counter_is_set_aside_is_not_l
     await bench.store.client.txn(pb.TxnRequest(success=right))
     async with bench.node(await bench.own("node-b")):
         await bench.until(odd, A.APPLIED)
+
+
+async def test_what_is_held_of_one_shard_keeps_no_other_shards_place_back(bench: Bench) -> None:
+    odd, (fine, alert) = await bench.issue(), await _of_another_meter(bench, same_shard=False)
+    other, epoch = shard_of(fine.vend.meter_id, bench.store.config.shards), await bench.own("node-a")
+    key = bench.keys.counter(ORIGINATOR, bench.meter_id)
+    (kept,) = (await bench.store.client.range(pb.RangeRequest(key=key))).kvs
+    txn = pb.TxnRequest(success=[ops.put(key, b"\xff"), ops.put(bench.keys.shard(other), b"node-a")])
+    await bench.store.client.txn(txn)
+    (owner,) = (await bench.store.client.range(pb.RangeRequest(key=bench.keys.shard(other)))).kvs
+    also = {other: owner.create_revision}
+    async with bench.node(epoch, also=also) as node:
+        bench.head_end.say(bench.alert(CREDIT_ADDED_LOCALLY, odd.vend.counter), alert)
+        # Counter 2 of the other meter was never issued.
+        bench.head_end.say(replace(alert, counter=Counter(2)))
+        async with asyncio.timeout(PATIENCE_S):
+            while await bench.outbox.heard([other], HEAD_END) != [3]:  # noqa: ASYNC110
+                await asyncio.sleep(0.002)
+        assert await bench.outbox.heard([bench.shard], HEAD_END) == [0]
+        assert (node.waiting_for_records[0], node.counts["never_issued"]) == (1, 1)
+    # It is issued now. The next reading begins before what the meter said of it, and does not believe that any more.
+    (outcome,) = await bench.ledger.commit(
+        [Entry(vend=vend(2, fine.vend.meter_id), seen=await bench.outbox.sequence(ORIGINATOR, fine.vend.meter_id))]
+    )
+    assert isinstance(outcome, Committed)
+    await bench.store.client.txn(pb.TxnRequest(success=[ops.put(key, kept.value)]))
+    async with bench.node(epoch, also=also) as node:
+        await bench.until(odd, A.APPLIED)
+        await bench.until_heard()
+        assert node.waiting_for_records == (0, 0.0)
+    assert bench.head_end.read == [0, 0]
+    assert (await bench.delivery(outcome.stored)).state is A.QUEUED
 
 
 def test_what_is_held_when_a_head_end_counts_anew_holds_back_what_is_saved(bench: Bench) -> None:
