@@ -62,6 +62,14 @@ CLUSTERING = (
         why="a delivery that no watch told of is never made",
     ),
     Mutant(
+        name="gone-not-kept-while-comparing",
+        file="cluster/etcd/informer.py",
+        old="            if self._told or self._comparing:\n",
+        new="            if self._told:\n",
+        killer="tests/contract/etcd/test_informer.py::test_what_a_comparison_found_gone_is_not_brought_back_by_a_watch_that_is_behind",
+        why="a delivery that has ended is owed again in the copy of its owner",
+    ),
+    Mutant(
         name="older-news-overwrites-newer",
         file="cluster/etcd/informer.py",
         old="        if kv.mod_revision <= max(there, self._gone.get(kv.key, _NOT_GONE)[0]):\n",

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from etcdpb import rpc_pb2 as pb
@@ -181,6 +182,28 @@ async def test_what_is_known_to_be_applied_never_falls(bench: Bench, store: Stor
     (state,) = await bench.ledger.counters([(ORIGINATOR, meter_id)])
     assert isinstance(state, CounterState)
     assert state.highest_applied == 9
+
+
+async def test_what_is_applied_is_held_against_what_is_issued_when_it_is_written(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meter_id = new_meter_id()
+    shard, epoch = await bench.own(meter_id, "a")
+    await bench.owe(meter_id)
+    counter, sequence, asked = bench.keys.counter(ORIGINATOR, meter_id), EtcdOutbox.sequence, list[CounterState]()
+
+    async def read_just_before_it_moves(self: EtcdOutbox, *of: Any) -> CounterState:
+        asked.append(await sequence(self, *of))
+        if len(asked) == 1:
+            await bench.store.client.txn(pb.TxnRequest(success=[ops.delete(counter)]))
+        return asked[-1]
+
+    monkeypatch.setattr(EtcdOutbox, "sequence", read_just_before_it_moves)
+    await bench.outbox.note_applied(
+        shard=shard, epoch=epoch, originator_id=ORIGINATOR, meter_id=meter_id, counter=Counter(1)
+    )
+    assert [one.last_issued for one in asked] == [1, 0]
+    assert (await sequence(bench.outbox, ORIGINATOR, meter_id)).highest_applied == 0
 
 
 async def test_a_deposed_owner_notes_nothing(bench: Bench) -> None:

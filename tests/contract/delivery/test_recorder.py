@@ -23,7 +23,7 @@ from core.delivery.recorder import Deliveries, Hand, Recorder
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.errors import HeadEndUnavailable
 from core.domain.meter import MeterId
-from core.domain.record import ReadSet
+from core.domain.record import Kind, ReadSet, Ref
 from core.domain.utrn import COUNTER_CACHE, Counter
 from core.domain.vend import Operation, Vend
 from core.metrics import SetAside
@@ -581,6 +581,43 @@ async def test_what_is_held_of_one_shard_keeps_no_other_shards_place_back(bench:
         assert node.waiting_for_records == (0, 0.0)
     assert bench.head_end.read == [0, 0]
     assert (await bench.delivery(outcome.stored)).state is A.QUEUED
+
+
+def test_what_is_left_to_an_attempt_is_taken_back_from_one_that_takes_too_long(bench: Bench) -> None:
+    clock, deliveries = HandClock(), OneDelivery()
+    recorder = Recorder(
+        outbox=bench.outbox, ownership=Owning(bench.store.config.shards), head_ends={}, answers=memory(),
+        clock=clock, origins=at_head_end(),
+    )  # fmt: skip
+    recorder._deliveries = deliveries
+    reading = recorder_module._Reading(HEAD_END, {bench.shard: 1})
+    said = recorder_module._Named(bench.meter_id, ORIGINATOR, Counter(1), duplicate=False, event=cast("Any", None))
+    reading.held[said] = (7, clock.monotonic())
+    clock.advance(recorder_module._HELD_AT_MOST_S - 0.1)
+    assert recorder._released(reading) == {}
+    clock.advance(0.2)
+    assert recorder._released(reading) == {said: 7}
+    assert not reading.held
+
+
+async def test_a_write_that_met_another_meter_record_is_made_by_the_ledgers(bench: Bench) -> None:
+    """This node's copy of the meter's record is behind; without another look it stays so, write after write."""
+    stored, epoch = await bench.issue(), await bench.own("node-a")
+    copy, asked = {bench.meter_id: 99}, list[MeterId]()
+
+    async def read_again(meter_id: MeterId) -> None:
+        asked.append(meter_id)
+        copy[meter_id] = 0
+
+    recorder = Recorder(
+        outbox=bench.outbox, ownership=Owning(bench.store.config.shards), head_ends={}, answers=memory(),
+        clock=HandClock(), origins=replace(at_head_end(), read_again=read_again),
+        spent_here=lambda meter_id, _: (True, ((Ref(Kind.METER, meter_id), copy[meter_id]),)),
+    )  # fmt: skip
+    named = recorder_module._named(Numbered(1, bench.alert(DUPLICATE_UTRN, stored.vend.counter)))
+    assert named is not None
+    await recorder._write(named, bench.shard, epoch, recorder_module._Reading(HEAD_END, {bench.shard: epoch}))
+    assert (asked, (await bench.delivery(stored)).state) == ([bench.meter_id], A.APPLIED)
 
 
 def test_what_is_held_when_a_head_end_counts_anew_holds_back_what_is_saved(bench: Bench) -> None:

@@ -184,6 +184,26 @@ async def test_a_watch_that_is_behind_a_comparison_brings_nothing_back_that_is_g
         assert not any("a" in keys for keys in told), "what this node has deleted itself is never there again"
 
 
+async def test_what_a_comparison_found_gone_is_not_brought_back_by_a_watch_that_is_behind(store: Store) -> None:
+    """Also in a copy that is told nothing of this node's own writes, as the outbox's."""
+    prefix, gate = f"{store.config.prefix}found-gone/".encode(), asyncio.Event()
+    client, told = SlowClient(store.client, gate), list[set[str]]()
+    await store.client.txn(pb.TxnRequest(success=[ops.put(prefix + b"a", b"1")]))
+    mirror = PrefixMirror(cast("EtcdClient", client), prefix, lambda: told.append(set(mirror.keys)))
+    mirror._informer._told = False
+    async with running(mirror.run()):
+        assert await until(lambda: mirror.ready)
+        await store.client.txn(pb.TxnRequest(success=[ops.put(prefix + b"a", b"2")]))
+        await store.client.txn(pb.TxnRequest(success=[ops.delete(prefix + b"a")]))
+        assert await mirror._informer.compare() == 1
+        assert not mirror.keys
+        told.clear()
+        gate.set()
+        await store.client.txn(pb.TxnRequest(success=[ops.put(prefix + b"b", b"3")]))
+        assert await until(lambda: "b" in mirror.keys)
+        assert not any("a" in keys for keys in told), "what the ledger has no longer is never there again"
+
+
 async def test_what_a_new_listing_has_not_read_yet_is_not_called_missed(store: Store) -> None:
     prefix, gate, cut = f"{store.config.prefix}anew/".encode(), asyncio.Event(), asyncio.Event()
 
