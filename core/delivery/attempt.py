@@ -14,6 +14,7 @@ from core.delivery.waiting import Parked
 from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.effective_dated import NEVER, Ms, ms_of
 from core.domain.errors import DeliveryChanged, Deposed, HeadEndRefused, HeadEndStale, HeadEndUnavailable, UtrnError
+from core.domain.invariant import InvariantBroken
 from core.domain.message_id import new_random_part
 from core.domain.record import ReadSet
 from core.domain.vend import Vend
@@ -109,6 +110,12 @@ class AttemptDelivery:
             name = self.reached_by(stored.vend)
             head_end = self.head_ends.get(name)
             if head_end is None or not head_end.available:
+                lapsed, read_set = self.lapsed(stored.vend)
+                if lapsed is not None and not stored.vend.delivery.attempts:
+                    # It was never sent and never will be: no head end has a say in it.
+                    return await _Attempt(self, name, None, stored, shard, epoch, ours, mailbox).end_unsent(
+                        lapsed, read_set
+                    )
                 return Parked(name, stored.vend.delivery.queued_at or stored.vend.issued_at)
             most = (await head_end.capabilities()).in_flight_max
             if 0 < most <= self.in_flight[name]:
@@ -145,13 +152,13 @@ class _Attempt:
     """One attempt under way."""
 
     def __init__(
-        self, by: AttemptDelivery, name: str, head_end: HeadEnd, stored: StoredVend, shard: int, epoch: int,
+        self, by: AttemptDelivery, name: str, head_end: HeadEnd | None, stored: StoredVend, shard: int, epoch: int,
         ours: Callable[[], bool], mailbox: Mailbox,
     ) -> None:  # fmt: skip
         self._by = by
         self._config = by.config
         self._name = name
-        self._head_end = head_end
+        self._reached = head_end
         self._stored = stored
         self._shard = shard
         self._epoch = epoch
@@ -166,6 +173,19 @@ class _Attempt:
     def _delivery(self) -> Delivery:
         return self._stored.vend.delivery
 
+    @property
+    def _head_end(self) -> HeadEnd:
+        if self._reached is None:
+            raise InvariantBroken("an attempt without a head end asks and sends nothing")
+        return self._reached
+
+    async def end_unsent(self, lapsed: DeliveryReason, read_set: ReadSet) -> AttemptEnd:
+        """End what was never sent and may not be sent any more, unless its meter has credited the code."""
+        verdict = await self._drain_inbox()
+        if isinstance(verdict, Ended):
+            return await self._close(verdict, self._proof or self._hearing.known_by)
+        return await self._lapse(lapsed, read_set)
+
     async def run(self) -> AttemptEnd:
         """Make the attempt. It gives up only after a send that the head end took: a head end that was away owes one."""
         verdict = await self._drain_inbox()
@@ -173,6 +193,9 @@ class _Attempt:
             verdict = await self._ask()
         if verdict is Next.WAIT:
             verdict = await self._await_outcome()
+            if verdict is Next.ASK_AGAIN:
+                # The code is on its way, as far as is known: that the stream broke is no reason to send it again.
+                return Later(self._by.back_off_s(1))
         if not isinstance(verdict, Ended):
             lapsed, read_set = self._by.lapsed(self._stored.vend)
             if lapsed is not None:
@@ -185,7 +208,7 @@ class _Attempt:
                 return await self._ask_on(DeliveryReason.HEAD_END_REFUSED, read_set)
         if isinstance(verdict, Ended):
             return await self._close(verdict, self._proof or self._hearing.known_by)
-        if self._exhausted():
+        if self._exhausted(cut_short=verdict is Next.ASK_AGAIN):
             return await self._enter_by_hand()
         await self._write(self._delivery.mark_outcome_unknown(self._epoch))
         return Later(self._by.back_off_s(self._delivery.attempts))
@@ -279,7 +302,7 @@ class _Attempt:
             if received is None:
                 break
             verdict = await self._heard(received)
-            if verdict is Next.TRY_AGAIN:
+            if verdict in (Next.TRY_AGAIN, Next.ASK_AGAIN):
                 return verdict
             if isinstance(verdict, Ended):
                 refused = verdict.state is DeliveryState.REFUSED
@@ -292,8 +315,10 @@ class _Attempt:
                 until = min(until, self._by.clock.monotonic() + self._config.explain_wait_ms / 1000)
         return refusal
 
-    def _exhausted(self) -> bool:
-        return self._delivery.attempts >= self._config.attempts_max or ms_of(self._by.clock.now()) >= self._give_up_at()
+    def _exhausted(self, *, cut_short: bool = False) -> bool:
+        """Return whether there were attempts or time enough; `cut_short` if the last had no time for its answer."""
+        enough = self._delivery.attempts >= self._config.attempts_max and not cut_short
+        return enough or ms_of(self._by.clock.now()) >= self._give_up_at()
 
     def _given_up_at(self) -> Ms:
         """Return before when the delivery may not be given up; whenever, if by the number of attempts."""

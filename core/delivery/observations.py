@@ -24,6 +24,9 @@ class Mailbox:
         self._news: deque[Received] = deque()
         self._of: OrderedDict[str, int] = OrderedDict()
         self._arrived = asyncio.Event()
+        # How often everything that was there had been taken; and whether an attempt waits for news now.
+        self.emptied = 0
+        self.waited_for = False
 
     def __bool__(self) -> bool:
         """Return whether there is news."""
@@ -43,12 +46,16 @@ class Mailbox:
         """Return the next event, or None if none comes within `timeout_s`; 0 asks only for what is there."""
         if not self._news and timeout_s > 0:
             self._arrived.clear()
+            self.waited_for = True
             try:
                 async with asyncio.timeout(timeout_s):
                     await self._arrived.wait()
             except TimeoutError:
-                return None
+                pass
+            finally:
+                self.waited_for = False
         if not self._news:
+            self.emptied += 1
             return None
         taken = self._news.popleft()
         self._of[taken.head_end] -= 1
@@ -95,7 +102,7 @@ class AttemptObservation:
                 self.alerts.append(alert)
                 return self._of(alert)
             case StreamRestored():
-                return Next.TRY_AGAIN if by == self.head_end else Next.WAIT
+                return Next.ASK_AGAIN if by == self.head_end else Next.WAIT
 
     def _explained(self) -> Verdict:
         """Return what the alerts that came before an unexplained refusal say of it."""

@@ -30,6 +30,8 @@ class Next(Enum):
     WAIT = auto()
     EXPLAIN = auto()
     TRY_AGAIN = auto()
+    # The head end's stream broke and is back: an answer may have been lost, and nothing is known to have failed.
+    ASK_AGAIN = auto()
 
 
 Verdict = Ended | Next

@@ -359,6 +359,7 @@ class DeliveryWorker:
     async def _deliver(self, queue: _SequenceQueue, slot: _Slot, stored: StoredVend, epoch: int) -> None:
         """Make one attempt, and see to what follows from it."""
         owed, slot.tried = slot.owed, True
+        emptied, failed = slot.box.emptied, False
         try:
             slot.carriers = self._attempt.carriers(stored.vend)
             end = await self._attempt(
@@ -368,10 +369,13 @@ class DeliveryWorker:
                 ours=lambda: self._ownership.epoch(owed.shard) == epoch,
                 mailbox=slot.box,
             )
+        except NotReady:
+            # The meter's record is set aside.
+            end = Aside(_ASIDE_REST_S)
         except Exception:
             # One delivery that cannot be made here must not take the others with it, nor one node after the other.
             log.exception("an attempt failed as none should", extra={"meter_id": owed.meter_id, "shard": owed.shard})
-            end = Later(_BUG_REST_S)
+            end, failed = Later(_BUG_REST_S), True
         finally:
             self._answers.doubt((owed.participant_id, owed.transaction_id))
         queue.parked = end if isinstance(end, Parked) else None
@@ -381,7 +385,9 @@ class DeliveryWorker:
                 self._end(owed, done.vend.delivery.state)
             case Later(delay_s) | Aside(delay_s):
                 slot.aside = isinstance(end, Aside)
-                self._rest_one(slot, 0.0 if slot.box else delay_s)
+                # News that the attempt left unread would be left unread again, at full speed.
+                came_since = bool(slot.box) and slot.box.emptied > emptied and not failed
+                self._rest_one(slot, 0.0 if came_since else delay_s)
             case Parked():
                 self._back_off(owed, _PARKED_AT_MOST_S)
             case None:

@@ -39,6 +39,7 @@ from tests.support.answers import memory
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING_ID, OPERATOR, MarketNode, as_, open_market
 from tests.support.origins import at_head_end, sent
+from tests.support.patience import PATIENCE_S
 from tests.support.vends import HEAD_END, PSP, PSP_ID, SUPPLIER_ID
 
 CONFIG = EtcdConfig(endpoints=("fake:1",))
@@ -143,6 +144,12 @@ class OwedDelivery:
             self.stored, shard=self.shard, epoch=self.epoch, ours=lambda: self.ours, mailbox=self.mailbox
         )
         return end, (await self.read()).vend.delivery
+
+    async def listening(self) -> None:
+        """Return when the attempt waits for news."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not self.mailbox.waited_for:  # noqa: ASYNC110
+                await asyncio.sleep(0)
 
     async def read(self) -> StoredVend:
         """Return the vend as the ledger has it."""

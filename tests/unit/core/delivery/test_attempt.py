@@ -1,5 +1,6 @@
 """One attempt, where no process drill can look: what lies between the write and the send, and what is not believed."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -7,12 +8,14 @@ from datetime import timedelta
 import pytest
 
 from core.delivery.attempt import Aside, Done, Later
+from core.delivery.origins import Received
 from core.delivery.outcomes import CREDIT_ADDED_LOCALLY
 from core.delivery.waiting import Parked
 from core.domain.delivery import DeliveryReason, DeliveryState
+from core.domain.effective_dated import ms_of
 from core.domain.errors import HeadEndRefused, HeadEndStale, HeadEndUnavailable
 from core.issuing.config import DeliveryConfig
-from core.ports.head_end import AddCredit, Alert, Answer, AnswerKind
+from core.ports.head_end import AddCredit, Alert, Answer, AnswerKind, MessageState, StreamRestored
 from core.ports.ledger import StoredVend
 from core.ports.outbox import DeliveryChange, WriteOutcome
 from tests.support.market_node import as_
@@ -261,3 +264,97 @@ async def test_in_the_end_it_is_somebodys_task(monkeypatch: pytest.MonkeyPatch) 
     async with work.owed(attempts=1):
         _, delivery = await work.attempt()
     assert (delivery.state, delivery.reason) == (DeliveryState.NEEDS_CHECK, DeliveryReason.HEAD_END_REFUSED)
+
+
+async def test_what_was_never_sent_and_may_not_be_any_more_does_not_wait_for_its_head_end() -> None:
+    """The head end of the supplier before is away for good; whoever sold the code is told that it came to nothing."""
+    work = OwedDelivery()
+    async with work.owed(attempts=0):
+        work.head_end.available = False
+        end, _ = await work.attempt()
+        assert isinstance(end, Parked)
+        await work.change_of_supplier()
+        end, delivery = await work.attempt()
+        assert isinstance(end, Done)
+        assert (delivery.state, delivery.reason) == (DeliveryState.REFUSED, DeliveryReason.SUPPLIER_CHANGED)
+
+
+async def test_what_was_sent_once_waits_for_its_head_end_to_be_asked() -> None:
+    work = OwedDelivery()
+    async with work.owed(attempts=1):
+        work.head_end.available = False
+        await work.change_of_supplier()
+        end, delivery = await work.attempt()
+        assert isinstance(end, Parked)
+        assert delivery.owed
+
+
+async def test_a_stream_that_breaks_again_and_again_uses_up_no_attempts() -> None:
+    """The head end has the code on its way; each break cost a send, and twelve of them the delivery."""
+    work = OwedDelivery(DeliveryConfig(answer_wait_ms=60_000, attempts_max=2))
+    work.head_end.knows = MessageState.IN_FLIGHT
+    async with work.owed(attempts=0):
+        for _ in range(5):
+            task = asyncio.get_running_loop().create_task(work.attempt())
+            await work.listening()
+            work.mailbox.put(Received(HEAD_END, StreamRestored()))
+            end, delivery = await task
+            assert isinstance(end, Later)
+            work.stored = await work.read()
+    assert (len(work.head_end.sent), delivery.attempts, delivery.owed) == (1, 1, True)
+
+
+async def test_a_send_whose_wait_a_break_cut_short_is_not_the_last() -> None:
+    work = OwedDelivery(DeliveryConfig(answer_wait_ms=60_000, attempts_max=1))
+    async with work.owed(attempts=0):
+        task = asyncio.get_running_loop().create_task(work.attempt())
+        await work.listening()
+        work.mailbox.put(Received(HEAD_END, StreamRestored()))
+        end, delivery = await task
+    assert isinstance(end, Later)
+    assert (delivery.state, delivery.attempts) == (DeliveryState.UNKNOWN, 1)
+
+
+@pytest.mark.parametrize("attempts", [0, 1, 2])
+async def test_only_the_refusal_of_a_first_send_ends_the_wait(attempts: int) -> None:
+    """After several sends it may be the answer to an earlier one, and the credit of the last is still to come."""
+    work = OwedDelivery(DeliveryConfig(answer_wait_ms=60_000, explain_wait_ms=60_000, attempts_max=9))
+    work.head_end.can_be_asked = False
+    async with work.owed(attempts=attempts) as stored:
+        task = asyncio.get_running_loop().create_task(work.attempt())
+        await work.listening()
+        named = (await work.read()).vend.message_id
+        work.mailbox.put(Received(HEAD_END, Answer(message_id=named, kind=AnswerKind.MAX_BALANCE)))
+        work.mailbox.put(Received(HEAD_END, Answer(message_id=named, kind=AnswerKind.APPLIED)))
+        _, delivery = await task
+    assert stored.vend.sale.amount
+    assert delivery.state is (DeliveryState.APPLIED if attempts else DeliveryState.REFUSED)
+
+
+class Noting:
+    """An outbox that keeps what is asked of it."""
+
+    def __init__(self, work: OwedDelivery) -> None:
+        self._inner = work.outbox
+        self.changes: list[DeliveryChange] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+    async def write(self, changes: Sequence[DeliveryChange]) -> Sequence[WriteOutcome]:
+        self.changes += changes
+        return await self._inner.write(changes)
+
+
+async def test_what_becomes_somebodys_task_by_the_time_is_bound_to_the_time_of_the_ledger() -> None:
+    """A case cannot be taken back: no clock of one node alone opens it."""
+    work = OwedDelivery()
+    async with work.owed(attempts=1) as stored:
+        await work.change_of_supplier()
+        work.node.clock.advance(_GIVE_UP_S)
+        work.outbox = noting = Noting(work)  # type: ignore[assignment]
+        _, delivery = await work.attempt()
+    assert delivery.state is DeliveryState.NEEDS_CHECK
+    queued_at = stored.vend.delivery.queued_at
+    assert queued_at is not None
+    assert noting.changes[-1].not_before == ms_of(queued_at + timedelta(seconds=work.config.give_up_after_s))

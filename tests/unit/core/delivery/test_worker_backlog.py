@@ -10,9 +10,9 @@ from typing import Any, cast
 import pytest
 
 from cluster.membership.placement import shard_of
-from core.delivery.attempt import AttemptEnd, Later
+from core.delivery.attempt import Aside, AttemptEnd, Later
 from core.delivery.observations import Mailbox
-from core.delivery.origins import Origins
+from core.delivery.origins import Origins, Received
 from core.delivery.waiting import Parked, ParkedAt, parked_by_head_end
 from core.delivery.worker import DeliveryWorker
 from core.domain.delivery import DeliveryState
@@ -254,3 +254,68 @@ async def test_a_vend_that_is_set_aside_stays_owed(monkeypatch: pytest.MonkeyPat
             await asked.wait()
         await asyncio.sleep(0)
         assert (sum(worker.owed_by_shard().values()), attempts.parked) == (1, 0)
+
+
+class Unread(Attempts):
+    """Attempts that end before they look at their news, as those do for which a head end has no room."""
+
+    def __init__(self, end: AttemptEnd | Exception) -> None:
+        super().__init__(back=True)
+        self.end = end
+
+    async def __call__(self, stored: StoredVend, **_: object) -> AttemptEnd | None:
+        self.order.append(stored.vend.meter_id)
+        self.changed.set()
+        if isinstance(self.end, Exception):
+            raise self.end
+        return self.end
+
+
+@pytest.mark.parametrize("end", [Later(3600.0), Aside(3600.0), KeyError("a bug")], ids=["later", "aside", "bug"])
+async def test_news_that_an_attempt_leaves_unread_does_not_start_it_again_at_once(end: AttemptEnd | Exception) -> None:
+    """After each break of a head end's stream thousands of attempts a second took the loop that sells."""
+    backlog, attempts, head_end = _backlog(20), Unread(end), Returning()
+    async with working(backlog, attempts, head_end):
+        await attempts.until(lambda: len(attempts.order) == 20)
+        head_end.events_to_come.put_nowait(StreamRestored())
+        await attempts.until(lambda: len(attempts.order) == 40)
+        for _ in range(200):
+            await asyncio.sleep(0)
+    assert len(attempts.order) == 40
+
+
+async def test_a_meters_record_that_is_set_aside_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
+    backlog, attempts, head_end = _backlog(1), Attempts(), Returning()
+    asked: list[Vend] = []
+
+    def carriers(vend: Vend) -> frozenset[str]:
+        asked.append(vend)
+        attempts.changed.set()
+        raise NotReady("the meter's record is set aside")
+
+    attempts.carriers = carriers  # type: ignore[assignment,method-assign]
+    async with working(backlog, attempts, head_end) as worker:
+        await attempts.until(lambda: asked)
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert (len(asked), sum(worker.owed_by_shard().values())) == (1, 1)
+    assert "as none should" not in caplog.text
+
+
+async def test_news_that_comes_after_an_attempt_has_read_its_own_is_looked_at_at_once() -> None:
+    """It has rested for nothing else: an answer that came a moment late is not left for the back-off."""
+    backlog, head_end = _backlog(1), Returning()
+
+    class Late(Attempts):
+        async def __call__(self, stored: StoredVend, *, mailbox: Mailbox, **_: object) -> AttemptEnd | None:
+            while await mailbox.get(0) is not None:
+                pass
+            self.order.append(stored.vend.meter_id)
+            self.changed.set()
+            if len(self.order) == 1:
+                mailbox.put(Received(HEAD_END, StreamRestored()))
+            return Later(3600.0)
+
+    attempts = Late(back=True)
+    async with working(backlog, attempts, head_end):
+        await attempts.until(lambda: len(attempts.order) == 2)
