@@ -266,6 +266,7 @@ class Simulation:
             await self._nobody_stands_still()
             self._heal()
             await self._judge_time()
+            await self._nobody_stands_aside()
             await self._until_quiet()
             unanswered = await self.tills.sell_everywhere()
             if self.switches.keypad:
@@ -295,6 +296,12 @@ class Simulation:
         while any(  # noqa: ASYNC110  # virtual time
             node.link.still or node.clock.leapt_of_late for node in self.nodes.values()
         ):
+            await asyncio.sleep(0.1)
+
+    async def _nobody_stands_aside(self) -> None:
+        """Return when every node tells the time again: after a leap, what it told before must have come."""
+        until = now_s() + 2 * _LEAP_HEALS_S
+        while now_s() < until and not all(node.time.known for node in self.nodes.values()):  # noqa: ASYNC110
             await asyncio.sleep(0.1)
 
     def start(self, name: str) -> None:
