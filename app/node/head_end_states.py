@@ -30,13 +30,15 @@ class HeadEndStates:
         self._delivery = delivery
         self._clock = clock
         self.latest: Sequence[peer.HeadEndBeat] = ()
+        # How long what waits for no head end has been owed at most.
+        self.longest_owed_s = 0.0
 
     async def run(self) -> NoReturn:
         """Follow the names in the ledger, and look, for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._names.run())
             while True:
-                self.latest = self._look()
+                self.latest, self.longest_owed_s = self._look(), self._delivery.longest_owed_s()
                 await asyncio.sleep(_EVERY_S)
 
     def _look(self) -> list[peer.HeadEndBeat]:

@@ -102,6 +102,16 @@ class NodeCollector(Collector):
         for shard, count in sorted(node.delivery.owed_by_shard().items()):
             owed.add_metric([str(shard)], count)
         yield owed
+        yield GaugeMetricFamily(
+            "utrn_owed_longest_seconds",
+            "How long the delivery that waits for no head end and is owed longest has been known to its shard's owner.",
+            value=node.head_end_states.longest_owed_s,
+        )
+        yield GaugeMetricFamily(
+            "utrn_give_up_after_seconds",
+            "When a delivery is given up, after it was asked for.",
+            value=node.config.delivery.give_up_after_s,
+        )
         yield from self._sold()
         yield from self._said()
 

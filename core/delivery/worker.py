@@ -58,7 +58,7 @@ class _Slot:
     """One owed delivery, with news of it and the timer it rests on, if any.
 
     `aside`: it may not be sent any more, only asked about. `carriers`: the head ends that its last attempt here knew
-    to be able to tell of it.
+    to be able to tell of it. `first_heard_at`: when this node first heard of it, in seconds of the event loop.
     """
 
     owed: Owed
@@ -67,6 +67,7 @@ class _Slot:
     aside: bool = False
     tried: bool = False
     carriers: frozenset[str] = frozenset()
+    first_heard_at: float = field(default_factory=lambda: asyncio.get_running_loop().time())
 
     @property
     def box(self) -> Mailbox:
@@ -148,6 +149,13 @@ class DeliveryWorker:
         return Counter(
             {shard: sum(len(self._queues[key].slots) for key in keys) for shard, keys in self._of_shard.items()}
         )
+
+    def longest_owed_s(self) -> float:
+        """Return how long this node has known of what is owed longest in its shards and waits for no head end; or 0."""
+        ours = (self._queues[key] for shard in self._ours for key in self._of_shard.get(shard, ()))
+        known = (slot.first_heard_at for queue in ours if queue.parked is None for slot in queue.slots.values())
+        first = min(known, default=None)
+        return 0.0 if first is None else asyncio.get_running_loop().time() - first
 
     def parked(self) -> Mapping[str, ParkedAt]:
         """Return what waits here for each head end that is away or not configured."""

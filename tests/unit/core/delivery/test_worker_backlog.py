@@ -319,3 +319,18 @@ async def test_news_that_comes_after_an_attempt_has_read_its_own_is_looked_at_at
     attempts = Late(back=True)
     async with working(backlog, attempts, head_end):
         await attempts.until(lambda: len(attempts.order) == 2)
+
+
+async def test_what_is_owed_longest_and_waits_for_no_head_end_is_told() -> None:
+    backlog, attempts, head_end = _backlog(3), Attempts(), Returning()
+    async with working(backlog, attempts, head_end) as worker:
+        await attempts.until(lambda: attempts.parked == 3)
+        assert worker.longest_owed_s() == 0.0, "what waits for a head end is told of by parked()"
+        attempts.back = True
+        head_end.events_to_come.put_nowait(StreamRestored())
+        await attempts.until(lambda: len(attempts.order) == 3)
+        for age_s, queue in zip((10.0, 7200.0, 30.0), worker._queues.values(), strict=True):
+            (slot,) = queue.slots.values()
+            slot.first_heard_at -= age_s
+        await asyncio.sleep(0)
+        assert 7200.0 <= worker.longest_owed_s() < 7200.0 + PATIENCE_S
