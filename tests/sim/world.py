@@ -127,6 +127,10 @@ class SimClock:
         """Whether what this machine makes of the time may rest on a leap."""
         return now_s() - self._leapt_at < _LEAP_HEALS_S
 
+    def leapt_since(self, at: float) -> bool:
+        """Whether it may, `at` being when the ledger's time was last written: it has had nothing else to go by."""
+        return self.leapt_of_late or self._leapt_at >= at
+
 
 class SimNode:
     """One life of one node: from its start to its crash."""
@@ -224,6 +228,7 @@ class Simulation:
         self.times: dict[int, float] = {}
         self.etcd.published = self._note
         self.times_off: list[TimeOff] = []
+        self._time_written_at = 0.0
         self.meters = SimMeters(self.chance, refuse=self.chance.choice((0.0, 0.03)) if switches.refusals else 0.0)
         self.wan = SimWan(self.chance, self.meters, loss=self.chance.choice((0.0, 0.05, 0.15)))
         self.town = self._settle()
@@ -368,9 +373,10 @@ class Simulation:
             known_to = [
                 node.name
                 for node in self.nodes.values()
-                if node.knows_time and not self.clocks[node.name].leapt_of_late
+                if node.knows_time and not self.clocks[node.name].leapt_since(self._time_written_at)
             ]
             self.times_off.append(TimeOff(revision=revision, ahead_s=ahead_s, known_to=known_to))
+        self._time_written_at = now_s()
 
     async def _judge_time(self) -> None:
         """Do as the runbook says: have cluster time set to the wall clocks, which are right by now, if it is off."""
