@@ -18,7 +18,7 @@ from cluster.etcd.commit import OutcomeKnown, commit_until_known, not_done, not_
 from cluster.etcd.keys import Keys
 from cluster.ledger.vends import counter_of
 from cluster.membership.placement import shard_of
-from cluster.registry.replica import RegistrySnapshot
+from cluster.registry.snapshot import RegistrySnapshot
 from cluster.timekeeping.fence import TimeFence
 from core.domain.delivery import DeliveryState
 from core.domain.effective_dated import Ms, ms_of

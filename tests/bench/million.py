@@ -4,7 +4,7 @@ from etcdpb import rpc_pb2 as pb
 
 from cluster.codec.registry import name_of, value_of
 from cluster.etcd.keys import Keys
-from cluster.registry.replica import RegistrySnapshot
+from cluster.registry.snapshot import RegistrySnapshot
 from core.domain.meter import MeterId, Pan
 from core.ports.registry import Registry, StoredRecord
 from tests.support.vends import APPOINTMENTS, PSP, SUPPLIER, card, meter

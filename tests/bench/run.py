@@ -33,7 +33,7 @@ from cluster.etcd import ops
 from cluster.etcd.client import EtcdClient
 from cluster.etcd.keys import Keys
 from cluster.ledger.vends import EtcdLedger
-from cluster.registry.replica import RegistrySnapshot
+from cluster.registry.snapshot import RegistrySnapshot
 from core.domain.participant import Principal
 from core.domain.vend import Operation
 from core.gateways.audit_log_file import AuditLogFile

@@ -15,7 +15,7 @@ from etcdpb import rpc_pb2 as pb
 
 from cluster.codec.registry import name_of, value_of
 from cluster.etcd.keys import Keys
-from cluster.registry.replica import RegistrySnapshot
+from cluster.registry.snapshot import RegistrySnapshot
 from core.domain.appointment import Appointment, Appointments, AppointmentState
 from core.domain.authorization import AuthorizationDecision, Permit, Question, Records, authorize
 from core.domain.effective_dated import Ms, ms_of
