@@ -45,7 +45,9 @@ def _type_of(field: descriptor_pb2.FieldDescriptorProto) -> str:
         return "map of string to string"
     if plain == _REASONS:
         return f"[{plain}](../errors.md)"
-    shown = f"[{plain}](#{plain.lower()})" if field.type_name.startswith(f".{_PACKAGE}.") else plain
+    # The fields of a request are shown under its method.
+    heading = plain.removesuffix("Request").lower()
+    shown = f"[{plain}](#{heading})" if field.type_name.startswith(f".{_PACKAGE}.") else plain
     if field.label == _TYPES.LABEL_REPEATED:
         return f"{shown}, repeated"
     return f"{shown}, optional" if field.proto3_optional else shown

@@ -3,6 +3,7 @@
 import json
 import random
 import secrets
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +82,7 @@ def make_fleet(
             )
         )  # fmt: skip
         lines.append(_meter_line(meter_id, gas, supplier.supplier_id, point, head_end))
-        lines.append({"type": "pan", "pan": _pan(chance), "meter_id": meter_id, "blocked": False})
+        lines.append({"assign_pan": {"pan": _pan(chance), "meter_id": meter_id}})
     store.write_now(rows)
     store.close()
     registry = folder / "meters.jsonl"
@@ -95,15 +96,13 @@ def new_seed() -> int:
 
 
 def _meter_line(meter_id: str, gas: bool, supplier_id: str, point: bytes, head_end: str) -> dict[str, object]:
-    return {
-        "type": "meter",
+    meter = {
         "meter_id": meter_id,
-        "kind": "GSME" if gas else "ESME",
-        "supplier_id": supplier_id,
+        "kind": "METER_KIND_GSME" if gas else "METER_KIND_ESME",
         "scheme": "gbcs",
-        "public_point": point.hex(),
-        "head_end": head_end,
+        "public_point": b64encode(point).decode(),
     }
+    return {"add_meter": {"meter": meter, "supplier_id": supplier_id, "settings": {"head_end": head_end}}}
 
 
 def _pan(chance: random.Random) -> str:

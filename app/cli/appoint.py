@@ -1,7 +1,5 @@
 """`utrn appoint`: sign, propose, accept, suspend, end, show and verify appointments."""
 
-import base64
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,15 +63,16 @@ def sign(
     min_pence: _Least = 1, max_pence: _Most = 819_100, since: Instant = "", until: _Until = "",
 ) -> None:  # fmt: skip
     """Print signed terms as a line of a registry file, for an operator to load."""
+    from google.protobuf.json_format import MessageToJson
+    from utrn.v1 import appointment_service_pb2 as pb
+    from utrn.v1 import registry_service_pb2 as registry_pb
+
     signed = _signed(
         (supplier, psp, appointment_id), cert, key, level=level, channels=channel, amounts=(min_pence, max_pence),
         dates=(since, until),
     )  # fmt: skip
-    names = ("terms", "signature", "certificate")
-    parts: dict[str, object] = {name: base64.b64encode(getattr(signed, name)).decode() for name in names}
-    if signed.intermediates:
-        parts["intermediates"] = [base64.b64encode(intermediate).decode() for intermediate in signed.intermediates]
-    typer.echo(json.dumps({"type": "appointment", **parts}))
+    record = registry_pb.RegistryRecord(appoint=pb.AppointRequest(signed_terms=signed))
+    typer.echo(MessageToJson(record, preserving_proto_field_name=True, indent=None))
 
 
 def _signed(

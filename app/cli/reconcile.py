@@ -1,9 +1,8 @@
 """`utrn pan reconcile`: what does not fit of PANs, meters and suppliers, with the caller's own list beside them."""
 
-import json
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,7 +27,7 @@ def reconcile(
     target: TARGET, cert: CERT, key: KEY, ca: CA,
     supplier: Annotated[str, typer.Option(help="Whose PANs; left out: your own, or everybody's.")] = "",
     list_: Annotated[
-        Path | None, typer.Option("--list", help="Your own list: a registry file, whose lines of type pan are read.")
+        Path | None, typer.Option("--list", help="Your own list: a registry file, whose PANs are read.")
     ] = None,
     as_json: JSON = False,
 ) -> None:  # fmt: skip
@@ -82,25 +81,18 @@ def _claims(file: Path) -> "Iterator[pb.PanClaim]":
     from utrn.v1 import pan_service_pb2 as pb
 
     from app.cli.registry_files import UnreadableFile, read_lines
+    from core.api.registry_file import parse_record
+    from core.domain.errors import BadField
 
+    number = 0
     try:
-        for number, line in read_lines(file):
-            values = _values(line)
-            if values is None:
-                fail(f"--list {file}, line {number}: a line of a registry file is needed", code=EXIT_USAGE)
-            if values.get("type") != "pan" or values.get("blocked"):
-                continue
-            pan, meter_id = values.get("pan"), values.get("meter_id")
-            if not isinstance(pan, str) or not isinstance(meter_id, str):
-                fail(f"--list {file}, line {number}: pan and meter_id are needed, as texts", code=EXIT_USAGE)
-            yield pb.PanClaim(pan=pan, meter_id=meter_id)
+        for number, line in read_lines(file):  # noqa: B007  # named in the refusal
+            if isinstance(line, BadField):
+                raise line
+            record = parse_record(line)
+            if record.HasField("assign_pan") and not record.blocked:
+                yield pb.PanClaim(pan=record.assign_pan.pan, meter_id=record.assign_pan.meter_id)
+    except BadField as error:
+        fail(f"--list {file}, line {number}: {error.message}", code=EXIT_USAGE)
     except UnreadableFile as error:
         fail(f"--list {error}; name a registry file", code=EXIT_USAGE)
-
-
-def _values(line: object) -> dict[str, Any] | None:
-    try:
-        values = json.loads(line) if isinstance(line, str) else None
-    except (ValueError, RecursionError):
-        return None
-    return values if isinstance(values, dict) else None

@@ -8,9 +8,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import grpc
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.timestamp_pb2 import Timestamp
 from utrn.v1 import registry_service_pb2 as pb
 from utrn.v1 import registry_service_pb2_grpc as rpc
 
@@ -50,10 +52,11 @@ _BOOTSTRAP = Principal(
         standings=EffectiveDated(),
     )
 )
-_NUMBERS = ("_pence", "channel")
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)
-_LISTS = frozenset({"identities", "schemes"})
+_NUMBER_TYPES = (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64)
 
+# Its path in a record, and its field there; no field, and no path, for a remark.
+Column = tuple[str, FieldDescriptor | None]
 # Its number, and its text or why it has none.
 Line = tuple[int, str | BadField]
 
@@ -124,31 +127,55 @@ def _pass_over(file: BinaryIO) -> None:
 
 def _rows(path: Path, lines: Iterator[Line]) -> Iterator[Line]:
     """Yield the rows of a CSV as JSON. A row is a line, whatever its quotes: a broken one takes no others with it."""
-    names = _names(path, lines)
+    columns = _columns(path, lines)
     for number, line in lines:
-        yield number, _row(names, line)
+        yield number, _row(columns, line)
 
 
-def _names(path: Path, lines: Iterator[Line]) -> list[str]:
-    """Return the names of the columns, which the first line tells."""
+def _columns(path: Path, lines: Iterator[Line]) -> list[Column]:
+    """Return the columns, which the first line names by the fields' paths in a record."""
     for number, line in lines:
         cells = _cells(line)
-        told = [] if isinstance(cells, BadField) else [name for name in cells if name]
-        if isinstance(cells, BadField) or "type" not in told or len(set(told)) < len(told):
-            problem = "the fields' names are needed, each once, `type` among them"
+        columns = [] if isinstance(cells, BadField) else [(name, _field(name)) for name in cells]
+        told = [name for name, _ in columns if name]
+        if not told or len(set(told)) < len(told) or any(name and field is None for name, field in columns):
+            problem = "the fields' paths are needed, each once, such as add_meter.meter.meter_id"
             raise UnreadableFile(f"{path}: cannot be read: line {number}: {problem}")
-        return cells
+        return columns
     return []
 
 
-def _row(names: Sequence[str], line: str | BadField) -> str | BadField:
+def _field(path: str) -> FieldDescriptor | None:
+    """Return the field of a record that a path names, if a cell can hold what is in it."""
+    kind: Descriptor | None = pb.RegistryRecord.DESCRIPTOR
+    found: FieldDescriptor | None = None
+    for name in path.split("."):
+        found = None if kind is None else kind.fields_by_name.get(name)
+        kind = None if found is None or found.is_repeated else found.message_type
+        if kind is Timestamp.DESCRIPTOR:
+            kind = None
+    return found if found is not None and found.message_type in (None, Timestamp.DESCRIPTOR) else None
+
+
+def _row(columns: Sequence[Column], line: str | BadField) -> str | BadField:
+    """Return a row as the JSON of a record; cells that are blank say nothing."""
     cells = _cells(line)
     if isinstance(cells, BadField):
         return cells
-    if len(cells) != len(names):
-        return BadField(f"line: {len(cells)} cells under {len(names)} names", field="line")
-    values = {name: _value(name, text) for name, text in zip(names, cells, strict=True) if text}
-    return json.dumps(values, ensure_ascii=False)
+    if len(cells) != len(columns):
+        return BadField(f"line: {len(cells)} cells under {len(columns)} names", field="line")
+    record: dict[str, Any] = {}
+    for (path, wanted), text in zip(columns, cells, strict=True):
+        if not text:
+            continue
+        if wanted is not None and wanted.type in _NUMBER_TYPES and not _NUMBER.fullmatch(text):
+            return BadField(f"{path}: a whole number is needed", field=path)
+        *rooms, name = path.split(".")
+        inside = record
+        for room in rooms:
+            inside = inside.setdefault(room, {})
+        inside[name] = _value(wanted, text)
+    return json.dumps(record, ensure_ascii=False)
 
 
 def _cells(line: str | BadField) -> list[str] | BadField:
@@ -161,12 +188,13 @@ def _cells(line: str | BadField) -> list[str] | BadField:
     return cells
 
 
-def _value(name: str, text: str) -> object:
-    if name in _LISTS:
+def _value(field: FieldDescriptor | None, text: str) -> object:
+    """Return a cell as ProtoJSON, which takes numbers, enums, instants and bytes as texts."""
+    if field is not None and field.is_repeated:
         return text.split(";")
-    if text in ("true", "false"):
-        return text == "true"
-    return int(text) if name.endswith(_NUMBERS) and _NUMBER.fullmatch(text) else text
+    if field is not None and field.type == FieldDescriptor.TYPE_BOOL:
+        return {"true": True, "false": False}.get(text, text)
+    return text
 
 
 def parts(lines: Iterator[Line]) -> Iterator[list[Line]]:

@@ -5,14 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from google.protobuf import timestamp_pb2
+from google.protobuf.json_format import MessageToJson
 from utrn.v1 import appointment_service_pb2 as appointment_pb
+from utrn.v1 import participant_service_pb2 as participant_pb
+from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn_client.appointing import sign_terms
 
 from app.devstack.ca import CertPaths, DevPki, participant_uri
@@ -239,45 +241,38 @@ class StackFiles:
     def write_registry(self) -> Path:
         """Write participants, meters and PANs as a registry file."""
         keys = self.make_keys()
-        lines: list[dict[str, object]] = [
+        lines = [
             # Load tests sell in minutes what a shop sells in years.
-            _line(PSP, "psp", "Corner Shop Payments") | {"ceiling_pence": 10**13},
-            _line(OUTSIDER, "psp", "Elsewhere Ltd"),
-            _line(OPERATOR, "operator", "The operator"),
-            _line(SECOND_OPERATOR, "operator", "The second operator"),
-            _line(HELPDESK, "helpdesk", "The helpdesk"),
-            _line(AUDITOR, "auditor", "The auditor"),
+            _line(PSP, participant_pb.ROLE_PSP, "Corner Shop Payments", ceiling_pence=10**13),
+            _line(OUTSIDER, participant_pb.ROLE_PSP, "Elsewhere Ltd"),
+            _line(OPERATOR, participant_pb.ROLE_OPERATOR, "The operator"),
+            _line(SECOND_OPERATOR, participant_pb.ROLE_OPERATOR, "The second operator"),
+            _line(HELPDESK, participant_pb.ROLE_HELPDESK, "The helpdesk"),
+            _line(AUDITOR, participant_pb.ROLE_AUDITOR, "The auditor"),
         ]
+        profile = participant_pb.Profile(
+            selling_model=participant_pb.SELLING_MODEL_PSP_ISSUES_AND_DELIVERS,
+            credit_each_max_pence=5_000,
+            credit_day_max_pence=100_000,
+        )
         for supplier, originator in SUPPLIERS.items():
-            lines.append(
-                {
-                    "type": "participant",
-                    "participant_id": supplier,
-                    "role": "supplier",
-                    "name": supplier,
-                    "identities": [participant_uri(supplier)],
-                    "originator_id": originator,
-                    "key_id": keys[supplier].key_id,
-                    "prepayment_public_point": keys[supplier].public_point,
-                    "profile": {
-                        "option": "psp_issues_and_delivers",
-                        "credit_each_max_pence": 5_000,
-                        "credit_day_max_pence": 100_000,
-                    },
-                }
+            key = participant_pb.SupplierKey(
+                originator_id=originator,
+                key_id=keys[supplier].key_id,
+                public_point=bytes.fromhex(keys[supplier].public_point),
             )
+            lines.append(_line(supplier, participant_pb.ROLE_SUPPLIER, supplier, profile=profile, supplier_key=key))
             lines.append(self._appointment(supplier))
         meters = (self.folder / "sandbox" / "meters.jsonl").read_text(encoding="utf-8")
         file = self.folder / "registry.jsonl"
-        file.write_text("".join(json.dumps(line) + "\n" for line in lines) + meters, encoding="utf-8")
+        file.write_text("".join(line + "\n" for line in lines) + meters, encoding="utf-8")
         return file
 
-    def _appointment(self, supplier: str) -> dict[str, object]:
+    def _appointment(self, supplier: str) -> str:
         """Return the line of the PSP's appointment, signed with the supplier's certificate; always the same one."""
         file = self.folder / "pki" / f"appointment-{supplier}.json"
         if file.exists():
-            kept: dict[str, object] = json.loads(file.read_text(encoding="utf-8"))
-            return kept
+            return file.read_text(encoding="utf-8")
         since = timestamp_pb2.Timestamp()
         since.FromDatetime(SystemClock().now() - timedelta(minutes=1))
         terms = appointment_pb.AppointmentTerms(
@@ -286,10 +281,8 @@ class StackFiles:
         )  # fmt: skip
         certs = self.certs(supplier)
         signed = sign_terms(terms, cert=certs.cert, key=certs.key)
-        parts = {name: getattr(signed, name) for name in ("terms", "signature", "certificate")}
-        line: dict[str, object] = {"type": "appointment"}
-        line |= {name: b64encode(value).decode() for name, value in parts.items()}
-        file.write_text(json.dumps(line), encoding="utf-8")
+        line = _json(registry_pb.RegistryRecord(appoint=appointment_pb.AppointRequest(signed_terms=signed)))
+        file.write_text(line, encoding="utf-8")
         return line
 
 
@@ -318,11 +311,21 @@ def _tls_lines(tls: CertPaths, *, ca: str = "ca") -> list[str]:
     return [*lines, f'{ca} = "{tls.ca}"'] if ca else lines
 
 
-def _line(participant_id: str, role: str, name: str) -> dict[str, object]:
-    identities = [participant_uri(participant_id)]
-    return {
-        "type": "participant", "participant_id": participant_id, "role": role, "name": name, "identities": identities,
-    }  # fmt: skip
+def _line(
+    participant_id: str, role: participant_pb.Role.ValueType, name: str, *, ceiling_pence: int = 0,
+    supplier_key: participant_pb.SupplierKey | None = None, profile: participant_pb.Profile | None = None,
+) -> str:  # fmt: skip
+    """Return the line of a participant with one certificate."""
+    participant = participant_pb.Participant(
+        participant_id=participant_id, role=role, name=name, identities=[participant_uri(participant_id)],
+        supplier_key=supplier_key, ceiling_pence=ceiling_pence,
+    )  # fmt: skip
+    request = participant_pb.AddParticipantRequest(participant=participant, profile=profile)
+    return _json(registry_pb.RegistryRecord(add_participant=request))
+
+
+def _json(record: registry_pb.RegistryRecord) -> str:
+    return MessageToJson(record, preserving_proto_field_name=True, indent=None)
 
 
 def utrn_command() -> list[str]:

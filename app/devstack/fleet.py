@@ -13,4 +13,5 @@ def meter_by_pan(folder: Path) -> dict[str, str]:
     """Return the meter that each PAN stands for."""
     lines = (folder / "meters.jsonl").read_text(encoding="utf-8").splitlines()
     records = (json.loads(line) for line in lines)
-    return {record["pan"]: record["meter_id"] for record in records if record["type"] == "pan"}
+    pans = (record["assign_pan"] for record in records if "assign_pan" in record)
+    return {pan["pan"]: pan["meter_id"] for pan in pans}

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from google.protobuf.message import DecodeError
 from utrn.v1 import appointment_service_pb2 as pb
 
 from core.api.change_messages import stamp
@@ -10,8 +11,10 @@ from core.api.validation import (
     check_amounts,
     instant,
     number_in,
+    parse_certificate,
+    parse_intermediates,
 )
-from core.domain.appointment import Appointment, Terms
+from core.domain.appointment import Appointment, Evidence, Terms
 from core.domain.effective_dated import Ms, check_dates
 from core.domain.errors import BadField
 from core.domain.participant import (
@@ -19,8 +22,31 @@ from core.domain.participant import (
     parse_participant_id,
 )
 from core.domain.vend import SOLD_THROUGH
+from core.registry.bulk_load import SignedAppointment
 
+_BYTES_MAX = {"terms": 2000, "signature": 200, "certificate": 4000}
 _APPOINTMENT_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,63}", re.ASCII)
+
+
+def signed_appointment(request: pb.AppointRequest, *, now: Ms) -> SignedAppointment:
+    """Return signed terms and their evidence; raise BadField or DatesReversed. Who signed is asked later."""
+    signed = request.signed_terms
+    for name, most in _BYTES_MAX.items():
+        if not 1 <= len(getattr(signed, name)) <= most:
+            field = f"signed_terms.{name}"
+            raise BadField(f"{field}: 1 to {most} bytes are needed", field=field)
+    try:
+        terms = pb.AppointmentTerms.FromString(signed.terms)
+    except DecodeError as error:
+        field = "signed_terms.terms"
+        raise BadField(f"{field}: a serialized AppointmentTerms is needed", field=field) from error
+    evidence = Evidence(
+        terms=signed.terms,
+        signature=signed.signature,
+        certificate=parse_certificate(signed.certificate, "signed_terms.certificate"),
+        intermediates=parse_intermediates(signed.intermediates, "signed_terms.intermediates"),
+    )
+    return SignedAppointment(terms=terms_of(terms, "signed_terms.terms", now=now), evidence=evidence)
 
 
 def terms_of(terms: pb.AppointmentTerms, name: str, *, now: Ms | None = None) -> Terms:

@@ -3,23 +3,18 @@
 
 from dataclasses import dataclass
 
-from google.protobuf.message import DecodeError
 from utrn.v1 import appointment_service_pb2 as pb
 from utrn.v1 import appointment_service_pb2_grpc as rpc
 
-from core.api import validation
-from core.api.appointment_messages import appointment_messages, terms_of
+from core.api.appointment_messages import appointment_messages, signed_appointment
 from core.api.authenticate import Authenticate
 from core.api.paging import fit, page_size, page_start, page_token
 from core.api.status import Context
-from core.domain.appointment import Evidence
 from core.domain.effective_dated import ms_of
 from core.domain.errors import BadField
 from core.domain.participant import ParticipantId, parse_participant_id
 from core.registry.appointments import Appoint
 from core.registry.queries import RegistryQueries
-
-_BYTES_MAX = {"terms": 2000, "signature": 200, "certificate": 4000}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,26 +27,9 @@ class AppointmentServicer(rpc.AppointmentServiceServicer):
 
     async def Appoint(self, request: pb.AppointRequest, context: Context) -> pb.AppointResponse:
         """Propose an appointment."""
-        principal, signed = self.authenticate(context), request.signed_terms
-        for name, most in _BYTES_MAX.items():
-            if not 1 <= len(getattr(signed, name)) <= most:
-                field = f"signed_terms.{name}"
-                raise BadField(f"{field}: 1 to {most} bytes are needed", field=field)
-        try:
-            terms = pb.AppointmentTerms.FromString(signed.terms)
-        except DecodeError as error:
-            raise BadField(
-                "signed_terms.terms: a serialized AppointmentTerms is needed", field="signed_terms.terms"
-            ) from error
-        certificate = validation.parse_certificate(signed.certificate, "signed_terms.certificate")
-        evidence = Evidence(
-            terms=signed.terms,
-            signature=signed.signature,
-            certificate=certificate,
-            intermediates=validation.parse_intermediates(signed.intermediates, "signed_terms.intermediates"),
-        )
-        asked = terms_of(terms, "signed_terms.terms", now=ms_of(self.appoint.clock.now()))
-        done = await self.appoint.propose(principal, asked, evidence)
+        principal = self.authenticate(context)
+        signed = signed_appointment(request, now=ms_of(self.appoint.clock.now()))
+        done = await self.appoint.propose(principal, signed.terms, signed.evidence)
         return pb.AppointResponse(changed=done.changed)
 
     async def AcceptAppointment(

@@ -5,7 +5,7 @@ from dataclasses import replace
 from utrn.v1 import meter_model_service_pb2 as meter_model_pb
 from utrn.v1 import meter_service_pb2 as meter_pb
 
-from core.api.change_messages import period_message, stamp
+from core.api.change_messages import period_message, since_of, stamp
 from core.api.validation import (
     THRESHOLD_PENCE_MAX,
     check_pence,
@@ -31,13 +31,21 @@ from core.domain.participant import (
     parse_participant_id,
 )
 from core.domain.registration_change import RegistrationChange, VendRef
+from core.registry.bulk_load import NewModel
 
 
-def model_of(model: meter_model_pb.MeterModel) -> tuple[str, str, MeterCapabilities]:
-    """Return make, model, and what its meters can do."""
+def new_model(request: meter_model_pb.SetMeterModelRequest, *, now: Ms) -> NewModel:
+    """Return a row of the capability matrix to be set; raise BadField."""
+    model = request.model
     schemes = parse_schemes(model.schemes, "model.schemes")
-    can = MeterCapabilities(schemes=schemes, over_the_air=model.over_the_air, central_issue=model.central_issue)
-    return parse_text(model.make, "model.make", least=1), parse_text(model.model, "model.model", least=1), can
+    return NewModel(
+        make=parse_text(model.make, "model.make", least=1),
+        model=parse_text(model.model, "model.model", least=1),
+        abilities=MeterCapabilities(
+            schemes=schemes, over_the_air=model.over_the_air, central_issue=model.central_issue
+        ),
+        since=since_of(request, now=now),
+    )
 
 
 def model_message(model: Model) -> meter_model_pb.MeterModel:
@@ -59,6 +67,14 @@ def model_message(model: Model) -> meter_model_pb.MeterModel:
             for period in model.abilities.periods
         ],
     )
+
+
+def added_meter(request: meter_pb.AddMeterRequest, *, now: Ms, by: str) -> Meter:
+    """Return a meter to be registered; raise BadField."""
+    return new_meter_of(
+        request.meter, request.supplier_id, request.settings, enrolled=not request.not_enrolled,
+        since=since_of(request, now=now), now=now, by=by,
+    )  # fmt: skip
 
 
 def new_meter_of(

@@ -7,8 +7,8 @@ from utrn.v1 import meter_model_service_pb2 as pb
 from utrn.v1 import meter_model_service_pb2_grpc as rpc
 
 from core.api.authenticate import Authenticate
-from core.api.change_messages import result_message, since_of
-from core.api.meter_messages import model_message, model_of
+from core.api.change_messages import result_message
+from core.api.meter_messages import model_message, new_model
 from core.api.status import Context
 from core.domain.effective_dated import Ms, ms_of
 from core.ports.clock import Clock
@@ -27,9 +27,8 @@ class MeterModelServicer(rpc.MeterModelServiceServicer):
 
     async def SetMeterModel(self, request: pb.SetMeterModelRequest, context: Context) -> pb.SetMeterModelResponse:
         """Write a row of the capability matrix."""
-        done = await self.parties.set_model(
-            self.authenticate(context), *model_of(request.model), since_of(request, now=self._now())
-        )
+        principal, new = self.authenticate(context), new_model(request, now=self._now())
+        done = await self.parties.set_model(principal, new.make, new.model, new.abilities, new.since)
         return pb.SetMeterModelResponse(result=result_message(done))
 
     async def ListMeterModels(self, request: pb.ListMeterModelsRequest, context: Context) -> pb.ListMeterModelsResponse:

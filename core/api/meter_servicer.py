@@ -9,7 +9,7 @@ from utrn.v1 import meter_service_pb2_grpc as rpc
 from core.api import top_up_messages, validation
 from core.api.authenticate import Authenticate
 from core.api.change_messages import result_message, since_of
-from core.api.meter_messages import change_message, merged, meter_message, new_meter_of
+from core.api.meter_messages import added_meter, change_message, merged, meter_message, new_meter_of
 from core.api.paging import fit, page_size, page_start, page_token
 from core.api.status import Context
 from core.domain.effective_dated import NEVER, Ms, ms_of
@@ -41,10 +41,7 @@ class MeterServicer(rpc.MeterServiceServicer):
     async def AddMeter(self, request: pb.AddMeterRequest, context: Context) -> pb.AddMeterResponse:
         """Register a meter."""
         principal = self.authenticate(context)
-        meter = new_meter_of(
-            request.meter, request.supplier_id, request.settings, enrolled=not request.not_enrolled,
-            since=since_of(request, now=self._now()), now=self._now(), by=principal.participant_id,
-        )  # fmt: skip
+        meter = added_meter(request, now=self._now(), by=principal.participant_id)
         return pb.AddMeterResponse(result=result_message(await self.meters.add(principal, meter)))
 
     async def ChangeMeter(self, request: pb.ChangeMeterRequest, context: Context) -> pb.ChangeMeterResponse:

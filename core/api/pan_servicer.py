@@ -10,11 +10,11 @@ from utrn.v1 import pan_service_pb2_grpc as rpc
 from core.api import validation
 from core.api.authenticate import Authenticate
 from core.api.change_messages import result_message, since_of
-from core.api.pan_messages import pan_message
+from core.api.pan_messages import form_of, new_pan, pan_message
 from core.api.status import Context
 from core.domain.effective_dated import Ms, ms_of
 from core.domain.errors import BadField
-from core.domain.meter import MeterId, Pan, PanForm, PanRule, parse_pan
+from core.domain.meter import MeterId, Pan, PanRule, parse_pan
 from core.domain.participant import ParticipantId, Role, parse_participant_id
 from core.ports.clock import Clock
 from core.registry.pans import PanAdmin
@@ -37,13 +37,8 @@ class PanServicer(rpc.PanServiceServicer):
 
     async def AssignPan(self, request: pb.AssignPanRequest, context: Context) -> pb.AssignPanResponse:
         """Give a PAN."""
-        done = await self.pans.give(
-            self.authenticate(context),
-            self._pan(request.pan, "pan"),
-            _form(request.form),
-            _meter_id(request.meter_id),
-            since_of(request, now=self._now()),
-        )
+        principal, new = self.authenticate(context), new_pan(request, self.pan_rule, now=self._now())
+        done = await self.pans.give(principal, new.pan, new.form, new.meter_id, new.since)
         return pb.AssignPanResponse(result=result_message(done))
 
     async def ReplacePan(self, request: pb.ReplacePanRequest, context: Context) -> pb.ReplacePanResponse:
@@ -54,7 +49,7 @@ class PanServicer(rpc.PanServiceServicer):
             self.authenticate(context),
             self._pan(request.lost_pan, "lost_pan"),
             self._pan(request.new_pan, "new_pan"),
-            _form(request.form),
+            form_of(request.form),
         )
         return pb.ReplacePanResponse(result=result_message(done))
 
@@ -135,10 +130,6 @@ class PanServicer(rpc.PanServiceServicer):
 
 def _meter_id(text: str, field: str = "meter_id") -> MeterId:
     return validation.parse_meter_id(text, field)
-
-
-def _form(number: int) -> PanForm:
-    return PanForm(validation.number_in(number or PanForm.PLASTIC, "form", PanForm))
 
 
 def _participant_id(text: str) -> ParticipantId:

@@ -41,18 +41,20 @@ def new_participant(request: pb.AddParticipantRequest) -> NewParticipant:
         role=role,
         name=parse_text(one.name, "participant.name", least=1, most=200),
         identities=parse_uris(one.identities, "participant.identities"),
-        supplier_key=supplier_key_of(one.supplier_key) if one.HasField("supplier_key") else None,
+        supplier_key=supplier_key_of(one.supplier_key, "participant.supplier_key")
+        if one.HasField("supplier_key")
+        else None,
         profile=profile_of(request.profile) if request.HasField("profile") else None,
         ceiling_pence=parse_ceiling(one.ceiling_pence, field="participant.ceiling_pence"),
     )
 
 
-def supplier_key_of(key: pb.SupplierKey) -> SupplierKey:
+def supplier_key_of(key: pb.SupplierKey, name: str = "supplier_key") -> SupplierKey:
     """Return a supplier's key; raise BadField if one of its parts is none."""
     return SupplierKey(
-        originator_id=parse_eui64(key.originator_id, field="supplier_key.originator_id"),
-        key_id=parse_key_id(key.key_id, "supplier_key.key_id"),
-        public_point=parse_point(key.public_point, "supplier_key.public_point"),
+        originator_id=parse_eui64(key.originator_id, field=f"{name}.originator_id"),
+        key_id=parse_key_id(key.key_id, f"{name}.key_id"),
+        public_point=parse_point(key.public_point, f"{name}.public_point"),
     )
 
 

@@ -1,189 +1,124 @@
-"""A line of a registry file -> what it says. Errors name the field and quote no PAN. See docs/registry-file.md."""
+"""A line of a registry file -> what it says: a RegistryRecord in ProtoJSON, checked as the request that it holds.
 
-import base64
+Parsing finds that a line is none; what is wrong is then looked for, so that the refusal names the field by its path in
+the request, says what is needed there, and quotes nothing: any value may be a PAN. See docs/registry-file.md.
+"""
+
 import json
 import re
-from collections import Counter
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Iterator
 from typing import Any, Final
 
-from google.protobuf.message import DecodeError
-from utrn.v1 import appointment_service_pb2 as appointment_pb
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.json_format import ParseDict, ParseError
+from google.protobuf.message_factory import GetMessageClass
+from google.protobuf.timestamp_pb2 import Timestamp
+from utrn.v1 import meter_model_service_pb2, meter_service_pb2, participant_service_pb2
+from utrn.v1 import registry_service_pb2 as pb
 
-from core.api.appointment_messages import terms_of
-from core.api.validation import (
-    SCHEMES,
-    THRESHOLD_PENCE_MAX,
-    check_instant,
-    check_profile,
-    parse_approvers,
-    parse_certificate,
-    parse_intermediates,
-    parse_key_id,
-    parse_meter_id,
-    parse_point,
-    parse_schemes,
-    parse_text,
-    parse_uris,
-)
-from core.domain.appointment import Evidence
-from core.domain.ceiling import parse_ceiling
-from core.domain.effective_dated import Ms, begin, ms_of
+from core.api.appointment_messages import signed_appointment
+from core.api.meter_messages import added_meter, new_model
+from core.api.pan_messages import new_pan
+from core.api.participant_messages import new_participant
+from core.domain.effective_dated import Ms
 from core.domain.errors import BadField
-from core.domain.meter import (
-    Generation,
-    Meter,
-    MeterCapabilities,
-    MeterKind,
-    PanForm,
-    PanRule,
-    PaymentMode,
-    Registration,
-    Settings,
-    parse_eui64,
-    parse_pan,
-)
-from core.domain.participant import CreditRule, Limit, Profile, Role, SellingModel, SupplierKey, parse_participant_id
-from core.registry.bulk_load import Loadable, NewModel, NewPan, SignedAppointment
-from core.registry.participants import NewParticipant
+from core.domain.meter import PanRule
+from core.registry.bulk_load import Loadable
 
 LINE_CHARACTERS_MAX: Final = 20_000
-_EVIDENCE_BYTES_MAX = 10_000
-# The bounds proper are checked with those of requests.
-_NUMBER_MAX = 2**53
+# What json and json_format raise for what is no record: wrong types, numbers without end, lists in lists in lists.
+_NO_RECORD = (ParseError, ValueError, TypeError, OverflowError, RecursionError)
 # What a name in a line must look like to be told back: a value that slipped into its place may be a PAN.
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII | re.IGNORECASE)
+# A servicer passes these over in a request. Who writes them into a file means them: a history, a meter not enrolled.
+ANSWERS_ONLY: Final = frozenset(
+    message.fields_by_name[name]
+    for message, names in (
+        (participant_service_pb2.Participant.DESCRIPTOR, ("statuses", "profiles", "identity_history", "ceilings")),
+        (meter_model_service_pb2.MeterModel.DESCRIPTOR, ("history",)),
+        (meter_service_pb2.Meter.DESCRIPTOR,
+         ("registrations", "settings", "carried_out_to", "balance_pence", "balance_at")),
+        (meter_service_pb2.MeterSettings.DESCRIPTOR, ("tenancy", "enrolled")),
+    )
+    for name in names
+)  # fmt: skip
+# No other field of a message that a request holds has one of these names.
+_ANSWERS_ONLY_NAMES = frozenset(name for field in ANSWERS_ONLY for name in (field.name, field.json_name))
+_RECORD: Final = pb.RegistryRecord.DESCRIPTOR
+_NUMBER = re.compile(r"-?[0-9]+", re.ASCII)
 
 
-@dataclass(slots=True)
-class _Reader:
-    """Reads the fields of one object of a line, `room` in their full names, and remembers which were read."""
+def _fields(kind: Descriptor) -> Iterator[FieldDescriptor]:
+    """Yield the fields of a message and of those in it, as far as a line may tell them."""
+    for field in kind.fields:
+        if field not in ANSWERS_ONLY and field.message_type is not Timestamp.DESCRIPTOR:
+            yield field
+            if field.message_type is not None:
+                yield from _fields(field.message_type)
 
-    values: dict[str, Any]
-    now: Ms
-    by: str
-    pan_rule: PanRule
-    room: str = ""
-    read: set[str] = field(default_factory=set)
 
-    def text(self, name: str, *, optional: bool = False) -> str:
-        value = self._get(name, "" if optional else None)
-        if not isinstance(value, str):
-            raise self.wrong(name, "a text is needed")
-        return value
-
-    def short(self, name: str, *, least: int = 0, most: int = 40) -> str:
-        return parse_text(self.text(name, optional=not least), self.room + name, least=least, most=most)
-
-    def flag(self, name: str, *, default: bool = False) -> bool:
-        value = self._get(name, default)
-        if not isinstance(value, bool):
-            raise self.wrong(name, "true or false is needed")
-        return value
-
-    def number(self, name: str, *, most: int) -> int:
-        value = self._get(name, 0)
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-            raise self.wrong(name, f"a whole number, 0 to {most}, is needed")
-        return value
-
-    def texts(self, name: str) -> list[str]:
-        value = self._get(name, [])
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.wrong(name, "a list of texts is needed")
-        return value
-
-    def point(self, name: str) -> bytes:
-        try:
-            point = bytes.fromhex(self.text(name))
-        except ValueError as error:
-            raise self.wrong(name, "hex is needed") from error
-        return parse_point(point, self.room + name)
-
-    def one_of(self, name: str, choices: Collection[str], *, default: str | None = None) -> str:
-        value = self._get(name, default)
-        if not isinstance(value, str) or value not in choices:
-            raise self.wrong(name, f"one of {', '.join(sorted(choices))} is needed")
-        return value
-
-    def instant(self, name: str) -> Ms | None:
-        text = self.text(name, optional=True)
-        if not text:
-            return None
-        try:
-            instant = datetime.fromisoformat(text)
-        except ValueError as error:
-            raise self.wrong(name, "an instant as 2026-11-24T12:00:00Z is needed") from error
-        if instant.tzinfo is None:
-            raise self.wrong(name, "an instant with its offset, such as Z, is needed")
-        return check_instant(ms_of(instant), self.room + name, now=self.now)
-
-    def part(self, name: str) -> "_Reader | None":
-        value = self._get(name, {})
-        if not isinstance(value, dict):
-            raise self.wrong(name, "an object is needed")
-        return self._inside(value, name) if value else None
-
-    def parts(self, name: str) -> "list[_Reader]":
-        value = self._get(name, [])
-        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            raise self.wrong(name, "a list of objects is needed")
-        return [self._inside(item, name) for item in value]
-
-    def raw(self, name: str) -> bytes:
-        return self._decoded(self.text(name), name)
-
-    def raws(self, name: str) -> list[bytes]:
-        return [self._decoded(text, name) for text in self.texts(name)]
-
-    def _decoded(self, text: str, name: str) -> bytes:
-        try:
-            raw = base64.b64decode(text, validate=True)
-        except ValueError as error:
-            raise self.wrong(name, "base64 is needed") from error
-        if not 1 <= len(raw) <= _EVIDENCE_BYTES_MAX:
-            raise self.wrong(name, f"1 to {_EVIDENCE_BYTES_MAX} bytes are needed")
-        return raw
-
-    def finish(self) -> None:
-        unknown = sorted(set(self.values) - self.read)
-        if unknown:
-            raise _unnamed(self.room, unknown[0], "no field of this name is known here")
-
-    def wrong(self, name: str, need: str) -> BadField:
-        return BadField(f"{self.room}{name}: {need}", field=self.room + name)
-
-    def _get(self, name: str, default: object) -> Any:  # whatever JSON holds
-        self.read.add(name)
-        if name in self.values:
-            return self.values[name]
-        if default is None:
-            raise self.wrong(name, "is missing")
-        return default
-
-    def _inside(self, values: dict[str, Any], name: str) -> "_Reader":
-        return _Reader(values, self.now, self.by, self.pan_rule, f"{self.room}{name}.")
+# Names of numbers (True) and of enums (False).
+_STRICT: Final = {
+    name: field.enum_type is None
+    for field in _fields(_RECORD)
+    if field.type in (FieldDescriptor.TYPE_ENUM, FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64)
+    for name in (field.name, field.json_name)
+}
+_NEEDED: Final = {
+    FieldDescriptor.TYPE_BOOL: "true or false",
+    FieldDescriptor.TYPE_BYTES: "base64",
+    FieldDescriptor.TYPE_MESSAGE: "an object",
+    FieldDescriptor.TYPE_STRING: "a text",
+}
 
 
 def read_line(line: str, *, pan_rule: PanRule, now: Ms, by: str) -> Loadable:
     """Return what a line says.
 
     Args:
-        line: A JSON object.
+        line: A RegistryRecord as JSON.
         pan_rule: What a PAN looks like.
         now: When it is read.
         by: Who loads it.
 
     Raises:
-        BadField, DatesReversed: names the field.
+        BadField, DatesReversed: as the servicer of its request; names the field.
+    """
+    record = parse_record(line)
+    match record.WhichOneof("request"):
+        case "add_participant":
+            return new_participant(record.add_participant)
+        case "set_meter_model":
+            return new_model(record.set_meter_model, now=now)
+        case "appoint":
+            return signed_appointment(record.appoint, now=now)
+        case "add_meter":
+            return added_meter(record.add_meter, now=now, by=by)
+        case _:
+            return new_pan(record.assign_pan, pan_rule, now=now, blocked=record.blocked)
+
+
+def parse_record(line: str) -> pb.RegistryRecord:
+    """Return the record that a line is, with exactly one request; what is in its fields is not checked.
+
+    Raises:
+        BadField: it is none; names the field.
     """
     if len(line) > LINE_CHARACTERS_MAX:
         raise line_too_long()
-    reader = _Reader(_values(line), now, by, pan_rule)
-    record = _KINDS[reader.one_of("type", _KINDS)](reader)
-    reader.finish()
+    record = pb.RegistryRecord()
+    try:
+        values = json.loads(line, object_pairs_hook=_object)
+        if "\\u" in line or not line.isascii():
+            _check_texts(values)
+        if isinstance(values, dict) and not _tells_of_answers(values):
+            ParseDict(values, record)
+    except _NO_RECORD:
+        record.Clear()
+    if record.WhichOneof("request") is None:
+        raise _refusal(line)
+    if record.blocked and not record.HasField("assign_pan"):
+        raise BadField("blocked: goes with assign_pan only", field="blocked")
     return record
 
 
@@ -192,168 +127,123 @@ def line_too_long() -> BadField:
     return BadField(f"line: longer than {LINE_CHARACTERS_MAX} characters", field="line")
 
 
-def _values(line: str) -> dict[str, Any]:
-    """Return the object that a line is, each field told once and every text fit to be kept."""
-    try:
-        values = json.loads(line, object_pairs_hook=_object)
-    except json.JSONDecodeError as error:
-        raise BadField(f"line: not JSON at column {error.colno}", field="line") from error
-    except (ValueError, RecursionError) as error:
-        # A number of thousands of digits, or lists in lists in lists.
-        raise BadField("line: not JSON that can be read here", field="line") from error
-    if not isinstance(values, dict):
-        raise BadField("line: a JSON object is needed", field="line")
-    if "\\u" in line or not line.isascii():
-        for name, value in values.items():
-            if not _storable(name, value):
-                raise _unnamed("", name, "half a surrogate pair is no character")
-    return values
-
-
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raise ValueError if it tells a field twice, or loosely."""
     values = dict(pairs)
-    if len(values) < len(pairs):
-        told = Counter(name for name, _ in pairs)
-        raise _unnamed("", told.most_common(1)[0][0], "told twice")
+    if len(values) < len(pairs) or not ("".join(values).islower() or len(set(map(_plain, values))) == len(values)):
+        raise ValueError("told twice")
+    if not _STRICT.keys().isdisjoint(values) and any(_loose(name, value) for name, value in pairs):
+        raise ValueError("no number, or no enum")
     return values
 
 
-def _storable(*values: object) -> bool:
-    """Return whether every text in `values` is one: JSON can spell halves of surrogate pairs, which no UTF-8 has."""
+def _loose(name: str, value: object) -> bool:
+    """Return whether json_format would make a number or an enum of what is none: of true, 1.5 or "1_000"."""
+    if name not in _STRICT or value is None or type(value) is int:
+        return False
+    return not isinstance(value, str) or (_STRICT[name] and not _NUMBER.fullmatch(value))
+
+
+def _check_texts(values: object) -> None:
+    """Raise ValueError if a text has half a surrogate pair: JSON can spell it, and look-ups of protobuf break at it."""
+    json.dumps(values, ensure_ascii=False).encode()
+
+
+class _Object(dict[str, Any]):
+    """A JSON object, and a field that it tells twice."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        names = [_plain(name) for name, _ in pairs]
+        self.twice = next((name for name, _ in pairs if names.count(_plain(name)) > 1), None)
+
+
+def _plain(name: str) -> str:
+    """Return what the two names of a field, meter_id and meterId, have in common."""
+    return name.replace("_", "").lower()
+
+
+def _tells_of_answers(values: dict[str, Any]) -> bool:
+    """Return whether a message in a request tells what is of answers only."""
+    return any(
+        isinstance(part, dict) and not _ANSWERS_ONLY_NAMES.isdisjoint(part)
+        for request in values.values()
+        if isinstance(request, dict)
+        for part in request.values()
+    )
+
+
+def _refusal(line: str) -> BadField:
+    """Return what is wrong with a line that is no record: the first misfit in it."""
     try:
-        json.dumps(values, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, RecursionError):
+        values = json.loads(line, object_pairs_hook=_Object)
+        if not isinstance(values, _Object):
+            return BadField("line: a JSON object is needed", field="line")
+        found = _misfit(values, _RECORD, "")
+    except json.JSONDecodeError as error:
+        return BadField(f"line: not JSON at column {error.colno}", field="line")
+    except (ValueError, RecursionError):
+        # A number of thousands of digits, or lists in lists in lists.
+        return BadField("line: not JSON that can be read here", field="line")
+    requests = ", ".join(field.name for field in _RECORD.oneofs_by_name["request"].fields)
+    return found or BadField(f"line: exactly one of {requests} is needed", field="line")
+
+
+def _misfit(values: _Object, kind: Descriptor, room: str) -> BadField | None:
+    """Return the first thing in a JSON object that keeps it from being a message of a kind, if anything does.
+
+    Args:
+        values: The object.
+        kind: The message's descriptor.
+        room: What precedes its fields' names in their paths.
+    """
+    if values.twice is not None:
+        return _unnamed(room, values.twice, "told twice")
+    fields = {name: field for field in kind.fields for name in (field.name, field.json_name)}
+    for name, value in values.items():
+        field, path = fields.get(name), room + name
+        if field is None:
+            return _unnamed(room, name, "no field of this name is known here")
+        if field in ANSWERS_ONLY:
+            return BadField(f"{path}: is of answers only; leave it out", field=path)
+        if value is None:
+            continue
+        if field.message_type in (None, Timestamp.DESCRIPTOR):
+            if _loose(name, value) or not _fits({name: value}, kind):
+                return BadField(f"{path}: {_need(field)}", field=path)
+            continue
+        parts = value if field.is_repeated else [value]
+        if not isinstance(parts, list) or not all(isinstance(part, _Object) for part in parts):
+            return BadField(f"{path}: {_need(field)}", field=path)
+        inside = "" if kind is _RECORD else f"{path}."
+        found = (_misfit(part, field.message_type, inside) for part in parts)
+        if misfit := next(filter(None, found), None):
+            return misfit
+    return None
+
+
+def _fits(values: dict[str, Any], kind: Descriptor) -> bool:
+    try:
+        _check_texts(values)
+        ParseDict(values, GetMessageClass(kind)())
+    except _NO_RECORD:
         return False
     return True
 
 
+def _need(field: FieldDescriptor) -> str:
+    """Return what is needed in a field, for people."""
+    if field.message_type is Timestamp.DESCRIPTOR:
+        one = "an instant as 2026-11-24T12:00:00Z"
+    elif field.enum_type is not None:
+        one = f"one of {', '.join(value.name for value in field.enum_type.values if value.number)}"
+    else:
+        one = _NEEDED.get(field.type, "a whole number")
+    return f"a list, each item {one}, is needed" if field.is_repeated else f"{one} is needed"
+
+
 def _unnamed(room: str, name: str, problem: str) -> BadField:
-    """Return the refusal of a field by a name that this program does not have."""
+    """Return the refusal of a field by a name that a stranger chose."""
     if not _NAME.fullmatch(name):
         return BadField(f"line: {problem}: a field whose name is not of letters, digits and _", field="line")
     return BadField(f"{room}{name}: {problem}", field=room + name)
-
-
-def _participant(reader: _Reader) -> NewParticipant:
-    role = Role[reader.one_of("role", {choice.name.lower() for choice in Role}).upper()]
-    supplier = role is Role.SUPPLIER
-    profile = reader.part("profile") if supplier else None
-    return NewParticipant(
-        participant_id=parse_participant_id(reader.text("participant_id"), field="participant_id"),
-        role=role,
-        name=reader.short("name", least=1, most=200),
-        identities=parse_uris(reader.texts("identities"), "identities"),
-        supplier_key=_supplier_key(reader) if supplier else None,
-        profile=None if profile is None else _profile(profile),
-        ceiling_pence=parse_ceiling(reader.number("ceiling_pence", most=_NUMBER_MAX), field="ceiling_pence"),
-    )
-
-
-def _supplier_key(reader: _Reader) -> SupplierKey:
-    return SupplierKey(
-        originator_id=parse_eui64(reader.text("originator_id"), field="originator_id"),
-        key_id=parse_key_id(reader.text("key_id"), "key_id"),
-        public_point=reader.point("prepayment_public_point"),
-    )
-
-
-def _profile(reader: _Reader) -> Profile:
-    limits = []
-    for part in reader.parts("limits"):
-        limits.append(
-            Limit(
-                channel=part.number("channel", most=_NUMBER_MAX),
-                min_pence=part.number("min_pence", most=_NUMBER_MAX),
-                max_pence=part.number("max_pence", most=_NUMBER_MAX),
-                whole_pounds=part.flag("whole_pounds"),
-                closed=part.flag("closed"),
-            )
-        )
-        part.finish()
-    profile = Profile(
-        option=SellingModel[
-            reader.one_of("option", {choice.name.lower() for choice in SellingModel}, default="supplier_only").upper()
-        ],
-        limits=tuple(limits),
-        credit=CreditRule(
-            each_max_pence=reader.number("credit_each_max_pence", most=_NUMBER_MAX),
-            day_max_pence=reader.number("credit_day_max_pence", most=_NUMBER_MAX),
-            approvers=parse_approvers(reader.texts("credit_approvers"), "profile.credit_approvers"),
-        ),
-    )
-    reader.finish()
-    return check_profile(profile, "profile")
-
-
-def _meter(reader: _Reader) -> Meter:
-    enrolled = reader.flag("enrolled", default=True)
-    settings = Settings(
-        payment_mode=PaymentMode[reader.one_of("payment_mode", {"prepayment", "credit"}, default="prepayment").upper()],
-        enrolled=enrolled,
-        head_end=parse_participant_id(reader.text("head_end"), field="head_end"),
-        zone=reader.short("zone"),
-        firmware=reader.short("firmware"),
-        cohort=reader.short("cohort"),
-        max_credit_pence=reader.number("max_credit_pence", most=THRESHOLD_PENCE_MAX),
-        max_balance_pence=reader.number("max_balance_pence", most=THRESHOLD_PENCE_MAX),
-    )
-    supplier_id = parse_participant_id(reader.text("supplier_id"), field="supplier_id")
-    since = reader.instant("since")
-    registration = Registration(supplier_id=supplier_id)
-    return Meter(
-        meter_id=parse_meter_id(reader.text("meter_id")),
-        kind=MeterKind[reader.one_of("kind", MeterKind.__members__)],
-        generation=Generation[reader.one_of("generation", Generation.__members__, default="SMETS2")],
-        make=reader.short("make"),
-        model=reader.short("model"),
-        scheme=reader.one_of("scheme", SCHEMES),
-        public_point=reader.point("public_point"),
-        registrations=begin(registration, since=since, now=reader.now, by=reader.by),
-        settings=begin(settings, since=since, now=reader.now, by=reader.by),
-    )
-
-
-def _card(reader: _Reader) -> NewPan:
-    return NewPan(
-        pan=parse_pan(reader.text("pan"), reader.pan_rule),
-        form=PanForm[reader.one_of("form", {"plastic", "virtual", "app"}, default="plastic").upper()],
-        meter_id=parse_meter_id(reader.text("meter_id")),
-        blocked=reader.flag("blocked"),
-        since=reader.instant("since"),
-    )
-
-
-def _model(reader: _Reader) -> NewModel:
-    abilities = MeterCapabilities(
-        schemes=parse_schemes(reader.texts("schemes"), "schemes"),
-        over_the_air=reader.flag("over_the_air", default=True),
-        central_issue=reader.flag("central_issue", default=True),
-    )
-    return NewModel(
-        make=reader.short("make", least=1),
-        model=reader.short("model", least=1),
-        abilities=abilities,
-    )
-
-
-def _appointment(reader: _Reader) -> SignedAppointment:
-    evidence = Evidence(
-        terms=reader.raw("terms"),
-        signature=reader.raw("signature"),
-        certificate=parse_certificate(reader.raw("certificate"), "certificate"),
-        intermediates=parse_intermediates(reader.raws("intermediates"), "intermediates"),
-    )
-    try:
-        terms = appointment_pb.AppointmentTerms.FromString(evidence.terms)
-    except DecodeError as error:
-        raise BadField("terms: a serialized AppointmentTerms is needed", field="terms") from error
-    return SignedAppointment(terms=terms_of(terms, "terms", now=reader.now), evidence=evidence)
-
-
-_KINDS: dict[str, Callable[[_Reader], Loadable]] = {
-    "participant": _participant,
-    "model": _model,
-    "appointment": _appointment,
-    "meter": _meter,
-    "pan": _card,
-}

@@ -59,11 +59,12 @@ class SignedAppointment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewModel:
-    """What the meters of a model can do, from now on."""
+    """What the meters of a model can do from `since` on; None for at once."""
 
     make: str
     model: str
     abilities: MeterCapabilities
+    since: Ms | None = None
 
 
 Loadable = NewParticipant | NewModel | SignedAppointment | Meter | NewPan
@@ -154,7 +155,7 @@ class LoadRecords:
                 case NewParticipant():
                     written = await self.parties.add(principal, one)
                 case NewModel():
-                    written = await self.parties.set_model(principal, one.make, one.model, one.abilities, None)
+                    written = await self.parties.set_model(principal, one.make, one.model, one.abilities, one.since)
                 case SignedAppointment():
                     written = await self.appoint.take_over(principal, one.terms, one.evidence)
         except Refused as refusal:

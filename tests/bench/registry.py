@@ -21,7 +21,7 @@ from app.node.config import load_config
 from app.workloads.sale_driver import secure_channel
 from cluster.etcd.client import EtcdClient
 from core.domain.meter import luhn_digit
-from tests.support.vends import POINT
+from tests.support.lines import meter_line, pan_line
 
 
 def write_file(path: Path, meters: int) -> None:
@@ -30,11 +30,8 @@ def write_file(path: Path, meters: int) -> None:
     with path.open("w") as file:
         for number in range(meters):
             meter_id, body = f"00db13{number:010x}", f"98261{number:013d}"
-            meter = {
-                "type": "meter", "meter_id": meter_id, "kind": "ESME", "supplier_id": suppliers[number % 2],
-                "scheme": "gbcs", "public_point": POINT.hex(), "head_end": HEAD_END,
-            }  # fmt: skip
-            pan = {"type": "pan", "pan": body + luhn_digit(body), "meter_id": meter_id}
+            meter = meter_line(number, meter_id=meter_id, supplier_id=suppliers[number % 2], head_end=HEAD_END)
+            pan = pan_line(number, pan=body + luhn_digit(body), meter_id=meter_id)
             file.write(json.dumps(meter) + "\n" + json.dumps(pan) + "\n")
 
 

@@ -101,7 +101,7 @@ def test_the_registry_is_checked_and_loaded(module_stack: DevStack, tmp_path: Pa
     assert as_json(utrn("registry", "check", good, *config, "--json"))["loaded"] == lines
     assert as_json(utrn("registry", "load", good, *config, "--json"))["unchanged"] == lines
     bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"type": "pan", "pan": "1", "meter_id": "00db120000000001"}\n')
+    bad.write_text('{"assign_pan": {"pan": "1", "meter_id": "00db120000000001"}}\n')
     assert "line 1: BAD_FIELD: pan: 19 decimal digits" in utrn("registry", "load", str(bad), *config, code=1)
 
 

@@ -10,6 +10,7 @@ from utrn.sandbox.v1 import sandbox_pb2_grpc as sandbox_rpc
 from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
+from app.devstack.fleet import meter_by_pan
 from app.devstack.stack import DevStack
 from core.domain.delivery import CLOSED
 from sandbox.servers import Tls
@@ -41,8 +42,8 @@ async def test_electricity_and_gas_meters_that_are_full_refuse_with_the_reason(m
     stack = make_stack(meters=12, max_balance_pence=5_000, delivery=QUICK, etcd_fsync=False)
     stack.start_all()
     lines = [json.loads(line) for line in (stack.folder / "sandbox" / "meters.jsonl").read_text().splitlines()]
-    kinds = {one["meter_id"]: one["kind"] for one in lines if one["type"] == "meter"}
-    assert set(kinds.values()) == {"ESME", "GSME"}
+    kinds = {one["add_meter"]["meter"]["kind"] for one in lines if "add_meter" in one}
+    assert kinds == {"METER_KIND_ESME", "METER_KIND_GSME"}
     sold = await sell_all(stack, [planned(pan, 6_000) for pan in pans(stack)])
     for one in sold:
         delivery = await _ended(stack, one.plan.transaction_id)
@@ -81,9 +82,10 @@ async def test_a_code_keyed_in_before_it_arrives_is_credited_once_and_known_to_b
     stack = make_stack(meters=6, etcd_fsync=False, knobs=("outage=true",), delivery=QUICK)
     stack.start_all()
     lines = [json.loads(line) for line in (stack.folder / "sandbox" / "meters.jsonl").read_text().splitlines()]
-    kind = ("ESME", "GSME")[meter_index]
-    meter_id = next(one["meter_id"] for one in lines if one.get("kind") == kind)
-    pan = next(one["pan"] for one in lines if one["type"] == "pan" and one["meter_id"] == meter_id)
+    kind = ("METER_KIND_ESME", "METER_KIND_GSME")[meter_index]
+    meters = (one["add_meter"]["meter"] for one in lines if "add_meter" in one)
+    meter_id = next(one["meter_id"] for one in meters if one["kind"] == kind)
+    pan = next(pan for pan, meter in meter_by_pan(stack.folder / "sandbox").items() if meter == meter_id)
     request = top_up(transaction_id=new_id(), pan=pan)
     async with caller(stack) as stub, _fleet(stack) as channel:
         code = (await stub.TopUp(request)).code

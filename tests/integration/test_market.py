@@ -38,7 +38,8 @@ NORTH, SOUTH = SUPPLIERS
 def meters_of(stack: DevStack, supplier: str) -> list[tuple[str, str]]:
     """PAN and meter of every meter of a supplier."""
     lines = map(json.loads, (stack.folder / "sandbox" / "meters.jsonl").read_text().splitlines())
-    whose = {line["meter_id"]: line["supplier_id"] for line in lines if line["type"] == "meter"}
+    added = [line["add_meter"] for line in lines if "add_meter" in line]
+    whose = {one["meter"]["meter_id"]: one["supplier_id"] for one in added}
     pairs = meter_by_pan(stack.folder / "sandbox").items()
     return [(pan, meter_id) for pan, meter_id in pairs if whose[meter_id] == supplier]
 

@@ -5,6 +5,7 @@ certificate does, so participants are forged wherever a request has a place for 
 """
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ from cluster.etcd.client import EtcdClient
 from core.gateways.system_clock import SystemClock
 from tests.integration.test_market import meters_of
 from tests.support.calls import by_two, caller, credit_caller, failure_of, refused, registry_caller
+from tests.support.lines import meter_line
 from tests.support.patience import PATIENCE_S
 from tests.support.selling import new_id
 from tests.support.vends import POINT, utrn
@@ -257,10 +259,7 @@ def _signed(target: Attacked, by: str, terms: appointment_pb.AppointmentTerms) -
 
 
 def _line(supplier_id: str) -> str:
-    return (
-        f'{{"type": "meter", "meter_id": "{NEW_METER_ID}", "kind": "ESME", "supplier_id": "{supplier_id}", '
-        f'"scheme": "gbcs", "public_point": "{POINT.hex()}", "head_end": "sandbox"}}'
-    )
+    return json.dumps(meter_line(1, meter_id=NEW_METER_ID, supplier_id=supplier_id))
 
 
 def requests_of(target: Attacked) -> dict[str, Message]:

@@ -24,6 +24,7 @@ from app.cli.remedies import ADVICE
 from app.devstack.ca import participant_uri
 from app.devstack.files import AUDITOR, HELPDESK, OPERATOR, OUTSIDER, PSP, SECOND_OPERATOR, SUPPLIERS
 from app.devstack.stack import DevStack
+from tests.support.lines import meter_line, pan_line
 from tests.support.selling import new_id
 from tests.support.teller import (
     CLOCK,
@@ -206,13 +207,11 @@ def loaded(teller: Teller, tmp_path: Path) -> None:
     certs = teller.stack.certs(WEST)
     files = ["--cert", str(certs.cert), "--key", str(certs.key)]
     signed = teller.run("appoint", "sign", WEST, OUTSIDER, "outlets", *files, "--channel", "counter_cash")
-    meter = {
-        "type": "meter", "meter_id": meter_id_of(1), "kind": "ESME", "supplier_id": WEST, "scheme": "gbcs",
-        "public_point": POINT.hex(), "head_end": "sandbox",
-    }  # fmt: skip
-    lines = [signed.strip(), json.dumps(meter), json.dumps({"type": "pan", "pan": pan_of(1), "meter_id": "no"})]
+    meter = meter_line(1, meter_id=meter_id_of(1), supplier_id=WEST)
+    pan = pan_line(1, pan=pan_of(1), meter_id=meter_id_of(1))
+    lines = [signed.strip(), json.dumps(meter), json.dumps(pan_line(1, pan=pan_of(1), meter_id="no"))]
     file = tmp_path / "west.jsonl"
-    file.write_text("\n".join([*lines, json.dumps({"type": "pan", "pan": pan_of(1), "meter_id": meter_id_of(1)})]))
+    file.write_text("\n".join([*lines, json.dumps(pan)]))
     assert one_object(teller.run("registry", "check", str(file), "--json", code=1))["wrong"] == 1
     assert "3 lines well-formed" in teller.run("registry", "check", str(file), code=1)
     done = teller.json(OPERATOR, "registry", "load", str(file), code=1)
@@ -444,7 +443,9 @@ def reconciled(teller: Teller, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert (told["pans"], told["meters"]) == (4, 2)
     own = tmp_path / "own.csv"
-    own.write_text(f"type,pan,meter_id\npan,{pan_of(1)},{meter_id_of(1)}\npan,{pan_of(88)},{meter_id_of(88)}\n")
+    own.write_text(
+        f"assign_pan.pan,assign_pan.meter_id\n{pan_of(1)},{meter_id_of(1)}\n{pan_of(88)},{meter_id_of(88)}\n"
+    )
     listed = [*asked, "--list", str(own)]
     found = teller.json(WEST, *listed, code=1)["findings"]
     assert found[0] == {

@@ -139,7 +139,8 @@ no command
 def meters_of_north(stack: DevStack) -> list[tuple[str, str]]:
     """Return meter and PAN of every meter of the northern supplier."""
     lines = map(json.loads, (stack.folder / "sandbox" / "meters.jsonl").read_text().splitlines())
-    whose = {line["meter_id"]: line["supplier_id"] for line in lines if line["type"] == "meter"}
+    added = [line["add_meter"] for line in lines if "add_meter" in line]
+    whose = {one["meter"]["meter_id"]: one["supplier_id"] for one in added}
     pairs = meter_by_pan(stack.folder / "sandbox").items()
     return [(meter_id, pan) for pan, meter_id in pairs if whose[meter_id] == NORTH]
 

@@ -13,6 +13,7 @@ from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import types_pb2
 
 from app.devstack.files import SUPPLIERS
+from app.devstack.fleet import meter_by_pan
 from app.devstack.stack import DevStack
 from core.domain.utrn import COUNTER_CACHE
 from sandbox.servers import Tls
@@ -24,15 +25,16 @@ from tests.support.teller import Teller
 
 pytestmark = [pytest.mark.real]
 QUICK = ("answer_wait_ms = 1000", "explain_wait_ms = 500", "back_off_first_ms = 50", "back_off_most_ms = 200")
-KINDS = ("ESME", "GSME")
+KINDS = ("METER_KIND_ESME", "METER_KIND_GSME")
 
 
 def _cards(stack: DevStack) -> Iterator[tuple[str, str]]:
     """Return one electricity and one gas meter, each with its card."""
     lines = [json.loads(line) for line in (stack.folder / "sandbox" / "meters.jsonl").read_text().splitlines()]
     for kind in KINDS:
-        meter_id = next(one["meter_id"] for one in lines if one.get("kind") == kind)
-        yield meter_id, next(one["pan"] for one in lines if one["type"] == "pan" and one["meter_id"] == meter_id)
+        meters = (one["add_meter"]["meter"] for one in lines if "add_meter" in one)
+        meter_id = next(one["meter_id"] for one in meters if one["kind"] == kind)
+        yield meter_id, next(pan for pan, one in meter_by_pan(stack.folder / "sandbox").items() if one == meter_id)
 
 
 async def test_a_code_below_the_meters_memory_is_an_open_case_until_its_supplier_has_looked(

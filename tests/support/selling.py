@@ -21,7 +21,7 @@ _random = random.Random(3)
 def pans(stack: DevStack) -> list[str]:
     """All PANs of the stack's meters."""
     lines = (stack.folder / "sandbox" / "meters.jsonl").read_text().splitlines()
-    return [one["pan"] for one in map(json.loads, lines) if one["type"] == "pan"]
+    return [one["assign_pan"]["pan"] for one in map(json.loads, lines) if "assign_pan" in one]
 
 
 def new_id(*, shift_s: float = 0.0) -> TransactionId:

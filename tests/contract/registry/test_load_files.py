@@ -16,7 +16,7 @@ from cluster.etcd.client import prefix_end
 from core.api.config import ApiConfig
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
-from tests.support.lines import MODEL_LINE, PSP_LINE, SUPPLIER_LINE, meter_line, pan_line
+from tests.support.lines import MODEL_LINE, PSP_LINE, SUPPLIER_LINE, changed, flat, meter_line, pan_line
 from tests.support.market_node import OPERATOR, MarketNode, put_all
 from tests.support.servicers import NoNetwork, servicers
 from tests.support.vends import SUPPLIER_ID
@@ -62,9 +62,9 @@ def half_corrupt(seed: int) -> SomeFile:
     file.good(MODEL_LINE, "model/Acme/E1")
     for number in range(METERS):
         meter, pan = meter_line(number, zone=f"z{number}"), pan_line(number)
-        file.good(meter, f"meter/{meter['meter_id']}")
+        file.good(meter, f"meter/{flat(meter)['meter.meter_id'][1]}")
         file.add(_corrupt(chance, meter, number), good=False)
-        file.good(pan, f"pan/{pan['pan']}")
+        file.good(pan, f"pan/{pan['assign_pan']['pan']}")
         file.add(_corrupt(chance, pan, number), good=False)
         if not number % 50:
             file.repeat(meter)
@@ -75,10 +75,20 @@ def half_corrupt(seed: int) -> SomeFile:
 def _corrupt(chance: random.Random, line: dict[str, Any], number: int) -> bytes:
     """Return a line that follows `line` and is corrupt, in one of many ways."""
     good = json.dumps(line).encode()
-    name = chance.choice([one for one in line if one != "type"])
-    other = {"meter_id": f"00db15{number:010x}", "pan": f"98263{number:014d}"}
-    wrong_type: object = chance.choice([[], {}, 7, 1.5, None, True, "\ud800", "\x00", "x" * 300, 10**4000])
+    (request,) = line
+    name = chance.choice([one for one, (_, value) in flat(line).items() if not isinstance(value, dict)])
+    wrong_type: object = chance.choice([[[]], {"": 1}, 1.5, True, "\ud800", "\x00", "x" * 300, 10**4000])
     at = chance.randrange(1, len(good) - 1)
+    # Well-formed, and against what is there or what is not.
+    if request == "add_meter":
+        other = changed(line, **{"meter.kind": "METER_KIND_GSME"})
+        strange = changed(line, **{"meter.meter_id": f"00db15{number:010x}", "supplier_id": "nobody"})
+    else:
+        other = changed(line, form="PAN_FORM_APP")
+        strange = changed(line, meter_id=f"00db15{number:010x}", pan=f"98263{number:014d}")
+    without = changed(line)
+    inside, _ = flat(without)["meter.meter_id" if request == "add_meter" else "meter_id"]
+    del inside["meter_id"]
     return chance.choice(
         [
             chance.randbytes(40).replace(b"\n", b"x").replace(b"\r", b"x"),
@@ -87,17 +97,13 @@ def _corrupt(chance: random.Random, line: dict[str, Any], number: int) -> bytes:
             good[:at] + b"\xff" + good[at:],
             good + good,
             b"x" * 100_000,
-            json.dumps({**line, name: wrong_type}).encode(),
-            json.dumps({one: value for one, value in line.items() if one != "meter_id"}).encode(),
-            json.dumps({**line, "colour": "red"}).encode(),
-            json.dumps({**line, "type": chance.choice(["meteor", [], None])}).encode(),
-            # Well-formed, and against what is there or what is not.
-            json.dumps({**line, **({"kind": "GSME"} if line["type"] == "meter" else {"form": "app"})}).encode(),
-            json.dumps(
-                {**line, "meter_id": other["meter_id"], "supplier_id": "nobody"}
-                if line["type"] == "meter"
-                else {**line, **other}
-            ).encode(),
+            json.dumps(changed(line, **{name: wrong_type})).encode(),
+            json.dumps(without).encode(),
+            json.dumps(changed(line, colour="red")).encode(),
+            json.dumps({chance.choice(["add_meteor", "", "[a.b]"]): line[request]}).encode(),
+            json.dumps({request: chance.choice([None, [], 7, ""])}).encode(),
+            json.dumps(other).encode(),
+            json.dumps(strange).encode(),
         ]
     )
 
@@ -175,7 +181,7 @@ async def test_a_load_that_broke_off_anywhere_goes_on_to_the_same_end(store: Sto
 async def test_long_lines_are_sent_in_small_parts(loading: Loading, tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
     remark = "€" * 19_000
-    path.write_text("\n".join(json.dumps({**PSP_LINE, "remark": remark}, ensure_ascii=False) for _ in range(150)))
+    path.write_text("\n".join(json.dumps(changed(PSP_LINE, remark=remark), ensure_ascii=False) for _ in range(150)))
     total = await loading.load(list(read_lines(path)))
     assert (total.loaded, total.problem_count) == (0, 150)
     assert {message for _, _, message in total.problems} == {"remark: no field of this name is known here"}

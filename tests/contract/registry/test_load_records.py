@@ -1,14 +1,14 @@
 """Bulk load: lines stand alone, wrong ones are named, loading again changes nothing."""
 
-import json
-from base64 import b64encode
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf import timestamp_pb2
+from google.protobuf.json_format import MessageToJson
 from utrn.v1 import appointment_service_pb2 as appointment_pb
+from utrn.v1 import registry_service_pb2 as registry_pb
 from utrn_client.appointing import BadEvidence, sign_terms, verify_terms
 
 from app.devstack.ca import DevCa, participant_uri
@@ -20,7 +20,7 @@ from core.gateways.system_clock import SystemClock
 from core.registry.bulk_load import Loadable, Loaded
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
-from tests.support.lines import PSP_LINE, RULE, SUPPLIER_LINE, meter_line, pan_line, read
+from tests.support.lines import PSP_LINE, RULE, SUPPLIER_LINE, SUPPLIER_RECORD, meter_line, pan_line, read
 from tests.support.market_node import OPERATOR, MarketNode, as_
 from tests.support.vends import PSP_ID, SUPPLIER, SUPPLIER_ID
 
@@ -53,7 +53,7 @@ async def test_a_file_is_loaded_once_however_often(node: MarketNode) -> None:
 
 async def test_half_a_file_corrupt_loads_the_other_half_and_names_the_lines(node: MarketNode) -> None:
     wrong: list[dict[str, Any] | str] = [
-        "{", "[]", '{"type": "meteor"}', '{"type": "meter"}',
+        "{", "[]", '{"add_meteor": {}}', '{"add_meter": {}}',
         meter_line(3, public_point="00"), meter_line(4, kind="OIL"), meter_line(5, supplier_id="nobody"),
         meter_line(6, colour="red"), pan_line(999), pan_line(1, pan="12"), meter_line(8, since="yesterday"),
         meter_line(1, head_end="another"),
@@ -88,10 +88,9 @@ async def test_no_problem_quotes_a_pan(node: MarketNode) -> None:
 
 
 async def test_a_supplier_loads_its_own_meters_and_no_one_elses(node: MarketNode) -> None:
-    other = {
-        **SUPPLIER_LINE, "participant_id": "supplier-two", "identities": ["spiffe://two"],
-        "originator_id": "90b3d51f30010002",
-    }  # fmt: skip
+    key = {**SUPPLIER_RECORD["supplier_key"], "originator_id": "90b3d51f30010002"}
+    two = {"participant_id": "supplier-two", "identities": ["spiffe://two"], "supplier_key": key}
+    other = {"add_participant": {"participant": {**SUPPLIER_RECORD, **two}}}
     await load(node, [SUPPLIER_LINE, other])
     lines = [meter_line(1), meter_line(2, supplier_id="supplier-two"), PSP_LINE]
     loaded = await load(node, lines, who=SUPPLIER)
@@ -114,8 +113,8 @@ def _signed(ca: DevCa, signer: str, **changes: Any) -> appointment_pb.SignedTerm
 
 
 def _line(signed: appointment_pb.SignedTerms) -> str:
-    parts = {name: b64encode(getattr(signed, name)).decode() for name in ("terms", "signature", "certificate")}
-    return json.dumps({"type": "appointment", **parts})
+    record = registry_pb.RegistryRecord(appoint=appointment_pb.AppointRequest(signed_terms=signed))
+    return MessageToJson(record)
 
 
 async def test_only_the_suppliers_own_signature_over_these_very_terms_appoints(store: Store, tmp_path: Path) -> None:

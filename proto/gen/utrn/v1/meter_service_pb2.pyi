@@ -313,15 +313,15 @@ class Meter(_message.Message):
     """The last balance that its supplier told, in pence; negative is debt. Answers only."""
     @_builtins.property
     def registrations(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegistrationPeriod]:
-        """Whose it is."""
+        """Whose it is. Answers only."""
 
     @_builtins.property
     def settings(self) -> _containers.RepeatedCompositeFieldContainer[Global___SettingsPeriod]:
-        """What can change of it."""
+        """What can change of it. Answers only."""
 
     @_builtins.property
     def carried_out_to(self) -> _timestamp_pb2.Timestamp:
-        """Up to when its changes have been carried out."""
+        """Up to when its changes have been carried out. Answers only."""
 
     @_builtins.property
     def balance_at(self) -> _timestamp_pb2.Timestamp:

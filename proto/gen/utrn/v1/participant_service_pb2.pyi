@@ -319,11 +319,11 @@ class Participant(_message.Message):
 
     @_builtins.property
     def statuses(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParticipantStatusPeriod]:
-        """Whether it may act."""
+        """Whether it may act. Answers only."""
 
     @_builtins.property
     def profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProfilePeriod]:
-        """Suppliers: what they have chosen."""
+        """Suppliers: what they have chosen. Answers only."""
 
     @_builtins.property
     def identity_history(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParticipantIdentityPeriod]:

@@ -22,21 +22,28 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from utrn.v1 import appointment_service_pb2 as utrn_dot_v1_dot_appointment__service__pb2
+from utrn.v1 import meter_model_service_pb2 as utrn_dot_v1_dot_meter__model__service__pb2
+from utrn.v1 import meter_service_pb2 as utrn_dot_v1_dot_meter__service__pb2
+from utrn.v1 import pan_service_pb2 as utrn_dot_v1_dot_pan__service__pb2
+from utrn.v1 import participant_service_pb2 as utrn_dot_v1_dot_participant__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eutrn/v1/registry_service.proto\x12\x07utrn.v1\"7\n\x12LoadRecordsRequest\x12\x12\n\nfirst_line\x18\x01 \x01(\x03\x12\r\n\x05lines\x18\x02 \x03(\t\"<\n\x0bLineProblem\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"s\n\x13LoadRecordsResponse\x12\x11\n\tlast_line\x18\x01 \x01(\x03\x12\x0e\n\x06loaded\x18\x02 \x01(\x05\x12\x11\n\tunchanged\x18\x03 \x01(\x05\x12&\n\x08problems\x18\x04 \x03(\x0b\x32\x14.utrn.v1.LineProblem2_\n\x0fRegistryService\x12L\n\x0bLoadRecords\x12\x1b.utrn.v1.LoadRecordsRequest\x1a\x1c.utrn.v1.LoadRecordsResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1eutrn/v1/registry_service.proto\x12\x07utrn.v1\x1a!utrn/v1/appointment_service.proto\x1a!utrn/v1/meter_model_service.proto\x1a\x1butrn/v1/meter_service.proto\x1a\x19utrn/v1/pan_service.proto\x1a!utrn/v1/participant_service.proto\"\xad\x02\n\x0eRegistryRecord\x12\x39\n\x0f\x61\x64\x64_participant\x18\x01 \x01(\x0b\x32\x1e.utrn.v1.AddParticipantRequestH\x00\x12\x38\n\x0fset_meter_model\x18\x02 \x01(\x0b\x32\x1d.utrn.v1.SetMeterModelRequestH\x00\x12*\n\x07\x61ppoint\x18\x03 \x01(\x0b\x32\x17.utrn.v1.AppointRequestH\x00\x12-\n\tadd_meter\x18\x04 \x01(\x0b\x32\x18.utrn.v1.AddMeterRequestH\x00\x12/\n\nassign_pan\x18\x05 \x01(\x0b\x32\x19.utrn.v1.AssignPanRequestH\x00\x12\x0f\n\x07\x62locked\x18\x06 \x01(\x08\x42\t\n\x07request\"7\n\x12LoadRecordsRequest\x12\x12\n\nfirst_line\x18\x01 \x01(\x03\x12\r\n\x05lines\x18\x02 \x03(\t\"<\n\x0bLineProblem\x12\x0c\n\x04line\x18\x01 \x01(\x03\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"s\n\x13LoadRecordsResponse\x12\x11\n\tlast_line\x18\x01 \x01(\x03\x12\x0e\n\x06loaded\x18\x02 \x01(\x05\x12\x11\n\tunchanged\x18\x03 \x01(\x05\x12&\n\x08problems\x18\x04 \x03(\x0b\x32\x14.utrn.v1.LineProblem2_\n\x0fRegistryService\x12L\n\x0bLoadRecords\x12\x1b.utrn.v1.LoadRecordsRequest\x1a\x1c.utrn.v1.LoadRecordsResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'utrn.v1.registry_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LOADRECORDSREQUEST']._serialized_start=43
-  _globals['_LOADRECORDSREQUEST']._serialized_end=98
-  _globals['_LINEPROBLEM']._serialized_start=100
-  _globals['_LINEPROBLEM']._serialized_end=160
-  _globals['_LOADRECORDSRESPONSE']._serialized_start=162
-  _globals['_LOADRECORDSRESPONSE']._serialized_end=277
-  _globals['_REGISTRYSERVICE']._serialized_start=279
-  _globals['_REGISTRYSERVICE']._serialized_end=374
+  _globals['_REGISTRYRECORD']._serialized_start=205
+  _globals['_REGISTRYRECORD']._serialized_end=506
+  _globals['_LOADRECORDSREQUEST']._serialized_start=508
+  _globals['_LOADRECORDSREQUEST']._serialized_end=563
+  _globals['_LINEPROBLEM']._serialized_start=565
+  _globals['_LINEPROBLEM']._serialized_end=625
+  _globals['_LOADRECORDSRESPONSE']._serialized_start=627
+  _globals['_LOADRECORDSRESPONSE']._serialized_end=742
+  _globals['_REGISTRYSERVICE']._serialized_start=744
+  _globals['_REGISTRYSERVICE']._serialized_end=839
 # @@protoc_insertion_point(module_scope)

@@ -7,6 +7,11 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from utrn.v1 import appointment_service_pb2 as _appointment_service_pb2
+from utrn.v1 import meter_model_service_pb2 as _meter_model_service_pb2
+from utrn.v1 import meter_service_pb2 as _meter_service_pb2
+from utrn.v1 import pan_service_pb2 as _pan_service_pb2
+from utrn.v1 import participant_service_pb2 as _participant_service_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -17,6 +22,62 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+@_typing.final
+class RegistryRecord(_message.Message):
+    """What a line of a registry file says: one request of the contract, in the JSON form of this message (ProtoJSON). Each
+    field is checked as the same field of the request is; a field of answers only is refused, since it would be passed over.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ADD_PARTICIPANT_FIELD_NUMBER: _builtins.int
+    SET_METER_MODEL_FIELD_NUMBER: _builtins.int
+    APPOINT_FIELD_NUMBER: _builtins.int
+    ADD_METER_FIELD_NUMBER: _builtins.int
+    ASSIGN_PAN_FIELD_NUMBER: _builtins.int
+    BLOCKED_FIELD_NUMBER: _builtins.int
+    blocked: _builtins.bool
+    """With assign_pan: the PAN may not be quoted until its block is lifted."""
+    @_builtins.property
+    def add_participant(self) -> _participant_service_pb2.AddParticipantRequest:
+        """A participant."""
+
+    @_builtins.property
+    def set_meter_model(self) -> _meter_model_service_pb2.SetMeterModelRequest:
+        """A row of the capability matrix."""
+
+    @_builtins.property
+    def appoint(self) -> _appointment_service_pb2.AppointRequest:
+        """An appointment; loaded by an operator as accepted."""
+
+    @_builtins.property
+    def add_meter(self) -> _meter_service_pb2.AddMeterRequest:
+        """A meter."""
+
+    @_builtins.property
+    def assign_pan(self) -> _pan_service_pb2.AssignPanRequest:
+        """A PAN; to whom it belongs follows from its meter."""
+
+    def __init__(
+        self,
+        *,
+        add_participant: _participant_service_pb2.AddParticipantRequest | None = ...,
+        set_meter_model: _meter_model_service_pb2.SetMeterModelRequest | None = ...,
+        appoint: _appointment_service_pb2.AppointRequest | None = ...,
+        add_meter: _meter_service_pb2.AddMeterRequest | None = ...,
+        assign_pan: _pan_service_pb2.AssignPanRequest | None = ...,
+        blocked: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["add_meter", b"add_meter", "add_participant", b"add_participant", "appoint", b"appoint", "assign_pan", b"assign_pan", "request", b"request", "set_meter_model", b"set_meter_model"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["add_meter", b"add_meter", "add_participant", b"add_participant", "appoint", b"appoint", "assign_pan", b"assign_pan", "blocked", b"blocked", "request", b"request", "set_meter_model", b"set_meter_model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_request: _TypeAlias = _typing.Literal["add_participant", "set_meter_model", "appoint", "add_meter", "assign_pan"]  # noqa: Y015
+    _WhichOneofArgType_request: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_request) -> _WhichOneofReturnType_request | None: ...
+
+Global___RegistryRecord: _TypeAlias = RegistryRecord  # noqa: Y015
 
 @_typing.final
 class LoadRecordsRequest(_message.Message):
@@ -30,7 +91,7 @@ class LoadRecordsRequest(_message.Message):
     """Number of the first line, from 1."""
     @_builtins.property
     def lines(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """1 to 1000 lines: JSON objects as in docs/registry-file.md; empty ones are passed over."""
+        """1 to 1000 lines: each a RegistryRecord as JSON, see docs/registry-file.md; empty ones are passed over."""
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +17,15 @@ from app.cli.registry_files import Line, Total, UnreadableFile, check_lines, par
 from core.api.config import ApiConfig
 from core.api.registry_file import LINE_CHARACTERS_MAX
 from core.domain.errors import BadField
-from tests.support.lines import MODEL_LINE, PSP_LINE, RULE, SUPPLIER_LINE, meter_line, pan_line
-from tests.support.vends import POINT
+from tests.support.lines import MODEL_LINE, POINT_TEXT, PSP_LINE, RULE, SUPPLIER_LINE, meter_line, pan_line
 
 GOOD = [json.dumps(one).encode() for one in (SUPPLIER_LINE, PSP_LINE, MODEL_LINE, meter_line(1), pan_line(1))]
-HEADER = "type,meter_id,kind,supplier_id,scheme,public_point,head_end,max_credit_pence,enrolled"
-ROW = f"meter,00db160000000001,ESME,north,gbcs,{POINT.hex()},sandbox,5000,true"
+METER = "add_meter.meter"
+HEADER = (
+    f"{METER}.meter_id,{METER}.kind,add_meter.supplier_id,{METER}.scheme,{METER}.public_point,"
+    "add_meter.settings.head_end,add_meter.settings.max_credit_pence,add_meter.not_enrolled,add_meter.since"
+)
+ROW = f"00db160000000001,METER_KIND_ESME,north,gbcs,{POINT_TEXT},sandbox,5000,true,2026-11-01T00:00:00Z"
 
 
 def check(content: bytes, name: str = "file.jsonl", *, after: int = 0) -> Total:
@@ -97,49 +101,76 @@ def test_what_is_wrong_with_a_line_stays_with_it(content: bytes, refused: dict[i
     ("row", "problem"),
     [
         (ROW, ""),
-        (ROW.replace("ESME", '"ESME"'), ""),
+        (ROW.replace("METER_KIND_ESME", '"METER_KIND_ESME"'), ""),
         (ROW.replace("5000", ""), ""),
         (ROW + ",more", "line: 10 cells under 9 names"),
         (ROW.rsplit(",", 1)[0], "line: 8 cells under 9 names"),
-        ("meter,00db", "line: 2 cells under 9 names"),
-        (ROW.replace("ESME", '"ESME'), "line: no row of a CSV"),
-        (ROW.replace("ESME", '"ES"ME'), "line: no row of a CSV"),
-        (ROW.replace("ESME", "ES\rME"), "line: no row of a CSV"),
-        (ROW.replace("sandbox", "\0"), "head_end:"),
-        (ROW.replace("5000", "5e3"), "max_credit_pence:"),
-        (ROW.replace("5000", "-5"), "max_credit_pence:"),
-        (ROW.replace("5000", "٣"), "max_credit_pence:"),
-        (ROW.replace("5000", "9" * 5000), "max_credit_pence:"),
-        (ROW.replace("true", "yes"), "enrolled:"),
-        (ROW.replace("sandbox", "x" * 15_000), "head_end:"),
-        (ROW.replace("sandbox", '"' + '""' * 9_000 + '"'), "head_end:"),
+        ("00db,METER_KIND_ESME", "line: 2 cells under 9 names"),
+        (ROW.replace("METER_KIND_ESME", '"METER_KIND_ESME'), "line: no row of a CSV"),
+        (ROW.replace("METER_KIND_ESME", '"METER_KIND"_ESME'), "line: no row of a CSV"),
+        (ROW.replace("METER_KIND_ESME", "METER_KIND\r_ESME"), "line: no row of a CSV"),
+        (ROW.replace("sandbox", "\0"), "settings.head_end:"),
+        (ROW.replace("5000", "5e3"), "add_meter.settings.max_credit_pence:"),
+        (ROW.replace("5000", "-5"), "add_meter.settings.max_credit_pence:"),
+        (ROW.replace("5000", "٣"), "add_meter.settings.max_credit_pence:"),
+        (ROW.replace("5000", "9" * 5000), "add_meter.settings.max_credit_pence:"),
+        (ROW.replace("true", "yes"), "not_enrolled:"),
+        (ROW.replace("sandbox", "x" * 15_000), "settings.head_end:"),
+        (ROW.replace("sandbox", '"' + '""' * 9_000 + '"'), "settings.head_end:"),
         (ROW.replace("sandbox", "x" * 140_000), "line: longer than 20000 characters"),
     ],
 )
 def test_a_row_is_refused_by_what_is_wrong_with_it(row: str, problem: str) -> None:
-    total = check("\r\n".join([HEADER, ROW, row, ROW.replace("01,ESME", "02,ESME"), ""]).encode("utf-8-sig"), "a.CSV")
+    total = check("\r\n".join([HEADER, ROW, row, ROW.replace("01,METER", "02,METER"), ""]).encode("utf-8-sig"), "a.CSV")
     assert (total.loaded, wrong(total)) == ((3, []) if not problem else (2, [3]))
     assert not problem or total.problems[0][2].startswith(problem)
 
 
 @pytest.mark.parametrize(
     "first",
-    ["meter,00db160000000001", "type,pan,pan", '"type', "", "type\udcff"],
+    [
+        "meter,00db160000000001",
+        "assign_pan.pan,assign_pan.pan",
+        '"assign_pan.pan',
+        "",
+        "blocked\udcff",
+        ",",
+        "type,pan",
+        "assign_pan",
+        "add_meter.meter",
+        "add_participant.profile.limits",
+        "assign_pan.pan,assign_pan.pen",
+        "add_meter.since.seconds",
+        "add_participant.profile.limits.channel",
+        ".",
+        "blocked.",
+        "9826200000000000001",
+    ],
 )
 def test_a_csv_without_the_names_of_its_fields_is_no_registry_file(first: str) -> None:
     content = "\n".join([first, "pan,1,2"]).encode("utf-8", "surrogateescape")
-    with pytest.raises(UnreadableFile, match=r"line [12]: the fields' names are needed"):
+    with pytest.raises(UnreadableFile, match=r"line [12]: the fields' paths are needed") as refused:
         check(content, "file.csv")
+    assert "98262" not in str(refused.value)
 
 
 def test_lists_and_nameless_columns_of_a_csv() -> None:
     text = io.StringIO()
     rows = csv.writer(text)
-    rows.writerow(["type", "participant_id", "role", "name", "identities", "", ""])
-    rows.writerow(["participant", "psp-one", "psp", "One, Ltd", "spiffe://one;spiffe://two", "", ""])
-    rows.writerow(["participant", "psp-two", "psp", "Two", "spiffe://three", "a remark", ""])
+    rows.writerow([*(f"add_participant.participant.{name}" for name in ("participant_id", "role", "name")),
+                   "add_participant.participant.identities", "", ""])  # fmt: skip
+    rows.writerow(["psp-one", "ROLE_PSP", "One, Ltd", "spiffe://one;spiffe://two", "", ""])
+    rows.writerow(["psp-two", "ROLE_PSP", "Two", "spiffe://three", "a remark", ""])
     total = check(text.getvalue().encode(), "file.csv")
     assert (total.loaded, wrong(total)) == (1, [3])
+
+
+def test_a_csv_holds_records_of_several_kinds() -> None:
+    head = f"{HEADER},assign_pan.pan,assign_pan.meter_id,assign_pan.form,blocked"
+    pan = ",9826100000000000001,00db160000000001,PAN_FORM_APP,true"
+    total = check("\n".join([head, ROW + ",,,,", ",,,,,,,," + pan, ROW + pan]).encode(), "file.csv")
+    assert (total.loaded, wrong(total)) == (2, [4])
+    assert total.problems[0][2].startswith("line: exactly one of")
 
 
 @pytest.mark.parametrize("name", ["file.jsonl", "file.csv"])
@@ -186,3 +217,11 @@ def test_every_part_fits_into_one_message_of_a_node(sizes: list[int], gaps: dict
 def _node_takes() -> int:
     some: Any = {"listen": "a:1", "cert": Path(), "key": Path(), "client_ca": Path()}
     return ApiConfig(**some).message_bytes_max
+
+
+@pytest.mark.parametrize(("fence", "name", "lines"), [("json", "page.jsonl", 4), ("csv", "page.csv", 1)])
+def test_the_lines_that_the_page_shows_are_read(fence: str, name: str, lines: int) -> None:
+    page = (Path(__file__).parents[4] / "docs" / "registry-file.md").read_text()
+    (shown,) = re.findall(rf"```{fence}\n(.*?)```", page, re.DOTALL)
+    total = check(shown.encode(), name)
+    assert (total.loaded, total.problems) == (lines, [])
