@@ -61,7 +61,7 @@ from core.metrics import LoopDelay, SetAside, StageTimes
 from core.operations.accept_cluster_time import AcceptTime
 from core.operations.drain_node import DrainNode
 from core.operations.forget_node import ForgetHeadEnd, ForgetNode
-from core.operations.key_monitor import KeyWatch
+from core.operations.key_monitor import KeyMonitor
 from core.ports.audit_context import Notes
 from core.ports.clock import Clock
 from core.registry.due_change_runner import DueChangeRunner
@@ -89,7 +89,7 @@ class Node:
     signer: HsmSigner
     cluster: ClusterParts
     registry: EtcdRegistryReplica
-    keys: KeyWatch
+    keys: KeyMonitor
     changes: DueChangeRunner
     trail: AuditLogFile
     authenticate: Authenticate
@@ -159,7 +159,7 @@ def build(config: Config, *, between: Callable[[Ports], Ports] = lambda adapters
     issuing, administration, two_people = _deciding(config, ports, tls)
     duties = _duties(config, issuing, time, set_aside)
     line, delivery, authenticate = issuing.line, duties.delivery, Authenticate(registry, tls.certificates)
-    keys = KeyWatch(keys=registry.supplier_keys, finder=signer, clock=clock)
+    keys = KeyMonitor(keys=registry.supplier_keys, finder=signer, clock=clock)
     health = _health(registry, signer, keys, cluster, time, base)
     states = HeadEndStates(names, ports.head_ends, delivery, clock)
     beat = partial(beat_of, time, cluster.ownership, health, outbox, line, delivery, loop_delay, keys, states, base)
@@ -255,7 +255,7 @@ def _view_of_cluster(
 def _health(
     registry: EtcdRegistryReplica,
     signer: HsmSigner,
-    keys: KeyWatch,
+    keys: KeyMonitor,
     cluster: ClusterParts,
     time: LedgerTime,
     base: LedgerParts,

@@ -11,7 +11,7 @@ from core.api.health import Health
 from core.delivery.worker import DeliveryWorker
 from core.issuing.group_commit import GroupCommitter
 from core.metrics import LoopDelay
-from core.operations.key_monitor import KeyWatch
+from core.operations.key_monitor import KeyMonitor
 
 # A beat is small, however many keys a wrong token lacks.
 _MISSING_KEYS_MAX = 20
@@ -25,7 +25,7 @@ def beat_of(
     line: GroupCommitter,
     delivery: DeliveryWorker,
     loop_delay: LoopDelay,
-    keys: KeyWatch,
+    keys: KeyMonitor,
     states: HeadEndStates,
     ledger: LedgerParts,
 ) -> peer.HeartbeatResponse:

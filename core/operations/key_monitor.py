@@ -1,4 +1,4 @@
-"""KeyWatch: which supplier's key this node's HSM lacks, asked again and again: keys come back, and keys are lost."""
+"""KeyMonitor: which supplier's key this node's HSM lacks, asked again and again: keys come back, and keys are lost."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ class MissingKey:
         return f"{self.supplier_id}/{self.key_id}"
 
 
-class KeyWatch:
+class KeyMonitor:
     """Finds and proves the key of every supplier before its first sale, and again as long as the node runs."""
 
     def __init__(

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from core.domain.participant import ParticipantId, SupplierKey
-from core.operations.key_monitor import KeyWatch, MissingKey
+from core.operations.key_monitor import KeyMonitor, MissingKey
 from tests.fakes.clock import HandClock
 from tests.support.vends import KEY, SUPPLIER_ID
 
@@ -27,9 +27,9 @@ class Token:
         return doubts
 
 
-def _watch(token: Token, clock: HandClock, keys: dict[ParticipantId, SupplierKey] | None = None) -> KeyWatch:
+def _watch(token: Token, clock: HandClock, keys: dict[ParticipantId, SupplierKey] | None = None) -> KeyMonitor:
     registered = {SUPPLIER_ID: KEY, OTHER_ID: OTHER} if keys is None else keys
-    return KeyWatch(keys=lambda: registered, finder=token, clock=clock)
+    return KeyMonitor(keys=lambda: registered, finder=token, clock=clock)
 
 
 async def test_a_missing_key_is_told_with_its_supplier_and_looked_for_until_it_comes() -> None:
