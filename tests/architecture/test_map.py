@@ -11,8 +11,10 @@ ROOT = Path(__file__).parents[2]
 MAP = (ROOT / "docs" / "MAP.md").read_text()
 ROW = re.compile(r"^\| \[([\w/]+)\]\(\.\./\1\) \| (.*) \|$", re.MULTILINE)
 NAMED = re.compile(r"(?<![\w*{}./-])((?:[\w.-]+/)*[\w-]+\.(?:py|mjs|sh|proto))(?![\w*])")
-# Of another project, or written by whoever reads.
-ELSEWHERE = {"buf/validate/validate.proto"}
+# Files, and the folders by which a later bare name is meant.
+MENTIONED = re.compile(rf"{NAMED.pattern}|(?<![\w*{{}}./-])((?:[\w-]+/)+)(?![\w*])")
+# Of another project, or of every package.
+ELSEWHERE = {"buf/validate/validate.proto", "__init__.py"}
 
 
 # What a checkout has beside what is in it by right.
@@ -36,11 +38,22 @@ def test_every_folder_of_code_has_its_line_and_says_the_same_of_itself() -> None
 
 
 def _missing(text: str, folder: Path) -> Iterator[str]:
-    """Yield the files that a page names and that are not there: from the root, from the page, or by their end."""
-    for name in NAMED.findall(text):
-        if (ROOT / name).exists() or (folder / name).exists() or name in ELSEWHERE:
+    """Yield the files that a page names and that are not there: from the root, from the page, or by their end.
+
+    A name without a folder is that of one file only, or of a file in a folder that the page has named before.
+    """
+    folders: set[str] = set()
+    for name in (match[1] or match[2] for match in MENTIONED.finditer(text)):
+        path = ROOT / name if (ROOT / name).exists() else folder / name
+        if path.exists() or name in ELSEWHERE:
+            folders.add(str((path if path.is_dir() else path.parent).resolve()))
             continue
-        if not any(file.endswith(f"/{name}") for file in FILES):
+        if not NAMED.fullmatch(name):
+            continue
+        ends = [ROOT / file for file in FILES if file.endswith(f"/{name}")]
+        if len(ends) == 1:
+            folders.add(str(ends[0].parent))
+        elif not folders & {str(end.parent) for end in ends}:
             yield name
 
 
@@ -51,6 +64,11 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
 
 def test_a_file_that_is_not_there_is_found() -> None:
     assert list(_missing("see `core/flows/turn.py` and `issue.py`", ROOT)) == ["core/flows/turn.py"]
+
+
+def test_a_bare_name_of_several_files_is_found_unless_its_folder_was_named() -> None:
+    assert list(_missing("`config.py`, `core/api/access.py`, `config.py`", ROOT)) == ["config.py"]
+    assert list(_missing("`hsm/`: `config.py`", ROOT)) == []
 
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")

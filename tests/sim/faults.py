@@ -187,9 +187,7 @@ class Nemesis:
 
     async def clock_step(self) -> None:
         """Let a node's wall clock step by hours or days."""
-        await self._skew(
-            [self._sim.any_name()], self._chance.choice((-3600.0, 3600.0, 46_800.0, -172_800.0, 172_800.0))
-        )
+        await self._skew([self._sim.any_name()], self._chance.choice(_STEPS_S))
 
     async def clock_step_all(self) -> None:
         """Let every wall clock step together."""
