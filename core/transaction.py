@@ -32,14 +32,14 @@ _KINDS: Final[dict[type[object], Kind]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What came of a change: the revision, and False in `changed` if it was so already."""
+    """The result of a change: its revision; `changed` is False if the record had this content already."""
 
     revision: int
     changed: bool = True
 
 
 class Reads:
-    """What one attempt has read. Each record is read once; each is compared by the attempt's write."""
+    """The records that one attempt has read. Each is read once, and compared by the attempt's write."""
 
     def __init__(self, store: RegistryStore) -> None:
         self._store = store

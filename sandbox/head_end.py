@@ -107,7 +107,7 @@ class HeadEnd(sandbox_rpc.HeadEndControlServiceServicer):
             await context.abort(grpc.StatusCode.ALREADY_EXISTS, "another code was sent under this message_id")
         if self._chance.happens(self._chance.knobs.refuse):
             self.counts["refused"] += 1
-            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not authorised for this meter now")
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, "not authorized for this meter now")
         if self._chance.knobs.fence:
             stale = self._fence.stale(request)
             if stale is not None:

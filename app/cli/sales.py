@@ -84,7 +84,7 @@ class CommandBook:
     """The book in a file of JSON lines, for one command at a time."""
 
     def __init__(self, path: Path) -> None:
-        """Open it, made if it is not there; end the command if it cannot be used."""
+        """Open the book, and make its file if there is none; end the command if the file cannot be used."""
         from utrn_client.book_file import BookFile, BookInUse
 
         try:
@@ -107,19 +107,19 @@ class CommandBook:
         return self._open.get(transaction_id)
 
     def begin(self, one: Open) -> None:
-        """Store it before a node is asked; end the command if it cannot be stored."""
+        """Store a request before a node is asked; end the command if the request cannot be stored."""
         begin = {name: getattr(one, name) for name in Open.__slots__} | {"content": dict(one.content)}
         self._write({"begin": begin}, f"nothing was asked under {one.transaction_id}")
         self._open[one.transaction_id] = one
 
     def end(self, transaction_id: str, outcome: str) -> None:
-        """Store that it has its final answer."""
+        """Store that a request has its final answer."""
         meaning = f"{transaction_id} has its answer and stays in the book"
         self._write({"end": transaction_id, "outcome": outcome}, meaning)
         self._open.pop(transaction_id, None)
 
     def close(self) -> None:
-        """Let the next command have it."""
+        """Close the book's file, so that the next command can open it."""
         self._file.close()
 
     def _write(self, entry: dict[str, object], meaning: str) -> None:
@@ -152,7 +152,7 @@ def carry_out(
     target: str,
     tls: Files,
 ) -> None:
-    """Ask for it under an id of the book, tell the answer, and close it in the book; end the command if there is none.
+    """Make a request under an id of the book, print the answer, close the request; end the command without an answer.
 
     Args:
         asked: What is asked for.

@@ -13,7 +13,7 @@ from app.devstack.stack import DevStack
 from app.node.process_lock import ProcessLock
 from app.terminal.output import console
 
-# Held for as long as the stack runs; what is left of one that is gone means nothing.
+# Held for as long as the stack runs; the file of a stack that has ended means nothing.
 _LOCK: Final = "stack.lock"
 
 
@@ -49,7 +49,7 @@ def down(folder: Path) -> int:
     while (process := lock.holder()) != 0:
         with suppress(ProcessLookupError):
             handle = os.pidfd_open(process)
-            # Held by its handle, it is still the one that has the lock: nobody else has its number.
+            # While the handle is open the process keeps its number, so the signal reaches the holder of the lock.
             if lock.holder() == process:
                 signal.pidfd_send_signal(handle, signal.SIGTERM)
                 console.print("ending it")

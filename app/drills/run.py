@@ -250,5 +250,5 @@ class _Run:
 
 
 def run_seed(run: int) -> int:
-    """Return what a run adds to the plan's seed, so that every run of a drill differs and can be had again."""
+    """Return what a run adds to the plan's seed, so that every run of a drill differs and can be repeated."""
     return 1000 * run

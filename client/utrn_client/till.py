@@ -66,7 +66,7 @@ class Answer:
     `done()` when the receipt is out: until then the sale is open, and the next start prints the same code again.
     """
 
-    # Not in its text: whoever reads a log could spend it.
+    # Not in the text: a reader of a log could spend the code.
     code: types_pb2.IssuedCode = field(repr=False)
     replayed: bool
     done: Callable[[], None] = field(repr=False, compare=False)

@@ -80,7 +80,7 @@ class CounterSeen:
 
 @dataclass(frozen=True, slots=True)
 class AppliedSeen:
-    """What is known to be applied of a counter sequence was written."""
+    """A write of the highest counter known to be applied in a counter sequence."""
 
     originator_id: OriginatorId
     meter_id: MeterId

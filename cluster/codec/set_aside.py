@@ -10,7 +10,7 @@ _KEPT_MAX = 10_000
 
 
 class SetAsideRecords:
-    """What is set aside now, of every kind. The rest goes on; what depends on one of them is not answered as absent."""
+    """The records set aside now, of every kind. A question that needs such a record is never answered as absent."""
 
     def __init__(self) -> None:
         self._kept: dict[str, dict[bytes, int]] = {}

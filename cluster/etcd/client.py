@@ -45,7 +45,7 @@ _DENIALS = frozenset(
     }
 )
 _RETRY_READ_AFTER_S = 0.05
-# Whoever reads again and again must not do so as fast as it is denied.
+# A read that is repeated waits between attempts, and is not repeated as fast as etcd denies it.
 _DENIED_PAUSE_S = 0.5
 _WATCH_SILENCE_S = 2.0
 

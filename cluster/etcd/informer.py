@@ -39,7 +39,7 @@ class Replica(Protocol):
     """
 
     def begin(self) -> None:
-        """Take what follows, until `listed`, as a new listing."""
+        """Begin a new listing; it lasts until `listed`."""
         ...
 
     def listed(self, revision: int) -> None:
@@ -47,11 +47,11 @@ class Replica(Protocol):
         ...
 
     def put(self, kv: pb.KeyValue) -> None:
-        """Take in a key's newest value."""
+        """Store a key's newest value."""
         ...
 
     def remove(self, key: bytes, revision: int) -> None:
-        """Take in that a key is gone since `revision`."""
+        """Remove a key that was deleted at `revision`."""
         ...
 
     def parts(self) -> Sequence[bytes]:

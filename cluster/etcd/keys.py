@@ -105,7 +105,7 @@ class Keys:
         return int(shard), MeterId(meter_id), Counter(int(counter)), OriginatorId(originator_id)
 
     def shard(self, shard: int) -> bytes:
-        """Who owns a shard."""
+        """The key of a shard's owner."""
         return f"{self.prefix}shard/{shard:04d}".encode()
 
     def shards(self) -> bytes:
@@ -153,7 +153,7 @@ class Keys:
         return f"{self.prefix}time/doubt".encode()
 
     def suspicion(self, node_id: str, by: str) -> bytes:
-        """What one node says of another's silence; of itself, its answer."""
+        """The key of one node's suspicion of another; of itself, its answer."""
         return f"{self.prefix}suspicion/{node_id}/{by}".encode()
 
     def suspicions(self) -> bytes:

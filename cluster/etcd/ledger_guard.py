@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """What no later linearizable reply may lie below."""
+    """The least revision, term and member state that later linearizable replies may have."""
 
     revision: int
     term: int
@@ -74,7 +74,7 @@ class LedgerGuard:
         return Floor(max(self._revision, self._agreed_revision), self._term)
 
     def know(self, incarnation: str, record: tuple[bytes, bytes], revision: int, cluster_id: int) -> None:
-        """Take what is known of the ledger: its incarnation, the record's key and value, the revision, the cluster."""
+        """Set the known identity of the ledger: incarnation, the record's key and value, revision, cluster."""
         key, value = record
         self._incarnation = incarnation
         self._fence = pb.Compare(result=pb.Compare.EQUAL, target=pb.Compare.VALUE, key=key, value=value)
@@ -95,7 +95,7 @@ class LedgerGuard:
         self._lost = self._lost or how
 
     def see(self, header: pb.ResponseHeader) -> None:
-        """Take in the header of any reply."""
+        """Check the header of a reply against the floor, and raise the floor."""
         if not header.cluster_id:
             return
         if self._cluster_id and header.cluster_id != self._cluster_id:

@@ -16,7 +16,7 @@ from core.ports.clock import Clock
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What etcd said of one write: whether its compares held, what its reads found, and at which revision."""
+    """etcd's answer to one write: whether its compares held, its reads, and the revision."""
 
     succeeded: bool
     found: list[pb.KeyValue | None]

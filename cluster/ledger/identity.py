@@ -29,7 +29,7 @@ class LedgerThere(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerSeen:
-    """What etcd says of itself and of the ledger. `value` is the record's bytes; None if there is no ledger."""
+    """The identity of etcd and of the ledger. `value` is the record's bytes; None if there is no ledger."""
 
     cluster_id: int
     revision: int

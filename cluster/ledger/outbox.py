@@ -107,7 +107,7 @@ class EtcdOutbox:
                 self.mirrored = True
 
     def begin(self) -> None:
-        """Take what follows as a listing."""
+        """Begin a listing."""
         self._there, self._listing = {}, []
 
     def listed(self, revision: int) -> None:
@@ -117,7 +117,7 @@ class EtcdOutbox:
         self._news.put_nowait(Listing(tuple(one for kv in listing if (one := self._understood(kv)) is not None)))
 
     def put(self, kv: pb.KeyValue) -> None:
-        """Take in an owed delivery."""
+        """Store an owed delivery."""
         self._there[self._name(kv.key)] = kv.mod_revision
         if self._listing is not None:
             self._listing.append(kv)
@@ -125,7 +125,7 @@ class EtcdOutbox:
             self._news.put_nowait(Added(owed))
 
     def remove(self, key: bytes, revision: int) -> None:
-        """Take in that a delivery is no longer owed."""
+        """Remove a delivery that is no longer owed."""
         del revision
         self._there.pop(self._name(key), None)
         self._aside.clear(_KIND, key)

@@ -137,7 +137,7 @@ class FailureDetector:
         return all(map(self._is_silent, self.heard))
 
     async def _follow(self, node_id: str, address: str) -> None:
-        """Hear one node until it is no member any more."""
+        """Listen to the beats of one node until the node is no member any more."""
         while True:
             await self._hear_once(node_id, address)
             last = self.heard.get(node_id)

@@ -61,7 +61,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """Who owns a shard."""
+    """The owner of a shard."""
 
     node_id: str
     epoch: int

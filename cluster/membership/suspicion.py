@@ -54,7 +54,7 @@ class Membership(Protocol):
 
 
 class Suspicions:
-    """What this node and its peers say of each other's silence, and what follows from it."""
+    """The suspicions of this node and its peers, and the leases that end by them."""
 
     def __init__(
         self,

@@ -25,7 +25,7 @@ class Reminders:
             heapq.heappush(self._in_order, reminder)
 
     def discard(self, reminder: Reminder) -> None:
-        """Take a reminder away, if it is there."""
+        """Remove a reminder, if it is there."""
         # It leaves the order when its turn comes.
         self._there.pop(reminder, None)
 

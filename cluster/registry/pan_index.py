@@ -16,7 +16,7 @@ class PanIndex:
         self._pans: dict[int, str | tuple[str, ...]] = {}
 
     def change(self, pan: str, before: bytes | None, after: bytes | None) -> None:
-        """Take in that a PAN's stored record was `before` and is `after`; None where there is none."""
+        """Update the index for a PAN whose record changed from `before` to `after`; None for no record."""
         had, has = _meters_in(before), _meters_in(after)
         for meter in had - has:
             self._set(meter, tuple(one for one in self._get(meter) if one != pan))

@@ -138,11 +138,11 @@ class EtcdRegistryReplica:
         log.info("registry read", extra=self._copy.counts)
 
     def put(self, kv: pb.KeyValue) -> None:
-        """Take in a record's newest value."""
+        """Store a record's newest value."""
         self._reading.apply(kv, gone=False)
 
     def remove(self, key: bytes, revision: int) -> None:
-        """Take in that a record is gone."""
+        """Remove a record that was deleted."""
         self._reading.apply(pb.KeyValue(key=key, mod_revision=revision), gone=True)
 
     def parts(self) -> Sequence[bytes]:

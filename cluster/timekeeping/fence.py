@@ -20,7 +20,7 @@ class TimeFence:
     """Knows how far the ledger's time has come, and advances it to this node's when a write needs that."""
 
     def __init__(self, client: EtcdClient, keys: Keys, clock: Clock) -> None:
-        """Take the client, and a clock that tells cluster time."""
+        """Take the etcd client, and the clock of cluster time."""
         self._client = client
         self._keys = keys
         self._clock = clock

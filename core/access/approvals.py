@@ -135,7 +135,9 @@ class TwoPeople:
         """Approve what another operator has asked for.
 
         Raises:
-            TwoPeopleNeeded, RecordNotFound, RecordChanged: as named.
+            TwoPeopleNeeded: the caller is the operator who asked.
+            RecordNotFound: no approval has this id.
+            RecordChanged: the approval is no longer open.
         """
         return await self._decide(principal, approval_id, ApprovalState.APPROVED)
 
@@ -143,7 +145,8 @@ class TwoPeople:
         """Withdraw what was asked for, or approved, and not carried out.
 
         Raises:
-            RecordNotFound, RecordChanged: as named.
+            RecordNotFound: no approval has this id.
+            RecordChanged: the approval is no longer open.
         """
         return await self._decide(principal, approval_id, ApprovalState.WITHDRAWN)
 
@@ -178,7 +181,7 @@ class TwoPeople:
         one = known.record
         done = one.carry_out(principal, now)
         expect = [(Ref(Kind.APPROVAL, one.approval_id), known.revision)]
-        # Whoever was barred since has consented to nothing.
+        # An operator that was barred since has consented to nothing.
         for name in sorted({one.asked_by, ParticipantId(one.decided_by)}):
             operator = await self.store.read(Participant, name)
             if operator is None or not _active(operator.record):

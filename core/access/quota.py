@@ -9,7 +9,7 @@ class Quota:
     """Counts per participant; forgets nobody, since only registered participants come here."""
 
     def __init__(self, clock: Clock, *, burst: int, per_minute: int, refusal: str) -> None:
-        """Take the burst, what comes back in a minute, and the sentence that whoever has none left is told."""
+        """Set the burst, the refill of a minute, and the sentence of the refusal when none is left."""
         self._clock = clock
         self._burst = burst
         self._per_s = per_minute / 60
@@ -18,7 +18,7 @@ class Quota:
         self._left: dict[ParticipantId, tuple[float, float]] = {}
 
     def take(self, participant_id: ParticipantId, many: int = 1) -> None:
-        """Take so many, if one is left: what was taken beyond that is waited for before the next.
+        """Take so many, if one is left; the debt beyond it is refilled before the next is granted.
 
         Raises:
             Overloaded: none is left now.

@@ -77,8 +77,8 @@ def _check_revoked(participant: Participant, certificate: PeerCertificate) -> No
 
 
 def _suspended() -> Refused:
-    return CallerSuspended("this participant is suspended; ask the operator")
+    return CallerSuspended("this participant is suspended")
 
 
 def _unknown() -> Refused:
-    return UnknownCaller("the client certificate's SAN URI names no participant; ask the operator to register it")
+    return UnknownCaller("the client certificate's SAN URI names no participant")

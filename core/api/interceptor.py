@@ -179,7 +179,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 asked = method.parse(body)
                 reply: bytes = method.handler.response_serializer(await method.handler.unary_unary(asked, context))
         except Overloaded:
-            # Nothing was read or decided; a line for each would let whoever asks too much fill the disk.
+            # Nothing was read or decided; a line for each would let a caller above its limit fill the disk.
             raise
         except UtrnError as error:
             every = access.noted is Noted.EVERY
@@ -222,7 +222,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         name = self._name_of(admit(), context)
         with self._counted(name, method):
             if method.access.noted is not Noted.NONE:
-                # Before the first reply: whoever breaks off half-way has read half of it.
+                # Before the first reply: a caller that breaks off half-way has read half of the answer.
                 self._note(context, method.name, empty_pb2.Empty(), "allowed", Notes())
             if handler.request_streaming:
                 replies = handler.stream_stream(_Requests(method, requests, admit), context)

@@ -54,7 +54,7 @@ class PanServicer(rpc.PanServiceServicer):
         return pb.ReplacePanResponse(result=result_message(done))
 
     async def SetPanBlocked(self, request: pb.SetPanBlockedRequest, context: Context) -> pb.SetPanBlockedResponse:
-        """Block a PAN."""
+        """Block or unblock a PAN."""
         pan = self._pan(request.pan, "pan")
         done = await self.pans.block(self.authenticate(context), pan, blocked=request.blocked)
         return pb.SetPanBlockedResponse(result=result_message(done))

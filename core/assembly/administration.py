@@ -92,7 +92,7 @@ class Administration:
         """Credit without payment."""
         return GiveGoodwillCredit(
             store=self._ports.store,
-            authorise=self.issuing.authorise,
+            authorize=self.issuing.authorize,
             issue=self.issuing.issue,
             clock=self._ports.clock,
             id_window=self.issuing.config.hot_window,
@@ -101,7 +101,7 @@ class Administration:
 
     @cached_property
     def reconcile(self) -> ReconcilePans:
-        """What does not fit between PANs, meters and suppliers."""
+        """Reconcile: finds PANs, meters and suppliers whose records contradict each other."""
         registry = self._ports.registry
         return ReconcilePans(registry=registry, book=registry, clock=self._ports.clock)
 

@@ -22,7 +22,7 @@ from core.registry.due_change_runner import DueChangeRunner
 
 @dataclass(frozen=True, kw_only=True)
 class Duties:
-    """What one node does for all: the deliveries of the shards that it owns, and changes that are due.
+    """The work that one node does for all: deliveries of the shards that it owns, and due changes.
 
     Attributes:
         utc_ahead: How far UTC is ahead of cluster time: head ends go by UTC.
@@ -38,7 +38,7 @@ class Duties:
 
     @cached_property
     def delivery(self) -> DeliveryWorker:
-        """What delivers the codes of the shards that this node owns."""
+        """DeliveryWorker: delivers the codes of the shards that this node owns."""
         ports, answers = self.issuing.ports, self.issuing.answers
         meters = FreshMeters(ports.registry, ports.store)
         lapse, origins = DeliveryGuard(registry=meters), Origins.by(meters, self.set_aside)
@@ -77,7 +77,7 @@ class Duties:
 
     @cached_property
     def changes(self) -> DueChangeRunner:
-        """What carries out changes whose instant has come."""
+        """DueChangeRunner: carries out changes whose instant has come."""
         ports = self.issuing.ports
         return DueChangeRunner(
             due_by=ports.registry.due_by, turn=self.issuing.turn, clock=ports.clock, random=self.random

@@ -31,12 +31,12 @@ class Issuing:
 
     @cached_property
     def turn(self) -> ApplyDueChange:
-        """What carries a due change out when a sale comes upon it."""
+        """ApplyDueChange: carries a due change out before a sale that needs the changed record."""
         return ApplyDueChange(store=self.ports.store, clock=self.ports.clock)
 
     @cached_property
-    def authorise(self) -> Authorize:
-        """The rule, asked with what this node's copy of the registry says."""
+    def authorize(self) -> Authorize:
+        """Authorize: the rule, asked with this node's replica of the registry."""
         return Authorize(
             registry=self.ports.registry,
             store=self.ports.store,
@@ -48,7 +48,7 @@ class Issuing:
 
     @cached_property
     def counters(self) -> Counters:
-        """What this node knows of counter sequences."""
+        """Counters: the counter sequences that this node has read."""
         return Counters(
             self.ports.clock,
             trust_s=self.config.counter_trust_s,
@@ -59,7 +59,7 @@ class Issuing:
 
     @cached_property
     def line(self) -> GroupCommitter:
-        """What signs and commits vends, many in one transaction."""
+        """GroupCommitter: signs and commits vends, many in one transaction."""
         return GroupCommitter(
             ledger=self.ports.ledger,
             signer=self.ports.signer,
@@ -75,12 +75,12 @@ class Issuing:
 
     @cached_property
     def ceilings(self) -> Ceilings:
-        """What this node holds of sellers' ceilings."""
+        """Ceilings: the allotments of sellers' ceilings that this node has drawn."""
         return Ceilings(self.ports.ceilings, self.ports.clock)
 
     @cached_property
     def refuse(self) -> RefuseSale:
-        """What closes the id of a refused sale."""
+        """RefuseSale: closes the id of a refused sale."""
         quota = closing_quota(
             self.ports.clock, burst=self.config.closings_burst, per_minute=self.config.closings_per_minute
         )
@@ -95,9 +95,9 @@ class Issuing:
 
     @cached_property
     def issue(self) -> IssueVend:
-        """The way of one vend."""
+        """IssueVend: the way of one vend."""
         return IssueVend(
-            authorise=self.authorise,
+            authorize=self.authorize,
             answers=self.answers,
             line=self.line,
             clock=self.ports.clock,
@@ -108,14 +108,14 @@ class Issuing:
 
     @cached_property
     def find(self) -> FindVend:
-        """What looks a vend up."""
+        """FindVend: looks a vend up."""
         return FindVend(self.ports.ledger)
 
     @cached_property
     def send(self) -> SendIssued:
-        """What asks for the delivery of a vend that was issued."""
+        """SendIssued: asks for the delivery of a vend that was issued."""
         return SendIssued(
-            authorise=self.authorise,
+            authorize=self.authorize,
             find=self.find,
             ledger=self.ports.ledger,
             answers=self.answers,
@@ -124,5 +124,5 @@ class Issuing:
 
     @cached_property
     def check(self) -> CheckEligibility:
-        """What says whether a sale could be made."""
-        return CheckEligibility(authorise=self.authorise, ledger=self.ports.ledger, counters=self.counters)
+        """CheckEligibility: says whether a sale would be allowed."""
+        return CheckEligibility(authorize=self.authorize, ledger=self.ports.ledger, counters=self.counters)

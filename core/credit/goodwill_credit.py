@@ -62,7 +62,7 @@ class GiveGoodwillCredit:
     """Asks, decides, reports. `id_window` and `id_ahead` are how old and how new a transaction id may be."""
 
     store: RegistryStore
-    authorise: Authorize
+    authorize: Authorize
     issue: IssueVend
     clock: Clock
     id_window: timedelta
@@ -79,7 +79,7 @@ class GiveGoodwillCredit:
         check_asked(supplier.record.profile_at(ms_of(self.clock.now())).credit, asked.amount)
         known = await self.store.read(CreditRequest, principal.participant_id, asked.transaction_id)
         if known is None:
-            _, objections = await self.authorise.objections(
+            _, objections = await self.authorize.objections(
                 principal, Operation.CREDIT, asked.pan, amount=asked.amount, channel=0
             )
             if objections:

@@ -18,7 +18,7 @@ _KEPT_MAX = 10_000
 
 
 class MeterRecords(Protocol):
-    """What is known of meters and of whose they are. Every question raises NotReady if its record is set aside."""
+    """Meters and their registrations. Every method raises NotReady if the meter's record is set aside."""
 
     @property
     def ready(self) -> bool:

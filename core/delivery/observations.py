@@ -64,7 +64,7 @@ class Mailbox:
 
 @dataclass(slots=True)
 class AttemptObservation:
-    """What has been heard about one code's message during one attempt.
+    """Answers, alerts and statuses about one code's message during one attempt.
 
     Attributes:
         vend: Returns the vend, its delivery as it was written last.

@@ -36,9 +36,9 @@ async def _not_read(_: MeterId) -> None:
 class Origins:
     """Judges by the registry's and the delivery's records, and counts in `set_aside` what is not believed.
 
-    `registered` returns the head end that a meter is registered to, the last one if it is out of service, None if it
-    has never been in service, and the record that says so;
-    `read_again` has that record read from the ledger, for a copy that may be behind.
+    `registered` returns two values. The first is the head end that the meter is registered to: the last head end of a
+    meter out of service, None for a meter that was never in service. The second is the read set of that answer.
+    `read_again` reads the meter's record from the ledger, because the replica may be behind.
     """
 
     set_aside: SetAside
@@ -47,7 +47,7 @@ class Origins:
 
     @classmethod
     def by(cls, meters: FreshMeters, set_aside: SetAside) -> "Origins":
-        """Return what judges by the registry."""
+        """Return Origins that judge by the registry."""
         return cls(
             set_aside=set_aside,
             registered=lambda meter_id: head_end_of(meters, meter_id),

@@ -47,7 +47,7 @@ class Hand(Enum):
 
 
 class Deliveries(Protocol):
-    """What this node has in hand."""
+    """The deliveries that this node works on."""
 
     def hand(self, meter_id: MeterId, originator_id: OriginatorId, counter: UtrnCounter) -> Hand:
         """Return where the delivery of a code is."""
@@ -74,7 +74,7 @@ _RACES_MAX = 5
 
 @dataclass(frozen=True, slots=True)
 class _Named:
-    """What a meter said of one code: credited, or a duplicate."""
+    """A meter's word on one code: credited, or a duplicate."""
 
     meter_id: MeterId
     originator_id: OriginatorId

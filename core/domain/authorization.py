@@ -62,7 +62,7 @@ class Grant(NamedTuple):
     until: Ms
 
 
-# By caller, supplier and act. Whoever keeps the records empties it when a participant or an appointment changes.
+# By caller, supplier and act. The registry's replica empties it when a participant or an appointment changes.
 Says = dict[tuple[ParticipantId, ParticipantId, Operation], Grant]
 
 
@@ -286,7 +286,7 @@ class _Case:
         if isinstance(terms, Refused):
             return terms
         if not active:
-            return errors.SupplierInactive("the meter's supplier is not active; ask the operator")
+            return errors.SupplierInactive("the meter's supplier is not active")
         return Grant(
             key=supplier.record.supplier_key,
             profile=profile,
@@ -308,7 +308,7 @@ class _Case:
         read_set.append((Ref(Kind.APPOINTMENT, f"{known.record.supplier_id}/{known.record.psp_id}"), known.revision))
         myself = self._records.participant(caller.participant_id)
         if myself is None or self._value_now(myself.record.standings) is not ParticipantStatus.ACTIVE:
-            return errors.CallerSuspended("this participant is suspended; ask the operator")
+            return errors.CallerSuspended("this participant is suspended")
         read_set.append((Ref(Kind.PARTICIPANT, caller.participant_id), myself.revision))
         self._until(appointment.terms.until)
         level = min(appointment.terms.level, profile.psp_level)
@@ -341,7 +341,7 @@ class _Case:
         use = self._card_use
         # A code that was paid for is delivered, even if the card was lost since.
         if use.status is not PanStatus.ACTIVE and self._question.operation is not Operation.DELIVER:
-            self._deny(errors.PanBlocked("pan is blocked; the consumer needs a new card from the supplier"))
+            self._deny(errors.PanBlocked("the PAN is blocked"))
         if use.supplier_id != self._registration.supplier_id:
             self._deny(
                 errors.PanNotCurrent("the card was given by an earlier supplier of the meter", because="supplier")

@@ -70,11 +70,11 @@ class AuditLogFile:
         return self._written and not self._disowned
 
     def note(self, decision: AuditRecord) -> None:
-        """Take one decision."""
+        """Queue the record of one decision for the file."""
         self._take(lambda: decision_line(decision))
 
     def note_sale(self, vend: Vend, revision: int) -> None:
-        """Take one sale."""
+        """Queue the record of one sale for the file."""
         self._take(lambda: sale_line(vend, revision, self._key))
 
     def _take(self, line: Callable[[], str]) -> None:

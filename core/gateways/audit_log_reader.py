@@ -27,7 +27,7 @@ class BadAuditLog(Exception):
 
 @dataclass(slots=True)
 class Verdict:
-    """What is known of a file that was read to its end.
+    """The result of reading an audit file to its end.
 
     Attributes:
         lines: How many lines its blocks hold.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from core.ports.clock import Clock
 
-# Linux's monotonic clock stands still while the machine sleeps; whoever wakes would believe in a lease long gone.
+# Linux's monotonic clock stands still while the machine sleeps; a node that wakes would believe in a lease long gone.
 _STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 

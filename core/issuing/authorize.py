@@ -1,4 +1,4 @@
-"""Step 3: is this principal allowed to do this for the meter behind this PAN, now? The one authorisation of every path.
+"""Step 4: is this principal allowed to do this for the meter behind this PAN, now? The one authorization of every path.
 
 It decides from the copy in memory. Where a change is due it is carried out first, and where the commit finds that a
 record has moved, the question is asked again of the ledger itself.

@@ -34,7 +34,7 @@ _BEHIND_MAX_MS = 2_000
 
 @dataclass(slots=True)
 class _Purse:
-    """What this node holds of one seller's hour. `revision` is that of the seller's record it was drawn under."""
+    """This node's allotment of one seller's hour. `revision`: of the seller's record at the draw."""
 
     participant_id: ParticipantId
     hour: Ms

@@ -14,7 +14,7 @@ from core.ports.ledger import Ledger
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Eligibility:
-    """What stands against a sale; nothing, if it would be allowed. `supplier_id` is for those with a say."""
+    """The objections to a sale; none if it would be allowed. `supplier_id` is told to permitted callers only."""
 
     objections: tuple[Refused, ...]
     supplier_id: ParticipantId | None
@@ -24,7 +24,7 @@ class Eligibility:
 class CheckEligibility:
     """Asks the one rule, and looks whether the meter can take one more code."""
 
-    authorise: Authorize
+    authorize: Authorize
     ledger: Ledger
     counters: Counters
 
@@ -37,7 +37,7 @@ class CheckEligibility:
             NotReady, LedgerUnavailable: repeat.
         """
         act = Operation.TOP_UP if deliver else Operation.ISSUE
-        decision, objections = await self.authorise.objections(
+        decision, objections = await self.authorize.objections(
             principal, act, pan, amount=amount or 0, channel=channel or 0
         )
         if objections and isinstance(objections[0], NotAppointed | PanNotFound):

@@ -49,7 +49,7 @@ class Counters:
             self._seen.popitem(last=False)
 
     def forget(self, key: SequenceKey) -> None:
-        """Have the sequence read before it is used again."""
+        """Drop a sequence from memory: the ledger is read before the sequence is used again."""
         self._seen.pop(key, None)
 
     @staticmethod

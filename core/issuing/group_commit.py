@@ -135,8 +135,8 @@ class GroupCommitter:
             sale: What is asked for.
             permit: What allows it.
             value: What its code will carry.
-            dated_from: The vend is dated then or later,
-            dated_before: and before then.
+            dated_from: Earliest instant of the vend, inclusive.
+            dated_before: Latest instant of the vend, exclusive.
 
         Raises:
             Overloaded, ShuttingDown: nothing was done.
@@ -310,7 +310,7 @@ class GroupCommitter:
                     self._answer(pending, Issued(outcome.stored, replayed=False))
                 case Present():
                     if outcome.stored.vend.utrn == entry.vend.utrn:
-                        # An earlier sending was carried out, and somebody has written on its delivery since.
+                        # An earlier sending was carried out; the delivery record has changed since.
                         self._trail.note_sale(entry.vend, outcome.stored.revision)
                     self._counters.forget(pending.sequence)
                     if outcome.stored.vend.same_code(entry.vend):
@@ -367,7 +367,7 @@ class GroupCommitter:
         self._release(pending)
 
     def _release(self, pending: PendingVend) -> None:
-        """Let the next vend of the same counter sequence go."""
+        """Move the next vend of the same counter sequence to the waiting vends."""
         behind = self._behind.get(pending.sequence)
         if behind:
             self._again.append(behind.popleft())

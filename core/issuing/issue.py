@@ -1,4 +1,4 @@
-"""Steps 3 to 6 in order: authorise, find the earlier answer, charge, sign, commit. The one way codes are issued."""
+"""Steps 3 to 6 in order: find the earlier answer, authorize, charge, sign, commit. The one way codes are issued."""
 
 import asyncio
 import logging
@@ -40,7 +40,7 @@ _ASKED_AGAIN_MAX = 5
 class IssueVend:
     """Issues the one code of one vend, or takes in the code made elsewhere."""
 
-    authorise: Authorize
+    authorize: Authorize
     answers: RecentVends
     line: GroupCommitter
     clock: Clock
@@ -61,7 +61,7 @@ class IssueVend:
 
         Raises:
             Refused: the class says why, `final` what it proves.
-            Busy: nothing was done; repeat the same transaction_id.
+            Retryable: nothing was done; repeat the same transaction_id.
             OutcomeUnknown: repeat the same transaction_id.
         """
         check(principal.participant_id == sale.participant_id, "a sale belongs to the caller")
@@ -81,9 +81,9 @@ class IssueVend:
             if isinstance(told, Issued):
                 return told
             if told is NotCommitted.AUTHORIZE_AGAIN:
-                log.info("a record moved under a vend; it is authorised again")
+                log.info("a record moved under a vend; it is authorized again")
             # A change of the meter is due, or a record has moved under the vend: the ledger says what holds now.
-            snapshot = await self.authorise.refresh(principal, sale.pan)
+            snapshot = await self.authorize.refresh(principal, sale.pan)
         raise _registry_moved()
 
     async def _answer_in_flight(self, sale: Sale) -> Issued | asyncio.Future[VendAnswer] | None:
@@ -117,7 +117,7 @@ class IssueVend:
     ) -> Issued | asyncio.Future[VendAnswer] | None:
         """Return the answer of a new vend, or its future; None if a change of the meter must be carried out first."""
         self._check_window(sale)
-        permit = self.authorise.now(
+        permit = self.authorize.now(
             principal,
             sale.operation,
             sale.pan,
@@ -137,7 +137,7 @@ class IssueVend:
         self, sale: Sale, permit: Permit, snapshot: Registry | None
     ) -> Issued | asyncio.Future[VendAnswer]:
         """Return the future answer of a vend that is charged to its seller's ceiling."""
-        seller = (snapshot or self.authorise.registry).participant(sale.participant_id)
+        seller = (snapshot or self.authorize.registry).participant(sale.participant_id)
         at = max(ms_of(self.clock.now()), permit.since)
         try:
             charge = await self.ceilings.take(sale.participant_id, seller, sale.amount, at)
@@ -149,7 +149,7 @@ class IssueVend:
             raise
         begun = False
         try:
-            # Whoever had to wait may find that another request has begun this very vend.
+            # While this request waited, another request may have begun the same vend.
             earlier = await self._answer_in_flight(sale)
             if earlier is not None:
                 return earlier
@@ -179,7 +179,7 @@ class IssueVend:
         )
 
     async def refused(self, sale: Sale, refusal: Refused, *, repeat: bool) -> Issued:
-        """Answer a sale that is refused before it is authorised: its caller is suspended, or a field of it is wrong.
+        """Answer a sale that is refused before it is authorized: its caller is suspended, or a field of it is wrong.
 
         Args:
             sale: What is asked, as it was asked: its fields are only compared with those of the committed vend.

@@ -1,4 +1,4 @@
-"""Step 4: same transaction id, same answer; repeats in flight wait for the first, recent answers come from memory."""
+"""Step 3: same transaction id, same answer; repeats in flight wait for the first, recent answers come from memory."""
 
 import asyncio
 from collections import OrderedDict
@@ -28,7 +28,7 @@ class Issued:
 
 
 class NotCommitted(Enum):
-    """What became of a vend that has no answer yet, though nothing went wrong."""
+    """Why a vend was not committed though no error occurred."""
 
     # A record that it was based on has moved, or its permit ran out while it waited.
     AUTHORIZE_AGAIN = auto()
@@ -43,7 +43,7 @@ def key_of(sale: Sale) -> VendKey:
 
 
 class RecentVends:
-    """What this node is committing now, and what it committed lately.
+    """The vends that this node is committing, and its recent answers.
 
     A vend's code can never change, nor can the refusal that closed an id, so memory is as good as the ledger; a
     delivery kept here may be old, and whoever writes on it compares its revision.
@@ -83,7 +83,7 @@ class RecentVends:
             self._in_doubt.discard(oldest)
 
     def doubt(self, key: VendKey) -> None:
-        """Have a vend's delivery read from the ledger before it is relied on; its code is what it always was."""
+        """Mark a vend's delivery as possibly old: the ledger is read before it is relied on. The code never changes."""
         if key in self._recent:
             self._in_doubt.add(key)
 
@@ -92,7 +92,7 @@ class RecentVends:
         return self._in_flight.get(key)
 
     def begin(self, sale: Sale, answer: asyncio.Future[VendAnswer]) -> None:
-        """Let repeats of `sale` wait for `answer` until it is there."""
+        """Register `answer` as the future that repeats of `sale` wait for."""
         key = key_of(sale)
         self._in_flight[key] = (sale, answer)
         answer.add_done_callback(lambda _: self._in_flight.pop(key, None))

@@ -30,7 +30,7 @@ class Requested:
 class SendIssued:
     """Asks for the delivery of a vend issued here."""
 
-    authorise: Authorize
+    authorize: Authorize
     find: FindVend
     ledger: Ledger
     answers: RecentVends
@@ -61,7 +61,7 @@ class SendIssued:
                 if written is not None:
                     self.answers.remember(written)
                     return Requested(written.vend.delivery, replayed=False)
-            snapshot = await self.authorise.refresh(principal, stored.vend.sale.pan)
+            snapshot = await self.authorize.refresh(principal, stored.vend.sale.pan)
         raise LedgerUnavailable("others keep writing this vend; repeat the same request")
 
     async def refused(
@@ -72,7 +72,7 @@ class SendIssued:
         Nothing is written: the code was sold and may be entered by hand, whatever becomes of its delivery.
 
         Raises:
-            Refused: as named; fenced, if the id is closed.
+            Refused: `refusal`, if the delivery was never asked for; fenced, if the id is closed.
             LedgerUnavailable: repeat.
         """
         if owner != principal.participant_id:
@@ -96,7 +96,7 @@ class SendIssued:
             )
 
     def _authorization(self, principal: Principal, vend: Vend, snapshot: Registry | None) -> Authorization | None:
-        permit = self.authorise.now(
+        permit = self.authorize.now(
             principal,
             Operation.DELIVER,
             vend.sale.pan,

@@ -35,7 +35,7 @@ class _Care:
 
 
 class Remote(Enum):
-    """What a node is connected to."""
+    """The remote end of a node's channel."""
 
     # etcd ends connections that ping more often than every 5 s (--grpc-keepalive-min-time), or without calls.
     ETCD = _Care(dead_after_ms=3_000, connect_ms=500)
@@ -76,7 +76,7 @@ def channel_options(remote: Remote, *, server_name: str = "") -> Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLimits:
-    """What a server grants a connection.
+    """Limits that a server sets for each connection.
 
     Attributes:
         handshake_s: Seconds for TLS.

@@ -36,7 +36,7 @@ class KeyMonitor:
     def __init__(
         self, *, keys: Callable[[], Mapping[ParticipantId, SupplierKey]], finder: KeyFinder, clock: Clock
     ) -> None:
-        """Take what tells the registered keys, and what looks for them."""
+        """Take the source of registered keys and the finder of keys in the HSM."""
         self._keys = keys
         self._finder = finder
         self._clock = clock

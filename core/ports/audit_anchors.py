@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 
 class AnchorState(IntEnum):
-    """What has become of the life of a node that wrote the file. Stored by number."""
+    """Whether the node that wrote the file still runs, and how its run ended. Stored by number."""
 
     # By a program that did not say.
     UNKNOWN = 0

@@ -11,7 +11,7 @@ _LOOKED_AT_MAX = 20
 
 @dataclass(slots=True)
 class Notes:
-    """What one request has looked at and written. `decided`: the trail has a line of it already."""
+    """Records that one request has read and written. `decided`: the audit log has its line already."""
 
     looked_at: dict[Ref, int] = field(default_factory=dict)
     written_at: int = 0

@@ -8,7 +8,7 @@ from core.domain.vend import Vend
 
 
 class AuditRecord(NamedTuple):
-    """Who asked for what, and what was decided, by which rule and which records at which revision.
+    """One decision: caller, request, outcome, rule, and the records with their revisions.
 
     `identity` is the SAN URI of the certificate; `ask` the transaction id or the name of the request; `subject` what it
     was about: a meter, a participant, the last four digits of an unknown PAN. `amount` is pence. `outcome` is
@@ -40,9 +40,9 @@ class AuditLog(Protocol):
     """Takes decisions at once and keeps them for good a little later."""
 
     def note(self, decision: AuditRecord) -> None:
-        """Take one decision. Never raises, and never waits."""
+        """Queue one decision for the log. Never raises, and never waits."""
         ...
 
     def note_sale(self, vend: Vend, revision: int) -> None:
-        """Take one sale, as it was committed at `revision`; 0 if nobody knows whether it was. Never raises or waits."""
+        """Queue one sale, committed at `revision`; 0 if its outcome is unknown. Never raises, and never waits."""
         ...

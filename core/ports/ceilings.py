@@ -9,11 +9,11 @@ from core.domain.participant import ParticipantId
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allotment:
-    """What a node holds of a seller's hour from now on.
+    """A node's part of a seller's ceiling of one hour.
 
-    `pence` is what it may sell; `drawn_pence` what all nodes have drawn, this one included; `ceiling_pence` the ceiling
-    that was held against, by the seller's record at `revision`. `hour` is the one that was asked for, or a later one
-    that the ledger has come to meanwhile.
+    `pence` is what the node may sell; `drawn_pence` what all nodes have drawn, this node included; `ceiling_pence` the
+    ceiling that the draw was checked against, from the seller's record at `revision`. `hour` is the hour that was asked
+    for, or a later hour if the ledger has reached it.
     """
 
     hour: Ms
@@ -25,7 +25,7 @@ class Allotment:
 
 
 class CeilingLedger(Protocol):
-    """Deals the ceiling out. Whatever nodes do at the same time, no more is drawn for an hour than the ceiling."""
+    """Grants allotments of a ceiling to nodes; all nodes together never draw more for an hour than the ceiling."""
 
     async def draw(self, participant_id: ParticipantId, hour: Ms, *, held: int, wanted: int) -> Allotment:
         """Give `held` back, which must not be sold any more, and return what may be sold instead.

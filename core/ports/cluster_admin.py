@@ -129,7 +129,7 @@ class Cluster(Protocol):
         ...
 
     async def drain(self, node_id: str, *, by: ParticipantId, at: datetime) -> Drain:
-        """Have a node give its shards to others and send its callers elsewhere, until the drain is ended.
+        """Order a drain: the node hands its shards over and refuses callers, until the drain is ended.
 
         Raises:
             LedgerUnavailable, OutcomeUnknown: repeat.
@@ -137,7 +137,7 @@ class Cluster(Protocol):
         ...
 
     async def forget(self, node_id: str) -> bool:
-        """Take a node off the roster, and end its drain; return False, with nothing done, if it is alive.
+        """Remove a node from the roster, and end its drain; return False, with nothing done, if the node is alive.
 
         Raises:
             LedgerUnavailable, OutcomeUnknown: repeat.
@@ -145,7 +145,7 @@ class Cluster(Protocol):
         ...
 
     async def forget_head_end(self, name: str) -> None:
-        """Take the name of a head end away.
+        """Remove the name of a head end.
 
         Raises:
             LedgerUnavailable, OutcomeUnknown: repeat.

@@ -30,7 +30,7 @@ class AddCredit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What the head end can do; see headend.v1.GetCapabilitiesResponse."""
+    """Capabilities of the head end; see headend.v1.GetCapabilitiesResponse."""
 
     name: str
     dedupes_by_message_id: bool
@@ -42,7 +42,7 @@ class Capabilities:
 
 
 class AnswerKind(Enum):
-    """What a meter said of a code."""
+    """A meter's answer to a code."""
 
     APPLIED = auto()
     DUPLICATE = auto()
@@ -81,7 +81,7 @@ class GivenUp:
 
 @dataclass(frozen=True, slots=True)
 class Numbered:
-    """What a meter said, by the number of the event; None where the event is of another kind, or a sign of life."""
+    """A meter's word with the number of its event; None for an event of another kind, or a sign of life."""
 
     sequence: int
     said: Answer | Alert | None = None

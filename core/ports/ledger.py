@@ -107,7 +107,7 @@ class CounterMoved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrationMoved:
-    """A record that allowed the vend has changed. Nothing was written; authorise again."""
+    """A record that allowed the vend has changed. Nothing was written; authorize again."""
 
 
 # What the one key of a transaction id can hold; it never changes from one to the other.
@@ -169,7 +169,7 @@ class Ledger(Protocol):
         """Store `queued` in place of `stored` and put it into the outbox, in one transaction.
 
         Returns None, and has written nothing, if the record is no longer at `stored.revision`, or a record of
-        `read_set` has moved: read it again, and authorise again.
+        `read_set` has moved: read it again, and authorize again.
 
         Raises:
             LedgerUnavailable: nothing was written.

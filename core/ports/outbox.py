@@ -74,7 +74,7 @@ class DeliveryChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
-    """What the ledger has of one counter of a sequence: where that is, and the counter's vend, if there is one."""
+    """One counter of a sequence in the ledger: its key, and its vend if there is one."""
 
     sequence: CounterState
     stored: StoredVend | None
@@ -85,7 +85,7 @@ WriteOutcome = StoredVend | Deposed | DeliveryChanged | UtrnError
 
 
 class Outbox(Protocol):
-    """What is owed to meters. Written by the owner of a shard only, and only under its epoch."""
+    """The deliveries owed to meters. Only the owner of a shard writes them, and only under its epoch."""
 
     def watch(self) -> AsyncIterator[OutboxEvent]:
         """Return a Listing, then every change, in order, for ever; a lost connection is resumed without a gap."""

@@ -26,7 +26,7 @@ OwnershipChange = Gained | Lost
 
 
 class Ownership(Protocol):
-    """Who delivers. It makes work quick and calm; safety comes from the epoch compared in every delivery write."""
+    """Which shards this node owns. Safety comes from the epoch that every delivery write compares."""
 
     def shard_of(self, meter_id: MeterId) -> int:
         """Return the shard of a meter; a pure function, the same on every node and for ever."""

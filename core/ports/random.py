@@ -4,7 +4,7 @@ from typing import Protocol
 
 
 class Random(Protocol):
-    """What the core needs of chance: random.Random fits."""
+    """Random numbers for the core: random.Random fits."""
 
     def uniform(self, a: float, b: float, /) -> float:
         """Return a number between `a` and `b`."""

@@ -32,7 +32,10 @@ class Appoint:
 
         Raises:
             SignatureWrong: the signature is not the supplier's, or not over these terms.
-            DatesReversed, ParticipantNotFound, RecordExists, ChangePending: as named.
+            DatesReversed: the terms end before they begin.
+            ParticipantNotFound: the PSP is not registered.
+            RecordExists: an appointment has this id.
+            ChangePending: too many appointments of the pair are open.
         """
         require_role(principal, SUPPLIERS)
         if terms.supplier_id != principal.participant_id:

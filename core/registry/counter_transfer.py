@@ -35,7 +35,7 @@ class ExternallyIssued:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HandOver:
-    """Who spends a meter's counters from now on, and what the one before says of them.
+    """The next custodian of a meter's counters, and the state that the earlier custodian declares.
 
     `codes` are codes sold by the one before; `settings` and `public_point` are what becomes of the meter's, None for
     as they are.

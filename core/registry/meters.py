@@ -152,7 +152,7 @@ class MeterAdmin:
         return (await self.update(principal, meter_id, changed, prepare=prepare)).written
 
     async def end(self, principal: Principal, meter_id: MeterId, at: Ms | None) -> Written:
-        """Take a meter out of service at `at`: from then on nobody supplies it."""
+        """End a meter's registration at `at`: from then on the meter has no supplier."""
 
         def changed(meter: Meter, now: Ms) -> Meter:
             last = meter.registrations.last

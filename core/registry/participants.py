@@ -35,7 +35,7 @@ _CEILINGS_MAX = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NewParticipant:
-    """What a participant is made of."""
+    """The fields of a participant to be registered."""
 
     participant_id: ParticipantId
     role: Role
@@ -104,7 +104,8 @@ class ParticipantAdmin:
         """Change a participant's name and certificates, at once; an operator's need two operators.
 
         Raises:
-            ParticipantNotFound, RecordExists: as named.
+            ParticipantNotFound: no participant has this id.
+            RecordExists: another participant has one of the certificates.
             NeedsApproval, SecondOperatorNeeded: it is an operator.
         """
         require_role(principal, OPERATORS)
@@ -204,7 +205,9 @@ class ParticipantAdmin:
         by two operators, with the certificates it had, since its originator, which its meters know, is nobody else's.
 
         Raises:
-            NeedsApproval, SecondOperatorNeeded, LastOperator: as named.
+            NeedsApproval: another operator has to approve first.
+            SecondOperatorNeeded: there is no second operator who could approve.
+            LastOperator: the participant is the last active operator.
             RecordChanged: it has left, and is no supplier; or one of its certificates is another's by now.
         """
         require_role(principal, OPERATORS)

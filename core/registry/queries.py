@@ -30,7 +30,7 @@ _MANY = 1000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seller:
-    """Who could sell, and what allowed it."""
+    """A participant that could sell, and the rule that allowed it."""
 
     participant_id: ParticipantId
     may_issue: bool

@@ -30,7 +30,7 @@ _CLAIMS_MAX = 2_000_000
 
 
 class FindingKind(IntEnum):
-    """What does not fit. The same numbers as in utrn.v1."""
+    """The kind of a contradiction. The same numbers as in utrn.v1."""
 
     NOT_REGISTERED = 1
     STANDS_FOR_ANOTHER = 2

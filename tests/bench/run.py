@@ -55,7 +55,7 @@ AT_ONCE = 64
 MANY = 640
 RAW_BATCHES = 10
 METERS = 1_000_000
-AUTHORISED = 5000
+AUTHORIZED = 5000
 
 Call = Callable[[], Awaitable[object]]
 
@@ -161,8 +161,8 @@ async def many(call: Call) -> float:
     return MANY / (time.perf_counter() - started)
 
 
-class Authorising:
-    """Authorisation with a million meters in memory, one after another picked at random, and all that goes with it.
+class Authorizing:
+    """Authorization with a million meters in memory, one after another picked at random, and all that goes with it.
 
     What goes with it: understanding the records, deciding, the line in the trail, and the compares of the commit.
     """
@@ -180,7 +180,7 @@ class Authorising:
         turn = ApplyDueChange(store=store, clock=self._clock)
         # Of which only the compares are made; no etcd is asked.
         self._ledger = EtcdLedger(cast("EtcdClient", None), EtcdConfig(endpoints=("none:1",)), self._clock)
-        self._authorise = Authorize(
+        self._authorize = Authorize(
             registry=registry,
             store=store,
             turn=turn,
@@ -191,23 +191,23 @@ class Authorising:
         self._chance = random.Random(1)
 
     def cpu_us(self) -> float:
-        """Return the CPU time of one authorisation, in microseconds."""
+        """Return the CPU time of one authorization, in microseconds."""
         principal = Principal(PSP_PARTICIPANT, PSP_PARTICIPANT.identities[0])
-        pans = [pan_of(self._chance.randrange(METERS)) for _ in range(AUTHORISED)]
+        pans = [pan_of(self._chance.randrange(METERS)) for _ in range(AUTHORIZED)]
         ids = [new_id() for _ in pans]
         started = time.process_time()
         for pan, ask in zip(pans, ids, strict=True):
-            permit = self._authorise.now(
+            permit = self._authorize.now(
                 principal, Operation.TOP_UP, pan, amount=1000, channel=3, ask=ask, snapshot=None
             )
             if permit is None:
                 raise RuntimeError("no change is due here")
             self._ledger.read_set_unmoved(permit.authorization.read_set)
         self._trail.flush()
-        return (time.process_time() - started) / AUTHORISED * 1e6
+        return (time.process_time() - started) / AUTHORIZED * 1e6
 
 
-async def one_round(bench: Bench, authorising: Authorising) -> dict[str, float]:
+async def one_round(bench: Bench, authorizing: Authorizing) -> dict[str, float]:
     """Return the figures of one round."""
     issue_ms, put_ms, empty_ms = await p50s_ms(bench.issue, bench.put, bench.empty)
     cpu = [bench.server_cpu_s()]
@@ -217,16 +217,16 @@ async def one_round(bench: Bench, authorising: Authorising) -> dict[str, float]:
     cpu.append(bench.server_cpu_s())
     peer_per_s = await many(bench.issue_at_peer)
     raw_per_s = await bench.raw_group_commits_per_s()
-    issue_us, authorise_us = (cpu[1] - cpu[0]) / MANY * 1e6, authorising.cpu_us()
+    issue_us, authorize_us = (cpu[1] - cpu[0]) / MANY * 1e6, authorizing.cpu_us()
     return {
         "issue_p50_ms": issue_ms,
         "put_p50_ms": put_ms,
         "empty_p50_ms": empty_ms,
         "issue_p50_ratio": issue_ms / (put_ms + empty_ms),
         "issue_cpu_us": issue_us,
-        "authorise_cpu_us": authorise_us,
+        "authorize_cpu_us": authorize_us,
         # What an issue costs more than it would without it.
-        "authorise_overhead": authorise_us / (issue_us - authorise_us),
+        "authorize_overhead": authorize_us / (issue_us - authorize_us),
         "empty_cpu_us": (cpu[2] - cpu[1]) / MANY * 1e6,
         "issue_cpu_ratio": (cpu[1] - cpu[0]) / max(cpu[2] - cpu[1], 1e-9),
         "issues_per_s": issues_per_s,
@@ -248,9 +248,9 @@ async def run(stack: DevStack, console: Console) -> list[dict[str, float]]:
         # Every meter once: what is measured is the steady state.
         await many(bench.issue)
         await many(bench.issue_at_peer)
-        authorising = Authorising(stack.folder / "bench-trail")
+        authorizing = Authorizing(stack.folder / "bench-trail")
         turns = track(range(ROUNDS), description="rounds", console=console)
-        rounds = [await one_round(bench, authorising) for _ in turns]
+        rounds = [await one_round(bench, authorizing) for _ in turns]
         await channel.close()
         await peer.close()
     await etcd.close()
@@ -260,7 +260,7 @@ async def run(stack: DevStack, console: Console) -> list[dict[str, float]]:
 _AIMS = {
     "issue_p50_ratio": "<= 1.5",
     "issue_cpu_ratio": "<= 1.8",
-    "authorise_overhead": "<= 0.05",
+    "authorize_overhead": "<= 0.05",
     "group_commit_share": "as high as it goes",
     "peer_ratio": "> 1",
 }

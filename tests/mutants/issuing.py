@@ -1,4 +1,4 @@
-"""Mutants of issuing: ids, counters, refusals, authorisation, commits."""
+"""Mutants of issuing: ids, counters, refusals, authorization, commits."""
 
 from tests.mutants.mutant import Mutant
 

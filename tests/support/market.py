@@ -94,8 +94,8 @@ class NoStore:
         return self.registry
 
 
-def authorise(registry: Registry, clock: Clock, trail: KeptTrail | None = None) -> Authorize:
-    """The authorisation by a registry in memory, where no change is ever due."""
+def authorize(registry: Registry, clock: Clock, trail: KeptTrail | None = None) -> Authorize:
+    """The authorization by a registry in memory, where no change is ever due."""
     store = cast("RegistryStore", NoStore(registry))
     turn = ApplyDueChange(store=store, clock=clock)
     return Authorize(

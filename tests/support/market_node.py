@@ -106,8 +106,8 @@ class MarketNode:
             ports=ports, config=FlowConfig(in_flight_max=1000, pan=RULE), node_id="n", answers=self.answers
         )
         self.issuing = issuing
-        self.turn, self.authorise, self.counters, self.line = (
-            issuing.turn, issuing.authorise, issuing.counters, issuing.line
+        self.turn, self.authorize, self.counters, self.line = (
+            issuing.turn, issuing.authorize, issuing.counters, issuing.line
         )  # fmt: skip
         self.ceilings, self.issue, self.find, self.send = issuing.ceilings, issuing.issue, issuing.find, issuing.send
         admin = Administration(issuing=issuing, consents=self.consents, authority=no_authority)

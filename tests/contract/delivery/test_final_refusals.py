@@ -115,7 +115,7 @@ async def _refused_while_a_commit_is_under_way(two: Two, *, repeat: bool) -> tup
 
 @pytest.fixture
 def free_of_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit that was authorised by other records than the refusal: of those it compares, none has moved."""
+    """A commit that was authorized by other records than the refusal: of those it compares, none has moved."""
     monkeypatch.setattr(preconditions, "authorizing_record_unmoved", lambda key, revision: [])
 
 

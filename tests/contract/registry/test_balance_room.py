@@ -204,7 +204,7 @@ async def test_eligibility_tells_the_room_that_is_left(store: Store) -> None:
     async with a_market(store) as market:
         await market.sold(market.a)
         node = market.b
-        check = CheckEligibility(authorise=node.authorise, ledger=node.ledger, counters=node.counters)
+        check = CheckEligibility(authorize=node.authorize, ledger=node.ledger, counters=node.counters)
 
         async def asked(pence: int) -> tuple[Refused, ...]:
             found = await check(as_(PSP), market.pan, amount=Pence(pence), channel=None, deliver=True)
@@ -218,7 +218,7 @@ async def test_eligibility_tells_the_room_that_is_left(store: Store) -> None:
 async def test_asking_often_does_not_tell_the_balance_to_the_penny_and_a_sale_goes_by_the_penny(store: Store) -> None:
     async with a_market(store) as market:
         node = market.b
-        check = CheckEligibility(authorise=node.authorise, ledger=node.ledger, counters=node.counters)
+        check = CheckEligibility(authorize=node.authorize, ledger=node.ledger, counters=node.counters)
 
         async def most(least: int, most: int) -> int:
             """Return the most that is answered without an objection, by halving."""

@@ -501,7 +501,7 @@ async def test_a_load_is_authenticated_part_by_part(node: MarketNode) -> None:
     def authenticate(_: object) -> Any:
         caller = callers.pop(0)
         if caller is None:
-            raise CallerSuspended("this participant is suspended; ask the operator")
+            raise CallerSuspended("this participant is suspended")
         return as_(caller)
 
     servicer = RegistryServicer(

@@ -242,7 +242,7 @@ async def test_a_repeat_that_the_head_end_refuses_says_nothing_of_an_earlier_sen
     work = OwedDelivery()
 
     async def refuse(_: AddCredit) -> None:
-        raise HeadEndRefused("not authorised for this meter now")
+        raise HeadEndRefused("not authorized for this meter now")
 
     monkeypatch.setattr(work.head_end, "send", refuse)
     async with work.owed(attempts=attempts):
@@ -258,7 +258,7 @@ async def test_in_the_end_it_is_somebodys_task(monkeypatch: pytest.MonkeyPatch) 
     work = OwedDelivery(DeliveryConfig(answer_wait_ms=50, attempts_max=2))
 
     async def refuse(_: AddCredit) -> None:
-        raise HeadEndRefused("not authorised for this meter now")
+        raise HeadEndRefused("not authorized for this meter now")
 
     monkeypatch.setattr(work.head_end, "send", refuse)
     async with work.owed(attempts=1):

@@ -465,7 +465,7 @@ def test_at_the_instant_of_a_change_the_old_say_ends_and_the_new_one_begins() ->
     question = Question(caller=PSP, operation=Operation.TOP_UP, pan=PAN, amount=1000, channel=3)
     before = authorize(registry, question, Ms(instant - 1))
     assert before.permit is not None
-    assert before.permit.until == instant, "the sale must be dated before the change, or be authorised again"
+    assert before.permit.until == instant, "the sale must be dated before the change, or be authorized again"
     assert authorize(registry, question, instant).due_change_of == meter_id
     registry.meters[meter_id] = replace(one, effective_through=instant)
     assert authorize(registry, question, instant).refusals[0].reason == "NOT_APPOINTED"

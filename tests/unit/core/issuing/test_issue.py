@@ -21,7 +21,7 @@ from core.issuing.config import FlowConfig
 from core.issuing.issue import IssueVend
 from core.issuing.recent_vends import Issued
 from tests.support.answers import memory
-from tests.support.market import MemoryRegistry, authorise, refusing
+from tests.support.market import MemoryRegistry, authorize, refusing
 from tests.support.vends import PSP, PSP_ID, card, market, meter, new_id, new_meter_id
 from tests.unit.core.issuing.test_group_commit import Line
 
@@ -36,7 +36,7 @@ def one_meter() -> MemoryRegistry:
 def _issue(line: Line, registry: MemoryRegistry) -> IssueVend:
     config = EtcdConfig(endpoints=("fake:1",))
     return IssueVend(
-        authorise=authorise(registry, line.clock),
+        authorize=authorize(registry, line.clock),
         answers=line.answers,
         line=line.line,
         clock=line.clock,
