@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Floor:
-    """The least revision, term and member state that later linearizable replies may have."""
+    """The least revision and raft term that a later linearizable reply may have."""
 
     revision: int
     term: int
@@ -95,7 +95,7 @@ class LedgerGuard:
         self._lost = self._lost or how
 
     def see(self, header: pb.ResponseHeader) -> None:
-        """Check the header of a reply against the floor, and raise the floor."""
+        """Check the cluster that a reply's header names, and raise the highest revision seen."""
         if not header.cluster_id:
             return
         if self._cluster_id and header.cluster_id != self._cluster_id:

@@ -74,7 +74,7 @@ class DeliveryChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
-    """One counter of a sequence in the ledger: its key, and its vend if there is one."""
+    """One counter in the ledger: the state of its sequence, and the counter's vend if there is one."""
 
     sequence: CounterState
     stored: StoredVend | None

@@ -33,9 +33,10 @@ class Appoint:
         Raises:
             SignatureWrong: the signature is not the supplier's, or not over these terms.
             DatesReversed: the terms end before they begin.
-            ParticipantNotFound: the PSP is not registered.
-            RecordExists: an appointment has this id.
-            ChangePending: too many appointments of the pair are open.
+            ParticipantNotFound: the supplier or the PSP is not registered, or has left.
+            RecordExists: an appointment of this id has other terms.
+            ChangePending: an appointment of the pair that has not ended covers a part of these dates.
+            HistoryFull: no more appointments of the pair can be kept.
         """
         require_role(principal, SUPPLIERS)
         if terms.supplier_id != principal.participant_id:
