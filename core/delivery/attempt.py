@@ -109,20 +109,18 @@ class AttemptDelivery:
         try:
             name = self.reached_by(stored.vend)
             head_end = self.head_ends.get(name)
+            attempt = _Attempt(self, name, head_end, stored, shard, epoch, ours, mailbox)
+            decided = await attempt.end_without_head_end()
+            if decided is not None:
+                return decided
             if head_end is None or not head_end.available:
-                lapsed, read_set = self.lapsed(stored.vend)
-                if lapsed is not None and not stored.vend.delivery.attempts:
-                    # It was never sent and never will be: no head end has a say in it.
-                    return await _Attempt(self, name, None, stored, shard, epoch, ours, mailbox).end_unsent(
-                        lapsed, read_set
-                    )
                 return Parked(name, stored.vend.delivery.queued_at or stored.vend.issued_at)
             most = (await head_end.capabilities()).in_flight_max
             if 0 < most <= self.in_flight[name]:
                 return Later(self.back_off_s(1))
             self.in_flight[name] += 1
             try:
-                return await _Attempt(self, name, head_end, stored, shard, epoch, ours, mailbox).run()
+                return await attempt.run()
             finally:
                 self.in_flight[name] -= 1
         except _NotOurs:
@@ -179,18 +177,22 @@ class _Attempt:
             raise InvariantBroken("an attempt without a head end asks and sends nothing")
         return self._reached
 
-    async def end_unsent(self, lapsed: DeliveryReason, read_set: ReadSet) -> AttemptEnd:
-        """End what was never sent and may not be sent any more, unless its meter has credited the code."""
+    async def end_without_head_end(self) -> AttemptEnd | None:
+        """End what needs no head end: what news that is here decides, and what was never sent and may not be any more.
+
+        None if the delivery goes on.
+        """
         verdict = await self._drain_inbox()
         if isinstance(verdict, Ended):
             return await self._close(verdict, self._proof or self._hearing.known_by)
-        return await self._lapse(lapsed, read_set)
+        if self._delivery.attempts:
+            return None
+        lapsed, read_set = self._by.lapsed(self._stored.vend)
+        return None if lapsed is None else await self._lapse(lapsed, read_set)
 
     async def run(self) -> AttemptEnd:
         """Make the attempt. It gives up only after a send that the head end took: a head end that was away owes one."""
-        verdict = await self._drain_inbox()
-        if not isinstance(verdict, Ended) and self._delivery.attempts > 0:
-            verdict = await self._ask()
+        verdict = await self._ask() if self._delivery.attempts else Next.TRY_AGAIN
         if verdict is Next.WAIT:
             verdict = await self._await_outcome()
             if verdict is Next.ASK_AGAIN:

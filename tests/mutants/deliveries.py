@@ -8,9 +8,9 @@ DELIVERIES = (
     Mutant(
         name="every-delivery-is-closed-unsent",
         file="core/delivery/attempt.py",
-        old="        verdict = await self._drain_inbox()\n        if not isinstance(verdict, Ended) and self",
-        new="        if self._config:\n            return await self._enter_by_hand()\n"
-        "        verdict = await self._drain_inbox()\n        if not isinstance(verdict, Ended) and self",
+        old="        verdict = await self._ask() if self._delivery.attempts else Next.TRY_AGAIN\n",
+        new="        verdict = await self._ask() if self._delivery.attempts else Next.TRY_AGAIN\n"
+        "        if self._config:\n            return await self._enter_by_hand()\n",
         killer=10,
         why="nothing is ever delivered",
         quick=True,
@@ -343,6 +343,14 @@ DELIVERIES = (
         why="an answer that comes a moment late is looked at half a minute later",
     ),
     Mutant(
+        name="answer-that-is-here-waits-for-room-at-the-head-end",
+        file="core/delivery/attempt.py",
+        old="            decided = await attempt.end_without_head_end()\n",
+        new="            decided = None if stored.vend.delivery.attempts else await attempt.end_without_head_end()\n",
+        killer=f"{_ATTEMPT}::test_an_answer_that_is_here_decides_whether_or_not_the_head_end_has_room",
+        why="while a head end is full, or away, nobody is told what its meters have answered",
+    ),
+    Mutant(
         name="break-of-the-stream-is-a-reason-to-send",
         file="core/delivery/attempt.py",
         old="            if verdict is Next.ASK_AGAIN:\n                # The code",
@@ -377,8 +385,9 @@ DELIVERIES = (
     Mutant(
         name="unsent-waits-for-a-head-end-that-is-gone",
         file="core/delivery/attempt.py",
-        old="                if lapsed is not None and not stored.vend.delivery.attempts:\n",
-        new="                if lapsed is not None and stored.vend.delivery.attempts < 0:\n",
+        old="        return None if lapsed is None else await self._lapse(lapsed, read_set)\n",
+        new="        return None if lapsed is None or self._reached is None or not self._reached.available else "
+        "await self._lapse(lapsed, read_set)\n",
         killer=f"{_ATTEMPT}::test_what_was_never_sent_and_may_not_be_any_more_does_not_wait_for_its_head_end",
         why="a code of a supplier that has lost the meter stays owed for ever",
     ),

@@ -234,6 +234,19 @@ async def test_a_head_end_gets_no_more_at_once_than_it_wants(wants: int, sent: i
     assert work.in_flight[HEAD_END] == 2
 
 
+@pytest.mark.parametrize("away", [False, True], ids=["no room", "away"])
+async def test_an_answer_that_is_here_decides_whether_or_not_the_head_end_has_room(away: bool) -> None:
+    """It was left unread for as long as the head end was full: the seller was not told what the meter had said."""
+    work = OwedDelivery()
+    work.head_end.in_flight_max = work.in_flight[HEAD_END] = 2
+    work.head_end.available = not away
+    async with work.owed(attempts=1) as stored:
+        work.mailbox.put(told(Answer(message_id=stored.vend.message_id, kind=AnswerKind.APPLIED)))
+        end, delivery = await work.attempt()
+    assert isinstance(end, Done)
+    assert (delivery.state, work.head_end.sent, work.in_flight[HEAD_END]) == (DeliveryState.APPLIED, [], 2)
+
+
 @pytest.mark.parametrize("attempts", [0, 1, 3])
 async def test_a_repeat_that_the_head_end_refuses_says_nothing_of_an_earlier_send(
     attempts: int, monkeypatch: pytest.MonkeyPatch
@@ -277,6 +290,15 @@ async def test_what_was_never_sent_and_may_not_be_any_more_does_not_wait_for_its
         end, delivery = await work.attempt()
         assert isinstance(end, Done)
         assert (delivery.state, delivery.reason) == (DeliveryState.REFUSED, DeliveryReason.SUPPLIER_CHANGED)
+
+
+async def test_what_was_never_sent_and_may_not_be_any_more_needs_no_room_at_its_head_end() -> None:
+    work = OwedDelivery()
+    work.head_end.in_flight_max = work.in_flight[HEAD_END] = 2
+    async with work.owed(attempts=0):
+        await work.change_of_supplier()
+        _, delivery = await work.attempt()
+    assert (delivery.state, delivery.reason) == (DeliveryState.REFUSED, DeliveryReason.SUPPLIER_CHANGED)
 
 
 async def test_what_was_sent_once_waits_for_its_head_end_to_be_asked() -> None:
