@@ -195,13 +195,15 @@ class _Attempt:
         verdict = await self._ask() if self._delivery.attempts else Next.TRY_AGAIN
         if verdict is Next.WAIT:
             verdict = await self._await_outcome()
-            if verdict is Next.ASK_AGAIN:
-                # The code is on its way, as far as is known: that the stream broke is no reason to send it again.
-                return Later(self._by.back_off_s(1))
         if not isinstance(verdict, Ended):
             lapsed, read_set = self._by.lapsed(self._stored.vend)
             if lapsed is not None:
                 return await self._lapse(lapsed, read_set)
+            if verdict is Next.ASK_AGAIN:
+                # The code is on its way, as far as is known: that the stream broke is no reason to send it again.
+                if self._exhausted(cut_short=True):
+                    return await self._enter_by_hand(cut_short=True)
+                return Later(self._by.back_off_s(1))
             # Also if the head end says that the code is on its way: it may have lost it since, and a repeat of the same
             # message does no harm.
             try:
@@ -210,8 +212,10 @@ class _Attempt:
                 return await self._ask_on(DeliveryReason.HEAD_END_REFUSED, read_set)
         if isinstance(verdict, Ended):
             return await self._close(verdict, self._proof or self._hearing.known_by)
-        if self._exhausted(cut_short=verdict is Next.ASK_AGAIN):
-            return await self._enter_by_hand()
+        cut_short = verdict is Next.ASK_AGAIN
+        self._mailbox.cut_short += cut_short
+        if self._exhausted(cut_short=cut_short):
+            return await self._enter_by_hand(cut_short=cut_short)
         await self._write(self._delivery.mark_outcome_unknown(self._epoch))
         return Later(self._by.back_off_s(self._delivery.attempts))
 
@@ -319,20 +323,24 @@ class _Attempt:
 
     def _exhausted(self, *, cut_short: bool = False) -> bool:
         """Return whether there were attempts or time enough; `cut_short` if the last had no time for its answer."""
-        enough = self._delivery.attempts >= self._config.attempts_max and not cut_short
-        return enough or ms_of(self._by.clock.now()) >= self._give_up_at()
+        return self._tried_enough(cut_short) or ms_of(self._by.clock.now()) >= self._give_up_at()
 
-    def _given_up_at(self) -> Ms:
+    def _tried_enough(self, cut_short: bool) -> bool:
+        """Return whether so many sends as are allowed had the time for their answers."""
+        return self._delivery.attempts - self._mailbox.cut_short >= self._config.attempts_max and not cut_short
+
+    def _given_up_at(self, *, cut_short: bool = False) -> Ms:
         """Return before when the delivery may not be given up; whenever, if by the number of attempts."""
-        return NEVER if self._delivery.attempts >= self._config.attempts_max else self._give_up_at()
+        return NEVER if self._tried_enough(cut_short) else self._give_up_at()
 
     def _give_up_at(self) -> Ms:
         since = self._delivery.queued_at or self._by.clock.now()
         return Ms(ms_of(since) + self._config.give_up_after_s * 1000)
 
-    async def _enter_by_hand(self) -> Done:
+    async def _enter_by_hand(self, *, cut_short: bool = False) -> Done:
         reason = DeliveryReason.UNEXPLAINED if self._hearing.unexplained else DeliveryReason.NO_ANSWER
-        return await self._close(Ended(DeliveryState.ENTER_BY_HAND, reason), not_before=self._given_up_at())
+        ended, not_before = Ended(DeliveryState.ENTER_BY_HAND, reason), self._given_up_at(cut_short=cut_short)
+        return await self._close(ended, not_before=not_before)
 
     async def _close(self, ended: Ended, read_set: ReadSet = (), not_before: Ms = NEVER) -> Done:
         now = self._by.clock.now()

@@ -27,6 +27,8 @@ class Mailbox:
         # How often everything that was there had been taken; and whether an attempt waits for news now.
         self.emptied = 0
         self.waited_for = False
+        # How many sends made at this node had their wait for an answer cut short: the head end's stream broke.
+        self.cut_short = 0
 
     def __bool__(self) -> bool:
         """Return whether there is news."""

@@ -21,7 +21,7 @@ from core.delivery.outcomes import CREDIT_ADDED_LOCALLY
 from core.delivery.recorder import Hand, Recorder
 from core.delivery.waiting import Parked, ParkedAt, parked_by_head_end
 from core.domain.delivery import DeliveryState
-from core.domain.errors import LedgerUnavailable, NotReady
+from core.domain.errors import HeadEndUnavailable, LedgerUnavailable, NotReady
 from core.domain.invariant import InvariantBroken
 from core.domain.message_id import parse_message_id
 from core.domain.meter import MeterId, OriginatorId
@@ -221,12 +221,15 @@ class DeliveryWorker:
     async def _hear(self, name: str, head_end: HeadEnd) -> None:
         async for event in head_end.events():
             if isinstance(event, StreamRestored):
-                self._go_on_through(name)
+                self._go_on_through(name, can_be_asked=await _can_be_asked(head_end))
             else:
                 self._take(Received(name, event))
 
-    def _go_on_through(self, name: str) -> None:
-        """Let what waits for a head end that is back go on; what others carry is not touched by it."""
+    def _go_on_through(self, name: str, *, can_be_asked: bool) -> None:
+        """Let what waits for a head end that is back go on; what others carry is not touched by it.
+
+        What was sent through a head end that cannot be asked keeps its back-off: all that is left is to send it again.
+        """
         back = Received(name, StreamRestored())
         # After an outage those who have waited longest come first.
         for key in self._oldest_first(self._queues):
@@ -234,7 +237,7 @@ class DeliveryWorker:
             sent = [slot for slot in queue.slots.values() if name in slot.carriers]
             for slot in sent:
                 slot.box.put(back)
-            if sent or (queue.parked is not None and queue.parked.head_end == name):
+            if (sent and can_be_asked) or (queue.parked is not None and queue.parked.head_end == name):
                 self._resume(key)
 
     def _take(self, received: Received) -> None:
@@ -515,6 +518,14 @@ class DeliveryWorker:
 
 def _key(owed: Owed | Removed) -> _Key:
     return owed.meter_id, owed.originator_id
+
+
+async def _can_be_asked(head_end: HeadEnd) -> bool:
+    """Return whether a head end tells where a message stands; true if it cannot say: an attempt will see."""
+    try:
+        return (await head_end.capabilities()).status_by_message_id
+    except HeadEndUnavailable:
+        return True
 
 
 def _decides(event: HeadEndEvent) -> bool:

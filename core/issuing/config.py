@@ -84,7 +84,8 @@ class DeliveryConfig:
     """Limits of delivering.
 
     Attributes:
-        attempts_max: Sends, 1 to 1000, after which the consumer is left to enter the code by hand.
+        attempts_max: Sends, 1 to 1000, after which the consumer is left to enter the code by hand; of those that this
+            node made, only such as had the time for an answer: no break of the head end's stream cut it short.
         give_up_after_s: Seconds, 1 to 604800, since delivery was asked for, with the same end.
         answer_wait_ms: Milliseconds, 50 to 86400000, that an answer may take before its outcome counts as unknown.
         explain_wait_ms: Milliseconds, 0 to 600000, that the alert explaining an electricity meter's refusal may take.

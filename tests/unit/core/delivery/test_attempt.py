@@ -11,7 +11,7 @@ from core.delivery.attempt import Aside, Done, Later
 from core.delivery.origins import Received
 from core.delivery.outcomes import CREDIT_ADDED_LOCALLY
 from core.delivery.waiting import Parked
-from core.domain.delivery import DeliveryReason, DeliveryState
+from core.domain.delivery import Delivery, DeliveryReason, DeliveryState
 from core.domain.effective_dated import ms_of
 from core.domain.errors import HeadEndRefused, HeadEndStale, HeadEndUnavailable
 from core.issuing.config import DeliveryConfig
@@ -317,24 +317,70 @@ async def test_a_stream_that_breaks_again_and_again_uses_up_no_attempts() -> Non
     work.head_end.knows = MessageState.IN_FLIGHT
     async with work.owed(attempts=0):
         for _ in range(5):
-            task = asyncio.get_running_loop().create_task(work.attempt())
-            await work.listening()
-            work.mailbox.put(Received(HEAD_END, StreamRestored()))
-            end, delivery = await task
+            end, delivery = await _cut_short(work)
             assert isinstance(end, Later)
-            work.stored = await work.read()
     assert (len(work.head_end.sent), delivery.attempts, delivery.owed) == (1, 1, True)
 
 
 async def test_a_send_whose_wait_a_break_cut_short_is_not_the_last() -> None:
     work = OwedDelivery(DeliveryConfig(answer_wait_ms=60_000, attempts_max=1))
     async with work.owed(attempts=0):
-        task = asyncio.get_running_loop().create_task(work.attempt())
-        await work.listening()
-        work.mailbox.put(Received(HEAD_END, StreamRestored()))
-        end, delivery = await task
+        end, delivery = await _cut_short(work)
     assert isinstance(end, Later)
     assert (delivery.state, delivery.attempts) == (DeliveryState.UNKNOWN, 1)
+
+
+async def _cut_short(work: OwedDelivery) -> tuple[object, Delivery]:
+    """Make an attempt whose wait for an answer a break of the head end's stream cuts short."""
+    task = asyncio.get_running_loop().create_task(work.attempt())
+    await work.listening()
+    work.mailbox.put(Received(HEAD_END, StreamRestored()))
+    end, delivery = await task
+    if delivery.owed:
+        work.stored = await work.read()
+    return end, delivery
+
+
+async def test_sends_that_breaks_cut_short_are_not_among_those_after_which_a_code_is_given_up() -> None:
+    """A head end that cannot be asked is sent the code again: twelve breaks left nothing to the one send that waits."""
+    config = DeliveryConfig(answer_wait_ms=60_000, attempts_max=2)
+    work = OwedDelivery(config)
+    work.head_end.can_be_asked = False
+    async with work.owed(attempts=0):
+        for _ in range(5):
+            await _cut_short(work)
+        work.config = replace(config, answer_wait_ms=50)
+        first, delivery = await work.attempt()
+        assert (type(first), delivery.state, delivery.attempts) == (Later, DeliveryState.UNKNOWN, 6)
+        work.stored = await work.read()
+        _, delivery = await work.attempt()
+    assert (delivery.state, delivery.attempts) == (DeliveryState.ENTER_BY_HAND, 7), "the control: two had their time"
+
+
+@pytest.mark.parametrize("attempts_max", [1, 9], ids=["sent often enough", "not so often"])
+async def test_a_code_on_its_way_behind_a_stream_that_breaks_for_ever_is_given_up_in_time(attempts_max: int) -> None:
+    """By the ledger's time: that a break cut the wait short says nothing of the number of sends."""
+    work = OwedDelivery(DeliveryConfig(answer_wait_ms=60_000, attempts_max=attempts_max))
+    work.head_end.knows = MessageState.IN_FLIGHT
+    async with work.owed(attempts=1) as stored:
+        end, delivery = await _cut_short(work)
+        assert (type(end), delivery.owed) == (Later, True)
+        work.node.clock.advance(_GIVE_UP_S)
+        work.outbox = noting = Noting(work)  # type: ignore[assignment]
+        _, delivery = await _cut_short(work)
+    assert (work.head_end.sent, delivery.state) == ([], DeliveryState.ENTER_BY_HAND)
+    queued_at = stored.vend.delivery.queued_at
+    assert queued_at is not None
+    assert noting.changes[-1].not_before == ms_of(queued_at + timedelta(seconds=work.config.give_up_after_s))
+
+
+async def test_a_code_that_may_not_be_sent_any_more_holds_no_newer_one_behind_a_stream_that_breaks() -> None:
+    work = OwedDelivery(DeliveryConfig(answer_wait_ms=60_000))
+    work.head_end.knows = MessageState.IN_FLIGHT
+    async with work.owed(attempts=1):
+        await work.change_of_supplier()
+        end, delivery = await _cut_short(work)
+    assert (type(end), delivery.owed, work.head_end.sent) == (Aside, True, [])
 
 
 @pytest.mark.parametrize("attempts", [0, 1, 2])

@@ -1,7 +1,7 @@
 """The delivery worker and a head end that was away: what waits is counted, and goes out in order when it is back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -16,13 +16,13 @@ from core.delivery.origins import Origins, Received
 from core.delivery.waiting import Parked, ParkedAt, parked_by_head_end
 from core.delivery.worker import DeliveryWorker
 from core.domain.delivery import DeliveryState
-from core.domain.errors import NotReady
+from core.domain.errors import HeadEndUnavailable, NotReady
 from core.domain.meter import MeterId
 from core.domain.transaction_id import TransactionId
 from core.domain.utrn import Counter
 from core.domain.vend import Vend
 from core.issuing.config import DeliveryConfig
-from core.ports.head_end import HeadEnd, HeadEndEvent, StreamRestored
+from core.ports.head_end import Capabilities, HeadEnd, HeadEndEvent, StreamRestored
 from core.ports.ledger import StoredVend
 from core.ports.outbox import Listing, Outbox, OutboxEvent, Owed
 from core.ports.ownership import Gained, OwnershipChange
@@ -122,8 +122,18 @@ class Attempts:
 class Returning:
     """A head end's stream, which says when it is back; or breaks in a way that none should."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, can_be_asked: bool = True, reached: bool = True) -> None:
         self.events_to_come: asyncio.Queue[HeadEndEvent | Exception] = asyncio.Queue()
+        self._can_be_asked = can_be_asked
+        self._reached = reached
+
+    async def capabilities(self) -> Capabilities:
+        if not self._reached:
+            raise HeadEndUnavailable("not reached yet")
+        return Capabilities(
+            name="returning", dedupes_by_message_id=True, status_by_message_id=self._can_be_asked,
+            alerts_name_counter=True, in_flight_max=MANY,
+        )  # fmt: skip
 
     async def events(self) -> AsyncIterator[HeadEndEvent]:
         while True:
@@ -282,6 +292,40 @@ async def test_news_that_an_attempt_leaves_unread_does_not_start_it_again_at_onc
         for _ in range(200):
             await asyncio.sleep(0)
     assert len(attempts.order) == 40
+
+
+@pytest.mark.parametrize(
+    ("can_be_asked", "reached", "tried"), [(True, True, 2), (False, True, 1), (False, False, 2)],
+    ids=["can be asked", "cannot be asked", "nobody knows"],
+)  # fmt: skip
+async def test_after_a_break_only_a_head_end_that_can_be_asked_is_turned_to_at_once(
+    can_be_asked: bool, reached: bool, tried: int
+) -> None:
+    """All that an attempt can do at another one is to send again: each break sent every code that waited."""
+    backlog, attempts = _backlog(20), Attempts(back=True)
+    head_end = Returning(can_be_asked=can_be_asked, reached=reached)
+    async with working(backlog, attempts, head_end) as worker:
+        await attempts.until(lambda: len(attempts.order) == 20)
+        await _until_all_rest(worker)
+        head_end.events_to_come.put_nowait(StreamRestored())
+        slots = [slot for queue in worker._queues.values() for slot in queue.slots.values()]
+        if tried == 2:
+            await attempts.until(lambda: len(attempts.order) == 40)
+        else:
+            await _until(lambda: all(slot.box for slot in slots))
+            for _ in range(200):
+                await asyncio.sleep(0)
+    assert len(attempts.order) == 20 * tried
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def _until_all_rest(worker: DeliveryWorker) -> None:
+    await _until(lambda: not worker.under_way and not worker._ready)
 
 
 async def test_a_meters_record_that_is_set_aside_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
