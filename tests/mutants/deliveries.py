@@ -351,6 +351,32 @@ DELIVERIES = (
         why="while a head end is full, or away, nobody is told what its meters have answered",
     ),
     Mutant(
+        name="news-wakes-nobody",
+        file="core/delivery/worker.py",
+        old="        if heard and _decides(received.event):\n",
+        new="        if heard and not received:\n",
+        killer="tests/unit/core/delivery/test_worker_backlog.py::"
+        "test_news_that_decides_ends_the_rest_of_its_delivery_and_of_no_other",
+        why="what a meter has answered is told an hour later",
+    ),
+    Mutant(
+        name="all-news-wakes",
+        file="core/delivery/worker.py",
+        old="        if heard and _decides(received.event):\n",
+        new="        if heard:\n",
+        killer="tests/unit/core/delivery/test_worker_backlog.py::"
+        "test_news_that_decides_ends_the_rest_of_its_delivery_and_of_no_other",
+        why="a head end that gives a message up has it sent again at once, and again",
+    ),
+    Mutant(
+        name="lane-of-a-vend-that-is-set-aside-stands-still",
+        file="core/delivery/worker.py",
+        old="                self._rest_one(slot, _ASIDE_REST_S)\n                self._enqueue(key)\n",
+        new="                self._rest_one(slot, _ASIDE_REST_S)\n",
+        killer="tests/unit/core/delivery/test_worker.py::test_a_vend_that_is_set_aside_holds_no_other_of_its_meter",
+        why="one record that cannot be understood keeps a meter's newer codes from it",
+    ),
+    Mutant(
         name="break-of-the-stream-is-a-reason-to-send",
         file="core/delivery/attempt.py",
         old="            if verdict is Next.ASK_AGAIN:\n                # The code",

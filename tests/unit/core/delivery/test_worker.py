@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import cast
@@ -24,6 +24,7 @@ from core.delivery.recorder import Hand
 from core.delivery.waiting import Parked
 from core.delivery.worker import DeliveryWorker
 from core.domain.delivery import DeliveryReason, DeliveryState
+from core.domain.errors import NotReady
 from core.domain.message_id import message_id
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.utrn import COUNTER_CACHE, Counter
@@ -248,6 +249,24 @@ async def test_no_code_is_sent_that_makes_the_meter_forget_one_that_is_still_to_
     worker = _worker_of(attempts, owed, FlickeringOwnership(owed[0].shard, 1, 0))
     await _until_idle(worker, attempts)
     assert attempts.tried == ([7, far] if goes else [7, near])
+
+
+async def test_a_vend_that_is_set_aside_holds_no_other_of_its_meter(monkeypatch: pytest.MonkeyPatch) -> None:
+    meter_id, attempts = new_meter_id(), Waiting()
+    odd, good = _owed_by(meter_id, 7, 8)
+    attempts.ends = {8: Later(3600.0)}
+    worker = _worker_of(attempts, [odd, good], FlickeringOwnership(odd.shard, 1, 0))
+    worker._answers.doubt((odd.participant_id, odd.transaction_id))
+    asked: list[Owed] = []
+
+    async def read(owed: Sequence[Owed]) -> Sequence[NotReady]:
+        asked.extend(owed)
+        return [NotReady("set aside") for _ in owed]
+
+    monkeypatch.setattr(worker._outbox, "read", read)
+    await _until_idle(worker, attempts)
+    assert (asked, attempts.tried) == ([odd], [8])
+    assert worker.owed_by_shard()[odd.shard] == 2
 
 
 async def test_a_delivery_cancelled_before_its_first_step_leaves_its_lane_free() -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -13,21 +14,23 @@ from cluster.membership.placement import shard_of
 from core.delivery.attempt import Aside, AttemptEnd, Later
 from core.delivery.observations import Mailbox
 from core.delivery.origins import Origins, Received
+from core.delivery.outcomes import CREDIT_ADDED_LOCALLY, DUPLICATE_UTRN
 from core.delivery.waiting import Parked, ParkedAt, parked_by_head_end
 from core.delivery.worker import DeliveryWorker
 from core.domain.delivery import DeliveryState
 from core.domain.errors import HeadEndUnavailable, NotReady
+from core.domain.message_id import message_id
 from core.domain.meter import MeterId
 from core.domain.transaction_id import TransactionId
 from core.domain.utrn import Counter
 from core.domain.vend import Vend
 from core.issuing.config import DeliveryConfig
-from core.ports.head_end import Capabilities, HeadEnd, HeadEndEvent, StreamRestored
+from core.ports.head_end import Alert, Answer, AnswerKind, Capabilities, GivenUp, HeadEnd, HeadEndEvent, StreamRestored
 from core.ports.ledger import StoredVend
 from core.ports.outbox import Listing, Outbox, OutboxEvent, Owed
 from core.ports.ownership import Gained, OwnershipChange
 from tests.support.answers import memory
-from tests.support.origins import at_head_end
+from tests.support.origins import RANDOM_PART, at_head_end
 from tests.support.owed import deaf_recorder
 from tests.support.patience import PATIENCE_S
 from tests.support.vends import HEAD_END, NOW, ORIGINATOR, PSP_ID, new_id, vend
@@ -363,6 +366,47 @@ async def test_news_that_comes_after_an_attempt_has_read_its_own_is_looked_at_at
     attempts = Late(back=True)
     async with working(backlog, attempts, head_end):
         await attempts.until(lambda: len(attempts.order) == 2)
+
+
+def _answer(vend: Vend) -> HeadEndEvent:
+    return Answer(
+        message_id=message_id(vend.originator_id, vend.meter_id, vend.counter, RANDOM_PART), kind=AnswerKind.APPLIED
+    )
+
+
+def _alert(vend: Vend, code: int = CREDIT_ADDED_LOCALLY) -> HeadEndEvent:
+    return Alert(meter_id=vend.meter_id, alert_code=code, originator_id=vend.originator_id, counter=vend.counter)
+
+
+def _given_up(vend: Vend) -> HeadEndEvent:
+    return GivenUp(
+        message_id=message_id(vend.originator_id, vend.meter_id, vend.counter, RANDOM_PART), maybe_applied=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("event", "wakes"),
+    [(_answer, True), (_alert, True), (_given_up, False), (partial(_alert, code=DUPLICATE_UTRN), False)],
+    ids=["answer", "credited", "given up", "duplicate"],
+)
+async def test_news_that_decides_ends_the_rest_of_its_delivery_and_of_no_other(
+    event: Callable[[Vend], HeadEndEvent], wakes: bool
+) -> None:
+    """In production a back-off lasts up to an hour: so long the seller was not told what the meter had answered."""
+    backlog, attempts, head_end = _backlog(3), Attempts(back=True), Returning()
+    async with working(backlog, attempts, head_end) as worker:
+        await attempts.until(lambda: len(attempts.order) == 3)
+        await _until_all_rest(worker)
+        (key, queue), *_ = worker._queues.items()
+        (slot,) = queue.slots.values()
+        head_end.events_to_come.put_nowait(event(backlog._vend(slot.owed)))
+        if wakes:
+            await attempts.until(lambda: len(attempts.order) == 4)
+        else:
+            await _until(lambda: bool(slot.box))
+        for _ in range(200):
+            await asyncio.sleep(0)
+    assert attempts.order[3:] == ([key[0]] if wakes else [])
 
 
 async def test_what_is_owed_longest_and_waits_for_no_head_end_is_told() -> None:
