@@ -183,6 +183,8 @@ class _Attempt:
         None if the delivery goes on.
         """
         verdict = await self._drain_inbox()
+        if isinstance(verdict, Ended) and self._is_of_an_earlier_send(verdict):
+            verdict = await self._await_outcome(verdict)
         if isinstance(verdict, Ended):
             return await self._close(verdict, self._proof or self._hearing.known_by)
         if self._delivery.attempts:
@@ -299,10 +301,17 @@ class _Attempt:
         if self._by.lapsed(self._stored.vend)[0] is not None:
             raise _NotSent("the meter has changed hands meanwhile")
 
-    async def _await_outcome(self) -> Verdict:
-        """Return what is known when something decides, or when waiting longer is no use."""
-        until = self._by.clock.monotonic() + self._config.answer_wait_ms / 1000
-        refusal: Verdict = Next.TRY_AGAIN
+    def _is_of_an_earlier_send(self, ended: Ended) -> bool:
+        """Return whether a refusal may be the answer to an earlier send than the last, which has had no time yet."""
+        last = self._delivery.last_sent_at
+        if ended.state is not DeliveryState.REFUSED or self._delivery.attempts <= 1 or last is None:
+            return False
+        return self._by.clock.now() - last < timedelta(milliseconds=self._config.answer_wait_ms)
+
+    async def _await_outcome(self, refusal: Verdict = Next.TRY_AGAIN) -> Verdict:
+        """Return what is known when something decides, or when waiting longer is no use; `refusal` is known already."""
+        wait_ms = self._config.explain_wait_ms if isinstance(refusal, Ended) else self._config.answer_wait_ms
+        until = self._by.clock.monotonic() + wait_ms / 1000
         while (left := until - self._by.clock.monotonic()) > 0:
             received = await self._mailbox.get(left)
             if received is None:

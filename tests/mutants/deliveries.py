@@ -435,6 +435,14 @@ DELIVERIES = (
         why="money is given back for a code that a moment later is credited",
     ),
     Mutant(
+        name="refusal-between-attempts-is-final",
+        file="core/delivery/attempt.py",
+        old="        if isinstance(verdict, Ended) and self._is_of_an_earlier_send(verdict):\n",
+        new="        if isinstance(verdict, Ended) and self._is_of_an_earlier_send(verdict) and not self._config:\n",
+        killer=f"{_ATTEMPT}::test_a_refusal_after_a_break_leaves_the_last_of_several_sends_time_to_credit",
+        why="money is given back for a code that a moment later is credited",
+    ),
+    Mutant(
         name="case-opened-by-one-nodes-clock",
         file="core/delivery/attempt.py",
         old="DeliveryState.NEEDS_CHECK, reason), read_set, self._given_up_at())",

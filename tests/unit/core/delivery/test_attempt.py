@@ -399,6 +399,25 @@ async def test_only_the_refusal_of_a_first_send_ends_the_wait(attempts: int) -> 
     assert delivery.state is (DeliveryState.APPLIED if attempts else DeliveryState.REFUSED)
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "after the time for an answer"])
+async def test_a_refusal_after_a_break_leaves_the_last_of_several_sends_time_to_credit(late: bool) -> None:
+    """It came between two attempts, and ended the delivery as REFUSED while the last send was on its way."""
+    work = OwedDelivery(DeliveryConfig(answer_wait_ms=60_000, explain_wait_ms=60_000))
+    work.head_end.can_be_asked = False
+    async with work.owed(attempts=1) as stored:
+        await _cut_short(work)
+        named = stored.vend.message_id
+        work.mailbox.put(told(Answer(message_id=named, kind=AnswerKind.MAX_BALANCE)))
+        work.node.clock.advance(60 if late else 59)
+        task = asyncio.get_running_loop().create_task(work.attempt())
+        if not late:
+            await work.listening()
+            work.mailbox.put(told(Answer(message_id=named, kind=AnswerKind.APPLIED)))
+        _, delivery = await task
+    assert (len(work.head_end.sent), delivery.attempts) == (1, 2)
+    assert delivery.state is (DeliveryState.REFUSED if late else DeliveryState.APPLIED)
+
+
 class Noting:
     """An outbox that keeps what is asked of it."""
 
