@@ -7,15 +7,19 @@ from typing import Any, cast
 import pytest
 from google.protobuf import message_factory, timestamp_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.json_format import MessageToJson, SerializeToJsonError
 from google.protobuf.message import Message
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, reject, settings
 from hypothesis import strategies as st
 from utrn.v1 import meter_service_pb2 as meter_pb
 from utrn.v1 import participant_service_pb2 as participant_pb
 from utrn.v1.appointment_service_pb2 import AppointmentTerms
+from utrn.v1.registry_service_pb2 import RegistryRecord
 
 from core.api.paging import page_token
+from core.api.registry_file import ANSWERS_ONLY, LINE_CHARACTERS_MAX, read_line
 from core.api.status import status_of
+from core.domain.effective_dated import ms_of
 from core.domain.errors import BadField, KeyMissing, Refused
 from tests.support.market_node import GAINING, OPERATOR
 from tests.support.requests import ANSWERED, IDS, METHODS, SERVICES, WORLD, Call, drive
@@ -46,7 +50,7 @@ LIKELY_TEXTS: dict[str, list[str]] = {
     "utrn": [utrn(number) for number in (1, 2, 1025)],
     "day": ["", "2026-11-24", "0001-01-01", "9999-12-31"],
     "page_token": ["", *map(page_token, (*NAMES, *WORLD.meters, *IDS)), *NAMES],
-    "lines": ["", "{}", '{"type": "model", "make": "A", "model": "B", "schemes": ["gbcs"]}'],
+    "lines": ["", "{}", '{"set_meter_model": {"model": {"make": "A", "model": "B", "schemes": ["gbcs"]}}}'],
 }  # fmt: skip
 LIKELY_NUMBERS = {"pence": st.integers(1, 5000), "channel": st.integers(1, 6), "counter": st.sampled_from([1, 2, 1025])}
 ANY_TEXT = (
@@ -178,6 +182,54 @@ def test_any_request_is_answered_or_refused_by_a_reason(room: str, method: str, 
         key_gone = isinstance(error, KeyMissing) and any(call.method == "SetSupplierKey" for call in some)
         assert error is None or key_gone or isinstance(error, Refused), repr(error)
         assert error is None or status_of(error).SerializeToString(), "what a caller is told fits into an answer"
+
+
+# A line of a registry file is a request too.
+
+RECORDS = {
+    field.name: field.message_type.name.removesuffix("Request")
+    for field in RegistryRecord.DESCRIPTOR.oneofs_by_name["request"].fields
+    if field.message_type is not None
+}
+# What a flow asks about the record as a whole, of a call and of a file alike, after every field has been read.
+ASKED_LATER = {"supplier_key", "ceiling_pence", "settings.head_end"}
+
+
+def _without_answers(message: Any) -> None:
+    """Clear what a call passes over and a file refuses, in the messages inside too."""
+    for field, value in message.ListFields():
+        if field in ANSWERS_ONLY:
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for inside in value if field.is_repeated else [value]:
+                _without_answers(inside)
+
+
+@pytest.mark.parametrize("record", RECORDS)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.large_base_example])
+@given(data=st.data())
+def test_a_file_refuses_a_record_with_the_words_of_the_call_that_it_is(record: str, data: st.DataObject) -> None:
+    """One validation: whatever is wrong in a field, a line and a call are refused by the same reason and sentence."""
+    call = data.draw(calls(_room(RECORDS[record]), RECORDS[record]))
+    _without_answers(call.request)
+    try:
+        line = MessageToJson(RegistryRecord(**{record: call.request}), indent=None, ensure_ascii=False)
+    except SerializeToJsonError:
+        # An instant that JSON cannot spell.
+        reject()
+    assume(len(line) <= LINE_CHARACTERS_MAX)
+    rule = WORLD.node().issuing.config.pan
+    told: object = None
+    try:
+        read_line(line, pan_rule=rule, now=ms_of(NOW), by=call.who.participant_id)
+    except Refused as refusal:
+        told = refusal
+    (answer,) = asyncio.run(drive([call]))
+    if isinstance(told, Refused):
+        assert isinstance(answer, type(told))
+        assert (answer.reason, answer.message, answer.facts) == (told.reason, told.message, told.facts)
+    else:
+        assert not isinstance(answer, BadField) or answer.field in ASKED_LATER
 
 
 # Bounds, one by one.
