@@ -17,6 +17,7 @@ from app.cli.registry_files import Line, Total, UnreadableFile, check_lines, par
 from core.api.config import ApiConfig
 from core.api.registry_file import LINE_CHARACTERS_MAX
 from core.domain.errors import BadField
+from core.domain.meter import PanRule
 from tests.support.lines import MODEL_LINE, POINT_TEXT, PSP_LINE, RULE, SUPPLIER_LINE, meter_line, pan_line
 
 GOOD = [json.dumps(one).encode() for one in (SUPPLIER_LINE, PSP_LINE, MODEL_LINE, meter_line(1), pan_line(1))]
@@ -224,4 +225,15 @@ def test_the_lines_that_the_page_shows_are_read(fence: str, name: str, lines: in
     page = (Path(__file__).parents[4] / "docs" / "registry-file.md").read_text()
     (shown,) = re.findall(rf"```{fence}\n(.*?)```", page, re.DOTALL)
     total = check(shown.encode(), name)
+    assert (total.loaded, total.problems) == (lines, [])
+
+
+@pytest.mark.parametrize(("kind", "lines"), [("json", 4), ("csv", 1)])
+def test_the_records_that_the_page_shows_are_read(kind: str, lines: int) -> None:
+    page = (Path(__file__).parents[4] / "docs" / "registry-file.md").read_text()
+    (shown,) = re.findall(rf"^```{kind}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"shown.{kind}"
+        path.write_text(shown)
+        total = check_lines(read_lines(path), PanRule())
     assert (total.loaded, total.problems) == (lines, [])
