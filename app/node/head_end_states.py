@@ -14,6 +14,8 @@ from core.ports.clock import Clock
 from core.ports.head_end import HeadEnd
 
 _EVERY_S = 1.0
+# What is owed may be much to look through.
+_OWED_EVERY_S = 30.0
 
 
 class HeadEndStates:
@@ -37,9 +39,15 @@ class HeadEndStates:
         """Follow the names in the ledger, and look, for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._names.run())
+            tasks.create_task(self._look_at_owed())
             while True:
-                self.latest, self.longest_owed_s = self._look(), self._delivery.longest_owed_s()
+                self.latest = self._look()
                 await asyncio.sleep(_EVERY_S)
+
+    async def _look_at_owed(self) -> NoReturn:
+        while True:
+            self.longest_owed_s = self._delivery.longest_owed_s()
+            await asyncio.sleep(_OWED_EVERY_S)
 
     def _look(self) -> list[peer.HeadEndBeat]:
         """Return one state per head end that is configured here, that others have, or that something waits for."""

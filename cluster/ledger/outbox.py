@@ -233,7 +233,7 @@ class EtcdOutbox:
         if pointing is not None:
             vend_key = self._readably_pointed_at("code", pointing)
             if vend_key is None:
-                raise _set_aside("which vend the counter belongs to")
+                raise _set_aside("the index record of the counter")
             reads.append(ops.get(vend_key))
         spent, applied, *vends = await self._got(reads)
         vend = vends[0] if vends else None

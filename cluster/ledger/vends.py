@@ -74,7 +74,7 @@ class EtcdLedger:
     def __init__(
         self, client: EtcdClient, config: EtcdConfig, clock: Clock, full: Callable[[], bool] = lambda: False
     ) -> None:
-        """Take the batcher of writes, and the guard that refuses new vends when space runs out."""
+        """Take the client of etcd, and `full`, which says that nothing new may be issued because space runs out."""
         self._full = full
         self._client = client
         self._keys = Keys(config.prefix)

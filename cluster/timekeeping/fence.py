@@ -25,7 +25,6 @@ class TimeFence:
         self._keys = keys
         self._clock = clock
         self._reached = NEVER
-        self._lately = True
 
     async def reach(self, at: Ms) -> None:
         """Return once the ledger's time has come to `at`.
@@ -54,12 +53,14 @@ class TimeFence:
         at = self._clock.monotonic()
         instant, revision = Ms(told), reply.kvs[0].mod_revision if reply.kvs else 0
         self._reached = instant
-        # It is advanced every second; after a silence, whoever does so asks the others first.
-        self._lately = not isinstance(self._clock, ClusterClock) or self._clock.hear(instant, revision, at)
+        if isinstance(self._clock, ClusterClock):
+            self._clock.hear(instant, revision, at)
         return instant, revision
 
     def _now(self) -> Ms | None:
-        """Return the instant that this node may write now; None if it has not heard the ledger's lately.
+        """Return the instant that this node may write now; None if a peer must be asked before.
+
+        The ledger's instant is advanced every second. After a silence its carrier asks the others first (LedgerTime).
 
         Raises:
             NotReady: this node does not know cluster time.
@@ -70,7 +71,7 @@ class TimeFence:
     async def _advance(self, at: Ms, instant: Ms, revision: int) -> None:
         """Set the ledger's time to this node's, if it stands where it was read."""
         now = self._now()
-        if not self._lately or now is None:
+        if now is None:
             raise NotReady("nobody has advanced the ledger's time for a while; nothing was written")
         if now < at:
             raise NotReady(f"the ledger's time is {at - max(now, instant)} ms before that instant; nothing was written")

@@ -52,14 +52,10 @@ class ClusterClock:
             raise NotReady("this node does not know the cluster's time yet; ask another")
         return instant_of(told)
 
-    def hear(self, instant: Ms, revision: int, at: float) -> bool:
-        """Take in what was read of the ledger at monotonic `at`; return whether somebody has set it lately.
-
-        If nobody has, this node's idea of the time rests on its own monotonic clock for longer than it should.
-        """
+    def hear(self, instant: Ms, revision: int, at: float) -> None:
+        """Take in what was read of the ledger at monotonic `at`."""
         if revision:
             self.keeper.receive(Received(instant, revision, at), moved=False)
-        return self.keeper.last is not None and not self.keeper.alone(at)
 
     def writable(self) -> Ms | None:
         """Return the latest instant that this node may write now without asking a peer; None if it is to ask first."""
@@ -133,7 +129,9 @@ class LedgerTime:
         self._rule = clock.keeper.rule
         self._doubt_revision = 0
         self._unread = 0
-        self._alone_since: float | None = None
+        # Since when this node waits for a peer, and after which instant of the ledger; None while it hears the ledger.
+        self._alone: tuple[int, float] | None = None
+        self._looked_at: float | None = None
         self._watched_since: float | None = None
         self._watching = asyncio.Event()
         self._mine = False
@@ -243,6 +241,7 @@ class LedgerTime:
     async def look(self) -> None:
         """Take one look at the clocks, and advance the ledger's time if it is this node's turn."""
         at, wall = self._steady.monotonic(), self.wall()
+        self._notice_silence(at)
         sight = self._sight(wall, at)
         if sight is None or self._watched_since is None:
             return
@@ -257,22 +256,33 @@ class LedgerTime:
         if not keeper.established:
             watched_s = at - (self._watched_since or at)
             return start(rule, sight, keeper.estimate(at), me=self._node_id, watched_s=watched_s, doubt=keeper.doubt)
-        peers = self._peers_heard_since(sight, at)
+        peers = self._peers_heard_since(sight)
         if self._waits_for_peers(sight, peers, at):
             return None
         if last is None or keeper.silence_s(at) < rule.advance_s + (0.0 if self._mine else rule.stand_in_s):
             return None
         return keeper.advance(at, agreed(sight, rule.agree_ms), peers)
 
-    def _peers_heard_since(self, sight: Sight, at: float) -> list[Ms]:
-        """Return what peers make of cluster time that were heard after this node had noticed that it is alone.
+    def _notice_silence(self, at: float) -> None:
+        """Note from when on a peer must be heard before this node writes an instant.
 
-        What was heard before was carried on by the monotonic clock that is in doubt.
+        From the first look at which the ledger is silent; and anew after a gap between two looks: this machine has
+        slept, or its clock has leapt, and what it heard before was carried on by the clock that is in doubt.
         """
-        if not self.keeper.alone(at):
-            self._alone_since = None
+        keeper, last_look = self.keeper, self._looked_at
+        self._looked_at = at
+        if keeper.last is None or not keeper.alone(at):
+            self._alone = None
+            return
+        gap = last_look is not None and at - last_look > self._rule.alone_s
+        if self._alone is None or self._alone[0] != keeper.last.revision or gap:
+            self._alone = (keeper.last.revision, at)
+
+    def _peers_heard_since(self, sight: Sight) -> list[Ms]:
+        """Return what peers make of cluster time that were heard after this node had noticed that it is alone."""
+        if self._alone is None:
             return []
-        since = self._alone_since = at if self._alone_since is None else self._alone_since
+        since = self._alone[1]
         return [time for node, time in sight.times.items() if time is not None and sight.heard[node] > since]
 
     def _waits_for_peers(self, sight: Sight, peers: Sequence[Ms], at: float) -> bool:
@@ -282,9 +292,9 @@ class LedgerTime:
         one of the two is heard before `silent_s` has passed. Also a peer without a lease may live: after an outage of
         etcd all are without, and one has the first.
         """
-        if self._alone_since is None or peers or set(sight.known) <= {self._node_id}:
+        if self._alone is None or peers or set(sight.known) <= {self._node_id}:
             return False
-        return at - self._alone_since < self._rule.silent_s
+        return at - self._alone[1] < self._rule.silent_s
 
     async def _write(self, plan: Plan, at: float) -> None:
         """Write an instant that was right at monotonic `at`, if the ledger's is where it was heard to be."""

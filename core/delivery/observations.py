@@ -24,9 +24,8 @@ class Mailbox:
         self._news: deque[Received] = deque()
         self._of: OrderedDict[str, int] = OrderedDict()
         self._arrived = asyncio.Event()
-        # How often everything that was there had been taken; and whether an attempt waits for news now.
+        # How often everything that was there had been taken.
         self.emptied = 0
-        self.waited_for = False
         # How many sends made at this node had their wait for an answer cut short: the head end's stream broke.
         self.cut_short = 0
 
@@ -48,14 +47,11 @@ class Mailbox:
         """Return the next event, or None if none comes within `timeout_s`; 0 asks only for what is there."""
         if not self._news and timeout_s > 0:
             self._arrived.clear()
-            self.waited_for = True
             try:
                 async with asyncio.timeout(timeout_s):
                     await self._arrived.wait()
             except TimeoutError:
                 pass
-            finally:
-                self.waited_for = False
         if not self._news:
             self.emptied += 1
             return None

@@ -113,13 +113,11 @@ class Recorder:
         self._readings: dict[str, _Reading] = {}
         self.counts: Counter[str] = Counter()
         self.open_cases = 0
+        # How many events wait for a record that is set aside, and for how many seconds the longest has; 0 if none.
+        self.waiting_for_records = (0, 0.0)
 
-    @property
-    def waiting_for_records(self) -> tuple[int, float]:
-        """How many events wait for a record that is set aside, and for how many seconds the longest has; 0 if none.
-
-        Counted from when this node last began to read the head end's events.
-        """
+    def waiting_now(self) -> tuple[int, float]:
+        """Return `waiting_for_records` as it is now, counted from when this node last began to read the events."""
         since = [at for reading in self._readings.values() for at in reading.aside.values()]
         return len(since), self._clock.monotonic() - min(since) if since else 0.0
 
@@ -149,7 +147,7 @@ class Recorder:
                 self.open_cases = await self._outbox.case_count()
             except UtrnError as error:
                 log.info("open cases are not counted now", extra={"error": error.message})
-            waiting, longest_s = self.waiting_for_records
+            self.waiting_for_records = waiting, longest_s = self.waiting_now()
             if waiting:
                 told = {"events": waiting, "longest_s": round(longest_s)}
                 log.warning("what meters said of codes waits for records that are set aside", extra=told)

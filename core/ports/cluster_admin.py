@@ -129,7 +129,7 @@ class Cluster(Protocol):
         ...
 
     async def drain(self, node_id: str, *, by: ParticipantId, at: datetime) -> Drain:
-        """Order a drain: the node hands its shards over and refuses callers, until the drain is ended.
+        """Order a drain: the node hands its shards over and sends its callers elsewhere, until the drain is ended.
 
         Raises:
             LedgerUnavailable, OutcomeUnknown: repeat.

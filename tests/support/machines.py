@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 
 from etcdpb import rpc_pb2 as pb
@@ -61,6 +62,8 @@ class Machines:
         self.apart: set[str] = set()
         # Nodes that hear no beat, and see by etcd alone who lives.
         self.deaf: set[str] = set()
+        # What a node heard last of each other's clocks, and when; since then it has heard nothing.
+        self._unheard: dict[str, tuple[float, Sight]] = {}
         self._hearing: dict[str, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
 
@@ -96,7 +99,25 @@ class Machines:
         self.times.pop(name)
         self._hearing.pop(name).cancel()
 
+    def hear_no_more(self, name: str) -> None:
+        """Let a node go by what it has heard of the others until now, as it does between two beats."""
+        machine = self.machines[name]
+        at = machine.monotonic()
+        self._unheard[name] = (at, self._sight(name, self.times[name].wall(), at))
+
+    def hear_again(self, name: str) -> None:
+        """Let a node hear the others' beats."""
+        del self._unheard[name]
+
     def _sight(self, name: str, wall: Ms, at: float) -> Sight:
+        if name in self._unheard:
+            since, seen = self._unheard[name]
+            on_ms = round((at - since) * 1000)
+            return replace(
+                seen,
+                walls={**{node: Ms(then + on_ms) for node, then in seen.walls.items()}, name: wall},
+                times={node: None if then is None else Ms(then + on_ms) for node, then in seen.times.items()},
+            )
         near = [one for one in self.times if one != name and name not in self.deaf and not {one, name} & self.apart]
         return Sight(
             walls={name: wall, **{one: self.times[one].wall() for one in near}},

@@ -21,7 +21,7 @@ from core.delivery.attempt import AttemptDelivery, AttemptEnd
 from core.delivery.fresh_meters import FreshMeters
 from core.delivery.guard import DeliveryGuard
 from core.delivery.observations import Mailbox
-from core.delivery.origins import Origins
+from core.delivery.origins import Origins, Received
 from core.delivery.recorder import Recorder
 from core.domain.delivery import Delivery
 from core.domain.errors import HeadEndStale
@@ -94,12 +94,25 @@ class AskedHeadEnd:
             yield one
 
 
+class WatchedMailbox(Mailbox):
+    """A mailbox that says when an attempt waits for news."""
+
+    waited_for = False
+
+    async def get(self, timeout_s: float) -> Received | None:
+        self.waited_for = timeout_s > 0 and not self
+        try:
+            return await super().get(timeout_s)
+        finally:
+            self.waited_for = False
+
+
 class OwedDelivery:
     """A node that has sold one code to be delivered, owns its shard, and attempts to deliver it."""
 
     def __init__(self, config: DeliveryConfig | None = None) -> None:
         self.config = config or DeliveryConfig(answer_wait_ms=50)
-        self.head_end, self.mailbox = AskedHeadEnd(), Mailbox()
+        self.head_end, self.mailbox = AskedHeadEnd(), WatchedMailbox()
         self.set_aside = SetAside()
         self.ours = True
         self.utc_ahead = timedelta()

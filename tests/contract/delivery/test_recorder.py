@@ -568,7 +568,7 @@ async def test_what_is_held_of_one_shard_keeps_no_other_shards_place_back(bench:
             while await bench.outbox.heard([other], HEAD_END) != [3]:  # noqa: ASYNC110
                 await asyncio.sleep(0.002)
         assert await bench.outbox.heard([bench.shard], HEAD_END) == [0]
-        assert (node.waiting_for_records[0], node.counts["never_issued"]) == (1, 1)
+        assert (node.waiting_now()[0], node.counts["never_issued"]) == (1, 1)
     # It is issued now. The next reading begins before what the meter said of it, and does not believe that any more.
     (outcome,) = await bench.ledger.commit(
         [Entry(vend=vend(2, fine.vend.meter_id), seen=await bench.outbox.sequence(ORIGINATOR, fine.vend.meter_id))]
@@ -578,7 +578,7 @@ async def test_what_is_held_of_one_shard_keeps_no_other_shards_place_back(bench:
     async with bench.node(epoch, also=also) as node:
         await bench.until(odd, A.APPLIED)
         await bench.until_heard()
-        assert node.waiting_for_records == (0, 0.0)
+        assert node.waiting_now() == (0, 0.0)
     assert bench.head_end.read == [0, 0]
     assert (await bench.delivery(outcome.stored)).state is A.QUEUED
 

@@ -293,6 +293,71 @@ async def test_a_leap_of_seconds_at_the_carrier_or_another_moves_cluster_time_no
         assert [abs(nodes.off_s(other)) < 0.5 for other in "abc" if other != name] == [True] * 2
 
 
+async def noticed(nodes: Machines, name: str) -> None:
+    """Have a node find the ledger silent once, in a moment in which it hears no peer and its lease is good."""
+    nodes.deaf.add(name)
+    nodes.machines[name].lease_good = True
+    await nodes.times[name].look()
+    nodes.machines[name].lease_good = False
+    nodes.deaf.discard(name)
+
+
+@pytest.mark.parametrize("leap_s", [2.5, 9.0, 60.0])
+@pytest.mark.parametrize("heard", [True, False], ids=["old beats", "no beats"])
+async def test_a_leap_in_the_middle_of_a_silence_is_held_against_beats_that_come_after_it(
+    store: Store, leap_s: float, *, heard: bool
+) -> None:
+    """What was heard before the leap is carried on by the clock that leapt, and so agrees with it."""
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        for machine in nodes.machines.values():
+            machine.lease_good = False
+        await nodes.pass_s(10)
+        await noticed(nodes, "a")
+        await nodes.pass_s(10)
+        if heard:
+            nodes.hear_no_more("a")
+        else:
+            nodes.deaf.add("a")
+        nodes.machines["a"].jump(leap_s)
+        nodes.machines["a"].lease_good = True
+        for _ in range(5):
+            nodes.machines["a"].advance(0.1)
+            await nodes.times["a"].look()
+        instant, _ = await nodes.ledger()
+        assert instant is not None
+        assert instant <= nodes.truth() + 100
+        if heard:
+            nodes.hear_again("a")
+        nodes.deaf.clear()
+        for machine in nodes.machines.values():
+            machine.lease_good = True
+        await nodes.pass_s(4)
+        assert [abs(nodes.off_s(name)) < 1.0 for name in "bc"] == [True] * 2
+
+
+async def test_a_silence_noticed_without_a_lease_does_not_count_for_a_later_one(store: Store) -> None:
+    """The node has heard the ledger since: what it waits for begins anew."""
+    nodes = Machines(store)
+    async with nodes.running():
+        await begun(nodes)
+        for machine in nodes.machines.values():
+            machine.lease_good = False
+        await nodes.pass_s(10)
+        await noticed(nodes, "a")
+        for name in "bc":
+            nodes.machines[name].lease_good = True
+        await nodes.pass_s(10)
+        nodes.deaf.add("a")
+        nodes.machines["a"].jump(9.0)
+        nodes.machines["a"].lease_good = True
+        await nodes.times["a"].look()
+        instant, _ = await nodes.ledger()
+        assert instant is not None
+        assert instant <= nodes.truth() + 100
+
+
 @pytest.mark.parametrize("names", ["cb", "bc", "ab", "ca"])
 async def test_two_nodes_that_leap_one_after_the_other_do_not_vouch_for_each_other(store: Store, names: str) -> None:
     """The first has written since, and asks for nobody's belief in what it told before."""
