@@ -10,22 +10,20 @@ import asyncio
 import logging
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import NoReturn
 
 from core.delivery.attempt import Aside, AttemptDelivery, Done, Later
-from core.delivery.observations import Mailbox
 from core.delivery.origins import ANOTHERS_METER, Received
 from core.delivery.outcomes import CREDIT_ADDED_LOCALLY
 from core.delivery.recorder import Hand, Recorder
+from core.delivery.sequence_queue import SequenceQueue, Slot
 from core.delivery.waiting import Parked, ParkedAt, parked_by_head_end
 from core.domain.delivery import DeliveryState
 from core.domain.errors import HeadEndUnavailable, LedgerUnavailable, NotReady
 from core.domain.invariant import InvariantBroken
 from core.domain.message_id import parse_message_id
 from core.domain.meter import MeterId, OriginatorId
-from core.domain.utrn import COUNTER_CACHE
 from core.domain.utrn import Counter as UtrnCounter
 from core.issuing.config import DeliveryConfig
 from core.issuing.recent_vends import RecentVends
@@ -53,61 +51,6 @@ _STREAM_AGAIN_S = 1.0
 _Key = tuple[MeterId, OriginatorId]
 
 
-@dataclass(slots=True)
-class _Slot:
-    """One owed delivery, with news of it and the timer it rests on, if any.
-
-    `aside`: it may not be sent any more, only asked about. `carriers`: the head ends that its last attempt here knew
-    to be able to tell of it. `first_heard_at`: when this node first heard of it, in seconds of the event loop.
-    """
-
-    owed: Owed
-    mailbox: Mailbox | None = None
-    resting: asyncio.TimerHandle | None = None
-    aside: bool = False
-    tried: bool = False
-    carriers: frozenset[str] = frozenset()
-    first_heard_at: float = field(default_factory=lambda: asyncio.get_running_loop().time())
-
-    @property
-    def box(self) -> Mailbox:
-        """Its mailbox; most of what waits after an outage never needs one before its turn."""
-        if self.mailbox is None:
-            self.mailbox = Mailbox()
-        return self.mailbox
-
-
-@dataclass(slots=True)
-class _SequenceQueue:
-    """What a meter is owed of a sequence. At most one of: a turn it waits for, a task at work, a timer it rests on.
-
-    `parked` says which head end its deliveries wait for, as of the last attempt; None if for none.
-    """
-
-    slots: dict[int, _Slot] = field(default_factory=dict)
-    waiting: bool = False
-    task: asyncio.Task[None] | None = None
-    resting: asyncio.TimerHandle | None = None
-    parked: Parked | None = None
-
-    @property
-    def since(self) -> int:
-        """When the first of what is owed was asked for."""
-        return self.slots[min(self.slots)].owed.since if self.slots else 0
-
-    def next(self, *, in_order: bool) -> Owed | None:
-        """Return the delivery whose turn it is: the lowest counter that does not rest; None if none may go now.
-
-        None goes so far beyond one that is still to be sent that the meter would forget to tell the two apart.
-        """
-        ready = min((counter for counter, slot in self.slots.items() if slot.resting is None), default=None)
-        if ready is None:
-            return None
-        lowest = min((counter for counter, slot in self.slots.items() if not slot.aside), default=ready)
-        behind = ready - lowest
-        return None if behind >= COUNTER_CACHE or (in_order and behind > 0) else self.slots[ready].owed
-
-
 class DeliveryWorker:
     """Mirrors the whole outbox, and works on the shards this node owns. `recorder` hears of what it no longer owes."""
 
@@ -129,7 +72,7 @@ class DeliveryWorker:
         self._attempt = attempt
         self.recorder = recorder
         self._config = config
-        self._queues: dict[_Key, _SequenceQueue] = {}
+        self._queues: dict[_Key, SequenceQueue] = {}
         self._of_meter: dict[MeterId, list[_Key]] = {}
         # A shard gained or lost must not cost a look at what is owed in all others.
         self._of_shard: dict[int, dict[_Key, None]] = {}
@@ -272,7 +215,7 @@ class DeliveryWorker:
         if heard and _decides(received.event):
             self._resume(key, counter)
 
-    def _may_tell(self, head_end: str, slot: _Slot) -> bool:
+    def _may_tell(self, head_end: str, slot: Slot) -> bool:
         """Return whether a head end can know anything of a delivery; its attempt judges what it tells more closely."""
         try:
             return head_end in slot.carriers or self._attempt.origins.reaches(head_end, slot.owed.meter_id)
@@ -317,7 +260,7 @@ class DeliveryWorker:
                 self._rest_in_doubt(owed)
         return firsts
 
-    def _next(self, queue: _SequenceQueue) -> Owed | None:
+    def _next(self, queue: SequenceQueue) -> Owed | None:
         # An alert that names no code can only be about the one code in flight, if it is to be believed at all.
         return queue.next(in_order=self._config.trust_unnamed_alerts)
 
@@ -367,7 +310,7 @@ class DeliveryWorker:
         read = iter(await self._outbox.read(missing) if missing else ())
         return [stored if stored is not None else next(read) for stored in fresh]
 
-    async def _deliver(self, queue: _SequenceQueue, slot: _Slot, stored: StoredVend, epoch: int) -> None:
+    async def _deliver(self, queue: SequenceQueue, slot: Slot, stored: StoredVend, epoch: int) -> None:
         """Make one attempt, and see to what follows from it."""
         owed, slot.tried = slot.owed, True
         emptied, failed = slot.box.emptied, False
@@ -418,7 +361,7 @@ class DeliveryWorker:
         if slot is not None and slot.owed == owed:
             self._remove(_key(owed), owed.counter)
 
-    def _freed(self, key: _Key, queue: _SequenceQueue, _: asyncio.Task[None]) -> None:
+    def _freed(self, key: _Key, queue: SequenceQueue, _: asyncio.Task[None]) -> None:
         """Let the lane's next delivery go, however the last attempt has ended."""
         self._under_way -= 1
         queue.task = None
@@ -431,7 +374,7 @@ class DeliveryWorker:
         key = _key(owed)
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = _SequenceQueue()
+            queue = self._queues[key] = SequenceQueue()
             self._of_meter.setdefault(key[0], []).append(key)
             self._of_shard.setdefault(self._ownership.shard_of(key[0]), {})[key] = None
         slot = queue.slots.get(owed.counter)
@@ -439,7 +382,7 @@ class DeliveryWorker:
             # Another vend has the place of one that has ended: its counter was given back, and told anew.
             if slot is not None and slot.resting is not None:
                 slot.resting.cancel()
-            queue.slots[owed.counter] = _Slot(owed)
+            queue.slots[owed.counter] = Slot(owed)
 
     def _queues_of(self, shard: int) -> list[_Key]:
         return self._oldest_first(self._of_shard.get(shard, ()))
@@ -466,7 +409,7 @@ class DeliveryWorker:
         if queue is not None and queue.resting is None:
             queue.resting = asyncio.get_running_loop().call_later(delay_s, self._resume, key, owed.counter)
 
-    def _rest_one(self, slot: _Slot, delay_s: float) -> None:
+    def _rest_one(self, slot: Slot, delay_s: float) -> None:
         """Let one delivery be for `delay_s`; the others of its lane go on."""
         if slot.resting is None:
             key, counter = _key(slot.owed), slot.owed.counter

@@ -519,3 +519,21 @@ async def test_a_load_is_authenticated_part_by_part(node: MarketNode) -> None:
 async def _parts(*parts: Sequence[str]) -> AsyncIterator[pb.LoadRecordsRequest]:
     for number, lines in enumerate(parts, start=1):
         yield pb.LoadRecordsRequest(first_line=number, lines=lines)
+
+
+async def test_thirty_codes_of_as_many_sellers_and_pans_are_handed_over_in_one_write(node: MarketNode) -> None:
+    """The most that a request may hold fits into what etcd takes in one transaction."""
+    ((meter_id, _),) = await open_market(node)
+    out = HandOver(meter_id=meter_id, custody_before=Custody.CENTRAL, custody=Custody.SUPPLIER)
+    await node.hand_over(as_(SUPPLIER), out)
+    codes = []
+    for number in range(1, 31):
+        seller, own = ParticipantId(f"psp-{number:03d}"), Pan(f"98261{number:014d}")
+        appointed = Appointments(supplier_id=SUPPLIER_ID, psp_id=seller)
+        assert await node.records.write(RegistryWrite(put=[appointed, card(own, meter_id)])) is not None
+        codes.append(_sold(node, own, counter=number, by=seller))
+    node.clock.advance(1)
+    back = HandOver(
+        meter_id=meter_id, custody_before=Custody.SUPPLIER, custody=Custody.CENTRAL, last_issued=30, codes=tuple(codes)
+    )  # fmt: skip
+    assert (await node.hand_over(as_(SUPPLIER), back)).changed.written.changed
