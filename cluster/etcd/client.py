@@ -1,4 +1,4 @@
-"""EtcdClient: etcd over grpc.aio: endpoint rotation, a deadline on every call, no blind retry of writes.
+"""EtcdClient: etcd over grpc.aio: a deadline on every call, no blind retry of writes, reads repeated elsewhere.
 
 A write ends in one of three ways: an answer; EtcdUnreachable or EtcdRefused, and nothing was written; EtcdUnknown, and
 only a read can tell.
@@ -15,8 +15,8 @@ from etcdpb import rpc_pb2 as pb
 from etcdpb import rpc_pb2_grpc as rpc
 
 from cluster.config import EtcdConfig
+from cluster.etcd.connections import Connections
 from cluster.etcd.ledger_guard import LedgerGuard
-from core.net.channels import Remote, channel_options
 
 log = logging.getLogger(__name__)
 
@@ -88,18 +88,16 @@ def prefix_end(prefix: bytes) -> bytes:
 
 
 class EtcdClient:
-    """One channel per member. Calls go to the current one; a failure moves on to the next.
+    """Calls go to the current member; a failure moves on to the next.
 
     With a guard, every reply is judged, every write is fenced by the ledger's incarnation, and while the guard is
     closed nothing is read or written but by the methods whose names begin with `bare_`.
     """
 
     def __init__(self, config: EtcdConfig, guard: LedgerGuard | None = None) -> None:
-        self._config = config
         self._guard = guard
         self._timeout_s = config.call_timeout_ms / 1000
-        self._channels: list[grpc.aio.Channel] = []
-        self._current = 0
+        self._connections = Connections(config)
 
     async def txn(self, request: pb.TxnRequest) -> pb.TxnResponse:
         """Carry out a transaction once.
@@ -249,10 +247,12 @@ class EtcdClient:
             except grpc.aio.AioRpcError:
                 return None
 
-        self._open_all()
         async with asyncio.TaskGroup() as tasks:
-            asking = [tasks.create_task(ask(channel)) for channel in self._channels]
-        return {endpoint: task.result() for endpoint, task in zip(self._config.endpoints, asking, strict=True)}
+            asking = {
+                endpoint: tasks.create_task(ask(channel))
+                for endpoint, channel in self._connections.by_endpoint().items()
+            }
+        return {endpoint: task.result() for endpoint, task in asking.items()}
 
     async def keep_alive(self, lease_id: int, *, timeout_s: float) -> bool:
         """Send one keepalive; return whether the lease still lives.
@@ -300,31 +300,16 @@ class EtcdClient:
                         yield reply
             except (grpc.aio.AioRpcError, TimeoutError, EtcdUnreachable, asyncio.InvalidStateError) as error:
                 log.info("watch cut, resumed", extra={"prefix": prefix.decode(), "error": type(error).__name__})
-                self._rotate()
+                self._connections.rotate()
             await asyncio.sleep(_RETRY_READ_AFTER_S)
 
     async def renew(self) -> None:
-        """Open every connection anew, with the certificates that are there now.
-
-        Calls under way end by their own deadlines, watches are resumed on a new connection. Where a file is being
-        replaced again, the connections stay: its next change brings this call once more.
-        """
-        if not self._channels:
-            return
-        try:
-            opened = [self._open(endpoint) for endpoint in self._config.endpoints]
-        except OSError as error:
-            log.warning("connections to etcd stay as they are", extra={"error": str(error)})
-            return
-        left, self._channels, self._current = self._channels, opened, 0
-        async with asyncio.TaskGroup() as tasks:
-            for channel in left:
-                tasks.create_task(channel.close(2 * self._timeout_s))
+        """Open every connection anew, with the certificates that are there now; calls under way end by themselves."""
+        await self._connections.renew()
 
     async def close(self) -> None:
         """Close every channel."""
-        for channel in self._channels:
-            await channel.close()
+        await self._connections.close()
 
     async def _watch_once(self, prefix: bytes, after_revision: int) -> AsyncIterator[pb.WatchResponse]:
         channel = await self._ready_channel()
@@ -374,7 +359,7 @@ class EtcdClient:
             if error.code() in _REFUSALS:
                 malformed = error.code() is grpc.StatusCode.INVALID_ARGUMENT
                 raise EtcdRefused(f"etcd: {error.code().name}: {error.details()}", malformed=malformed) from error
-            self._rotate()
+            self._connections.rotate()
             raise EtcdUnknown(f"etcd: {error.code().name}") from error
 
     async def _read(self, call: Callable[[grpc.aio.Channel], Awaitable[_Answer]]) -> _Answer:
@@ -409,51 +394,18 @@ class EtcdClient:
                             log.warning("etcd denies a read", extra={"told": error.details()})
                             await asyncio.sleep(_DENIED_PAUSE_S)
                             raise EtcdReadDenied(f"etcd: {error.code().name}: {error.details()}") from error
-                        self._rotate()
+                        self._connections.rotate()
                     await asyncio.sleep(_RETRY_READ_AFTER_S)
         except TimeoutError as error:
             raise EtcdUnreachable("no etcd member answered") from error
 
     async def _ready_channel(self) -> grpc.aio.Channel:
-        """Return a channel with a live connection, the current one if it has.
-
-        A call is sent only where a connection stands, so that "could not connect" never has to be told from "was sent
-        and lost".
+        """Return a channel with a live connection.
 
         Raises:
             EtcdUnreachable: there is none within the time of a call.
         """
-        self._open_all()
-        channel = self._channels[self._current]
-        if channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
-            return channel
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._timeout_s
-        while loop.time() < until:
-            for index, other in enumerate(self._channels):
-                if other.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
-                    self._current = index
-                    return other
-            await asyncio.sleep(0.01)
-        raise EtcdUnreachable("no etcd member can be reached")
-
-    def _open_all(self) -> None:
-        if not self._channels:
-            self._channels = [self._open(endpoint) for endpoint in self._config.endpoints]
-
-    def _rotate(self) -> None:
-        self._current = (self._current + 1) % max(1, len(self._channels))
-
-    def _open(self, endpoint: str) -> grpc.aio.Channel:
-        config = self._config
-        named = "" if config.ca is None else config.server_name
-        options = (
-            *channel_options(Remote.ETCD, server_name=named),
-            ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-        )
-        if config.ca is None or config.cert is None or config.key is None:
-            return grpc.aio.insecure_channel(endpoint, options=options)
-        credentials = grpc.ssl_channel_credentials(
-            config.ca.read_bytes(), config.key.read_bytes(), config.cert.read_bytes()
-        )
-        return grpc.aio.secure_channel(endpoint, credentials, options=options)
+        channel = await self._connections.live()
+        if channel is None:
+            raise EtcdUnreachable("no etcd member can be reached")
+        return channel

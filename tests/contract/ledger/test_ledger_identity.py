@@ -231,7 +231,7 @@ async def test_members_that_restart_or_lag_raise_no_alarm(tmp_path: Path) -> Non
                         await asyncio.to_thread(etcd.restart, member)
                     await _until_written(one, b"key%d" % number)
                     if number % 10 == 0:
-                        one.client._rotate()
+                        one.client._connections.rotate()
             assert await until(lambda: not one.guard.why_closed)
             assert one.guard.lost == ""
     finally:
