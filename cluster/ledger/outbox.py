@@ -1,10 +1,8 @@
 """EtcdOutbox: what is owed to meters, and the writes of its owners, each fenced by the epoch of its shard."""
 
 import asyncio
-import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from etcdpb import rpc_pb2 as pb
@@ -12,14 +10,15 @@ from utrn.store.v1 import records_pb2 as store
 
 from cluster.codec.approval import consented
 from cluster.codec.set_aside import SetAsideRecords
-from cluster.codec.vend import GARBLED, SCHEMA, Unreadable, pointer_value, read, vend_value
+from cluster.codec.vend import SCHEMA, Unreadable, pointer_value, read, vend_value
 from cluster.config import EtcdConfig
 from cluster.etcd import ops, preconditions
 from cluster.etcd.client import EtcdClient, EtcdUnreachable, prefix_end
 from cluster.etcd.commit import not_read
-from cluster.etcd.informer import CopyState, Informer, Replica, name_of
+from cluster.etcd.informer import CopyState
 from cluster.etcd.keys import Keys
 from cluster.etcd.write_batcher import Answered, WriteBatcher
+from cluster.ledger.outbox_mirror import OutboxMirror
 from cluster.ledger.vends import counter_of, stored_of
 from cluster.membership.placement import shard_of
 from cluster.timekeeping.fence import TimeFence
@@ -29,19 +28,15 @@ from core.domain.errors import DeliveryChanged, Deposed, LedgerUnavailable, NotR
 from core.domain.invariant import check
 from core.domain.meter import MeterId, OriginatorId
 from core.domain.participant import ParticipantId
-from core.domain.transaction_id import TransactionId
 from core.domain.utrn import Counter
 from core.domain.vend import Vend
 from core.ports.clock import Clock
 from core.ports.ledger import CounterState, StoredVend
-from core.ports.outbox import Added, Code, DeliveryChange, Listing, Outbox, OutboxEvent, Owed, Removed, WriteOutcome
-
-log = logging.getLogger(__name__)
+from core.ports.outbox import Code, DeliveryChange, Outbox, OutboxEvent, Owed, WriteOutcome
 
 _WAITING_MAX = 10_000
 _KNOWN_MAX = 200_000
 _RACES_MAX = 5
-_KIND = "outbox"
 _READ_AT_ONCE = 64
 
 
@@ -51,8 +46,7 @@ _Sequence = tuple[OriginatorId, MeterId]
 class EtcdOutbox:
     """The outbox in etcd. `run` must be running for writes to go out and for `watch` to tell anything.
 
-    `mirrored` is true once the first Listing of `watch` has been taken in. A record that cannot be understood is set
-    aside: its delivery waits, and the others go on.
+    A record that cannot be understood is set aside: its delivery waits, and the others go on.
     """
 
     def __init__(
@@ -72,93 +66,32 @@ class EtcdOutbox:
         self._fence = TimeFence(client, self._keys, clock)
         # What is known to be applied: the highest counter and the revision of its key. A compare tells when it is old.
         self._applied: OrderedDict[_Sequence, tuple[int, int]] = OrderedDict()
-        # What is there, with its revision; and what the reader of `watch` has not taken yet.
-        self._there: dict[str, int] = {}
-        self._listing: list[pb.KeyValue] | None = None
-        self._news: asyncio.Queue[OutboxEvent] = asyncio.Queue()
-        self._informer = Informer(client, self._keys.outboxes(), self, name="outbox", compare_s=config.compare_outbox_s)
-        self.mirrored = False
+        self._mirror = OutboxMirror(client, self._keys, self._aside, compare_s=config.compare_outbox_s)
+
+    @property
+    def mirrored(self) -> bool:
+        """True once the first Listing of `watch` has been taken in."""
+        return self._mirror.complete
 
     @property
     def state(self) -> CopyState:
         """How the copy of what is owed is."""
-        return self._informer.state
+        return self._mirror.state
 
     @property
     def mirror_revision(self) -> int:
         """How far the watch says it is. For display: a progress reply may run ahead of the events before it."""
-        return self._informer.state.revision
+        return self._mirror.state.revision
 
     async def run(self) -> NoReturn:  # type: ignore[misc]  # a task group whose tasks never end
         """Send writes and follow what is owed, for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._group.run())
-            tasks.create_task(self._informer.run())
+            tasks.create_task(self._mirror.run())
 
-    async def watch(self) -> AsyncIterator[OutboxEvent]:
-        """Return a Listing, then every change, in order, for ever; for one reader.
-
-        What the watch has lost is told as well, once a comparison with the ledger has found it.
-        """
-        while True:
-            event = await self._news.get()
-            yield event
-            if isinstance(event, Listing):
-                self.mirrored = True
-
-    def begin(self) -> None:
-        """Begin a listing."""
-        self._there, self._listing = {}, []
-
-    def listed(self, revision: int) -> None:
-        """Tell the listing."""
-        del revision
-        listing, self._listing = self._listing or [], None
-        self._news.put_nowait(Listing(tuple(one for kv in listing if (one := self._understood(kv)) is not None)))
-
-    def put(self, kv: pb.KeyValue) -> None:
-        """Store an owed delivery."""
-        self._there[self._name(kv.key)] = kv.mod_revision
-        if self._listing is not None:
-            self._listing.append(kv)
-        elif (owed := self._understood(kv)) is not None:
-            self._news.put_nowait(Added(owed))
-
-    def remove(self, key: bytes, revision: int) -> None:
-        """Remove a delivery that is no longer owed."""
-        del revision
-        self._there.pop(self._name(key), None)
-        self._aside.clear(_KIND, key)
-        with suppress(*GARBLED):
-            shard, meter_id, counter, originator_id = self._keys.parse_outbox(key)
-            self._news.put_nowait(Removed(shard=shard, meter_id=meter_id, counter=counter, originator_id=originator_id))
-
-    def parts(self) -> Sequence[bytes]:
-        """It is compared as a whole."""
-        return (self._keys.outboxes(),)
-
-    def names(self, part: bytes) -> Iterable[str]:
-        """Return every name."""
-        del part
-        return list(self._there)
-
-    def revision_of(self, part: bytes, name: str) -> int:
-        """Return the revision of a name; 0 if it is not there."""
-        del part
-        return self._there.get(name, 0)
-
-    def _name(self, key: bytes) -> str:
-        return name_of(key, self._keys.outboxes())
-
-    def _understood(self, kv: pb.KeyValue) -> Owed | None:
-        """Return what a record says is owed; None if it cannot be understood, and is set aside."""
-        try:
-            owed = self._owed(kv)
-        except GARBLED as error:
-            self._aside.note(_KIND, kv.key, kv.mod_revision, error)
-            return None
-        self._aside.clear(_KIND, kv.key)
-        return owed
+    def watch(self) -> AsyncIterator[OutboxEvent]:
+        """Return a Listing, then every change, in order, for ever; for one reader."""
+        return self._mirror.watch()
 
     async def read(self, owed: Sequence[Owed]) -> Sequence[StoredVend | NotReady | None]:
         """Return the vend of each, in order; None where it is no longer owed, NotReady where it is set aside."""
@@ -436,19 +369,6 @@ class EtcdOutbox:
         if len(self._applied) > _KNOWN_MAX:
             self._applied.popitem(last=False)
 
-    def _owed(self, found: pb.KeyValue) -> Owed:
-        shard, meter_id, counter, originator_id = self._keys.parse_outbox(found.key)
-        pointer = read(store.VendPointer(), found.value)
-        return Owed(
-            shard=shard,
-            meter_id=meter_id,
-            counter=counter,
-            originator_id=originator_id,
-            participant_id=ParticipantId(pointer.participant_id),
-            transaction_id=TransactionId(pointer.transaction_id),
-            since=found.mod_revision,
-        )
-
     def _readable(self, found: pb.KeyValue) -> StoredVend | None:
         """Return a vend; None if it cannot be understood, and is set aside: its delivery waits, the others go on."""
         try:
@@ -474,4 +394,3 @@ def _applied_value(highest: int) -> bytes:
 
 if TYPE_CHECKING:
     _: type[Outbox] = EtcdOutbox
-    __: type[Replica] = EtcdOutbox

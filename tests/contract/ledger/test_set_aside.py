@@ -88,7 +88,7 @@ async def test_an_outbox_record_that_cannot_be_understood_holds_up_no_other(stor
         # Told later, by the watch: the same.
         await put(store, keys.outbox(3, new_meter_id(), 1, ORIGINATOR), pointer)
         assert await until(lambda: aside.counts == {"outbox": 4})
-        assert await outbox._informer.compare() == 0, "what is set aside is not called missing"
+        assert await outbox._mirror._informer.compare() == 0, "what is set aside is not called missing"
 
 
 async def test_an_owed_vend_that_cannot_be_understood_is_not_sent_and_holds_up_no_other(store: Store) -> None:
