@@ -16,8 +16,8 @@ from cluster.etcd.informer import CopyState, Informer, Replica
 from cluster.etcd.keys import Keys
 from cluster.registry.snapshot import RegistrySnapshot
 from core.domain.appointment import Appointments
-from core.domain.authorization import Says
 from core.domain.effective_dated import Ms
+from core.domain.grant import Grants
 from core.domain.meter import Meter, MeterId, Model, Pan, PanRecord
 from core.domain.participant import Participant, ParticipantId, ParticipantStatus, SupplierKey
 from core.domain.record import Kind, Versioned
@@ -51,9 +51,9 @@ class EtcdRegistryReplica:
         return self._informer.state
 
     @property
-    def says(self) -> Says:
+    def grants(self) -> Grants:
         """What was found of callers and suppliers lately."""
-        return self._copy.says
+        return self._copy.grants
 
     def caller(self, identity: str) -> Participant | None:
         """Return the participant that uses the SAN URI `identity`."""

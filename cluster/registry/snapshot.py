@@ -20,9 +20,9 @@ from cluster.etcd.keys import Keys
 from cluster.registry.due_queue import Reminder, Reminders
 from cluster.registry.pan_index import PanIndex
 from core.domain.appointment import Appointments
-from core.domain.authorization import Says
 from core.domain.effective_dated import NEVER, Ms
 from core.domain.errors import NotReady
+from core.domain.grant import Grants
 from core.domain.meter import Meter, MeterId, Model, Pan, PanRecord
 from core.domain.participant import Participant, ParticipantId, ParticipantStatus
 from core.domain.record import Kind, Versioned
@@ -58,7 +58,7 @@ class RegistrySnapshot:
         self._callers: dict[str, Participant] = {}
         self._departed: dict[str, Participant] = {}
         self.due = Reminders()
-        self.says: Says = {}
+        self.grants: Grants = {}
 
     def caller(self, identity: str) -> Participant | None:
         """Return the participant that uses the SAN URI `identity`.
@@ -224,7 +224,7 @@ class RegistrySnapshot:
             raw[record_id] = after
 
     def _drop_decoded(self, kind: Kind, record_id: str) -> None:
-        self.says.clear()
+        self.grants.clear()
         before = self._decoded[kind].pop(record_id, None)
         if before is not None and isinstance(before.record, Participant):
             for identity in before.record.identities:

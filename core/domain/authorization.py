@@ -1,15 +1,16 @@
 """authorize: may this caller do this for this PAN, at this instant? The one rule on every path; pure.
 
-Objections come in the order in which a caller may learn of them: whoever has no say over a meter hears only that.
+Objections come in the order in which a caller may learn of them: whoever may not act for a meter hears only that.
 """
 
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 from core.domain import errors
-from core.domain.appointment import Appointment, Appointments, AppointmentState, Terms
+from core.domain.appointment import Terms
 from core.domain.balance import NO_BALANCE, BalanceTold, told_room
-from core.domain.effective_dated import FAR_FUTURE, NEVER, EffectiveDated, Ms
+from core.domain.effective_dated import NEVER, AsOf, Ms
 from core.domain.errors import Refused
+from core.domain.grant import GrantRecords, find_grant
 from core.domain.meter import (
     Custody,
     Meter,
@@ -23,60 +24,24 @@ from core.domain.meter import (
     PaymentMode,
 )
 from core.domain.participant import (
-    DEFAULT_PROFILE,
     Participant,
     ParticipantId,
-    ParticipantStatus,
-    Profile,
-    PspPermission,
-    Role,
     SellingModel,
     SupplierKey,
 )
 from core.domain.record import Kind, ReadSet, Ref, Versioned
 from core.domain.vend import Authorization, Operation
 
-_T = TypeVar("_T")
 # A named tuple made by its own name takes twice as long, and every sale makes several.
 _new = tuple.__new__
 BALANCE_TRUSTED_MS = 24 * 3600 * 1000
 
 
-_NEEDED = {
-    Operation.ISSUE: PspPermission.ISSUE,
-    Operation.TOP_UP: PspPermission.ISSUE_AND_DELIVER,
-    Operation.DELIVER: PspPermission.ISSUE_AND_DELIVER,
-}
 _MINTING = frozenset({Operation.ISSUE, Operation.TOP_UP, Operation.CREDIT})
 
 
-class Grant(NamedTuple):
-    """By what right a caller may do one act for one supplier: until `until`, while no record of `read_set` changes."""
-
-    key: SupplierKey
-    profile: Profile
-    terms: Terms | None
-    read_set: ReadSet
-    rule: str
-    since: Ms
-    until: Ms
-
-
-# By caller, supplier and act. The registry's replica empties it when a participant or an appointment changes.
-Says = dict[tuple[ParticipantId, ParticipantId, Operation], Grant]
-
-
-class Records(Protocol):
+class Records(GrantRecords, Protocol):
     """Where the records are looked up."""
-
-    @property
-    def says(self) -> Says:
-        """What was found of callers and suppliers lately: the same for sale after sale."""
-        ...
-
-    def participant(self, participant_id: ParticipantId, /) -> Versioned[Participant] | None:
-        """A participant."""
-        ...
 
     def card(self, pan: Pan, /) -> Versioned[PanRecord] | None:
         """A PAN."""
@@ -84,10 +49,6 @@ class Records(Protocol):
 
     def meter(self, meter_id: MeterId, /) -> Versioned[Meter] | None:
         """A meter."""
-        ...
-
-    def appointments(self, supplier_id: ParticipantId, psp_id: ParticipantId, /) -> Versioned[Appointments] | None:
-        """Appointments."""
         ...
 
     def model(self, make: str, model: str, /) -> Versioned[Model] | None:
@@ -158,9 +119,8 @@ class _Case:
     """One question under way; notes every record it has looked at, and until when each holds."""
 
     __slots__ = (
-        "_asked_only", "_card_use", "_head_ends", "_key", "_meter", "_now", "_profile", "_question", "_records",
+        "_asked_only", "_at", "_card_use", "_head_ends", "_key", "_meter", "_profile", "_question", "_records",
         "_registration", "_rule", "_settings", "due_change_of", "meter_id", "read_set", "refusals", "supplier_id",
-        "until",
     )  # fmt: skip
 
     def __init__(
@@ -170,10 +130,9 @@ class _Case:
         self._records = records
         self._head_ends = head_ends
         self._question = question
-        self._now = now
+        self._at = AsOf(now)
         self.read_set: list[tuple[Ref, int]] = []
         self.refusals: list[Refused] = []
-        self.until = FAR_FUTURE
         self.due_change_of: MeterId | None = None
         self.meter_id: MeterId | None = None
         self.supplier_id: ParticipantId | None = None
@@ -196,7 +155,7 @@ class _Case:
             ),
         )
         told = NO_BALANCE if meter.balance_at == NEVER else self._told()
-        fields = (kept, meter.scheme, meter.public_point, key, meter.effective_through, self.until, told)
+        fields = (kept, meter.scheme, meter.public_point, key, meter.effective_through, self._at.until, told)
         permit: Permit = _new(Permit, fields)
         return permit
 
@@ -213,9 +172,9 @@ class _Case:
             return
         if self.due_change_of is not None:
             return
-        no_say = self._without_grant()
-        if no_say is not None:
-            self._deny(no_say)
+        no_grant = self._without_grant()
+        if no_grant is not None:
+            self._deny(no_grant)
             return
         self._of_pan()
         self._of_meter()
@@ -231,7 +190,7 @@ class _Case:
         if card is None:
             return errors.PanNotFound("pan is not registered; check the number with the consumer's supplier")
         self.read_set.append((_new(Ref, (Kind.PAN, self._question.pan)), card.revision))
-        use = self._value_now(card.record.uses)
+        use = self._at.value(card.record.uses)
         if use is None:
             return errors.PanNotFound("pan stands for no meter at this time; check with the consumer's supplier")
         return use
@@ -243,12 +202,12 @@ class _Case:
         self.read_set.append((_new(Ref, (Kind.METER, meter_id)), known.revision))
         self._meter = meter = known.record
         self.meter_id = meter_id
-        if meter.due(self._now) is not None:
+        if meter.due(self._at.now) is not None:
             self.due_change_of = meter_id
             return None
         # What was carried out stays carried out, even where this node's clock is a little slow.
-        self._now = max(self._now, meter.effective_through)
-        registration, settings = self._value_now(meter.registrations), self._value_now(meter.settings)
+        self._at.now = max(self._at.now, meter.effective_through)
+        registration, settings = self._at.value(meter.registrations), self._at.value(meter.settings)
         if registration is None or settings is None:
             return errors.MeterNotFound("nobody supplies this meter at this time; the supplier must register it")
         self._registration, self._settings = registration, settings
@@ -256,78 +215,20 @@ class _Case:
         return None
 
     def _without_grant(self) -> Refused | None:
-        """Return why the caller has no say over the meter, or None."""
-        says, question = self._records.says, self._question
-        key = question.caller.participant_id, self._registration.supplier_id, question.operation
-        say = says.get(key)
-        if say is None or not say.since <= self._now < say.until:
-            found = self._find_grant()
+        """Return why the caller may not act for the meter's supplier, or None."""
+        grants, question = self._records.grants, self._question
+        supplier_id = self._registration.supplier_id
+        key = question.caller.participant_id, supplier_id, question.operation
+        grant = grants.get(key)
+        if grant is None or not grant.since <= self._at.now < grant.until:
+            found = find_grant(self._records, question.caller, question.operation, supplier_id, self._at.now)
             if isinstance(found, Refused):
                 return found
-            say = says[key] = found
-        self.read_set += say.read_set
-        self._until(say.until)
-        self._key, self._profile, self._rule = say.key, say.profile, say.rule
-        return None if say.terms is None else self._outside_terms(say.terms)
-
-    def _find_grant(self) -> "Grant | Refused":
-        """Return by what right the caller may do this for the meter's supplier, or why it may not."""
-        caller, supplier_id = self._question.caller, self._registration.supplier_id
-        supplier = self._records.participant(supplier_id)
-        mine = caller.role is Role.SUPPLIER and caller.participant_id == supplier_id
-        if supplier is None or supplier.record.supplier_key is None:
-            return _not_appointed() if not mine else errors.SupplierInactive("the meter's supplier has no key here")
-        kept, self.until = self.until, FAR_FUTURE
-        profile = self._value_now(supplier.record.profiles) or DEFAULT_PROFILE
-        read_set: list[tuple[Ref, int]] = [(Ref(Kind.PARTICIPANT, supplier_id), supplier.revision)]
-        terms = None if mine else self._terms(caller, profile, read_set)
-        active = self._value_now(supplier.record.standings) is ParticipantStatus.ACTIVE
-        until, self.until = self.until, kept
-        if isinstance(terms, Refused):
-            return terms
-        if not active:
-            return errors.SupplierInactive("the meter's supplier is not active")
-        return Grant(
-            key=supplier.record.supplier_key,
-            profile=profile,
-            terms=terms,
-            read_set=tuple(read_set),
-            rule="own meter" if terms is None else f"appointment {terms.appointment_id}",
-            since=self._now,
-            until=until,
-        )
-
-    def _terms(self, caller: Participant, profile: Profile, read_set: list[tuple[Ref, int]]) -> Terms | Refused:
-        """Return the terms under which a PSP may do this for the meter's supplier, or why it may not."""
-        if caller.role is not Role.PSP:
-            return _not_appointed()
-        known = self._records.appointments(self._registration.supplier_id, caller.participant_id)
-        appointment = None if known is None else self._in_force(known.record)
-        if known is None or appointment is None:
-            return _not_appointed()
-        read_set.append((Ref(Kind.APPOINTMENT, f"{known.record.supplier_id}/{known.record.psp_id}"), known.revision))
-        myself = self._records.participant(caller.participant_id)
-        if myself is None or self._value_now(myself.record.standings) is not ParticipantStatus.ACTIVE:
-            return errors.CallerSuspended("this participant is suspended")
-        read_set.append((Ref(Kind.PARTICIPANT, caller.participant_id), myself.revision))
-        self._until(appointment.terms.until)
-        level = min(appointment.terms.level, profile.psp_level)
-        needed = _NEEDED.get(self._question.operation)
-        if needed is None or level < needed:
-            return errors.NotAppointed(
-                "the meter's supplier has not appointed the caller to do this",
-                may=level.name,
-                needed="SUPPLIER" if needed is None else needed.name,
-            )
-        return appointment.terms
-
-    def _in_force(self, known: Appointments) -> Appointment | None:
-        """Return the appointment the caller may act on now."""
-        for appointment in reversed(known.all):
-            accepted, terms = self._value_now(appointment.states) is AppointmentState.ACCEPTED, appointment.terms
-            if accepted and terms.since <= self._now < (terms.until or FAR_FUTURE):
-                return appointment
-        return None
+            grant = grants[key] = found
+        self.read_set += grant.read_set
+        self._at.hold_until(grant.until)
+        self._key, self._profile, self._rule = grant.key, grant.profile, grant.rule
+        return None if grant.terms is None else self._outside_terms(grant.terms)
 
     def _outside_terms(self, terms: Terms) -> Refused | None:
         question = self._question
@@ -366,7 +267,7 @@ class _Case:
         if not meter.make:
             return
         model = self._records.model(meter.make, meter.model)
-        can = None if model is None else self._value_now(model.record.abilities)
+        can = None if model is None else self._at.value(model.record.abilities)
         if model is None or can is None:
             self._deny(
                 errors.NotSupportedByMeter("the meter's model is not in the capability matrix", scheme=meter.scheme)
@@ -414,7 +315,7 @@ class _Case:
     def _room(self) -> int | None:
         """Return the pence from the balance that was told up to the maximum; None if neither says anything now."""
         settings, meter = self._settings, self._meter
-        if not settings.max_balance_pence or not 0 <= self._now - meter.balance_at <= BALANCE_TRUSTED_MS:
+        if not settings.max_balance_pence or not 0 <= self._at.now - meter.balance_at <= BALANCE_TRUSTED_MS:
             return None
         return settings.max_balance_pence - meter.balance_pence
 
@@ -435,37 +336,6 @@ class _Case:
             self._deny(_out_of_limits(limit.min_pence, limit.max_pence, "supplier"))
         elif limit.whole_pounds and question.amount % 100:
             self._deny(_out_of_limits(limit.min_pence, limit.max_pence, "supplier, whole pounds"))
-
-    def _value_now(self, timeline: EffectiveDated[_T]) -> _T | None:
-        """Return what holds now, and remember until when: its end, or whatever is recorded to follow.
-
-        Never as of before it was recorded: what was suspended at once by another node is suspended, even where this
-        node's clock is a little slow.
-        """
-        now = self._now
-        if timeline.periods:
-            last = timeline.periods[-1]
-            if last.since <= now and last.until is None:
-                return last.value
-        now = timeline.effective_now(now)
-        for period in reversed(timeline.periods):
-            if period.since <= now:
-                if period.until is None:
-                    return period.value
-                if now < period.until:
-                    self._until(period.until)
-                    return period.value
-                return None
-            self._until(period.since)
-        return None
-
-    def _until(self, until: Ms | None) -> None:
-        if until is not None and until < self.until:
-            self.until = until
-
-
-def _not_appointed() -> Refused:
-    return errors.NotAppointed("this caller may not top up this meter; its supplier must appoint the caller first")
 
 
 def _out_of_limits(least: int, most: int, limit_of: str) -> Refused:

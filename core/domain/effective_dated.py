@@ -193,6 +193,47 @@ class EffectiveDated(NamedTuple, Generic[T]):
         return since
 
 
+class AsOf:
+    """One instant at which several things are looked up, and until when everything found holds.
+
+    `now` may be moved on while nothing was looked up that it would change. `until` is FAR_FUTURE if nothing ends.
+    """
+
+    __slots__ = ("now", "until")
+
+    def __init__(self, now: Ms) -> None:
+        self.now = now
+        self.until = FAR_FUTURE
+
+    def value(self, timeline: EffectiveDated[T]) -> T | None:
+        """Return what holds now; `until` falls to its end, or to whatever is recorded to follow.
+
+        Never as of before a period was recorded: what was suspended at once by another node is suspended, even where
+        this node's clock is a little slow.
+        """
+        now = self.now
+        if timeline.periods:
+            last = timeline.periods[-1]
+            if last.since <= now and last.until is None:
+                return last.value
+        now = timeline.effective_now(now)
+        for period in reversed(timeline.periods):
+            if period.since <= now:
+                if period.until is None:
+                    return period.value
+                if now < period.until:
+                    self.hold_until(period.until)
+                    return period.value
+                return None
+            self.hold_until(period.since)
+        return None
+
+    def hold_until(self, until: Ms | None) -> None:
+        """Let what was found hold no longer than `until`; None ends nothing."""
+        if until is not None and until < self.until:
+            self.until = until
+
+
 def begin(value: T, *, since: Ms | None, now: Ms, by: str) -> EffectiveDated[T]:
     """Return the timeline of a thing that is new here.
 

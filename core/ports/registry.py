@@ -6,9 +6,9 @@ from typing import Protocol, TypeVar
 
 from core.domain.appointment import Appointments
 from core.domain.approval import NO_CONSENT_NEEDED, Approval, Consent
-from core.domain.authorization import Says
 from core.domain.effective_dated import NEVER, Ms
 from core.domain.goodwill_credit import CreditDay, CreditRequest
+from core.domain.grant import Grants
 from core.domain.meter import Meter, MeterId, Model, OriginatorId, Pan, PanRecord
 from core.domain.participant import Participant, ParticipantId
 from core.domain.record import Ref, Versioned
@@ -35,7 +35,7 @@ class Registry(Protocol):
         ...
 
     @property
-    def says(self) -> Says:
+    def grants(self) -> Grants:
         """What was found of callers and suppliers lately; empty after every change of one."""
         ...
 

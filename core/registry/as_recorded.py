@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from core.domain.appointment import Appointment, Appointments
-from core.domain.authorization import Question, Says, authorize
+from core.domain.authorization import Question, authorize
 from core.domain.effective_dated import NEVER, EffectiveDated, Ms
+from core.domain.grant import Grants
 from core.domain.meter import Meter, MeterId, Model, Pan, PanRecord
 from core.domain.participant import Participant, ParticipantId
 from core.domain.record import Versioned
@@ -34,7 +35,7 @@ class AsRecorded:
     of_model: Model | None
     participants: Mapping[ParticipantId, Participant]
     appointed: Mapping[ParticipantId, Appointments]
-    says: Says = field(default_factory=dict)
+    grants: Grants = field(default_factory=dict)
 
     def rule_of(self, caller: Participant, operation: Operation) -> str:
         """Return by which right a caller could do something then; "" if it could not."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from core.domain.appointment import Appointments
-from core.domain.authorization import Says
+from core.domain.grant import Grants
 from core.domain.meter import Meter, MeterId, Model, Pan, PanRecord
 from core.domain.participant import Participant, ParticipantId, ParticipantStatus
 from core.domain.record import Versioned
@@ -33,7 +33,7 @@ class MemoryRegistry:
     models: dict[tuple[str, str], Model] = field(default_factory=dict)
 
     @property
-    def says(self) -> Says:
+    def grants(self) -> Grants:
         return {}
 
     def caller(self, identity: str) -> Participant | None:

@@ -389,7 +389,7 @@ def test_the_mirror_decides_as_the_table_says_every_fiftieth_row(
     for case in sorted(rows, key=lambda one: (one.supplier, one.appointed, one.act, one.meter, one.pan)):
         world = _world(case)
         mirror.hear(world)
-        remembered += bool(mirror.copy.says)
+        remembered += bool(mirror.copy.grants)
         ruled, in_memory = _ruling(mirror.copy, case, collect_all=True), _ruling(world, case, collect_all=True)
         assert [refusal.reason for refusal in ruled.refusals] == expected_of_all(case), case
         assert ruled.refusals[:1] == [] or ruled.refusals[0].reason == expected(case)
