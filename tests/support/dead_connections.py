@@ -28,7 +28,7 @@ from utrn.v1 import top_up_service_pb2 as pb
 from utrn.v1 import top_up_service_pb2_grpc as rpc
 from utrn_client import channel as kit
 
-import cluster.etcd.client
+import cluster.etcd.connections
 import cluster.membership.failure_detector
 import core.gateways.head_end_client as gateway
 from app.devstack.ca import CertPaths, DevCa
@@ -246,7 +246,8 @@ def _take_away() -> None:
     def bare(_: Any, *, server_name: str = "") -> Any:
         return (*_BARE, ("grpc.ssl_target_name_override", server_name)) if server_name else _BARE
 
-    for module in (cluster.etcd.client, cluster.membership.failure_detector, gateway):
+    for module in (cluster.etcd.connections, cluster.membership.failure_detector, gateway):
+        assert hasattr(module, "channel_options"), f"{module.__name__}: the control would take nothing away"
         module.channel_options = bare  # type: ignore[attr-defined]
     gateway.GrpcHeadEnd._leave = lambda *_: None  # type: ignore[method-assign]
     options = kit.options
