@@ -186,28 +186,28 @@ def revoke(
     print_result(call(request, target, (cert, key, ca)).result, as_json=as_json)
 
 
-def _set_standing(participant_id: str, standing: str, target: str, tls: Files, *, as_json: bool) -> None:
+def _set_status(participant_id: str, status: str, target: str, tls: Files, *, as_json: bool) -> None:
     from utrn.v1 import participant_service_pb2 as pb
 
     request = pb.SetParticipantStatusRequest(
-        participant_id=participant_id, status=pb.ParticipantStatus.Value(f"PARTICIPANT_STATUS_{standing.upper()}")
+        participant_id=participant_id, status=pb.ParticipantStatus.Value(f"PARTICIPANT_STATUS_{status.upper()}")
     )
     print_result(call(request, target, tls).result, as_json=as_json)
 
 
 def suspend(participant_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
     """Suspend at once; nothing is lost, and `resume` ends it."""
-    _set_standing(participant_id, "suspended", target, (cert, key, ca), as_json=as_json)
+    _set_status(participant_id, "suspended", target, (cert, key, ca), as_json=as_json)
 
 
 def resume(participant_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
     """End a suspension."""
-    _set_standing(participant_id, "active", target, (cert, key, ca), as_json=as_json)
+    _set_status(participant_id, "active", target, (cert, key, ca), as_json=as_json)
 
 
 def offboard(participant_id: _Id, target: TARGET, cert: CERT, key: KEY, ca: CA, as_json: JSON = False) -> None:
     """Offboard for good."""
-    _set_standing(participant_id, "left", target, (cert, key, ca), as_json=as_json)
+    _set_status(participant_id, "left", target, (cert, key, ca), as_json=as_json)
 
 
 def ceiling(
@@ -249,7 +249,7 @@ def show(
     for revoked in last.revoked_fingerprints:
         console.print(f"revoked: {revoked}", highlight=False)
     stood = [(*period_of(period.period), enum_name(period.status, ParticipantStatus)) for period in one.statuses]
-    print_table("Standing", ("since", "until", "by", "standing"), stood)
+    print_table("Status", ("since", "until", "by", "status"), stood)
     if one.role in (pb.ROLE_PSP, pb.ROLE_SUPPLIER):
         told = f"{one.ceiling_pence} pence" if one.ceiling_pence else "as agreed (flow.ceiling_pence)"
         console.print(f"ceiling in an hour: {told}", highlight=False)
@@ -292,12 +292,12 @@ def list_all(target: TARGET, cert: CERT, key: KEY, ca: CA, page: Page = 1000, as
     from core.domain.participant import ParticipantStatus, Role
 
     def row(one: pb.Participant) -> tuple[object, ...]:
-        standing = enum_name(one.statuses[-1].status, ParticipantStatus)
-        return one.participant_id, enum_name(one.role, Role), one.name, standing
+        status = enum_name(one.statuses[-1].status, ParticipantStatus)
+        return one.participant_id, enum_name(one.role, Role), one.name, status
 
     listing = Listing(
         request=pb.ListParticipantsRequest(),
-        field="participants", title="Participants", columns=("participant", "role", "name", "standing"), row=row,
+        field="participants", title="Participants", columns=("participant", "role", "name", "status"), row=row,
         page=page,
     )  # fmt: skip
     print_listing(listing, target, (cert, key, ca), as_json=as_json)

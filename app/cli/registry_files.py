@@ -49,7 +49,7 @@ _BOOTSTRAP = Principal(
         participant_id=ParticipantId("bootstrap"),
         role=Role.OPERATOR,
         known_as=EffectiveDated(),
-        standings=EffectiveDated(),
+        statuses=EffectiveDated(),
     )
 )
 _NUMBER = re.compile(r"[0-9]{1,15}", re.ASCII)

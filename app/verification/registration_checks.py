@@ -140,14 +140,14 @@ class _Sale:
     def _of_parties(self) -> Iterator[str]:
         vend, seller = self._vend, self._vend.sale.participant_id
         supplier = self._find(Kind.PARTICIPANT, vend.supplier_id, Participant)
-        if supplier is None or self._holds(supplier.standings) is not ParticipantStatus.ACTIVE:
+        if supplier is None or self._holds(supplier.statuses) is not ParticipantStatus.ACTIVE:
             yield "its supplier was not active"
         elif supplier.supplier_key is None or supplier.supplier_key.originator_id != vend.originator_id:
             yield "its originator is not the supplier's"
         if supplier is None or seller == vend.supplier_id:
             return
         psp = self._find(Kind.PARTICIPANT, seller, Participant)
-        if psp is None or self._holds(psp.standings) is not ParticipantStatus.ACTIVE:
+        if psp is None or self._holds(psp.statuses) is not ParticipantStatus.ACTIVE:
             yield "its seller was not active"
         profile = self._holds(supplier.profiles)
         if profile is None or profile.option not in (SellingModel.PSP_ISSUES, SellingModel.PSP_ISSUES_AND_DELIVERS):

@@ -43,7 +43,7 @@ def participant_record(participant: Participant) -> pb.ParticipantRecord:
         originator_id="" if key is None else key.originator_id,
         key_id="" if key is None else key.key_id,
         prepayment_public_point=b"" if key is None else key.public_point,
-        standings=states_of(participant.standings),
+        standings=states_of(participant.statuses),
         profiles=[_profile_record(period) for period in participant.profiles.periods],
         ceilings=[
             pb.CeilingPeriod(pence=period.value, **dates_of(period))  # type: ignore[arg-type]
@@ -85,7 +85,7 @@ def participant_of(value: bytes) -> Participant:
         participant_id=ParticipantId(record.participant_id),
         role=Role(record.role),
         known_as=timeline_of(record.known_as, _known_as_of),
-        standings=timeline_of(record.standings, lambda one: ParticipantStatus(one.state)),
+        statuses=timeline_of(record.standings, lambda one: ParticipantStatus(one.state)),
         supplier_key=key,
         profiles=timeline_of(record.profiles, _profile_of),
         ceilings=timeline_of(record.ceilings, lambda one: Pence(one.pence)),

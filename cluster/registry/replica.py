@@ -96,7 +96,7 @@ class EtcdRegistryReplica:
         return {
             participant.participant_id: participant.supplier_key
             for participant in self._copy.participants()
-            if participant.supplier_key is not None and participant.standing is not ParticipantStatus.LEFT
+            if participant.supplier_key is not None and participant.status is not ParticipantStatus.LEFT
         }
 
     def pans_of(self, meter_id: MeterId) -> list[PanRecord]:

@@ -199,7 +199,7 @@ class RegistrySnapshot:
             self._decoded[kind][record_id] = known
             if isinstance(known.record, Participant):
                 self._callers.update(dict.fromkeys(known.record.identities, known.record))
-                if known.record.standing is ParticipantStatus.LEFT:
+                if known.record.status is ParticipantStatus.LEFT:
                     self._keep_departed(known.record)
 
     def _apply_gone(self, room: str, record_id: str) -> None:
@@ -272,7 +272,7 @@ class RegistrySnapshot:
 
 
 def _left_at(participant: Participant) -> Ms:
-    last = participant.standings.last
+    last = participant.statuses.last
     return NEVER if last is None else last.since
 
 

@@ -210,8 +210,8 @@ def _seen(versioned: Versioned[Participant]) -> tuple[Ref, int]:
 
 
 def _there(participant: Participant) -> bool:
-    return participant.role is Role.OPERATOR and participant.standing is not ParticipantStatus.LEFT
+    return participant.role is Role.OPERATOR and participant.status is not ParticipantStatus.LEFT
 
 
 def _active(participant: Participant) -> bool:
-    return _there(participant) and participant.standing is ParticipantStatus.ACTIVE
+    return _there(participant) and participant.status is ParticipantStatus.ACTIVE

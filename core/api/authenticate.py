@@ -48,9 +48,9 @@ class Authenticate:
             raise NotReady("this node is still reading the registry; ask another")
         identity = certificate.identity
         participant = self.registry.caller(identity)
-        if participant is not None and participant.standing is not ParticipantStatus.LEFT:
+        if participant is not None and participant.status is not ParticipantStatus.LEFT:
             _check_revoked(participant, certificate)
-            suspended = participant.standing is ParticipantStatus.SUSPENDED
+            suspended = participant.status is ParticipantStatus.SUSPENDED
             return Principal(participant, identity), _suspended() if suspended else None
         departed = self.registry.departed(identity)
         if departed is not None:

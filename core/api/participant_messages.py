@@ -101,7 +101,7 @@ def participant_message(participant: Participant) -> pb.Participant:
             pb.ParticipantStatusPeriod(
                 period=period_message(period), status=pb.ParticipantStatus.ValueType(period.value)
             )
-            for period in participant.standings.periods
+            for period in participant.statuses.periods
         ],
         profiles=[
             pb.ProfilePeriod(period=period_message(period), profile=_profile_message(period.value))

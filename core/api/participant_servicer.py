@@ -78,10 +78,10 @@ class ParticipantServicer(rpc.ParticipantServiceServicer):
         self, request: pb.SetParticipantStatusRequest, context: Context
     ) -> pb.SetParticipantStatusResponse:
         """Suspend, readmit, offboard."""
-        standing = ParticipantStatus(validation.number_in(request.status, "status", ParticipantStatus))
+        status = ParticipantStatus(validation.number_in(request.status, "status", ParticipantStatus))
         principal, participant_id = self.authenticate(context), _participant_id(request.participant_id)
-        asked = asked_of("SetParticipantStatus", request, f"{participant_id}: {standing.name.lower()}")
-        done = await self.parties.set_standing(principal, participant_id, standing, asked=asked)
+        asked = asked_of("SetParticipantStatus", request, f"{participant_id}: {status.name.lower()}")
+        done = await self.parties.set_status(principal, participant_id, status, asked=asked)
         return pb.SetParticipantStatusResponse(result=result_message(done))
 
     async def SetCeiling(self, request: pb.SetCeilingRequest, context: Context) -> pb.SetCeilingResponse:

@@ -79,7 +79,7 @@ def find_grant(
         if isinstance(appointed, Refused):
             return appointed
         terms = appointed
-    if at.value(supplier.record.standings) is not ParticipantStatus.ACTIVE:
+    if at.value(supplier.record.statuses) is not ParticipantStatus.ACTIVE:
         return errors.SupplierInactive("the meter's supplier is not active")
     return Grant(
         key=supplier.record.supplier_key,
@@ -110,7 +110,7 @@ def _terms(
         return _not_appointed()
     read_set.append((Ref(Kind.APPOINTMENT, f"{known.record.supplier_id}/{known.record.psp_id}"), known.revision))
     myself = records.participant(caller.participant_id)
-    if myself is None or at.value(myself.record.standings) is not ParticipantStatus.ACTIVE:
+    if myself is None or at.value(myself.record.statuses) is not ParticipantStatus.ACTIVE:
         return errors.CallerSuspended("this participant is suspended")
     read_set.append((Ref(Kind.PARTICIPANT, caller.participant_id), myself.revision))
     at.hold_until(appointment.terms.until)

@@ -183,7 +183,7 @@ class Participant:
     participant_id: ParticipantId
     role: Role
     known_as: EffectiveDated[ParticipantIdentity]
-    standings: EffectiveDated[ParticipantStatus]
+    statuses: EffectiveDated[ParticipantStatus]
     supplier_key: SupplierKey | None = None
     profiles: EffectiveDated[Profile] = NO_PROFILES
     ceilings: EffectiveDated[Pence] = AGREED_CEILING
@@ -204,7 +204,7 @@ class Participant:
     def identities(self) -> tuple[str, ...]:
         """The SAN URIs by which it may call; every change of them takes place at once. None once it has left."""
         last = self.known_as.last
-        return () if last is None or self.standing is ParticipantStatus.LEFT else last.value.identities
+        return () if last is None or self.status is ParticipantStatus.LEFT else last.value.identities
 
     @property
     def revoked(self) -> Revocations:
@@ -213,9 +213,9 @@ class Participant:
         return NOTHING_REVOKED if last is None else last.value.revoked
 
     @property
-    def standing(self) -> ParticipantStatus:
+    def status(self) -> ParticipantStatus:
         """Whether it may act; every change of it takes place at once."""
-        last = self.standings.last
+        last = self.statuses.last
         return ParticipantStatus.LEFT if last is None else last.value
 
     def profile_at(self, at: Ms) -> Profile:

@@ -144,7 +144,7 @@ class Appoint:
 
     async def _participant(self, reads: Reads, participant_id: ParticipantId, role: Role) -> Participant:
         known = await reads.read(Participant, participant_id)
-        if known is None or known.record.role is not role or known.record.standing is ParticipantStatus.LEFT:
+        if known is None or known.record.role is not role or known.record.status is ParticipantStatus.LEFT:
             raise ParticipantNotFound(f"no {role.name.lower()} of this name", participant_id=participant_id)
         return known.record
 

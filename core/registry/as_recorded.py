@@ -48,7 +48,7 @@ class AsRecorded:
         found = self.participants.get(participant_id)
         if found is None:
             return None
-        held = replace(found, standings=self._then(found.standings), profiles=self._then(found.profiles))
+        held = replace(found, statuses=self._then(found.statuses), profiles=self._then(found.profiles))
         return Versioned(held, 0)
 
     def card(self, pan: Pan) -> Versioned[PanRecord] | None:

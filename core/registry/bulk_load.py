@@ -170,7 +170,7 @@ class LoadRecords:
         return {
             record.participant_id: record
             for record in known
-            if record.role is Role.SUPPLIER and record.standing is not ParticipantStatus.LEFT
+            if record.role is Role.SUPPLIER and record.status is not ParticipantStatus.LEFT
         }
 
     async def _meters(

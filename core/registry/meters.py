@@ -293,7 +293,7 @@ class MeterAdmin:
     async def supplier(self, reads: Reads, supplier_id: ParticipantId) -> Participant:
         """Return a supplier that has not left; raise ParticipantNotFound if there is none of this name."""
         known = await reads.read(Participant, supplier_id)
-        if known is None or known.record.role is not Role.SUPPLIER or known.record.standing is ParticipantStatus.LEFT:
+        if known is None or known.record.role is not Role.SUPPLIER or known.record.status is ParticipantStatus.LEFT:
             raise ParticipantNotFound("no supplier of this name", participant_id=supplier_id)
         return known.record
 

@@ -77,7 +77,7 @@ class ParticipantAdmin:
             participant_id=new.participant_id,
             role=new.role,
             known_as=begin(ParticipantIdentity(name=new.name, identities=new.identities), since=None, now=now, by=by),
-            standings=begin(ParticipantStatus.ACTIVE, since=None, now=now, by=by),
+            statuses=begin(ParticipantStatus.ACTIVE, since=None, now=now, by=by),
             supplier_key=new.supplier_key,
             profiles=NO_PROFILES if new.profile is None else begin(new.profile, since=None, now=now, by=by),
             ceilings=AGREED_CEILING if not new.ceiling_pence else begin(new.ceiling_pence, since=None, now=now, by=by),
@@ -110,7 +110,7 @@ class ParticipantAdmin:
         """
         require_role(principal, OPERATORS)
         before = await self._known(self.store, participant_id)
-        if before.record.standing is ParticipantStatus.LEFT:
+        if before.record.status is ParticipantStatus.LEFT:
             raise _left()
         last = before.record.known_as.last
         known_as = ParticipantIdentity(name=name, identities=identities, revoked=before.record.revoked)
@@ -156,7 +156,7 @@ class ParticipantAdmin:
             return replace(participant, known_as=participant.known_as.change(known_as, since=None, now=now, by=by))
 
         async def consent(participant: Participant) -> Consent:
-            operator = participant.role is Role.OPERATOR and participant.standing is ParticipantStatus.ACTIVE
+            operator = participant.role is Role.OPERATOR and participant.status is ParticipantStatus.ACTIVE
             return await self.consents.to_bar_operator(participant_id) if operator else NO_CONSENT_NEEDED
 
         return await self._update(participant_id, change, consent)
@@ -190,11 +190,11 @@ class ParticipantAdmin:
 
         return await self._update(participant_id, change, consent)
 
-    async def set_standing(
+    async def set_status(
         self,
         principal: Principal,
         participant_id: ParticipantId,
-        standing: ParticipantStatus,
+        status: ParticipantStatus,
         *,
         asked: Asked | None = None,
     ) -> Written:
@@ -214,18 +214,18 @@ class ParticipantAdmin:
         now, by = ms_of(self.clock.now()), principal.participant_id
 
         def change(participant: Participant) -> Participant:
-            if participant.standing is standing:
+            if participant.status is status:
                 return participant
-            if participant.standing is ParticipantStatus.LEFT and participant.role is not Role.SUPPLIER:
+            if participant.status is ParticipantStatus.LEFT and participant.role is not Role.SUPPLIER:
                 raise _left()
-            return replace(participant, standings=participant.standings.change(standing, since=None, now=now, by=by))
+            return replace(participant, statuses=participant.statuses.change(status, since=None, now=now, by=by))
 
         async def consent(participant: Participant) -> Consent:
             operator, found = participant.role is Role.OPERATOR, NO_CONSENT_NEEDED
-            if operator and standing is not ParticipantStatus.ACTIVE:
+            if operator and status is not ParticipantStatus.ACTIVE:
                 found = await self.consents.to_bar_operator(participant_id)
-            ends = ParticipantStatus.LEFT in (standing, participant.standing) and participant.role is Role.SUPPLIER
-            if ends or (operator and standing is not ParticipantStatus.SUSPENDED):
+            ends = ParticipantStatus.LEFT in (status, participant.status) and participant.role is Role.SUPPLIER
+            if ends or (operator and status is not ParticipantStatus.SUSPENDED):
                 found = found.and_of(await self.consents.of_two(principal, asked))
             return found
 
@@ -335,7 +335,7 @@ def _same(before: Versioned[Participant], new: NewParticipant) -> Written:
         new.name,
         new.identities,
         new.supplier_key,
-    ) or one.standing is ParticipantStatus.LEFT:
+    ) or one.status is ParticipantStatus.LEFT:
         raise RecordExists("a participant of this name is there, with other content", kind="participant")
     return Written(revision=before.revision, changed=False)
 

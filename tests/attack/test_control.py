@@ -120,10 +120,10 @@ async def test_one_stolen_operator_ends_no_supplier_and_makes_itself_no_second(a
                     assert answer.reason == "NEEDS_APPROVAL"
         itself = participant_pb.SetParticipantStatusRequest(participant_id=OPERATOR, status=leaves)
         second = participant_pb.SetParticipantStatusRequest(participant_id=SECOND_OPERATOR, status=suspended)
-        set_standing = "/utrn.v1.ParticipantService/SetParticipantStatus"
-        assert not (await raw_call(channel, set_standing, second.SerializeToString())).reason
-        assert (await raw_call(channel, set_standing, itself.SerializeToString())).reason == "LAST_OPERATOR"
+        set_status = "/utrn.v1.ParticipantService/SetParticipantStatus"
+        assert not (await raw_call(channel, set_status, second.SerializeToString())).reason
+        assert (await raw_call(channel, set_status, itself.SerializeToString())).reason == "LAST_OPERATOR"
         # What was asked for before is recorded; alone, nobody gets further with it.
-        assert (await raw_call(channel, set_standing, ends.SerializeToString())).reason == "NEEDS_APPROVAL"
+        assert (await raw_call(channel, set_status, ends.SerializeToString())).reason == "NEEDS_APPROVAL"
         add = participant_pb.AddParticipantRequest(participant=accomplice).SerializeToString()
         assert (await raw_call(channel, "/utrn.v1.ParticipantService/AddParticipant", add)).reason == "NEEDS_APPROVAL"

@@ -195,7 +195,7 @@ async def _prepare(target: Attacked) -> None:
         )
         await registry.TransferCounters(out)
     async with registry_caller(target.stack, OPERATOR) as registry:
-        for name, role, standing in (
+        for name, role, status in (
             (SUSPENDED, participant_pb.ROLE_OPERATOR, participant_pb.PARTICIPANT_STATUS_SUSPENDED),
             (SUSPENDED_PSP, participant_pb.ROLE_PSP, participant_pb.PARTICIPANT_STATUS_SUSPENDED),
             (LEFT, participant_pb.ROLE_OPERATOR, participant_pb.PARTICIPANT_STATUS_LEFT),
@@ -203,7 +203,7 @@ async def _prepare(target: Attacked) -> None:
             one = participant_pb.Participant(
                 participant_id=name, role=role, name=name, identities=[participant_uri(name)]
             )
-            stands = participant_pb.SetParticipantStatusRequest(participant_id=name, status=standing)
+            stands = participant_pb.SetParticipantStatusRequest(participant_id=name, status=status)
             await by_two(target.stack, registry.AddParticipant, participant_pb.AddParticipantRequest(participant=one))
             await by_two(target.stack, registry.SetParticipantStatus, stands)
     for name, reason in ((SUSPENDED, "CALLER_SUSPENDED"), (SUSPENDED_PSP, "CALLER_SUSPENDED")):
@@ -459,7 +459,7 @@ def _look_at(told: Sequence[Any], expected: str, who: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-async def test_nobody_in_no_standing_does_anything(attacked: Attacked, method: str) -> None:
+async def test_nobody_without_a_good_status_does_anything(attacked: Attacked, method: str) -> None:
     """A certificate that names nobody, that of a participant that has left, of a node, and those of the suspended."""
     request, before = requests_of(attacked)[method], await ledger(attacked.stack)
     node_certs = attacked.stack.pki.node("node-a")

@@ -339,7 +339,7 @@ async def test_every_node_sees_every_kind_of_change_within_a_second(three_nodes:
             request = appointment_pb.SuspendAppointmentRequest(name=name, suspended=suspended)
             return lambda: appointing.SuspendAppointment(request)
 
-        def standing(value_type: participant_pb.ParticipantStatus.ValueType) -> Change:
+        def status(value_type: participant_pb.ParticipantStatus.ValueType) -> Change:
             return lambda: operator.SetParticipantStatus(
                 participant_pb.SetParticipantStatusRequest(participant_id=PSP, status=value_type)
             )
@@ -368,8 +368,8 @@ async def test_every_node_sees_every_kind_of_change_within_a_second(three_nodes:
                 ("appointment resumed", appointment(suspended=False), ""),
             ),
             (
-                ("PSP suspended", standing(participant_pb.PARTICIPANT_STATUS_SUSPENDED), "CALLER_SUSPENDED"),
-                ("PSP readmitted", standing(participant_pb.PARTICIPANT_STATUS_ACTIVE), ""),
+                ("PSP suspended", status(participant_pb.PARTICIPANT_STATUS_SUSPENDED), "CALLER_SUSPENDED"),
+                ("PSP readmitted", status(participant_pb.PARTICIPANT_STATUS_ACTIVE), ""),
             ),
             (("PAN blocked", card(blocked=True), "PAN_BLOCKED"), ("PAN unblocked", card(blocked=False), "")),
             (

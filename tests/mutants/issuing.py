@@ -216,8 +216,8 @@ ISSUING = (
     Mutant(
         name="suspended-seller-sells",
         file="core/domain/grant.py",
-        old="    if myself is None or at.value(myself.record.standings) is not ParticipantStatus.ACTIVE:\n",
-        new="    if myself is None or at.value(myself.record.standings) is ParticipantStatus.LEFT:\n",
+        old="    if myself is None or at.value(myself.record.statuses) is not ParticipantStatus.ACTIVE:\n",
+        new="    if myself is None or at.value(myself.record.statuses) is ParticipantStatus.LEFT:\n",
         killer=100,
         why="whoever was suspended goes on selling",
     ),

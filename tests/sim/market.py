@@ -79,9 +79,9 @@ class MarketActs:
         """Suspend a seller or a supplier for a while."""
         whom = self._chance.choice((HARBOUR.participant_id, SOUTH.participant_id))
         who = principal(OPERATOR.participant_id)
-        await self._do(lambda node: node.parties.set_standing(who, whom, ParticipantStatus.SUSPENDED))
+        await self._do(lambda node: node.parties.set_status(who, whom, ParticipantStatus.SUSPENDED))
         await asyncio.sleep(self._chance.uniform(0.2, 2.0))
-        await self._do(lambda node: node.parties.set_standing(who, whom, ParticipantStatus.ACTIVE))
+        await self._do(lambda node: node.parties.set_status(who, whom, ParticipantStatus.ACTIVE))
 
     async def change_profile(self) -> None:
         """Let no PSP sell for South for a while."""

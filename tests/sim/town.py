@@ -50,7 +50,7 @@ CORNER = PSP
 HARBOUR = replace(PSP, participant_id=ParticipantId("psp-harbour"), known_as=known_as("Harbour", "psp-harbour"))
 OPERATOR = Participant(
     participant_id=ParticipantId("operator"), role=Role.OPERATOR, known_as=known_as("Operator", "operator"),
-    standings=always(ParticipantStatus.ACTIVE),
+    statuses=always(ParticipantStatus.ACTIVE),
 )  # fmt: skip
 PARTICIPANTS = (NORTH, SOUTH, WEST, CORNER, HARBOUR, OPERATOR)
 BY_ID = {participant.participant_id: participant for participant in PARTICIPANTS}

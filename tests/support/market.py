@@ -45,7 +45,7 @@ class MemoryRegistry:
         left = (
             participant
             for participant in self.participants.values()
-            if participant.standing is ParticipantStatus.LEFT and participant.known_as.last
+            if participant.status is ParticipantStatus.LEFT and participant.known_as.last
         )
         return next((one for one in left if one.known_as.last and identity in one.known_as.last.value.identities), None)
 

@@ -66,7 +66,7 @@ GAINING = replace(
 )
 OPERATOR = Participant(
     participant_id=ParticipantId("operator"), role=Role.OPERATOR, known_as=known_as("Ops", "operator"),
-    standings=always(ParticipantStatus.ACTIVE),
+    statuses=always(ParticipantStatus.ACTIVE),
 )  # fmt: skip
 
 

@@ -65,12 +65,12 @@ def known_as(name: str, *ids: str) -> EffectiveDated[ParticipantIdentity]:
 
 SUPPLIER = Participant(
     participant_id=SUPPLIER_ID, role=Role.SUPPLIER, known_as=known_as("North", "supplier-north"),
-    standings=always(ParticipantStatus.ACTIVE), supplier_key=KEY,
+    statuses=always(ParticipantStatus.ACTIVE), supplier_key=KEY,
     profiles=always(Profile(option=SellingModel.PSP_ISSUES_AND_DELIVERS)),
 )  # fmt: skip
 PSP = Participant(
     participant_id=PSP_ID, role=Role.PSP, known_as=known_as("Corner", "psp-corner"),
-    standings=always(ParticipantStatus.ACTIVE),
+    statuses=always(ParticipantStatus.ACTIVE),
 )  # fmt: skip
 TERMS = Terms(
     appointment_id="corner", supplier_id=SUPPLIER_ID, psp_id=PSP_ID, level=PspPermission.ISSUE_AND_DELIVER,

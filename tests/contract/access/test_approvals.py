@@ -39,12 +39,12 @@ class Office:
     node: MarketNode
     two: TwoPeople
 
-    async def standing(self, who: Participant, whom: Participant, standing: ParticipantStatus) -> Written:
-        asked = Asked(method="SetParticipantStatus", request=f"{whom.participant_id} {standing}".encode(), subject="")
-        return await self.node.parties.set_standing(as_(who), whom.participant_id, standing, asked=asked)
+    async def status(self, who: Participant, whom: Participant, status: ParticipantStatus) -> Written:
+        asked = Asked(method="SetParticipantStatus", request=f"{whom.participant_id} {status}".encode(), subject="")
+        return await self.node.parties.set_status(as_(who), whom.participant_id, status, asked=asked)
 
     async def offboard(self, who: Participant, whom: Participant = SUPPLIER) -> Written:
-        return await self.standing(who, whom, ParticipantStatus.LEFT)
+        return await self.status(who, whom, ParticipantStatus.LEFT)
 
     async def add_operator(self, who: Participant, name: str = "operator-new") -> Written:
         new = NewParticipant(
@@ -64,7 +64,7 @@ class Office:
     async def there(self, participant_id: ParticipantId) -> ParticipantStatus:
         known = await self.node.records.read(Participant, participant_id)
         assert known is not None
-        return known.record.standing
+        return known.record.status
 
     def wait(self, seconds: float = WAIT_S) -> None:
         self.node.clock.advance(seconds)
@@ -102,18 +102,18 @@ async def test_a_supplier_that_left_comes_back_by_two_operators_with_its_origina
     await office.approved(office.offboard)
     office.wait()
     await office.offboard(OPERATOR)
-    back = partial(office.standing, whom=SUPPLIER, standing=ParticipantStatus.ACTIVE)
+    back = partial(office.status, whom=SUPPLIER, status=ParticipantStatus.ACTIVE)
     await office.approved(back)
     office.wait()
     assert (await back(OPERATOR)).changed
     after = await office.node.records.read(Participant, SUPPLIER_ID)
     assert after is not None
-    assert (after.record.standing, after.record.identities) == (ParticipantStatus.ACTIVE, SUPPLIER.identities)
+    assert (after.record.status, after.record.identities) == (ParticipantStatus.ACTIVE, SUPPLIER.identities)
     assert after.record.supplier_key == SUPPLIER.supplier_key
     # A PSP comes back under another name, as ever.
-    await office.standing(OPERATOR, PSP, ParticipantStatus.LEFT)
+    await office.status(OPERATOR, PSP, ParticipantStatus.LEFT)
     with pytest.raises(RecordChanged, match="has left"):
-        await office.standing(OPERATOR, PSP, ParticipantStatus.ACTIVE)
+        await office.status(OPERATOR, PSP, ParticipantStatus.ACTIVE)
 
 
 async def test_one_whose_certificate_is_anothers_by_now_does_not_come_back_with_it(office: Office) -> None:
@@ -124,7 +124,7 @@ async def test_one_whose_certificate_is_anothers_by_now_does_not_come_back_with_
         participant_id=ParticipantId("taker"), role=Role.PSP, name="Taker", identities=SUPPLIER.identities
     )
     await office.node.parties.add(as_(OPERATOR), taker)
-    back = partial(office.standing, whom=SUPPLIER, standing=ParticipantStatus.ACTIVE)
+    back = partial(office.status, whom=SUPPLIER, status=ParticipantStatus.ACTIVE)
     await office.approved(back)
     office.wait()
     with pytest.raises(RecordChanged):
@@ -187,7 +187,7 @@ async def test_whoever_was_barred_since_has_consented_to_nothing(office: Office)
     await put_all(office.node, [THIRD])
     await office.approved(office.offboard)
     office.wait()
-    await office.standing(THIRD, SECOND, ParticipantStatus.SUSPENDED)
+    await office.status(THIRD, SECOND, ParticipantStatus.SUSPENDED)
     with pytest.raises(RoleNotAllowed):
         await office.offboard(OPERATOR)
     assert await office.there(SUPPLIER_ID) is ParticipantStatus.ACTIVE
@@ -203,28 +203,28 @@ async def test_only_one_of_the_two_carries_it_out(office: Office) -> None:
 
 
 async def test_what_protects_people_waits_for_nobody(office: Office) -> None:
-    assert (await office.standing(OPERATOR, SUPPLIER, ParticipantStatus.SUSPENDED)).changed
-    assert (await office.standing(OPERATOR, SUPPLIER, ParticipantStatus.ACTIVE)).changed
-    assert (await office.standing(OPERATOR, SECOND, ParticipantStatus.SUSPENDED)).changed
+    assert (await office.status(OPERATOR, SUPPLIER, ParticipantStatus.SUSPENDED)).changed
+    assert (await office.status(OPERATOR, SUPPLIER, ParticipantStatus.ACTIVE)).changed
+    assert (await office.status(OPERATOR, SECOND, ParticipantStatus.SUSPENDED)).changed
 
 
 async def test_the_last_active_operator_is_neither_suspended_nor_ended(office: Office) -> None:
-    await office.standing(OPERATOR, SECOND, ParticipantStatus.SUSPENDED)
-    for standing in (ParticipantStatus.SUSPENDED, ParticipantStatus.LEFT):
+    await office.status(OPERATOR, SECOND, ParticipantStatus.SUSPENDED)
+    for status in (ParticipantStatus.SUSPENDED, ParticipantStatus.LEFT):
         with pytest.raises(LastOperator):
-            await office.standing(OPERATOR, OPERATOR, standing)
+            await office.status(OPERATOR, OPERATOR, status)
 
 
 async def test_two_that_bar_each_other_at_once_leave_one(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     of_first = await office.two.to_bar_operator(OPERATOR.participant_id)
-    await office.standing(OPERATOR, SECOND, ParticipantStatus.SUSPENDED)
+    await office.status(OPERATOR, SECOND, ParticipantStatus.SUSPENDED)
 
     async def seen_before(*_: object) -> object:
         return of_first
 
     monkeypatch.setattr(TwoPeople, "to_bar_operator", seen_before)
     with pytest.raises(RecordChanged):
-        await office.standing(SECOND, OPERATOR, ParticipantStatus.SUSPENDED)
+        await office.status(SECOND, OPERATOR, ParticipantStatus.SUSPENDED)
     assert await office.there(OPERATOR.participant_id) is ParticipantStatus.ACTIVE
 
 
@@ -238,9 +238,9 @@ async def test_an_operator_comes_in_or_back_or_changes_certificates_by_two(offic
         await office.add_operator(OPERATOR)
     with pytest.raises(NeedsApproval):
         await certificates()
-    await office.standing(OPERATOR, SECOND, ParticipantStatus.SUSPENDED)
+    await office.status(OPERATOR, SECOND, ParticipantStatus.SUSPENDED)
     with pytest.raises(SecondOperatorNeeded):
-        await office.standing(OPERATOR, SECOND, ParticipantStatus.ACTIVE)
+        await office.status(OPERATOR, SECOND, ParticipantStatus.ACTIVE)
     # Otherwise whoever suspends all others would be the only one, who may add whom it likes.
     with pytest.raises(UtrnError) as refused:
         await office.add_operator(OPERATOR, "operator-evil")

@@ -46,9 +46,9 @@ class Shop:
         reply = await self.services.top_up.TopUp(self.top_up(transaction_id), calling(PSP))
         return reply.code.utrn
 
-    async def bar(self, standing: ParticipantStatus, who: Participant = PSP) -> None:
-        await self.node.parties.set_standing(as_(OPERATOR), who.participant_id, standing)
-        await self.until(lambda known: known.standing is standing, who)
+    async def bar(self, status: ParticipantStatus, who: Participant = PSP) -> None:
+        await self.node.parties.set_status(as_(OPERATOR), who.participant_id, status)
+        await self.until(lambda known: known.status is status, who)
 
     async def until(self, holds: Callable[[Participant], bool], who: Participant = PSP) -> None:
         """Return when the node's copy knows it."""
@@ -83,16 +83,16 @@ async def a_shop(store: Store) -> AsyncIterator[Shop]:
 
 
 @pytest.mark.parametrize(
-    ("standing", "reason"),
+    ("status", "reason"),
     [(ParticipantStatus.SUSPENDED, "CALLER_SUSPENDED"), (ParticipantStatus.LEFT, "UNKNOWN_CALLER")],
 )
 async def test_a_barred_seller_learns_what_became_of_its_sales(
-    store: Store, standing: ParticipantStatus, reason: str
+    store: Store, status: ParticipantStatus, reason: str
 ) -> None:
     async with a_shop(store) as shop:
         sold, unsold, first = new_id(), new_id(), new_id()
         code = await shop.sold(sold)
-        await shop.bar(standing)
+        await shop.bar(status)
         top_up, who = shop.services.top_up, calling(PSP)
         for repeat in (True, False):
             again = await top_up.TopUp(shop.top_up(sold, repeat=repeat), who)

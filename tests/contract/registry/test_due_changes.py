@@ -462,7 +462,7 @@ async def test_a_suspended_supplier_and_a_withdrawn_profile_refuse_at_once(store
         node.clock.advance(1)
         assert isinstance(await outcome(node.sell(PSP, pan)), NotAppointed)
         await node.sell(SUPPLIER, pan)
-        await other.parties.set_standing(as_(OPERATOR), SUPPLIER_ID, ParticipantStatus.SUSPENDED)
+        await other.parties.set_status(as_(OPERATOR), SUPPLIER_ID, ParticipantStatus.SUSPENDED)
         node.clock.advance(1)
         assert isinstance(await outcome(node.sell(SUPPLIER, pan)), SupplierInactive)
 

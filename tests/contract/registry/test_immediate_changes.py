@@ -305,7 +305,7 @@ async def test_whoever_leaves_gives_its_certificates_up_and_another_is_known_by_
         await node.parties.add(as_(OPERATOR), first)
         with pytest.raises(RecordExists):
             await node.parties.add(as_(OPERATOR), second)
-        await node.parties.set_standing(as_(OPERATOR), first.participant_id, ParticipantStatus.LEFT)
+        await node.parties.set_status(as_(OPERATOR), first.participant_id, ParticipantStatus.LEFT)
         assert (await node.parties.add(as_(OPERATOR), second)).changed
         await _heard(node, second.participant_id)
         _is_known_by(node, shared, second.participant_id)

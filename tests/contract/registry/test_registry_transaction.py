@@ -157,7 +157,7 @@ class Meanwhile:
         if not self.left:
             self.left = True
             there = await self._store.read(Participant, self._supplier_id)
-            gone = replace(there.record, standings=always(ParticipantStatus.LEFT))
+            gone = replace(there.record, statuses=always(ParticipantStatus.LEFT))
             assert await self._store.write(RegistryWrite(put=[gone])) is not None
         revision: int | None = await self._store.write(write)
         return revision

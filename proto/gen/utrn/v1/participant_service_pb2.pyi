@@ -259,7 +259,7 @@ Global___ProfilePeriod: _TypeAlias = ProfilePeriod  # noqa: Y015
 
 @_typing.final
 class ParticipantStatusPeriod(_message.Message):
-    """A standing and its dates."""
+    """A status of a participant and its dates."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

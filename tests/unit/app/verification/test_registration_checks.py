@@ -62,8 +62,8 @@ def _used(known: PanRecord, **facts: object) -> PanRecord:
     return replace(known, uses=_now(known.uses, value))
 
 
-def _standing(known: Participant, standing: ParticipantStatus) -> Participant:
-    return replace(known, standings=_now(known.standings, standing))
+def _with_status(known: Participant, status: ParticipantStatus) -> Participant:
+    return replace(known, statuses=_now(known.statuses, status))
 
 
 def _appointed(**facts: object) -> Appointments:
@@ -89,8 +89,8 @@ _WRONG: list[tuple[str, _Changed]] = [
     ("another meter", lambda _, one: _used(one, meter_id="00db12ffffffffff")),
     ("another meter", lambda _, one: _used(one, tenancy=2)),
     ("stood for nothing", lambda _, one: replace(one, uses=one.uses.end(at=None, now=AT))),
-    ("supplier was not active", lambda *_: _standing(SUPPLIER, ParticipantStatus.SUSPENDED)),
-    ("seller was not active", lambda *_: _standing(PSP, ParticipantStatus.SUSPENDED)),
+    ("supplier was not active", lambda *_: _with_status(SUPPLIER, ParticipantStatus.SUSPENDED)),
+    ("seller was not active", lambda *_: _with_status(PSP, ParticipantStatus.SUSPENDED)),
     ("originator", lambda *_: replace(SUPPLIER, supplier_key=replace(KEY, originator_id="90b3d51f30010009"))),
     (
         "no PSP",

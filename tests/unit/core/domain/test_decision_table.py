@@ -98,7 +98,7 @@ PANS = ("fine", "unknown", "blocked", "replaced", "earlier tenant", "given by th
 
 
 class Case(NamedTuple):
-    """One row: who asks for what, and how everything stands. `psp` is the standing of the PSP, which may be asking."""
+    """One row: who asks for what, and how everything stands. `psp` is the status of the PSP, which may be asking."""
 
     caller: str
     option: SellingModel
@@ -110,7 +110,7 @@ class Case(NamedTuple):
     psp: ParticipantStatus
 
 
-# The standing of a PSP matters where it asks; whoever else asks finds it active.
+# The status of a PSP matters where it asks; whoever else asks finds it active.
 PARTS = [
     (caller, option, psp)
     for caller in CALLERS
@@ -219,9 +219,9 @@ def expected_of_all(case: Case) -> list[str]:
 @cache
 def _participants(option: SellingModel, supplier: ParticipantStatus, psp: ParticipantStatus) -> dict[str, Participant]:
     profiles = always(Profile(option=option))
-    own = replace(SUPPLIER, standings=always(supplier), profiles=profiles)
+    own = replace(SUPPLIER, statuses=always(supplier), profiles=profiles)
     other = replace(CALLERS["other supplier"], profiles=profiles)
-    seller = replace(PSP, standings=always(psp))
+    seller = replace(PSP, statuses=always(psp))
     return {one.participant_id: one for one in (*CALLERS.values(), own, other, seller)}
 
 

@@ -563,7 +563,7 @@ class ParticipantRecord(_message.Message):
     """Suppliers: public point of the prepayment key, 65 bytes uncompressed."""
     @_builtins.property
     def standings(self) -> _containers.RepeatedCompositeFieldContainer[Global___StatePeriod]:
-        """Whether it may act: core.domain.participant.Standing."""
+        """Whether it may act: core.domain.participant.ParticipantStatus by number."""
 
     @_builtins.property
     def profiles(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProfilePeriod]:
