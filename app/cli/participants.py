@@ -258,7 +258,7 @@ def show(
     if one.profiles:
         print_table(
             "Profile",
-            ("since", "until", "by", "option", "limits in pence", "credit at once, a day", "approvers"),
+            ("since", "until", "by", "selling model", "limits in pence", "credit at once, a day", "approvers"),
             [(*period_of(period.period), *_profile_cells(period.profile)) for period in one.profiles],
         )
 

@@ -150,7 +150,10 @@ class _Sale:
         if psp is None or self._holds(psp.statuses) is not ParticipantStatus.ACTIVE:
             yield "its seller was not active"
         profile = self._holds(supplier.profiles)
-        if profile is None or profile.option not in (SellingModel.PSP_ISSUES, SellingModel.PSP_ISSUES_AND_DELIVERS):
+        if profile is None or profile.selling_model not in (
+            SellingModel.PSP_ISSUES,
+            SellingModel.PSP_ISSUES_AND_DELIVERS,
+        ):
             yield "its supplier let no PSP sell"
         appointments = self._find(Kind.APPOINTMENT, f"{vend.supplier_id}/{seller}", Appointments)
         in_force = [] if appointments is None else [one for one in appointments.all if self._in_force(one)]

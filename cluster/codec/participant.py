@@ -55,7 +55,7 @@ def participant_record(participant: Participant) -> pb.ParticipantRecord:
 def _profile_record(period: Period[Profile]) -> pb.ProfilePeriod:
     profile = period.value
     return pb.ProfilePeriod(
-        option=profile.option,
+        option=profile.selling_model,
         limits=[
             pb.LimitRecord(
                 channel=limit.channel,
@@ -99,7 +99,7 @@ def _known_as_of(record: pb.KnownAsPeriod) -> ParticipantIdentity:
 
 def _profile_of(record: pb.ProfilePeriod) -> Profile:
     return Profile(
-        option=SellingModel(record.option),
+        selling_model=SellingModel(record.option),
         limits=tuple(
             Limit(
                 channel=limit.channel,

@@ -72,8 +72,8 @@ def profile_of(profile: pb.Profile) -> Profile:
         day_max_pence=profile.credit_day_max_pence,
         approvers=parse_approvers(profile.credit_approvers, "profile.credit_approvers"),
     )
-    option = SellingModel(number_in(profile.selling_model, "profile.selling_model", SellingModel))
-    return check_profile(Profile(option=option, limits=limits, credit=credit), "profile")
+    selling_model = SellingModel(number_in(profile.selling_model, "profile.selling_model", SellingModel))
+    return check_profile(Profile(selling_model=selling_model, limits=limits, credit=credit), "profile")
 
 
 def participant_message(participant: Participant) -> pb.Participant:
@@ -117,7 +117,7 @@ def participant_message(participant: Participant) -> pb.Participant:
 
 def _profile_message(profile: Profile) -> pb.Profile:
     return pb.Profile(
-        selling_model=pb.SellingModel.ValueType(profile.option),
+        selling_model=pb.SellingModel.ValueType(profile.selling_model),
         limits=[
             pb.ChannelLimit(
                 channel=limit.channel,

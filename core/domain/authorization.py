@@ -284,7 +284,7 @@ class _Case:
     def _of_counters(self) -> None:
         custody = self._registration.custody
         if self._question.operation in _MINTING:
-            if self._profile.option is SellingModel.SUPPLIER_GENERATES:
+            if self._profile.selling_model is SellingModel.SUPPLIER_GENERATES:
                 self._deny(
                     errors.CentralIssueOff("the meter's supplier makes its codes itself; ask the supplier for one")
                 )

@@ -106,14 +106,14 @@ class CreditRule:
 class Profile:
     """What a supplier has chosen."""
 
-    option: SellingModel = SellingModel.SUPPLIER_ONLY
+    selling_model: SellingModel = SellingModel.SUPPLIER_ONLY
     limits: tuple[Limit, ...] = ()
     credit: CreditRule = CreditRule()
 
     @property
     def psp_level(self) -> PspPermission:
         """The most that any appointed PSP may do."""
-        return _LEVELS[self.option]
+        return _LEVELS[self.selling_model]
 
     def limit_of(self, channel: int) -> Limit | None:
         """Return the limit of a channel: its own, or the one for every channel."""

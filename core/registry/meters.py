@@ -327,7 +327,7 @@ def custody_for(supplier: Participant, settings: Period[Settings] | None, at: Ms
     """Return who spends the counters of a meter that becomes the supplier's at `at`."""
     if settings is not None and not settings.value.enrolled:
         return Custody.SMSO
-    generates = supplier.profile_at(at).option is SellingModel.SUPPLIER_GENERATES
+    generates = supplier.profile_at(at).selling_model is SellingModel.SUPPLIER_GENERATES
     return Custody.SUPPLIER if generates else Custody.CENTRAL
 
 

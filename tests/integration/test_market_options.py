@@ -135,11 +135,13 @@ async def until(asked: Callable[[], Awaitable[str]], wanted: str) -> float:
     return time.monotonic()
 
 
-async def choose(stack: DevStack, supplier: str, option: participant_pb.SellingModel.ValueType) -> None:
+async def choose(stack: DevStack, supplier: str, selling_model: participant_pb.SellingModel.ValueType) -> None:
     """Choose a profile, as the supplier; known at once to whoever asks the same node after it is seen there."""
     async with registry_caller(stack, supplier) as registry:
         await registry.SetProfile(
-            participant_pb.SetProfileRequest(supplier_id=supplier, profile=participant_pb.Profile(selling_model=option))
+            participant_pb.SetProfileRequest(
+                supplier_id=supplier, profile=participant_pb.Profile(selling_model=selling_model)
+            )
         )
 
 
@@ -327,8 +329,8 @@ async def test_every_node_sees_every_kind_of_change_within_a_second(three_nodes:
     name = appointment_pb.AppointmentName(supplier_id=NORTH, psp_id=PSP, appointment_id="corner")
     seen = Seen()
 
-    def profile(option: participant_pb.SellingModel.ValueType) -> Change:
-        return lambda: choose(three_nodes, NORTH, option)
+    def profile(selling_model: participant_pb.SellingModel.ValueType) -> Change:
+        return lambda: choose(three_nodes, NORTH, selling_model)
 
     async with (
         registry_caller(three_nodes, OPERATOR) as operator, appointments_caller(three_nodes, NORTH) as appointing,

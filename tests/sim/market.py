@@ -87,8 +87,8 @@ class MarketActs:
         """Let no PSP sell for South for a while."""
         who, at = principal(SOUTH.participant_id), self._at()
 
-        async def choose(option: SellingModel, at: Ms | None) -> None:
-            profile = Profile(option=option)
+        async def choose(selling_model: SellingModel, at: Ms | None) -> None:
+            profile = Profile(selling_model=selling_model)
             await self._do(lambda node: node.parties.set_profile(who, who.participant_id, profile, at))
 
         await choose(SellingModel.SUPPLIER_ONLY, at)

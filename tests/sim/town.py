@@ -32,13 +32,13 @@ from tests.support.vends import (
 )
 
 
-def _supplier(name: str, originator_id: str, option: SellingModel) -> Participant:
+def _supplier(name: str, originator_id: str, selling_model: SellingModel) -> Participant:
     return replace(
         SUPPLIER,
         participant_id=ParticipantId(f"supplier-{name}"),
         known_as=known_as(name.title(), f"supplier-{name}"),
         supplier_key=replace(KEY, originator_id=originator_id),
-        profiles=always(Profile(option=option)),
+        profiles=always(Profile(selling_model=selling_model)),
     )
 
 

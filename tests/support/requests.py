@@ -76,7 +76,7 @@ async def _open() -> World:
     async with node.running():
         await node.sell(SUPPLIER, pan, transaction_id=IDS[0])
     credit = CreditRule(each_max_pence=5000, day_max_pence=9000)
-    profile = Profile(option=SellingModel.PSP_ISSUES_AND_DELIVERS, credit=credit)
+    profile = Profile(selling_model=SellingModel.PSP_ISSUES_AND_DELIVERS, credit=credit)
     await node.parties.set_profile(as_(SUPPLIER), SUPPLIER.participant_id, profile, None)
     leaving = HandOver(meter_id=last, custody_before=Custody.CENTRAL, custody=Custody.SMSO)
     await node.hand_over(as_(OPERATOR), leaving)

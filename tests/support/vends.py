@@ -66,7 +66,7 @@ def known_as(name: str, *ids: str) -> EffectiveDated[ParticipantIdentity]:
 SUPPLIER = Participant(
     participant_id=SUPPLIER_ID, role=Role.SUPPLIER, known_as=known_as("North", "supplier-north"),
     statuses=always(ParticipantStatus.ACTIVE), supplier_key=KEY,
-    profiles=always(Profile(option=SellingModel.PSP_ISSUES_AND_DELIVERS)),
+    profiles=always(Profile(selling_model=SellingModel.PSP_ISSUES_AND_DELIVERS)),
 )  # fmt: skip
 PSP = Participant(
     participant_id=PSP_ID, role=Role.PSP, known_as=known_as("Corner", "psp-corner"),

@@ -458,7 +458,9 @@ async def test_a_suspended_supplier_and_a_withdrawn_profile_refuse_at_once(store
     async with node.running(following=False):
         await node.sell(PSP, pan)
         node.clock.advance(1)
-        await other.parties.set_profile(as_(SUPPLIER), SUPPLIER_ID, Profile(option=SellingModel.SUPPLIER_ONLY), None)
+        await other.parties.set_profile(
+            as_(SUPPLIER), SUPPLIER_ID, Profile(selling_model=SellingModel.SUPPLIER_ONLY), None
+        )
         node.clock.advance(1)
         assert isinstance(await outcome(node.sell(PSP, pan)), NotAppointed)
         await node.sell(SUPPLIER, pan)

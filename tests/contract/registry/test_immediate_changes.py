@@ -282,7 +282,7 @@ async def test_a_meter_at_an_smso_changes_supplier_there_and_can_be_enrolled_aft
 
 async def test_a_profile_that_waits_can_be_cancelled_and_one_chosen_at_once_holds(node: MarketNode) -> None:
     ((meter_id, pan),) = await open_market(node)
-    off = Profile(option=SellingModel.SUPPLIER_ONLY)
+    off = Profile(selling_model=SellingModel.SUPPLIER_ONLY)
     await node.parties.set_profile(as_(SUPPLIER), SUPPLIER_ID, off, later(node))
     with pytest.raises(NotYours):
         await node.parties.cancel_profile(as_(GAINING), SUPPLIER_ID)

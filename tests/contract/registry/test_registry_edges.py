@@ -368,7 +368,7 @@ async def test_a_hand_over_never_lowers_what_is_known_to_be_applied(node: Market
 
 async def test_a_profile_chosen_at_once_is_in_force_although_it_waited(node: MarketNode) -> None:
     ((_, pan),) = await open_market(node)
-    chosen = Profile(option=SellingModel.SUPPLIER_ONLY)
+    chosen = Profile(selling_model=SellingModel.SUPPLIER_ONLY)
     await node.parties.set_profile(as_(SUPPLIER), SUPPLIER_ID, chosen, Ms(at(node, 600)))
     assert (await node.parties.set_profile(as_(SUPPLIER), SUPPLIER_ID, chosen, None)).changed
     async with node.running():

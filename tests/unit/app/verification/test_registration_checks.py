@@ -94,7 +94,9 @@ _WRONG: list[tuple[str, _Changed]] = [
     ("originator", lambda *_: replace(SUPPLIER, supplier_key=replace(KEY, originator_id="90b3d51f30010009"))),
     (
         "no PSP",
-        lambda *_: replace(SUPPLIER, profiles=_now(SUPPLIER.profiles, Profile(option=SellingModel.SUPPLIER_ONLY))),
+        lambda *_: replace(
+            SUPPLIER, profiles=_now(SUPPLIER.profiles, Profile(selling_model=SellingModel.SUPPLIER_ONLY))
+        ),
     ),
     ("not appointed", lambda *_: _suspended()),
     ("not appointed", lambda *_: _appointed(until=AT)),

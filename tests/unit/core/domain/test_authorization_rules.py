@@ -141,7 +141,7 @@ def test_the_end_of_an_appointment_bounds_the_sale() -> None:
 )  # fmt: skip
 def test_of_the_appointment_s_limits_and_the_supplier_s_the_narrower_holds(pence: int, wanted: str) -> None:
     profile = Profile(
-        option=SellingModel.PSP_ISSUES_AND_DELIVERS, limits=(Limit(channel=0, min_pence=600, max_pence=700),)
+        selling_model=SellingModel.PSP_ISSUES_AND_DELIVERS, limits=(Limit(channel=0, min_pence=600, max_pence=700),)
     )
     registry = _of_one_meter(_appointment(min_pence=500, max_pence=800), profile=profile)
     decision = authorize(

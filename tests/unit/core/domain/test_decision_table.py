@@ -101,7 +101,7 @@ class Case(NamedTuple):
     """One row: who asks for what, and how everything stands. `psp` is the status of the PSP, which may be asking."""
 
     caller: str
-    option: SellingModel
+    selling_model: SellingModel
     act: Operation
     appointed: str
     meter: str
@@ -112,20 +112,20 @@ class Case(NamedTuple):
 
 # The status of a PSP matters where it asks; whoever else asks finds it active.
 PARTS = [
-    (caller, option, psp)
+    (caller, selling_model, psp)
     for caller in CALLERS
-    for option in SellingModel
+    for selling_model in SellingModel
     for psp in (ParticipantStatus if caller == "psp" else [ParticipantStatus.ACTIVE])
 ]
 ROWS_OF_A_PART = len(Operation) * len(APPOINTED) * len(METERS) * len(PANS) * len(ParticipantStatus)
 
 
-def cases(caller: str, option: SellingModel, psp: ParticipantStatus) -> Iterator[Case]:
+def cases(caller: str, selling_model: SellingModel, psp: ParticipantStatus) -> Iterator[Case]:
     """Every act, with every appointment, and every state of meter, PAN and supplier."""
     for act, appointed, meter_state, pan, supplier in itertools.product(
         Operation, APPOINTED, METERS, PANS, ParticipantStatus
     ):
-        yield Case(caller, option, act, appointed, meter_state, pan, supplier, psp)
+        yield Case(caller, selling_model, act, appointed, meter_state, pan, supplier, psp)
 
 
 # The table.
@@ -156,7 +156,7 @@ def _suspended_psp(case: Case) -> bool:
 
 
 def _psp_may(case: Case) -> bool:
-    return case.act in _PSP_MAY[case.option] and case.act in _APPOINTED_FOR.get(case.appointed, set())
+    return case.act in _PSP_MAY[case.selling_model] and case.act in _APPOINTED_FOR.get(case.appointed, set())
 
 
 def _has_say(case: Case) -> bool:
@@ -186,7 +186,10 @@ RULES: list[tuple[str, Callable[[Case], bool]]] = [
     ("NOT_SUPPORTED_BY_METER", lambda case: case.meter == "model unknown"),
     ("NOT_SUPPORTED_BY_METER", lambda case: case.meter == "model without air" and case.act is not Operation.ISSUE),
     ("NOT_SUPPORTED_BY_METER", lambda case: case.meter == "model made elsewhere" and case.act in _MAKES_A_CODE),
-    ("CENTRAL_ISSUE_OFF", lambda case: case.option is SellingModel.SUPPLIER_GENERATES and case.act in _MAKES_A_CODE),
+    (
+        "CENTRAL_ISSUE_OFF",
+        lambda case: case.selling_model is SellingModel.SUPPLIER_GENERATES and case.act in _MAKES_A_CODE,
+    ),
     (
         "COUNTER_ELSEWHERE",
         lambda case: case.meter in ("custody supplier", "custody smso") and case.act in _MAKES_A_CODE,
@@ -217,8 +220,10 @@ def expected_of_all(case: Case) -> list[str]:
 
 
 @cache
-def _participants(option: SellingModel, supplier: ParticipantStatus, psp: ParticipantStatus) -> dict[str, Participant]:
-    profiles = always(Profile(option=option))
+def _participants(
+    selling_model: SellingModel, supplier: ParticipantStatus, psp: ParticipantStatus
+) -> dict[str, Participant]:
+    profiles = always(Profile(selling_model=selling_model))
     own = replace(SUPPLIER, statuses=always(supplier), profiles=profiles)
     other = replace(CALLERS["other supplier"], profiles=profiles)
     seller = replace(PSP, statuses=always(psp))
@@ -296,7 +301,7 @@ def _cards(state: str) -> dict[str, PanRecord]:
 
 def _world(case: Case) -> MemoryRegistry:
     return MemoryRegistry(
-        participants=dict(_participants(case.option, case.supplier, case.psp)),
+        participants=dict(_participants(case.selling_model, case.supplier, case.psp)),
         appointed=dict(_appointed(case.appointed)),
         meters=dict(_meters(case.meter, 2 if case.pan == "earlier tenant" else 1)),
         models=dict(_models(case.meter)),
@@ -314,10 +319,10 @@ def _question(caller: str, act: Operation) -> Question:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("caller", "option", "psp"), PARTS)
-def test_every_row_of_the_decision_table(caller: str, option: SellingModel, psp: ParticipantStatus) -> None:
+@pytest.mark.parametrize(("caller", "selling_model", "psp"), PARTS)
+def test_every_row_of_the_decision_table(caller: str, selling_model: SellingModel, psp: ParticipantStatus) -> None:
     wrong, rows = [], 0
-    for case in cases(caller, option, psp):
+    for case in cases(caller, selling_model, psp):
         rows += 1
         decision = _ruling(_world(case), case)
         ruled = decision.refusals[0].reason if decision.refusals else "allowed"
@@ -378,13 +383,13 @@ class Mirror:
         self.revisions[name] = self._revision
 
 
-@pytest.mark.parametrize(("caller", "option", "psp"), PARTS)
+@pytest.mark.parametrize(("caller", "selling_model", "psp"), PARTS)
 def test_the_mirror_decides_as_the_table_says_every_fiftieth_row(
-    caller: str, option: SellingModel, psp: ParticipantStatus
+    caller: str, selling_model: SellingModel, psp: ParticipantStatus
 ) -> None:
     """Of encoded records, heard of one by one; and every objection there is, not only the first."""
     mirror, remembered = Mirror(), 0
-    rows = list(itertools.islice(cases(caller, option, psp), 0, None, 50))
+    rows = list(itertools.islice(cases(caller, selling_model, psp), 0, None, 50))
     # Those of the same parties one after another: what was found of them is found once, and asked for again.
     for case in sorted(rows, key=lambda one: (one.supplier, one.appointed, one.act, one.meter, one.pan)):
         world = _world(case)
@@ -398,18 +403,24 @@ def test_the_mirror_decides_as_the_table_says_every_fiftieth_row(
         assert _bare(ruled.permit) == _bare(in_memory.permit), case
         assert {ref for ref, _ in ruled.read_set} == {ref for ref, _ in in_memory.read_set}, case
     assert len(rows) == ROWS_OF_A_PART // 50 + 1
-    assert remembered > 0 or CALLERS[caller].role not in (Role.SUPPLIER, Role.PSP) or not _may_ever(caller, option, psp)
+    assert (
+        remembered > 0
+        or CALLERS[caller].role not in (Role.SUPPLIER, Role.PSP)
+        or not _may_ever(caller, selling_model, psp)
+    )
 
 
-def _may_ever(caller: str, option: SellingModel, psp: ParticipantStatus) -> bool:
-    return caller != _IS_PSP or (psp is ParticipantStatus.ACTIVE and bool(_PSP_MAY[option]))
+def _may_ever(caller: str, selling_model: SellingModel, psp: ParticipantStatus) -> bool:
+    return caller != _IS_PSP or (psp is ParticipantStatus.ACTIVE and bool(_PSP_MAY[selling_model]))
 
 
 # Amounts, and the instant itself.
 
 
-def _fine(option: SellingModel, act: Operation, appointed: str) -> Case:
-    return Case("psp", option, act, appointed, "fine", "fine", ParticipantStatus.ACTIVE, ParticipantStatus.ACTIVE)
+def _fine(selling_model: SellingModel, act: Operation, appointed: str) -> Case:
+    return Case(
+        "psp", selling_model, act, appointed, "fine", "fine", ParticipantStatus.ACTIVE, ParticipantStatus.ACTIVE
+    )
 
 
 LIMITS = [
@@ -425,7 +436,7 @@ LIMITS = [
 @pytest.mark.parametrize(("limit", "pence", "wanted"), LIMITS)
 def test_limits_of_the_supplier(limit: Limit, pence: int, wanted: str) -> None:
     registry = _world(_fine(SellingModel.PSP_ISSUES, Operation.ISSUE, "issue"))
-    profile = Profile(option=SellingModel.PSP_ISSUES, limits=(limit,))
+    profile = Profile(selling_model=SellingModel.PSP_ISSUES, limits=(limit,))
     registry.participants[SUPPLIER_ID] = replace(SUPPLIER, profiles=always(profile))
     decision = authorize(
         registry, Question(caller=PSP, operation=Operation.ISSUE, pan=PAN, amount=pence, channel=3), AT

@@ -461,7 +461,7 @@ class ProfilePeriod(_message.Message):
     recorded_by: _builtins.str
     """By whom."""
     option: _builtins.int
-    """core.domain.participant.Option by number."""
+    """core.domain.participant.SellingModel by number."""
     credit_each_max_pence: _builtins.int
     """Most pence of credit without payment at once."""
     credit_day_max_pence: _builtins.int
