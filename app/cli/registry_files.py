@@ -48,7 +48,7 @@ _BOOTSTRAP = Principal(
     Participant(
         participant_id=ParticipantId("bootstrap"),
         role=Role.OPERATOR,
-        known_as=EffectiveDated(),
+        identity_history=EffectiveDated(),
         statuses=EffectiveDated(),
     )
 )

@@ -38,7 +38,7 @@ def participant_record(participant: Participant) -> pb.ParticipantRecord:
                 revoked=period.value.revoked.fingerprints,
                 **dates_of(period),  # type: ignore[arg-type]
             )
-            for period in participant.known_as.periods
+            for period in participant.identity_history.periods
         ],
         originator_id="" if key is None else key.originator_id,
         key_id="" if key is None else key.key_id,
@@ -84,7 +84,7 @@ def participant_of(value: bytes) -> Participant:
     return Participant(
         participant_id=ParticipantId(record.participant_id),
         role=Role(record.role),
-        known_as=timeline_of(record.known_as, _known_as_of),
+        identity_history=timeline_of(record.known_as, _identity_of),
         statuses=timeline_of(record.standings, lambda one: ParticipantStatus(one.state)),
         supplier_key=key,
         profiles=timeline_of(record.profiles, _profile_of),
@@ -92,7 +92,7 @@ def participant_of(value: bytes) -> Participant:
     )
 
 
-def _known_as_of(record: pb.KnownAsPeriod) -> ParticipantIdentity:
+def _identity_of(record: pb.KnownAsPeriod) -> ParticipantIdentity:
     revoked = Revocations(issued_before=Ms(record.revoked_before), fingerprints=tuple(record.revoked))
     return ParticipantIdentity(name=record.name, identities=tuple(record.identities), revoked=revoked)
 

@@ -235,8 +235,8 @@ class RegistrySnapshot:
 
     def _keep_departed(self, participant: Participant) -> None:
         """Remember by which certificates a participant was known that has left; the latest, if several had one."""
-        known_as = participant.known_as.last
-        for identity in () if known_as is None else known_as.value.identities:
+        last = participant.identity_history.last
+        for identity in () if last is None else last.value.identities:
             other = self._departed.get(identity)
             if other is None or _left_at(other) <= _left_at(participant):
                 self._departed[identity] = participant

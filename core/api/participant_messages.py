@@ -95,7 +95,7 @@ def participant_message(participant: Participant) -> pb.Participant:
                 revoked_fingerprints=period.value.revoked.fingerprints,
                 revoked_before=stamp(period.value.revoked.issued_before or None),
             )
-            for period in participant.known_as.periods
+            for period in participant.identity_history.periods
         ],
         statuses=[
             pb.ParticipantStatusPeriod(

@@ -182,7 +182,7 @@ class Participant:
 
     participant_id: ParticipantId
     role: Role
-    known_as: EffectiveDated[ParticipantIdentity]
+    identity_history: EffectiveDated[ParticipantIdentity]
     statuses: EffectiveDated[ParticipantStatus]
     supplier_key: SupplierKey | None = None
     profiles: EffectiveDated[Profile] = NO_PROFILES
@@ -197,19 +197,19 @@ class Participant:
     @property
     def name(self) -> str:
         """Its name, for people."""
-        last = self.known_as.last
+        last = self.identity_history.last
         return "" if last is None else last.value.name
 
     @property
     def identities(self) -> tuple[str, ...]:
         """The SAN URIs by which it may call; every change of them takes place at once. None once it has left."""
-        last = self.known_as.last
+        last = self.identity_history.last
         return () if last is None or self.status is ParticipantStatus.LEFT else last.value.identities
 
     @property
     def revoked(self) -> Revocations:
         """Which of its certificates are revoked; every change takes place at once, and outlasts its leaving."""
-        last = self.known_as.last
+        last = self.identity_history.last
         return NOTHING_REVOKED if last is None else last.value.revoked
 
     @property

@@ -76,7 +76,9 @@ class ParticipantAdmin:
         participant = Participant(
             participant_id=new.participant_id,
             role=new.role,
-            known_as=begin(ParticipantIdentity(name=new.name, identities=new.identities), since=None, now=now, by=by),
+            identity_history=begin(
+                ParticipantIdentity(name=new.name, identities=new.identities), since=None, now=now, by=by
+            ),
             statuses=begin(ParticipantStatus.ACTIVE, since=None, now=now, by=by),
             supplier_key=new.supplier_key,
             profiles=NO_PROFILES if new.profile is None else begin(new.profile, since=None, now=now, by=by),
@@ -112,15 +114,17 @@ class ParticipantAdmin:
         before = await self._known(self.store, participant_id)
         if before.record.status is ParticipantStatus.LEFT:
             raise _left()
-        last = before.record.known_as.last
-        known_as = ParticipantIdentity(name=name, identities=identities, revoked=before.record.revoked)
-        if last is not None and last.value == known_as:
+        last = before.record.identity_history.last
+        identity = ParticipantIdentity(name=name, identities=identities, revoked=before.record.revoked)
+        if last is not None and last.value == identity:
             return Written(revision=before.revision, changed=False)
         consent = NO_CONSENT_NEEDED
         if before.record.role is Role.OPERATOR:
             consent = await self.consents.to_add_operator(principal, asked)
         now, by = ms_of(self.clock.now()), principal.participant_id
-        after = replace(before.record, known_as=before.record.known_as.change(known_as, since=None, now=now, by=by))
+        after = replace(
+            before.record, identity_history=before.record.identity_history.change(identity, since=None, now=now, by=by)
+        )
         added = set(identities) - set(before.record.identities)
         gone = set(before.record.identities) - set(identities)
         write = RegistryWrite(
@@ -149,11 +153,13 @@ class ParticipantAdmin:
         now, by = ms_of(self.clock.now()), principal.participant_id
 
         def change(participant: Participant) -> Participant:
-            last, revoked = participant.known_as.last, participant.revoked.and_also(more)
+            last, revoked = participant.identity_history.last, participant.revoked.and_also(more)
             if last is None or revoked == participant.revoked:
                 return participant
-            known_as = replace(last.value, revoked=revoked)
-            return replace(participant, known_as=participant.known_as.change(known_as, since=None, now=now, by=by))
+            identity = replace(last.value, revoked=revoked)
+            return replace(
+                participant, identity_history=participant.identity_history.change(identity, since=None, now=now, by=by)
+            )
 
         async def consent(participant: Participant) -> Consent:
             operator = participant.role is Role.OPERATOR and participant.status is ParticipantStatus.ACTIVE

@@ -27,7 +27,7 @@ from tests.support.vends import (
     SUPPLIER_ID,
     TERMS,
     always,
-    known_as,
+    identity_history,
     meter,
 )
 
@@ -36,7 +36,7 @@ def _supplier(name: str, originator_id: str, selling_model: SellingModel) -> Par
     return replace(
         SUPPLIER,
         participant_id=ParticipantId(f"supplier-{name}"),
-        known_as=known_as(name.title(), f"supplier-{name}"),
+        identity_history=identity_history(name.title(), f"supplier-{name}"),
         supplier_key=replace(KEY, originator_id=originator_id),
         profiles=always(Profile(selling_model=selling_model)),
     )
@@ -47,9 +47,12 @@ SOUTH = _supplier("south", "90b3d51f30010002", SellingModel.PSP_ISSUES_AND_DELIV
 # Makes its codes itself, and has them delivered here.
 WEST = _supplier("west", "90b3d51f30010003", SellingModel.SUPPLIER_GENERATES)
 CORNER = PSP
-HARBOUR = replace(PSP, participant_id=ParticipantId("psp-harbour"), known_as=known_as("Harbour", "psp-harbour"))
+HARBOUR = replace(
+    PSP, participant_id=ParticipantId("psp-harbour"), identity_history=identity_history("Harbour", "psp-harbour")
+)
 OPERATOR = Participant(
-    participant_id=ParticipantId("operator"), role=Role.OPERATOR, known_as=known_as("Operator", "operator"),
+    participant_id=ParticipantId("operator"), role=Role.OPERATOR,
+    identity_history=identity_history("Operator", "operator"),
     statuses=always(ParticipantStatus.ACTIVE),
 )  # fmt: skip
 PARTICIPANTS = (NORTH, SOUTH, WEST, CORNER, HARBOUR, OPERATOR)

@@ -45,9 +45,16 @@ class MemoryRegistry:
         left = (
             participant
             for participant in self.participants.values()
-            if participant.status is ParticipantStatus.LEFT and participant.known_as.last
+            if participant.status is ParticipantStatus.LEFT and participant.identity_history.last
         )
-        return next((one for one in left if one.known_as.last and identity in one.known_as.last.value.identities), None)
+        return next(
+            (
+                one
+                for one in left
+                if one.identity_history.last and identity in one.identity_history.last.value.identities
+            ),
+            None,
+        )
 
     def participant(self, participant_id: ParticipantId) -> Versioned[Participant] | None:
         found = self.participants.get(participant_id)

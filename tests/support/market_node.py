@@ -48,7 +48,7 @@ from tests.support.vends import (
     SUPPLIER,
     always,
     card,
-    known_as,
+    identity_history,
     meter,
     new_id,
     new_meter_id,
@@ -60,12 +60,12 @@ GAINING_ID = ParticipantId("supplier-gaining")
 GAINING = replace(
     SUPPLIER,
     participant_id=GAINING_ID,
-    known_as=known_as("Gaining", "supplier-gaining", "supplier-gaining-two"),
+    identity_history=identity_history("Gaining", "supplier-gaining", "supplier-gaining-two"),
     supplier_key=SupplierKey(originator_id="90b3d51f30010009", key_id="01", public_point=POINT),
     profiles=always(Profile()),
 )
 OPERATOR = Participant(
-    participant_id=ParticipantId("operator"), role=Role.OPERATOR, known_as=known_as("Ops", "operator"),
+    participant_id=ParticipantId("operator"), role=Role.OPERATOR, identity_history=identity_history("Ops", "operator"),
     statuses=always(ParticipantStatus.ACTIVE),
 )  # fmt: skip
 

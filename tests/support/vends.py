@@ -58,18 +58,18 @@ def always(value: T, since: Ms = LONG_AGO) -> EffectiveDated[T]:
     return begin(value, since=since, now=min(since, ms_of(NOW)), by="test")
 
 
-def known_as(name: str, *ids: str) -> EffectiveDated[ParticipantIdentity]:
+def identity_history(name: str, *ids: str) -> EffectiveDated[ParticipantIdentity]:
     """The name and the certificates of a participant, since long ago."""
     return always(ParticipantIdentity(name=name, identities=tuple(f"spiffe://utrn/participant/{id_}" for id_ in ids)))
 
 
 SUPPLIER = Participant(
-    participant_id=SUPPLIER_ID, role=Role.SUPPLIER, known_as=known_as("North", "supplier-north"),
+    participant_id=SUPPLIER_ID, role=Role.SUPPLIER, identity_history=identity_history("North", "supplier-north"),
     statuses=always(ParticipantStatus.ACTIVE), supplier_key=KEY,
     profiles=always(Profile(selling_model=SellingModel.PSP_ISSUES_AND_DELIVERS)),
 )  # fmt: skip
 PSP = Participant(
-    participant_id=PSP_ID, role=Role.PSP, known_as=known_as("Corner", "psp-corner"),
+    participant_id=PSP_ID, role=Role.PSP, identity_history=identity_history("Corner", "psp-corner"),
     statuses=always(ParticipantStatus.ACTIVE),
 )  # fmt: skip
 TERMS = Terms(

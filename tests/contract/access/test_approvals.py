@@ -25,10 +25,16 @@ from core.transaction import Written
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, OPERATOR, MarketNode, as_, open_market, put_all
-from tests.support.vends import PSP, PSP_ID, SUPPLIER, SUPPLIER_ID, known_as
+from tests.support.vends import PSP, PSP_ID, SUPPLIER, SUPPLIER_ID, identity_history
 
-SECOND = replace(OPERATOR, participant_id=ParticipantId("operator-two"), known_as=known_as("Two", "operator-two"))
-THIRD = replace(OPERATOR, participant_id=ParticipantId("operator-three"), known_as=known_as("Three", "operator-three"))
+SECOND = replace(
+    OPERATOR, participant_id=ParticipantId("operator-two"), identity_history=identity_history("Two", "operator-two")
+)
+THIRD = replace(
+    OPERATOR,
+    participant_id=ParticipantId("operator-three"),
+    identity_history=identity_history("Three", "operator-three"),
+)
 WAIT_S = 900
 
 

@@ -23,7 +23,7 @@ from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, OPERATOR, MarketNode, as_, open_market
 from tests.support.servicers import Caller, calling, servicers
-from tests.support.vends import PSP, PSP_ID, SUPPLIER, SUPPLIER_ID, known_as, new_id, utrn
+from tests.support.vends import PSP, PSP_ID, SUPPLIER, SUPPLIER_ID, identity_history, new_id, utrn
 
 _PENCE, _APP, _GOODWILL = 1000, types_pb2.CHANNEL_APP, credit_pb.CREDIT_REASON_GOODWILL
 
@@ -142,7 +142,7 @@ async def test_a_certificate_that_was_taken_off_names_nobody(store: Store) -> No
     async with a_shop(store) as shop:
         sold = new_id()
         await shop.sold(sold)
-        other = known_as("Corner", "psp-corner-2").periods[-1].value
+        other = identity_history("Corner", "psp-corner-2").periods[-1].value
         await shop.node.parties.set_identities(as_(OPERATOR), PSP_ID, other.name, other.identities)
         await shop.until(lambda known: known.identities == other.identities)
         asked = shop.services.top_up.TopUp(shop.top_up(sold, repeat=True), calling(PSP))
@@ -214,13 +214,16 @@ async def test_an_externally_issued_code_is_a_sale_too(store: Store) -> None:
 async def test_an_approval_that_is_repeated_closes_the_id_of_what_it_cannot_issue(store: Store) -> None:
     async with a_shop(store) as shop:
         node, transaction_id = shop.node, new_id()
-        rule, two_people = CreditRule(each_max_pence=1000, day_max_pence=1500), known_as("North", "north-1", "north-2")
+        rule, two_people = (
+            CreditRule(each_max_pence=1000, day_max_pence=1500),
+            identity_history("North", "north-1", "north-2"),
+        )
         last = two_people.periods[-1].value
         await node.parties.set_identities(as_(OPERATOR), SUPPLIER_ID, last.name, last.identities)
         await node.parties.set_profile(as_(SUPPLIER), SUPPLIER_ID, Profile(credit=rule), None)
         await shop.until(lambda known: known.identities == last.identities, SUPPLIER)
-        supplier = replace(SUPPLIER, known_as=two_people)
-        second = cast("Context", Caller(replace(SUPPLIER, known_as=known_as("North", "north-2"))))
+        supplier = replace(SUPPLIER, identity_history=two_people)
+        second = cast("Context", Caller(replace(SUPPLIER, identity_history=identity_history("North", "north-2"))))
         credit = shop.services.credit
         asked = credit_pb.Credit(
             transaction_id=transaction_id, pan=shop.pan, amount_pence=500, reason=credit_pb.CREDIT_REASON_GOODWILL

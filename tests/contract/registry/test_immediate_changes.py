@@ -315,7 +315,9 @@ async def test_whoever_leaves_gives_its_certificates_up_and_another_is_known_by_
         _is_known_by(fresh, shared, second.participant_id)
     left = await node.records.read(Participant, first.participant_id)
     assert left is not None
-    assert [period.value.identities for period in left.record.known_as.periods] == [(shared,)], "what it had is history"
+    assert [period.value.identities for period in left.record.identity_history.periods] == [(shared,)], (
+        "what it had is history"
+    )
 
 
 async def _heard(node: MarketNode, participant_id: ParticipantId) -> None:

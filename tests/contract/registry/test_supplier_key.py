@@ -12,9 +12,11 @@ from core.registry.participants import ParticipantAdmin
 from tests.fakes.clock import HandClock
 from tests.support.etcd import Store
 from tests.support.market_node import OPERATOR, MarketNode, as_, open_market, put_all
-from tests.support.vends import PSP_ID, SUPPLIER, SUPPLIER_ID, known_as
+from tests.support.vends import PSP_ID, SUPPLIER, SUPPLIER_ID, identity_history
 
-SECOND = replace(OPERATOR, participant_id=ParticipantId("operator-two"), known_as=known_as("Two", "operator-two"))
+SECOND = replace(
+    OPERATOR, participant_id=ParticipantId("operator-two"), identity_history=identity_history("Two", "operator-two")
+)
 
 
 @pytest.fixture

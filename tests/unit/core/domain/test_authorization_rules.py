@@ -56,7 +56,7 @@ from tests.support.vends import (
     TERMS,
     always,
     card,
-    known_as,
+    identity_history,
     market,
     meter,
     new_id,
@@ -270,7 +270,7 @@ async def _credit_market(rule: CreditRule) -> MarketNode:
     node = MarketNode(Store(cast("EtcdClient", FakeEtcd()), CONFIG), HandClock())
     supplier = replace(
         GAINING,
-        known_as=known_as("Gaining", "gaining-one", "gaining-two", "gaining-three"),
+        identity_history=identity_history("Gaining", "gaining-one", "gaining-two", "gaining-three"),
         profiles=always(Profile(credit=rule)),
     )
     one = replace(meter(new_meter_id()), registrations=always(Registration(supplier_id=GAINING_ID)))
@@ -280,7 +280,9 @@ async def _credit_market(rule: CreditRule) -> MarketNode:
 
 
 def _person(number: int) -> Any:
-    supplier = replace(GAINING, known_as=known_as("Gaining", "gaining-one", "gaining-two", "gaining-three"))
+    supplier = replace(
+        GAINING, identity_history=identity_history("Gaining", "gaining-one", "gaining-two", "gaining-three")
+    )
     return as_(supplier, number)
 
 

@@ -61,7 +61,7 @@ from tests.support.vends import (
     TERMS,
     always,
     card,
-    known_as,
+    identity_history,
     market,
     meter,
     new_meter_id,
@@ -74,18 +74,19 @@ OTHER = ParticipantId("supplier-other")
 CALLERS = {
     "own supplier": SUPPLIER,
     "other supplier": replace(
-        SUPPLIER, participant_id=OTHER, known_as=known_as("Other", "other"),
+        SUPPLIER, participant_id=OTHER, identity_history=identity_history("Other", "other"),
         supplier_key=SupplierKey(originator_id="90b3d51f30010002", key_id="02", public_point=POINT),
     ),
     "psp": PSP,
     "operator": replace(
-        PSP, participant_id=ParticipantId("op"), role=Role.OPERATOR, known_as=known_as("Ops", "op")
+        PSP, participant_id=ParticipantId("op"), role=Role.OPERATOR, identity_history=identity_history("Ops", "op")
     ),
     "helpdesk": replace(
-        PSP, participant_id=ParticipantId("help"), role=Role.HELPDESK, known_as=known_as("Help", "help")
+        PSP, participant_id=ParticipantId("help"), role=Role.HELPDESK, identity_history=identity_history("Help", "help")
     ),
     "auditor": replace(
-        PSP, participant_id=ParticipantId("audit"), role=Role.AUDITOR, known_as=known_as("Audit", "audit")
+        PSP, participant_id=ParticipantId("audit"), role=Role.AUDITOR,
+        identity_history=identity_history("Audit", "audit")
     ),
 }  # fmt: skip
 APPOINTED = ("none", "proposed", "issue", "issue and deliver", "suspended", "ended", "not yet", "over")

@@ -28,7 +28,7 @@ from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 from tests.support.etcd import Store
 from tests.support.market_node import GAINING, GAINING_ID, OPERATOR, MarketNode, as_, open_market, put_all
-from tests.support.vends import APPOINTMENT, NOW, POINT, PSP_ID, SUPPLIER_ID, TERMS, known_as
+from tests.support.vends import APPOINTMENT, NOW, POINT, PSP_ID, SUPPLIER_ID, TERMS, identity_history
 
 pytestmark = [pytest.mark.slow]
 
@@ -153,7 +153,7 @@ TestAppointments = AppointmentsMachine.TestCase
 CONFIG = EtcdConfig(endpoints=("fake:1",))
 THIRD_ID = ParticipantId("supplier-third")
 THIRD = replace(
-    GAINING, participant_id=THIRD_ID, known_as=known_as("Third", "third"),
+    GAINING, participant_id=THIRD_ID, identity_history=identity_history("Third", "third"),
     supplier_key=SupplierKey(originator_id="90b3d51f30010007", key_id="01", public_point=POINT),
 )  # fmt: skip
 SKEW_MS = 50
