@@ -95,7 +95,7 @@ def _ledger(config: "Config") -> "tuple[dict[str, Anchor | None], list[Any], int
     """
     import asyncio
 
-    from cluster.audit.anchors import TrailAnchors
+    from cluster.audit.anchors import EtcdAuditAnchors
     from cluster.audit.ledger_scan import all_under_vend_keys
     from cluster.etcd.client import EtcdClient
     from core.gateways.system_clock import SystemClock
@@ -104,7 +104,7 @@ def _ledger(config: "Config") -> "tuple[dict[str, Anchor | None], list[Any], int
         client = EtcdClient(config.etcd)
         try:
             vends, revision = await all_under_vend_keys(client, config.etcd)
-            return await TrailAnchors(client, config.etcd, SystemClock()).all(), vends, revision
+            return await EtcdAuditAnchors(client, config.etcd, SystemClock()).all(), vends, revision
         finally:
             await client.close()
 

@@ -18,7 +18,7 @@ from utrn.v1 import registry_service_pb2_grpc as rpc
 
 from app.node.config import Config
 from app.node.tls import callers_of
-from cluster.audit.anchors import TrailAnchors
+from cluster.audit.anchors import EtcdAuditAnchors
 from cluster.etcd.client import EtcdClient, EtcdUnreachable
 from cluster.etcd.keys import Keys
 from cluster.etcd.ledger_guard import LedgerGuard
@@ -43,7 +43,7 @@ _PART_BYTES_MAX = 1_000_000
 # No character has more than four bytes.
 _LINE_BYTES_MAX = 4 * LINE_CHARACTERS_MAX + 2
 _PROBLEMS_MAX = 1000
-# Whoever holds etcd's certificate can write anything; the trail of the registry names this hand.
+# Whoever holds etcd's certificate can write anything; the audit log of the registry names this hand.
 _BOOTSTRAP = Principal(
     Participant(
         participant_id=ParticipantId("bootstrap"),
@@ -244,8 +244,8 @@ async def load_direct(config: Config, lines: Iterator[Line], progress: Callable[
     """
     clock, guard, keys = SystemClock(), LedgerGuard(), Keys(config.etcd.prefix)
     client = EtcdClient(config.etcd, guard)
-    anchors = TrailAnchors(client, config.etcd, clock)
-    trail = AuditLogFile(config.node.trail, _BOOTSTRAP.participant_id, clock, anchors)
+    anchors = EtcdAuditAnchors(client, config.etcd, clock)
+    audit_log = AuditLogFile(config.node.trail, _BOOTSTRAP.participant_id, clock, anchors)
     store = EtcdRegistryStore(client, config.etcd, clock)
     callers = callers_of(config.api)
     await _open(client, guard, keys)
@@ -255,7 +255,7 @@ async def load_direct(config: Config, lines: Iterator[Line], progress: Callable[
         parties=ParticipantAdmin(store=store, clock=clock, consents=ConsentOfLedger()),
         appoint=Appoint(store=store, clock=clock, authority=lambda: callers),
         clock=clock,
-        trail=trail,
+        audit_log=audit_log,
         head_ends=lambda: names,
     )
     total = Total()
@@ -270,7 +270,7 @@ async def load_direct(config: Config, lines: Iterator[Line], progress: Callable[
             total.last_line = part[-1][0]
             progress(total)
     finally:
-        await trail.end()
+        await audit_log.end()
         await client.close()
     return total
 

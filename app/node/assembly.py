@@ -15,7 +15,7 @@ from app.node.connection_caps import ConnectionCaps
 from app.node.head_end_states import HeadEndStates
 from app.node.heartbeat import beat_of
 from app.node.tls_watch import NodeTls
-from cluster.audit.anchors import TrailAnchors
+from cluster.audit.anchors import EtcdAuditAnchors
 from cluster.codec.set_aside import SetAsideRecords
 from cluster.codec.vend import packed, unpacked
 from cluster.etcd.client import EtcdClient
@@ -91,7 +91,7 @@ class Node:
     registry: EtcdRegistryReplica
     keys: KeyMonitor
     changes: DueChangeRunner
-    trail: AuditLogFile
+    audit_log: AuditLogFile
     authenticate: Authenticate
     note: Callable[[Context, str, Message, str, Notes], None]
     head_ends: Mapping[str, GrpcHeadEnd]
@@ -140,7 +140,8 @@ def build(config: Config, *, between: Callable[[Ports], Ports] = lambda adapters
     set_aside, loop_delay = SetAside(), LoopDelay()
     head_ends = {head_end.name: GrpcHeadEnd(head_end, set_aside) for head_end in config.head_ends}
     names = EtcdHeadEnds(client, config.etcd, system, node_id=config.node.node_id, own=head_ends)
-    trail = AuditLogFile(config.node.trail, config.node.node_id, clock, TrailAnchors(client, config.etcd, system))
+    anchors = EtcdAuditAnchors(client, config.etcd, system)
+    audit_log = AuditLogFile(config.node.trail, config.node.node_id, clock, anchors)
     ports = between(
         Ports(
             clock=clock,
@@ -150,7 +151,7 @@ def build(config: Config, *, between: Callable[[Ports], Ports] = lambda adapters
             ownership=cluster.ownership,
             registry=registry,
             store=EtcdRegistryStore(client, config.etcd, clock, aside, lambda: base.space.full),
-            trail=trail,
+            audit_log=audit_log,
             ceilings=_ceilings(config, client, clock),
             head_ends=head_ends,
             head_end_names=names,
@@ -173,9 +174,9 @@ def build(config: Config, *, between: Callable[[Ports], Ports] = lambda adapters
         registry=registry,
         keys=keys,
         changes=duties.changes,
-        trail=trail,
+        audit_log=audit_log,
         authenticate=authenticate,
-        note=CallAudit(trail=trail, clock=clock, caller=registry.caller, certificate_of=tls.certificates).note,
+        note=CallAudit(audit_log=audit_log, clock=clock, caller=registry.caller, certificate_of=tls.certificates).note,
         head_ends=head_ends,
         head_end_states=states,
         line=line,

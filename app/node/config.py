@@ -35,7 +35,7 @@ class NodeConfig:
         zone: Where it stands; nodes of one zone may fail together.
         advertise: host:port where callers and peers reach it; empty for what api.listen says, which must then be one
             address: at 0.0.0.0 every node would hear itself in its peers' place.
-        trail: Folder for the trail of decisions: who asked for what, and what was decided by which rule.
+        trail: Folder for the audit log: who asked for what, and what was decided by which rule.
         metrics: host:port of the Prometheus page; empty for none. Plain HTTP: listen where only the collector comes.
         log_level: DEBUG, INFO, WARNING or ERROR.
     """

@@ -224,10 +224,10 @@ class NodeCollector(Collector):
         yield GaugeMetricFamily(
             "utrn_mirror_revision", "How far the mirror of the outbox is.", value=node.outbox.mirror_revision
         )
-        yield GaugeMetricFamily(
-            "utrn_trail_healthy", "1 if the trail of decisions is written.", value=node.trail.healthy
+        yield GaugeMetricFamily("utrn_trail_healthy", "1 if the audit log is written.", value=node.audit_log.healthy)
+        yield CounterMetricFamily(
+            "utrn_trail_lost", "Decisions the audit log could not keep.", value=node.audit_log.lost
         )
-        yield CounterMetricFamily("utrn_trail_lost", "Decisions the trail could not keep.", value=node.trail.lost)
         peers, ownership = node.cluster.peers, node.cluster.ownership
         gone = ownership.roster().keys() - ownership.members().keys()
         yield GaugeMetricFamily("utrn_nodes_missing", "Nodes on the roster without a lease.", value=len(gone))

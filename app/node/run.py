@@ -201,7 +201,7 @@ def _parts(node: Node, port: int) -> list[Coroutine[Any, Any, NoReturn]]:
         node.signer.run(),
         node.registry.run(),
         node.changes.run(),
-        node.trail.run(),
+        node.audit_log.run(),
         node.ledger.watch.run(),
         node.ledger.space.run(),
         node.cluster.ownership.run(),

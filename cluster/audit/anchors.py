@@ -1,4 +1,4 @@
-"""TrailAnchors: how far each audit file goes, and its hash, where whoever edits a file on a node cannot reach."""
+"""EtcdAuditAnchors: how far each audit file goes, and its hash, where whoever edits a file on a node cannot reach."""
 
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from core.ports.audit_anchors import Anchor, AnchorEnded, AnchorState, AuditAnch
 from core.ports.clock import Clock
 
 
-class TrailAnchors:
+class EtcdAuditAnchors:
     """Keeps anchors. Each write compares what this node has last seen of the file's, so that no end is overtaken."""
 
     def __init__(self, client: EtcdClient, config: EtcdConfig, clock: Clock) -> None:
@@ -33,7 +33,7 @@ class TrailAnchors:
             LedgerUnavailable: repeat with the newest.
             AnchorEnded: the file has an end, and this is not it.
         """
-        key, wanted = self._keys.trail(file), _value(anchor)
+        key, wanted = self._keys.audit_anchor(file), _value(anchor)
         txn = pb.TxnRequest(
             compare=preconditions.anchor_unmoved(key, self._seen.get(file, 0)),
             success=[ops.put(key, wanted)],
@@ -80,12 +80,12 @@ class TrailAnchors:
 
     async def _all(self, begin: str) -> dict[str, Anchor | None]:
         try:
-            found, _ = await self._client.list_prefix(self._keys.trail(begin))
+            found, _ = await self._client.list_prefix(self._keys.audit_anchor(begin))
         except EtcdUnreachable as error:
             raise not_read(error) from error
         anchors: dict[str, Anchor | None] = {}
         for kv in found:
-            file = self._keys.parse_trail(kv.key)
+            file = self._keys.parse_audit_anchor(kv.key)
             anchors[file] = known = _anchor(kv.value)
             # Of one that has an end nothing is remembered: whatever would be written next finds that out.
             if known is not None and not known.ended:
@@ -94,7 +94,7 @@ class TrailAnchors:
 
 
 def _value(anchor: Anchor) -> bytes:
-    record = store.TrailAnchorRecord(
+    record = store.AuditAnchorRecord(
         schema=SCHEMA,
         block=anchor.block,
         sha256=anchor.sha256,
@@ -107,7 +107,7 @@ def _value(anchor: Anchor) -> bytes:
 
 def _anchor(value: bytes) -> Anchor | None:
     try:
-        record = read(store.TrailAnchorRecord(), value)
+        record = read(store.AuditAnchorRecord(), value)
         state = AnchorState(record.state)
     except (Unreadable, ValueError):
         return None
@@ -115,4 +115,4 @@ def _anchor(value: bytes) -> Anchor | None:
 
 
 if TYPE_CHECKING:
-    _: type[AuditAnchors] = TrailAnchors
+    _: type[AuditAnchors] = EtcdAuditAnchors

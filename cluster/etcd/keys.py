@@ -27,7 +27,7 @@
 | credit-day/<supplier>/<day> | CreditDayRecord | credit without payment | until archived |
 | approval/<approval id> | ApprovalRecord | operators: what needs two of them | until asked for anew |
 | ceiling/<participant> | CeilingRecord | each node that sells for it, from what is left | for ever |
-| trail/<file> | TrailAnchorRecord | the node that writes the file | for ever |
+| trail/<file> | AuditAnchorRecord | the node that writes the file | for ever |
 | config/ledger | LedgerRecord | `utrn ledger create`, `accept` | for ever |
 | config/agreed | AgreedRecord | `utrn ledger create`, `agree` | for ever |
 
@@ -201,12 +201,12 @@ class Keys:
         """Prefix of what is drawn of every seller's hour."""
         return f"{self.prefix}ceiling/".encode()
 
-    def trail(self, file: str) -> bytes:
-        """How far a trail file goes."""
+    def audit_anchor(self, file: str) -> bytes:
+        """How far an audit file goes."""
         return f"{self.prefix}trail/{file}".encode()
 
-    def parse_trail(self, key: bytes) -> str:
-        """Return the name of a trail file."""
+    def parse_audit_anchor(self, key: bytes) -> str:
+        """Return the name of an audit file."""
         return key.decode().removeprefix(f"{self.prefix}trail/")
 
     def configs(self) -> bytes:

@@ -14,7 +14,7 @@ from core.domain.participant import NODE_URI, Principal, Role
 
 
 class Noted(Enum):
-    """Which decisions about a call its trail gets from the interceptor.
+    """Which decisions about a call the audit log gets from the interceptor.
 
     Every read of personal data and every look at a code's digits is one: whatever a method does not note itself.
     """

@@ -1,4 +1,4 @@
-"""subject_of: what a request is about, for the trail. Ids only: never a whole PAN, never what people typed."""
+"""subject_of: what a request is about, for the audit log. Ids only: never a whole PAN, never what people typed."""
 
 from google.protobuf.message import DecodeError, Message
 from utrn.admin.v1 import admin_service_pb2 as admin_pb

@@ -21,13 +21,13 @@ class CallAudit:
     """Notes who asked for what, and what was decided.
 
     Attributes:
-        trail: Where the lines go.
+        audit_log: Where the lines go.
         clock: Cluster time; while that is not known, the wall clock's.
         caller: Returns the participant that uses a SAN URI; raises NotReady while the registry is read.
         certificate_of: Knows a caller by its certificate.
     """
 
-    trail: AuditLog
+    audit_log: AuditLog
     clock: Clock
     caller: Callable[[str], Participant | None]
     certificate_of: CertificateOf
@@ -38,7 +38,7 @@ class CallAudit:
         caller = self._caller(identity)
         rule = "" if caller is None else caller.role.name.lower()
         at, clock = instant_of(self.clock)
-        self.trail.note(
+        self.audit_log.note(
             AuditRecord(
                 at=at,
                 caller="" if caller is None else caller.participant_id,
@@ -55,7 +55,7 @@ class CallAudit:
         )
 
     def _caller(self, uri: str) -> Participant | None:
-        """Return who uses a certificate; None also if that cannot be said now: the line in the trail names the URI."""
+        """Return who uses a certificate; None also if that cannot be said now: the audit log names the URI."""
         try:
             return self.caller(uri)
         except NotReady:

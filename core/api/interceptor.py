@@ -1,7 +1,8 @@
 """Interceptor: what every call passes, health and reflection included, whatever it is and whoever makes it.
 
 In this order: who calls, how much of its own is under way, one request as bytes, the role and the size that its row of
-ACCESS allows, the message, the method, the status of its error, the count, the line in the trail. docs/decisions/0034.
+ACCESS allows, the message, the method, the status of its error, the count, the line in the audit
+log. docs/decisions/0034.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ _UNKNOWN_METHOD: Final = "unknown method"
 # Under which calls are counted whose caller is no participant.
 _NOBODY: Final = ""
 _NO_SUCH_METHOD: Final = "no method of this name is here; see the contract, utrn.v1"
-# Of what is refused by its role, so much is parsed for the trail, which tells what it was about.
+# Of what is refused by its role, so much is parsed for the audit log, which tells what it was about.
 _PARSED_IF_REFUSED_MAX: Final = 4096
 # Who learns that a method is not there: whoever may call anything.
 _UNKNOWN_ACCESS: Final = Access(roles=frozenset(Role))
@@ -71,7 +72,7 @@ class _Method:
         return request
 
     def as_asked(self, body: bytes) -> Message:
-        """Return a request that was refused before it was parsed, for the trail; an empty one if it is none."""
+        """Return a request that was refused before it was parsed, for the audit log; an empty one if it is none."""
         if len(body) <= _PARSED_IF_REFUSED_MAX:
             with suppress(BadField):
                 return self.parse(body)
@@ -112,7 +113,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         note: Note = lambda *_: None,
         limits: CallerLimits | None = None,
     ) -> None:
-        """Take who knows callers, what ends the process when a promise of this program does not hold, and the trail.
+        """Set what names callers, what ends the process when a promise of this program fails, and the audit log.
 
         `note` gets the call, the method's name, the request, "allowed" or the reason of the refusal, and what it was
         decided by.

@@ -82,7 +82,7 @@ class Administration:
             parties=self.parties,
             appoint=self.appoint,
             clock=self._ports.clock,
-            trail=self._ports.trail,
+            audit_log=self._ports.audit_log,
             head_ends=self._ports.head_end_names,
             registrations=self.registrations,
         )

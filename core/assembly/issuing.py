@@ -42,7 +42,7 @@ class Issuing:
             store=self.ports.store,
             turn=self.turn,
             clock=self.ports.clock,
-            trail=self.ports.trail,
+            audit_log=self.ports.audit_log,
             head_ends=self.ports.head_end_names,
         )
 
@@ -67,7 +67,7 @@ class Issuing:
             answers=self.answers,
             clock=self.ports.clock,
             times=self.times,
-            trail=self.ports.trail,
+            audit_log=self.ports.audit_log,
             batch_max=self.config.batch_max,
             in_flight_max=self.config.in_flight_max,
             attempts_max=self.config.commit_attempts_max,

@@ -26,7 +26,7 @@ class Ports:
     ownership: Ownership
     registry: RegistryReplica
     store: RegistryStore
-    trail: AuditLog
+    audit_log: AuditLog
     ceilings: CeilingLedger
     head_ends: Mapping[str, HeadEnd]
     head_end_names: HeadEndNames

@@ -35,7 +35,7 @@ class Authorize:
     store: RegistryStore
     turn: ApplyDueChange
     clock: Clock
-    trail: AuditLog
+    audit_log: AuditLog
     head_ends: HeadEndNames
 
     def now(
@@ -60,7 +60,7 @@ class Authorize:
             pan: Quoted number.
             amount: Pence; 0 where it does not matter.
             channel: Number of the channel; 0 where it does not matter.
-            ask: The transaction id, for the trail.
+            ask: The transaction id, for the audit log.
             snapshot: What to decide by instead of the copy in memory.
 
         Raises:
@@ -140,4 +140,4 @@ class Authorize:
             question.channel,
             *_NO_READING,
         )
-        self.trail.note(_new(AuditRecord, fields))
+        self.audit_log.note(_new(AuditRecord, fields))

@@ -87,7 +87,7 @@ class GroupCommitter:
         answers: RecentVends,
         clock: Clock,
         times: StageTimes,
-        trail: AuditLog,
+        audit_log: AuditLog,
         batch_max: int,
         in_flight_max: int,
         attempts_max: int,
@@ -98,7 +98,7 @@ class GroupCommitter:
         self._answers = answers
         self._clock = clock
         self._times = times
-        self._trail = trail
+        self._audit_log = audit_log
         self._batch_max = batch_max
         self._in_flight_max = in_flight_max
         self._attempts_max = attempts_max
@@ -305,13 +305,13 @@ class GroupCommitter:
             match outcome:
                 case Committed():
                     check(outcome.stored.vend == entry.vend, "what was committed is what was signed")
-                    self._trail.note_sale(entry.vend, outcome.stored.revision)
+                    self._audit_log.note_sale(entry.vend, outcome.stored.revision)
                     self._counters.put(pending.sequence, outcome.counter)
                     self._answer(pending, Issued(outcome.stored, replayed=False))
                 case Present():
                     if outcome.stored.vend.utrn == entry.vend.utrn:
                         # An earlier sending was carried out; the delivery record has changed since.
-                        self._trail.note_sale(entry.vend, outcome.stored.revision)
+                        self._audit_log.note_sale(entry.vend, outcome.stored.revision)
                     self._counters.forget(pending.sequence)
                     if outcome.stored.vend.same_code(entry.vend):
                         # An earlier sending was carried out and its answer lost; the delivery has moved since.
@@ -329,7 +329,7 @@ class GroupCommitter:
                     self._tell(pending, NotCommitted.AUTHORIZE_AGAIN)
                 case UtrnError():
                     if isinstance(outcome, OutcomeUnknown):
-                        self._trail.note_sale(entry.vend, 0)
+                        self._audit_log.note_sale(entry.vend, 0)
                     self._counters.forget(pending.sequence)
                     self._fail(pending, outcome)
 

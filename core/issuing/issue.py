@@ -144,7 +144,7 @@ class IssueVend:
         except CeilingReached:
             notes = NOTES.get()
             if notes is not None:
-                # What was decided before allowed the sale: the trail is to have the refusal too.
+                # What was decided before allowed the sale: the audit log is to have the refusal too.
                 notes.decided = False
             raise
         begun = False

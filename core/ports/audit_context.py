@@ -1,4 +1,4 @@
-"""Notes: what a request was decided by, gathered while it is carried out; the trail tells of it when it has ended."""
+"""Notes: what a request was decided by, gathered while it is carried out; the audit log gets it at the end."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field

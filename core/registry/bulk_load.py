@@ -94,7 +94,7 @@ class LoadRecords:
     parties: ParticipantAdmin
     appoint: Appoint
     clock: Clock
-    trail: AuditLog
+    audit_log: AuditLog
     head_ends: HeadEndNames
     registrations: Registrations = UNLIMITED
 
@@ -119,7 +119,7 @@ class LoadRecords:
         return loaded
 
     def _note(self, principal: Principal, subject: str, outcome: str, rule: str) -> None:
-        self.trail.note(
+        self.audit_log.note(
             AuditRecord(
                 at=self.clock.now(),
                 caller=principal.participant_id,

@@ -164,14 +164,14 @@ async def many(call: Call) -> float:
 class Authorizing:
     """Authorization with a million meters in memory, one after another picked at random, and all that goes with it.
 
-    What goes with it: understanding the records, deciding, the line in the trail, and the compares of the commit.
+    What goes with it: understanding the records, deciding, the line in the audit log, and the compares of the commit.
     """
 
     def __init__(self, folder: Path) -> None:
         self._clock = SystemClock()
         self._keys = Keys("utrn/")
         self._copy = RegistrySnapshot(self._keys)
-        self._trail = AuditLogFile(folder, "bench", self._clock)
+        self._audit_log = AuditLogFile(folder, "bench", self._clock)
         registry = million_meters(self._keys, self._copy, METERS)
         # As the node does once it has read its registry.
         gc.collect()
@@ -185,7 +185,7 @@ class Authorizing:
             store=store,
             turn=turn,
             clock=self._clock,
-            trail=self._trail,
+            audit_log=self._audit_log,
             head_ends=known_head_ends,
         )
         self._chance = random.Random(1)
@@ -203,7 +203,7 @@ class Authorizing:
             if permit is None:
                 raise RuntimeError("no change is due here")
             self._ledger.read_set_unmoved(permit.authorization.read_set)
-        self._trail.flush()
+        self._audit_log.flush()
         return (time.process_time() - started) / AUTHORIZED * 1e6
 
 

@@ -1,4 +1,4 @@
-"""The market at running nodes: eligibility, changes of hands, credit, the trail. Refusals: test_market_bypass.py."""
+"""The market at running nodes: eligibility, changes of hands, credit, audit log. Refusals: test_market_bypass.py."""
 
 import asyncio
 import json
@@ -152,7 +152,7 @@ def _as(stack: DevStack, who: str) -> list[str]:
     ]  # fmt: skip
 
 
-def test_the_trail_of_a_node_can_be_read_and_verified(module_stack: DevStack) -> None:
+def test_the_audit_log_of_a_node_can_be_read_and_verified(module_stack: DevStack) -> None:
     certs = module_stack.certs(SOUTH)
     _, meter_id = meters_of(module_stack, NORTH)[9]
     utrn("meter", "end", meter_id, *_as(module_stack, SOUTH), code=1)
@@ -177,9 +177,9 @@ def test_the_trail_of_a_node_can_be_read_and_verified(module_stack: DevStack) ->
     _holds_no_secret("".join(Path(file).read_text() for file in files()), module_stack, certs.key)
 
 
-def _holds_no_secret(trail: str, stack: DevStack, key: Path) -> None:
+def _holds_no_secret(audit_log: str, stack: DevStack, key: Path) -> None:
     """No key, no PIN, no whole PAN, no code: of a PAN the last four digits, of a code nothing."""
-    decisions = "".join(line for line in trail.splitlines() if "sha256" not in line)
+    decisions = "".join(line for line in audit_log.splitlines() if "sha256" not in line)
     assert decisions
     secrets = [*key.read_text().splitlines()[1:-1], *meter_by_pan(stack.folder / "sandbox")]
     secrets += [one.read_text().strip() for one in stack.folder.rglob("*pin*") if one.is_file()]

@@ -53,7 +53,7 @@ from tests.sim.tills import Tills
 from tests.sim.town import Town
 from tests.support.answers import memory
 from tests.support.head_ends import known_head_ends
-from tests.support.market import KeptTrail
+from tests.support.market import KeptAuditLog
 from tests.support.market_node import no_authority
 from tests.support.vends import HEAD_END, NOW
 
@@ -167,7 +167,7 @@ class SimNode:
             ownership=self.ownership,
             registry=self.registry,
             store=EtcdRegistryStore(client, _CONFIG, clock),
-            trail=KeptTrail(),
+            audit_log=KeptAuditLog(),
             ceilings=EtcdCeilings(client, _CONFIG, clock, default_pence=sim.ceiling_pence, node_id=name),
             head_ends={HEAD_END: self.head_end},
             head_end_names=known_head_ends,

@@ -1,4 +1,4 @@
-"""A registry in memory, and a trail that keeps what it is told."""
+"""A registry in memory, and an audit log that keeps what it is told."""
 
 from dataclasses import dataclass, field
 from typing import cast
@@ -77,7 +77,7 @@ class MemoryRegistry:
         return None if found is None else Versioned(found, 0)
 
 
-class KeptTrail:
+class KeptAuditLog:
     """Keeps every decision."""
 
     def __init__(self) -> None:
@@ -101,12 +101,17 @@ class NoStore:
         return self.registry
 
 
-def authorize(registry: Registry, clock: Clock, trail: KeptTrail | None = None) -> Authorize:
+def authorize(registry: Registry, clock: Clock, audit_log: KeptAuditLog | None = None) -> Authorize:
     """The authorization by a registry in memory, where no change is ever due."""
     store = cast("RegistryStore", NoStore(registry))
     turn = ApplyDueChange(store=store, clock=clock)
     return Authorize(
-        registry=registry, store=store, turn=turn, clock=clock, trail=trail or KeptTrail(), head_ends=known_head_ends
+        registry=registry,
+        store=store,
+        turn=turn,
+        clock=clock,
+        audit_log=audit_log or KeptAuditLog(),
+        head_ends=known_head_ends,
     )
 
 

@@ -39,7 +39,7 @@ from tests.support.answers import memory
 from tests.support.etcd import Store
 from tests.support.head_ends import known_head_ends
 from tests.support.lines import RULE
-from tests.support.market import KeptTrail
+from tests.support.market import KeptAuditLog
 from tests.support.patience import PATIENCE_S
 from tests.support.vends import (
     APPOINTMENTS,
@@ -94,11 +94,11 @@ class MarketNode:
         self.records = EtcdRegistryStore(client, config, clock)
         self.ledger = EtcdLedger(client, config, clock)
         self.outbox = EtcdOutbox(client, config, clock)
-        self.trail = KeptTrail()
+        self.audit_log = KeptAuditLog()
         ceilings = EtcdCeilings(client, config, clock, default_pence=self.ceiling_pence, node_id=str(id(self)))
         ports = Ports(
             clock=clock, signer=FakeSigner({"01": SCALAR}), ledger=self.ledger, outbox=self.outbox,
-            ownership=cast("Ownership", None), registry=self.registry, store=self.records, trail=self.trail,
+            ownership=cast("Ownership", None), registry=self.registry, store=self.records, audit_log=self.audit_log,
             ceilings=ceilings, head_ends={}, head_end_names=lambda: self.head_ends,
         )  # fmt: skip
         self.answers = memory(100)

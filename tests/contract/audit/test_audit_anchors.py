@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.audit.anchors import TrailAnchors
+from cluster.audit.anchors import EtcdAuditAnchors
 from cluster.etcd import preconditions
 from core.domain.errors import LedgerUnavailable
 from core.ports.audit_anchors import Anchor, AnchorEnded, AnchorState
@@ -14,8 +14,8 @@ OPEN = Anchor(3, "ab", AnchorState.OPEN, b"key")
 DIED = OPEN._replace(block=4, state=AnchorState.DIED, own_block=3)
 
 
-def _anchors(store: Store) -> TrailAnchors:
-    return TrailAnchors(store.client, store.config, HandClock())
+def _anchors(store: Store) -> EtcdAuditAnchors:
+    return EtcdAuditAnchors(store.client, store.config, HandClock())
 
 
 async def test_a_later_anchor_takes_the_place_of_an_earlier_one_and_is_read_as_it_was(store: Store) -> None:
@@ -29,7 +29,7 @@ async def test_a_later_anchor_takes_the_place_of_an_earlier_one_and_is_read_as_i
     assert await _anchors(store).all() == {FILE: last}
 
 
-async def _ended_by_the_next_life(store: Store) -> TrailAnchors:
+async def _ended_by_the_next_life(store: Store) -> EtcdAuditAnchors:
     """Return the anchors of a life that was only stopped, after its next life has ended the file."""
     stopped, after = _anchors(store), _anchors(store)
     await stopped.put(FILE, OPEN)

@@ -13,7 +13,7 @@ import pytest
 from etcdpb import rpc_pb2 as pb
 from etcdpb import rpc_pb2_grpc as rpc
 
-from cluster.audit.anchors import TrailAnchors
+from cluster.audit.anchors import EtcdAuditAnchors
 from cluster.config import EtcdConfig
 from cluster.etcd import commit as commit_module
 from cluster.etcd import ops
@@ -77,7 +77,7 @@ class Bench:
             client=client, config=CONFIG, clock=self.clock, ownership=cast("object", None),  # type: ignore[arg-type]
             peers=cast("object", None), beat=lambda: None, owed=dict, keeper=idle_time(Store(client, CONFIG)),  # type: ignore[arg-type,return-value]
         )  # fmt: skip
-        self.anchors = TrailAnchors(client, CONFIG, self.clock)
+        self.anchors = EtcdAuditAnchors(client, CONFIG, self.clock)
 
     async def commit(self) -> object:
         (outcome,) = await self.ledger.commit([Entry(vend=vend(1, new_meter_id()), seen=CounterState())])

@@ -6,7 +6,7 @@ import pytest
 from etcdpb import rpc_pb2 as pb
 from utrn.store.v1 import records_pb2 as store_pb
 
-from cluster.audit.anchors import TrailAnchors
+from cluster.audit.anchors import EtcdAuditAnchors
 from cluster.audit.change_feed import NotUnderstood, event_of
 from cluster.audit.ledger_scan import all_vends
 from cluster.codec.registry import name_of, value_of
@@ -37,7 +37,7 @@ from tests.support.vends import APPOINTMENTS, ORIGINATOR, PSP, PSP_ID, SUPPLIER_
 
 _Stored = (
     store_pb.VendRecord | store_pb.VendPointer | store_pb.ParticipantRecord | store_pb.CounterRecord
-    | store_pb.TrailAnchorRecord
+    | store_pb.AuditAnchorRecord
 )  # fmt: skip
 NEWER = SCHEMA + 1
 GARBLED = b"\xff\xfenot a record"
@@ -289,9 +289,9 @@ async def test_a_case_that_cannot_be_understood_keeps_no_other_from_its_supplier
 
 
 async def test_what_reads_for_people_says_so(store: Store) -> None:
-    keys, anchors = Keys(store.config.prefix), TrailAnchors(store.client, store.config, HandClock())
+    keys, anchors = Keys(store.config.prefix), EtcdAuditAnchors(store.client, store.config, HandClock())
     await anchors.put("node-a-20261124T000000.jsonl", Anchor(1, "ab"))
-    await put(store, keys.trail("node-a-20261125T000000.jsonl"), newer(store_pb.TrailAnchorRecord()))
+    await put(store, keys.audit_anchor("node-a-20261125T000000.jsonl"), newer(store_pb.AuditAnchorRecord()))
     assert await anchors.all_of("node-a") == {
         "node-a-20261124T000000.jsonl": Anchor(1, "ab"), "node-a-20261125T000000.jsonl": None,
     }  # fmt: skip

@@ -75,7 +75,7 @@ async def _sell_while_the_supplier_changes(node: MarketNode) -> Issued | UtrnErr
 async def test_an_issue_never_commits_on_a_registration_that_ended_before_it(store: Store) -> None:
     node = MarketNode(store, HandClock())
     assert isinstance(await _sell_while_the_supplier_changes(node), NotAppointed)
-    assert [decision.outcome for decision in node.trail.decisions] == ["allowed", "NOT_APPOINTED"]
+    assert [decision.outcome for decision in node.audit_log.decisions] == ["allowed", "NOT_APPOINTED"]
 
 
 async def test_without_the_compare_it_does(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

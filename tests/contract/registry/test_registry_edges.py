@@ -511,7 +511,7 @@ async def test_a_load_is_authenticated_part_by_part(node: MarketNode) -> None:
     assert (await anext(loads)).last_line == 1
     with pytest.raises(CallerSuspended):
         await anext(loads)
-    assert [(decision.act, decision.subject, decision.outcome) for decision in node.trail.decisions] == [
+    assert [(decision.act, decision.subject, decision.outcome) for decision in node.audit_log.decisions] == [
         ("LoadRecords", "lines 1 to 1", "allowed")
     ]
 

@@ -1,4 +1,4 @@
-"""subject_of: what the trail says a request is about."""
+"""subject_of: what the audit log says a request is about."""
 
 import pytest
 from google.protobuf.message import Message

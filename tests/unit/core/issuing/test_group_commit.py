@@ -24,7 +24,7 @@ from tests.fakes.clock import HandClock
 from tests.fakes.etcd import FakeEtcd
 from tests.fakes.signer import FakeSigner
 from tests.support.answers import memory
-from tests.support.market import KeptTrail
+from tests.support.market import KeptAuditLog
 from tests.support.vends import PSP_ID, meter, new_id, new_meter_id, permit_of
 
 # The scalar of the support's point: the first originator of tests/vectors/gbcs.json.
@@ -46,7 +46,7 @@ class Line:
             answers=self.answers,
             clock=self.clock,
             times=StageTimes(),
-            trail=KeptTrail(),
+            audit_log=KeptAuditLog(),
             batch_max=64,
             in_flight_max=in_flight_max,
             attempts_max=3,

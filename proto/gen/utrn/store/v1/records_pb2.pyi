@@ -1772,8 +1772,8 @@ class HeadEndRecord(_message.Message):
 Global___HeadEndRecord: _TypeAlias = HeadEndRecord  # noqa: Y015
 
 @_typing.final
-class TrailAnchorRecord(_message.Message):
-    """Key trail/<name of a trail file>."""
+class AuditAnchorRecord(_message.Message):
+    """Key trail/<name of an audit file>."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1811,4 +1811,4 @@ class TrailAnchorRecord(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___TrailAnchorRecord: _TypeAlias = TrailAnchorRecord  # noqa: Y015
+Global___AuditAnchorRecord: _TypeAlias = AuditAnchorRecord  # noqa: Y015
