@@ -21,14 +21,14 @@ class ParkedAt:
     oldest: datetime
 
 
-def parked_by_head_end(lanes: Iterable[tuple[Parked | None, int]]) -> dict[str, ParkedAt]:
+def parked_by_head_end(sequences: Iterable[tuple[Parked | None, int]]) -> dict[str, ParkedAt]:
     """Return what waits for each head end.
 
     Args:
-        lanes: Of each counter sequence what its first delivery waits for, None for nothing, and how many it owes.
+        sequences: Of each counter sequence what its first delivery waits for, None for nothing, and how many it owes.
     """
     found: dict[str, ParkedAt] = {}
-    for parked, owed in lanes:
+    for parked, owed in sequences:
         if parked is not None and owed:
             there = found.get(parked.head_end, ParkedAt(0, parked.since))
             found[parked.head_end] = ParkedAt(there.count + owed, min(there.oldest, parked.since))

@@ -188,7 +188,7 @@ class DeliveryWorker:
             self._post(key, counter, received)
 
     def _addressed(self, event: HeadEndEvent) -> list[tuple[_Key, int | None]]:
-        """Return what an event may be about: lanes, and the counter in each; None for every one that was sent."""
+        """Return the counter sequences of an event, each with its counter; None for every delivery that was sent."""
         match event:
             case Answer(message_id=message_id) | GivenUp(message_id=message_id):
                 named = parse_message_id(message_id)
@@ -362,7 +362,7 @@ class DeliveryWorker:
             self._remove(_key(owed), owed.counter)
 
     def _freed(self, key: _Key, queue: SequenceQueue, _: asyncio.Task[None]) -> None:
-        """Let the lane's next delivery go, however the last attempt has ended."""
+        """Queue the next delivery of the counter sequence, however the last attempt has ended."""
         self._under_way -= 1
         queue.task = None
         self._drop_if_empty(key)
@@ -388,11 +388,11 @@ class DeliveryWorker:
         return self._oldest_first(self._of_shard.get(shard, ()))
 
     def _oldest_first(self, keys: Iterable[_Key]) -> list[_Key]:
-        """Return lanes in the order in which the first of what each is owed was asked for."""
+        """Return counter sequences by the instant at which the oldest delivery in each was asked for."""
         return sorted(keys, key=lambda key: self._queues[key].since)
 
     def _enqueue(self, key: _Key) -> None:
-        """Give the lane a turn, if it owes one that does not rest, and has no turn yet and nothing in flight."""
+        """Queue the counter sequence, unless it is queued, has a delivery in flight, or all its deliveries rest."""
         queue = self._queues.get(key)
         if queue is None or queue.waiting or queue.task is not None or queue.resting is not None:
             return
@@ -403,20 +403,20 @@ class DeliveryWorker:
         self._work.set()
 
     def _back_off(self, owed: Owed, delay_s: float) -> None:
-        """Let the lane be for `delay_s`: nothing of it can go."""
+        """Send nothing of the counter sequence for `delay_s` seconds."""
         key = _key(owed)
         queue = self._queues.get(key)
         if queue is not None and queue.resting is None:
             queue.resting = asyncio.get_running_loop().call_later(delay_s, self._resume, key, owed.counter)
 
     def _rest_one(self, slot: Slot, delay_s: float) -> None:
-        """Let one delivery be for `delay_s`; the others of its lane go on."""
+        """Send one delivery no sooner than in `delay_s` seconds; the others of its counter sequence go on."""
         if slot.resting is None:
             key, counter = _key(slot.owed), slot.owed.counter
             slot.resting = asyncio.get_running_loop().call_later(delay_s, self._resume, key, counter)
 
     def _resume(self, key: _Key, counter: int | None = None) -> None:
-        """End the rest of a lane, and of one delivery of it, or of all."""
+        """End the rest of a counter sequence, and of its delivery with `counter`; None: of all its deliveries."""
         queue = self._queues.get(key)
         if queue is None:
             return
@@ -428,7 +428,7 @@ class DeliveryWorker:
         self._enqueue(key)
 
     def _stop(self, key: _Key) -> None:
-        """Break off work on the lane: it is no longer ours."""
+        """Cancel the attempt of a counter sequence whose shard this node no longer owns."""
         queue = self._queues[key]
         queue.parked = None
         if queue.task is not None:

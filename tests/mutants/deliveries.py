@@ -369,7 +369,7 @@ DELIVERIES = (
         why="a head end that gives a message up has it sent again at once, and again",
     ),
     Mutant(
-        name="lane-of-a-vend-that-is-set-aside-stands-still",
+        name="sequence-of-a-vend-that-is-set-aside-stands-still",
         file="core/delivery/worker.py",
         old="                self._rest_one(slot, _ASIDE_REST_S)\n                self._enqueue(key)\n",
         new="                self._rest_one(slot, _ASIDE_REST_S)\n",

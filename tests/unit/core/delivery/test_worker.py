@@ -293,7 +293,7 @@ async def test_a_shard_that_is_lost_and_gained_again_while_an_attempt_ends_goes_
         await worker._start(tasks, worker._next_ready())
         await attempts.under_way.wait()
         worker._stop(key)
-        # Gained before the cancelled attempt has come to its end: its lane still has a task.
+        # Gained before the cancelled attempt has come to its end: its counter sequence still has a task.
         worker._resume(key)
     attempts.ends = {7: Later(3600.0)}
     _remember(worker, owed)

@@ -183,8 +183,14 @@ async def test_thousands_that_waited_for_a_head_end_go_out_longest_waiting_first
 
 def test_what_waits_is_counted_by_head_end_with_the_oldest() -> None:
     long_ago = NOW - timedelta(hours=1)
-    lanes = [(Parked("a", NOW), 2), (Parked("a", long_ago), 1), (Parked("b", NOW), 4), (None, 9), (Parked("c", NOW), 0)]
-    assert parked_by_head_end(lanes) == {"a": ParkedAt(3, long_ago), "b": ParkedAt(4, NOW)}
+    sequences = [
+        (Parked("a", NOW), 2),
+        (Parked("a", long_ago), 1),
+        (Parked("b", NOW), 4),
+        (None, 9),
+        (Parked("c", NOW), 0),
+    ]
+    assert parked_by_head_end(sequences) == {"a": ParkedAt(3, long_ago), "b": ParkedAt(4, NOW)}
 
 
 async def test_a_head_end_whose_events_raise_what_none_should_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
