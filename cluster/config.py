@@ -11,7 +11,7 @@ from core.net.address import parse_address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EtcdConfig:
-    """The ledger's store.
+    """EtcdConfig says how a node reaches the etcd that holds the ledger, and how long a call of etcd may take.
 
     Attributes:
         endpoints: host:port of every member.
@@ -73,7 +73,7 @@ class EtcdConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeersConfig:
-    """How nodes notice that another one has died, or is silent.
+    """PeersConfig says how a node notices that another node has died, or is silent.
 
     Attributes:
         ca: PEM file of the authority of nodes' certificates: the others' where this node calls, and of those that call

@@ -14,7 +14,7 @@ _DESCRIPTORS = (Path("/dev/fd"), Path("/proc/self/fd"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HsmConfig:
-    """The HSM of this node.
+    """HsmConfig says how this node reaches its HSM.
 
     Attributes:
         module: The vendor's PKCS#11 library.

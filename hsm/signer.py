@@ -26,12 +26,12 @@ class HsmSigner:
 
     @property
     def failed_starts(self) -> int:
-        """How often a worker could not be started."""
+        """The count of starts of a worker that failed since the pool was made."""
         return self._pool.failed_starts
 
     @property
     def renewals(self) -> int:
-        """How often a worker was replaced because of what it had signed or how it had grown."""
+        """The count of workers replaced after enough signatures, or for the memory in use, since the pool was made."""
         return self._pool.renewals
 
     def figures(self) -> list[WorkerFigures]:

@@ -113,7 +113,7 @@ class WorkerProcess:
         self.idle, self.busy = False, True
 
     def kill(self) -> None:
-        """Let go of the pipe and send SIGKILL: a worker leaves every other signal to its parent."""
+        """Close the pipe and send SIGKILL: a worker leaves every other signal to its parent."""
         self.idle = False
         if self._pipe is not None:
             asyncio.get_running_loop().remove_reader(self._pipe.fileno())

@@ -84,7 +84,7 @@ class Namespaces:
                     self._in(node, "iptables", "-A", "INPUT", *back, "-j", "DROP")
 
     def drop_callers(self, node: str, port: int, *, but: Sequence[str]) -> None:
-        """Let packets to a node's own port vanish, except those of the addresses in `but`."""
+        """Drop packets to a node's own port, except those of the addresses in `but`."""
         for address in but:
             self._in(node, "iptables", "-A", "INPUT", "-s", address, "-p", "tcp", "--dport", str(port), "-j", "ACCEPT")
         self._in(node, "iptables", "-A", "INPUT", "-p", "tcp", "--dport", str(port), "-j", "DROP")

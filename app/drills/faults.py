@@ -144,7 +144,7 @@ async def _stop(world: World, node: str, fault: Fault) -> float:
 
 
 def cut(*, etcd: bool = False, peers: bool = False, callers: bool = False, both: bool = True) -> FaultMaker:
-    """Let packets of the busiest owner vanish: to and from etcd, other nodes, callers; or one way only."""
+    """Drop packets of the busiest owner: to and from etcd, other nodes, callers; or one way only."""
 
     async def make(world: World) -> Fault:
         net = world.stack.net
@@ -224,7 +224,7 @@ async def double(world: World) -> Fault:
 
 
 async def quorum(world: World) -> Fault:
-    """Take two of three etcd members away for ten seconds: nothing may be issued, and all must come back by itself."""
+    """Stop two of three etcd members for ten seconds: nothing may be issued, and all must come back by itself."""
     fault = Fault(at=time.monotonic())
     for index in (0, 1):
         world.stack.kill(f"etcd-{index}", signal.SIGKILL)
@@ -245,7 +245,7 @@ async def quorum(world: World) -> Fault:
 
 
 def hsm_lost(nodes: tuple[str, ...], seconds: float) -> FaultMaker:
-    """Take the tokens of nodes away and kill the sessions that were open; put them back after a while."""
+    """Remove the tokens of nodes and kill the sessions that were open; put them back after a while."""
 
     async def make(world: World) -> Fault:
         fault = Fault(at=time.monotonic())
@@ -311,7 +311,7 @@ def clock_jump(seconds: int) -> FaultMaker:
 
 
 def head_end_outage(seconds: float) -> FaultMaker:
-    """Let the head end carry nothing for a while; issuing goes on, and the queue drains afterwards."""
+    """Stop the head end from carrying anything for a while; issuing goes on, and the queue drains afterwards."""
 
     async def make(world: World) -> Fault:
         fault = Fault(at=time.monotonic())
@@ -361,7 +361,7 @@ def _set_aside(world: World, node: str) -> float:
 
 
 def hide_token(world: World, node: str) -> None:
-    """Take a node's token away and kill the sessions that were open."""
+    """Remove a node's token and kill the sessions that were open."""
     tokens = world.stack.token_folder(node) / "tokens"
     tokens.rename(tokens.with_name("taken-away"))
     kill_workers(world.stack.pid(node))

@@ -21,7 +21,7 @@ _LOOK_S = 0.05
 
 
 def stale_copy(seconds: float) -> FaultMaker:
-    """Let the busiest owner's watches lose every event for a while; what is owed meanwhile must be delivered still."""
+    """Drop every event of the busiest owner's watches for a while; what is owed meanwhile must be delivered still."""
 
     async def make(world: World) -> Fault:
         victim = world.watch.busiest()

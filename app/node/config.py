@@ -28,7 +28,7 @@ class BadConfig(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeConfig:
-    """Who this node is.
+    """NodeConfig says who this node is, and in which folders its files are.
 
     Attributes:
         node_id: Its name in the cluster, 1 to 64 of a-z, 0-9 and "-"; never two alike.

@@ -49,7 +49,7 @@ class ConnectionCaps:
     """
 
     def __init__(self, certificates: MutableMapping[str, str], *, per_address: int, per_certificate: int) -> None:
-        """Take what each connection has called with, and the caps.
+        """Set the certificate that each connection has called with, and the caps.
 
         Args:
             certificates: The fingerprint of the certificate by peer; connections that are gone are taken out.

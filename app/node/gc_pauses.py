@@ -28,7 +28,7 @@ class CollectorPauses:
         gc.callbacks.remove(self)
 
     def __call__(self, phase: str, info: dict[str, Any]) -> None:
-        """Take in the beginning, or the end, of a collection."""
+        """Record the beginning, or the end, of a collection."""
         if info["generation"] != self._OLDEST:
             return
         if phase == "start":

@@ -44,7 +44,7 @@ class ProcessLock:
         os.close(self._file)
 
     def __enter__(self) -> Self:
-        """Take the lock.
+        """Acquire the lock.
 
         Raises:
             FolderInUse: another process has it.

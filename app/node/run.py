@@ -65,7 +65,7 @@ def serve(build: Callable[[], Node]) -> int:
 
 
 def raise_descriptors() -> None:
-    """Let this process have as many descriptors as the machine allows, and say how many.
+    """Raise this process's limit of descriptors to what the machine allows, and log the limit.
 
     Idle connections of strangers take one each until their handshake's time is over (`api.handshake_s`): with the 1,024
     that a shell gives, a thousand of them shut everybody else out.

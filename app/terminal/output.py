@@ -94,5 +94,5 @@ def print_problem(message: str, *, code: int, refusal: Mapping[str, Any] | None 
 
 
 def end_on_sigterm() -> None:
-    """Let SIGTERM end this command as Ctrl-C does: by way of every `finally`, so that nothing it started is left."""
+    """Make SIGTERM end this command as Ctrl-C does: by way of every `finally`, so that nothing it started is left."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))

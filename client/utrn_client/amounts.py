@@ -10,7 +10,7 @@ _PENCE: Final = re.compile(r"0|[1-9][0-9]{0,14}", re.ASCII)
 
 
 class BadAmount(ValueError):
-    """What was typed is no amount; the message says what is."""
+    """The text is no amount; the message says which form an amount has."""
 
 
 def parse_pounds(text: str, *, least: int = 1, most: int = SALE_PENCE_MAX) -> int:

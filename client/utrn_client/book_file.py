@@ -97,7 +97,7 @@ class BookFile:
             self._file = -1
 
     def __del__(self) -> None:
-        """Let other processes have a book that was forgotten."""
+        """Release the lock of a book that was not closed, so that other processes can open the book."""
         if getattr(self, "_file", -1) >= 0:
             self.close()
 
@@ -169,7 +169,7 @@ def _lock(file: int, path: Path, wait_s: float) -> None:
 
 
 def _close_to_others(file: int) -> None:
-    """Let nobody but its owner read a file that was there before, made by an older version or by hand."""
+    """Restrict an existing file, made by an older version or by hand, so that only its owner can read it."""
     now = os.fstat(file)
     if stat.S_ISREG(now.st_mode) and now.st_uid == os.geteuid() and now.st_mode & 0o077:
         os.fchmod(file, _MODE)

@@ -84,7 +84,7 @@ class Till:
         attempt_most_s: float = 5.0,
         on_attempt: Callable[[str, str], None] = lambda _id, _outcome: None,
     ) -> None:
-        """Take a channel and a book.
+        """Set the channel and the book of the till.
 
         Args:
             channel: Over all nodes; see `open_channel`.

@@ -24,7 +24,7 @@ _FENCED: Final = "fenced"
 
 
 class Verdict(Enum):
-    """What to do about a payment: NOT_SOLD is final; after the others the sale stays open under its id."""
+    """What the caller does about a payment: NOT_SOLD is final; after any other the sale stays open under its id."""
 
     NOT_SOLD = "not sold"
     ASK_AGAIN = "ask again"
@@ -33,7 +33,7 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """What an error said.
+    """Failure holds what an error of a call said.
 
     Attributes:
         reason: ErrorInfo's where there is one, else the name of the status.

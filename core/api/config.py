@@ -12,7 +12,7 @@ from core.net.channels import ServerLimits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiConfig:
-    """The gRPC port. There is no plain-text mode.
+    """ApiConfig says how a node listens for callers over gRPC; the node has no plain-text mode.
 
     Attributes:
         listen: host:port to listen on; port 0 takes a free one.
@@ -69,7 +69,7 @@ class ApiConfig:
 
     @property
     def connections(self) -> ServerLimits:
-        """What is granted to a connection, as gRPC is told it."""
+        """The limits that gRPC keeps for each connection, in seconds."""
         return ServerLimits(
             handshake_s=self.handshake_s,
             idle_s=self.connection_idle_s,

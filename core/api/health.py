@@ -23,7 +23,7 @@ class HealthServicer(rpc.HealthServicer):
     """One status for all services, told to whoever watches. No watcher waits for another: each holds nothing."""
 
     def __init__(self, services: tuple[str, ...]) -> None:
-        """Take the names of the services that have the status; "" is the whole server."""
+        """Set the names of the services that have the status; "" is the whole server."""
         self._services = services
         self._status: int = _NOT_SERVING
         self._changed = asyncio.Event()
@@ -67,7 +67,7 @@ class Health:
     """Watches named conditions and tells callers whether all of them hold."""
 
     def __init__(self, conditions: Mapping[str, Callable[[], bool]], services: tuple[str, ...]) -> None:
-        """Take `conditions`, by name for the log, and the `services` they decide ("" is added: the whole server)."""
+        """Set the `conditions`, by name for the log, and the `services` whose status they decide, "" always."""
         self.servicer = HealthServicer(("", *services))
         self._conditions = conditions
         self._failing: frozenset[str] | None = None

@@ -32,7 +32,7 @@ class CallerLimits:
     """Counts per participant. What is over a limit is refused as OVERLOADED: nothing was done, ask again later."""
 
     def __init__(self, *, calls_max: int, watches_max: int, refusals_per_s: float) -> None:
-        """Take the most calls and watches under way of one participant, and refusals a second; 0 refusals: any."""
+        """Set the most calls and watches under way of one participant, and its refusals a second; 0 refusals: any."""
         self._calls_max = calls_max
         self._watches_max = watches_max
         self._refusals_per_s = refusals_per_s
@@ -109,7 +109,7 @@ class Arriving:
     """
 
     def __init__(self, slow: Counter[str], caller: str, within_s: float) -> None:
-        """Take the count of slow requests by caller, the caller, and the seconds that a slow one may take."""
+        """Set the count of slow requests by caller, the caller, and the seconds that a slow request may take."""
         self._slow = slow
         self._caller = caller
         self._within_s = within_s

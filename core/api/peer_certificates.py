@@ -46,7 +46,7 @@ class PeerCertificates:
     """
 
     def __init__(self, clock: Clock, trust: Trust | None = None) -> None:
-        """Take the clock whose `now` is cluster time, and the authorities; without any, every call is refused."""
+        """Set the clock whose `now` is cluster time, and the authorities; without authorities every call is refused."""
         self._clock = clock
         self._trust = trust
         self.callers: dict[str, str] = {}

@@ -17,7 +17,7 @@ class PeerServicer(rpc.PeerServiceServicer):
     """Beats for every peer that listens."""
 
     def __init__(self, beat: Callable[[], pb.HeartbeatResponse], *, every_s: float) -> None:
-        """Take what a beat says, and how often."""
+        """Set the function that makes a beat, and the seconds between two beats."""
         self._beat = beat
         self._every_s = every_s
         self._leaving = asyncio.Event()

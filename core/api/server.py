@@ -69,7 +69,7 @@ class CallersServices:
 
 @dataclass(frozen=True, kw_only=True)
 class Services:
-    """What a node serves."""
+    """Services holds the servicers of one node."""
 
     callers: CallersServices
     admin: AdminServicer

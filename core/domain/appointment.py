@@ -22,7 +22,7 @@ class AppointmentState(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """What a supplier signs. `channels` are numbers of utrn.v1.Channel; none means all. Amounts are of one sale."""
+    """The terms a supplier signs. `channels`: numbers of utrn.v1.Channel; none means all. Amounts are of one sale."""
 
     appointment_id: str
     supplier_id: ParticipantId

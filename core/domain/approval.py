@@ -115,7 +115,7 @@ class Approval:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consent:
-    """What the write that was consented to carries: what it compares and puts besides, and when it may happen."""
+    """A consent names what the approved write compares and puts besides, and the earliest instant of the write."""
 
     expect: ReadSet = ()
     put: tuple[Approval, ...] = ()

@@ -82,7 +82,7 @@ class Permit(NamedTuple):
 
 
 class AuthorizationDecision(NamedTuple):
-    """What came of a question. `due_change_of` names a meter whose due change must be carried out before all else."""
+    """The decision on one question. `due_change_of` names a meter whose due change must be carried out first."""
 
     permit: Permit | None
     refusals: list[Refused]

@@ -22,7 +22,7 @@ _PART_OF_REST = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SellerHour:
-    """How much of one hour's ceiling the nodes have drawn. `hour` is its first millisecond."""
+    """The pence that all nodes have drawn of a seller's ceiling for one hour; `hour`: its first millisecond."""
 
     participant_id: ParticipantId
     hour: Ms

@@ -21,7 +21,7 @@ _DRAWN_FOR_MS = 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimeRule:
-    """How cluster time is carried.
+    """TimeRule says within which bounds nodes carry cluster time.
 
     Attributes:
         advance_s: Seconds after which the node that advanced the ledger's instant last does so again.
@@ -72,7 +72,7 @@ class Doubt(Enum):
 
 
 class Act(Enum):
-    """What a node that does not know the time yet does."""
+    """Act says what a node does that does not know cluster time yet."""
 
     WAIT = 0
     # Go on from the ledger's instant: it was this late at least.
@@ -82,7 +82,7 @@ class Act(Enum):
 
 
 class Plan(NamedTuple):
-    """What to do, with which instant, and what is in doubt after it."""
+    """A plan names the act, its instant, and the doubt about cluster time that is left after the act."""
 
     act: Act
     instant: Ms = Ms(0)
@@ -91,7 +91,7 @@ class Plan(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
-    """What a node sees of the others at one moment.
+    """Sight holds what a node sees of the other nodes at one moment.
 
     Attributes:
         walls: What each node's wall clock says now, this node's among them; only those heard of late.
@@ -189,7 +189,7 @@ class TimeKeeper:
         self._received_at = 0.0
 
     def receive(self, received: Received, *, moved: bool, own: bool = False) -> None:
-        """Take an instant of the ledger in; `moved` if it was written after this node had started, `own` if by it."""
+        """Record an instant of the ledger; `moved`: written since this node started, `own`: written by this node."""
         last = self.last
         # Of one's own write, the answer may come after the watch has told of it; the earlier moment is the right one.
         if last is None or (received.revision, -received.at) > (last.revision, -last.at):

@@ -229,7 +229,7 @@ class AsOf:
         return None
 
     def hold_until(self, until: Ms | None) -> None:
-        """Let what was found hold no longer than `until`; None ends nothing."""
+        """Shorten the answer's validity to `until`; None shortens nothing."""
         if until is not None and until < self.until:
             self.until = until
 

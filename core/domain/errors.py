@@ -50,7 +50,7 @@ class Retryable(UtrnError):
 
 
 class Unknown(UtrnError):
-    """It may have been done; repeat the same transaction id after `retry_after_ms`."""
+    """The request may have been carried out; repeat the same transaction id after `retry_after_ms`."""
 
     retry_after_ms: ClassVar[int] = 200
 
@@ -302,7 +302,7 @@ class ChangePending(Refused):
 
 
 class NothingToEnd(Refused):
-    """It has ended, never began, or no change is waiting."""
+    """The thing to end has ended or never began, or no change is waiting."""
 
     reason = "NOTHING_TO_END"
 
@@ -320,7 +320,7 @@ class SignatureWrong(Refused):
 
 
 class TwoPeopleNeeded(Refused):
-    """It needs a second person, with another certificate."""
+    """The request needs a second person, with another certificate."""
 
     reason = "TWO_PEOPLE_NEEDED"
 
@@ -338,7 +338,7 @@ class CeilingReached(Refused):
 
 
 class NeedsApproval(Refused):
-    """It cannot be undone: another operator must approve it, and time must pass.
+    """The change cannot be undone: another operator must approve the change, and time must pass.
 
     Facts: approval_id, state, not_before_ms, expires_at_ms, asked_by.
     """
@@ -347,13 +347,13 @@ class NeedsApproval(Refused):
 
 
 class SecondOperatorNeeded(Refused):
-    """It needs two operators, and only one is active."""
+    """The change needs two operators, and only one is active."""
 
     reason = "SECOND_OPERATOR_NEEDED"
 
 
 class LastOperator(Refused):
-    """It is the last active operator; without it nobody could act. Facts: participant_id."""
+    """The participant is the last active operator, without whom nobody could act. Facts: participant_id."""
 
     reason = "LAST_OPERATOR"
 
@@ -371,7 +371,7 @@ class NodeNotFound(Refused):
 
 
 class LastNode(Refused):
-    """It is the last node that serves; draining it would stop the service. Facts: node_id."""
+    """The node is the last one that serves; a drain would stop the service. Facts: node_id."""
 
     reason = "LAST_NODE"
 

@@ -57,7 +57,7 @@ class CreditRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreditDay:
-    """What a supplier has given on one day."""
+    """The goodwill credit of one supplier on one UTC day: how many credits, and their pence."""
 
     supplier_id: ParticipantId
     day: str

@@ -34,7 +34,7 @@ class Generation(IntEnum):
 
 
 class PaymentMode(IntEnum):
-    """How the consumer pays. Stored by number."""
+    """PaymentMode says how the consumer pays. Stored by number."""
 
     PREPAYMENT = 1
     CREDIT = 2
@@ -49,7 +49,7 @@ class Custody(IntEnum):
 
 
 class PanForm(IntEnum):
-    """What carries a PAN. Stored by number."""
+    """PanForm says what carries a PAN. Stored by number."""
 
     PLASTIC = 1
     VIRTUAL = 2
@@ -57,7 +57,7 @@ class PanForm(IntEnum):
 
 
 class PanStatus(IntEnum):
-    """Whether a PAN may be quoted. Stored by number."""
+    """PanStatus says whether a PAN may be quoted. Stored by number."""
 
     ACTIVE = 1
     BLOCKED = 2
@@ -74,7 +74,7 @@ class Registration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What can change of a meter while it stays the same meter.
+    """Settings are what can change of a meter while the meter stays the same.
 
     `tenancy` counts the tenants: a PAN of an earlier one is not taken any more. Thresholds are in pence, 0 for unknown.
     """
@@ -166,7 +166,7 @@ class Meter:
 
 @dataclass(slots=True, kw_only=True)
 class PanAssignment:
-    """What a PAN stands for: a meter, in the hands of one of its tenants, given by one supplier."""
+    """A PAN assignment names the meter and the tenancy that a PAN stands for, and the supplier that gave the PAN."""
 
     meter_id: MeterId
     supplier_id: ParticipantId
@@ -186,7 +186,7 @@ class PanRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeterCapabilities:
-    """What meters can do. `schemes` are the token schemes they take, `over_the_air` whether a code can be sent to them.
+    """What meters can do. `schemes`: the token schemes that meters take, `over_the_air`: whether a code can be sent.
 
     `central_issue` says whether codes for them can be made here.
     """
@@ -207,7 +207,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PanRule:
-    """What a PAN looks like. Whether energy PANs always pass Luhn is unconfirmed, so it is configuration."""
+    """PanRule says how a PAN looks. Whether energy PANs always pass Luhn is unconfirmed: the rule is configuration."""
 
     digits: int = 19
     luhn: bool = True

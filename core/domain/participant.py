@@ -20,7 +20,7 @@ NODE_URI: Final = "spiffe://utrn/node/"
 
 
 class Role(IntEnum):
-    """What a participant is in the market. Stored by number, and the same numbers as in utrn.v1."""
+    """Role says what a participant is in the market. Stored by number, and the same numbers as in utrn.v1."""
 
     SUPPLIER = 1
     PSP = 2
@@ -30,7 +30,7 @@ class Role(IntEnum):
 
 
 class ParticipantStatus(IntEnum):
-    """Whether a participant may act. Stored by number, and the same numbers as in utrn.v1."""
+    """ParticipantStatus says whether a participant may act. Stored by number, and the same numbers as in utrn.v1."""
 
     ACTIVE = 1
     SUSPENDED = 2
@@ -50,7 +50,7 @@ class SellingModel(IntEnum):
 
 
 class PspPermission(IntEnum):
-    """What an appointed PSP may do for a supplier. Stored by number, and the same numbers as in utrn.v1."""
+    """PspPermission says what an appointed PSP may do for a supplier. Stored by number, the same as in utrn.v1."""
 
     NONE = 0
     ISSUE = 1
@@ -104,7 +104,7 @@ class CreditRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What a supplier has chosen."""
+    """A profile is what a supplier has chosen: selling model, limits in pence, credit rule."""
 
     selling_model: SellingModel = SellingModel.SUPPLIER_ONLY
     limits: tuple[Limit, ...] = ()
@@ -190,31 +190,31 @@ class Participant:
 
     @property
     def ceiling_pence(self) -> Pence:
-        """The most pence that it may sell in an hour; 0 for the agreed ceiling. Every change takes place at once."""
+        """The most pence that the participant may sell in an hour, 0 for the agreed ceiling; changed at once."""
         last = self.ceilings.last
         return Pence(0) if last is None else last.value
 
     @property
     def name(self) -> str:
-        """Its name, for people."""
+        """The participant's name, for people."""
         last = self.identity_history.last
         return "" if last is None else last.value.name
 
     @property
     def identities(self) -> tuple[str, ...]:
-        """The SAN URIs by which it may call; every change of them takes place at once. None once it has left."""
+        """The SAN URIs of the participant's certificates now; none once the participant has left."""
         last = self.identity_history.last
         return () if last is None or self.status is ParticipantStatus.LEFT else last.value.identities
 
     @property
     def revoked(self) -> Revocations:
-        """Which of its certificates are revoked; every change takes place at once, and outlasts its leaving."""
+        """The participant's revoked certificates; a revocation takes place at once, and outlasts the status LEFT."""
         last = self.identity_history.last
         return NOTHING_REVOKED if last is None else last.value.revoked
 
     @property
     def status(self) -> ParticipantStatus:
-        """Whether it may act; every change of it takes place at once."""
+        """The participant's status now; every change of a status takes place at once."""
         last = self.statuses.last
         return ParticipantStatus.LEFT if last is None else last.value
 

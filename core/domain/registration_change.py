@@ -11,7 +11,7 @@ from core.domain.utrn import Counter
 
 
 class ChangeKind(IntEnum):
-    """What changed. Stored by number, and the same numbers as in utrn.v1."""
+    """ChangeKind says what changed. Stored by number, and the same numbers as in utrn.v1."""
 
     SUPPLIER = 1
     TENANCY = 2
@@ -54,7 +54,7 @@ class RegistrationChange:
 
     @property
     def unspent(self) -> int:
-        """How many codes are not known to be used."""
+        """The count of codes that are not known to be used."""
         return self.last_issued - self.highest_applied
 
 

@@ -33,7 +33,7 @@ class CodeValue:
 
     @property
     def amount(self) -> Pence:
-        """What the meter credits, in pence."""
+        """The pence that the meter credits."""
         return Pence(self.value * (PENCE_PER_POUND if self.value_class is ValueClass.POUNDS else 1))
 
 

@@ -33,7 +33,7 @@ SOLD_THROUGH = frozenset(Channel) - {Channel.NOT_PAID}
 
 
 class Operation(IntEnum):
-    """What a caller asks for, and so how a vend came to be. Stored by number.
+    """Operation says what a caller asks for, and so how a vend came to be. Stored by number.
 
     DELIVER is asked for of a vend that is there; no vend came to be by it.
     """
@@ -47,7 +47,7 @@ class Operation(IntEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaleReference:
-    """What the seller calls the sale; kept, never interpreted."""
+    """A sale reference is the seller's name for a sale; the node keeps it and never interprets it."""
 
     outlet_id: str = ""
     terminal_id: str = ""
@@ -72,7 +72,7 @@ class Sale:
 
 
 class Authorization(NamedTuple):
-    """What allowed a vend, and what its PAN stood for then. Stored with the vend.
+    """An authorization is what allowed a vend, and what the PAN stood for then. Stored with the vend.
 
     Attributes:
         meter_id: The meter behind the PAN.

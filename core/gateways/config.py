@@ -11,7 +11,7 @@ from core.net.address import parse_address
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadEndConfig:
-    """One head end that speaks headend.v1 over mTLS.
+    """HeadEndConfig says how a node reaches one head end, which speaks headend.v1 over mTLS.
 
     Attributes:
         name: As meters name it in the registry.

@@ -12,7 +12,7 @@ from core.domain.meter import PanRule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowConfig:
-    """Limits of issuing.
+    """FlowConfig holds the limits within which one node issues codes; a value out of range ends the start.
 
     Attributes:
         hot_window_days: Days, 1 to 365. A transaction id older than this is never executed; closed vends stay in the
@@ -33,12 +33,13 @@ class FlowConfig:
             1 KB each.
         closings_burst: Ids, 1 to 1000000, that one caller may have closed as refused at once at this node; each takes
             about 500 bytes of the ledger.
-        closings_per_minute: Ids, 1 to 1000000, a minute, once the burst is used up.
+        closings_per_minute: Ids, 1 to 1000000, that one caller may have closed a minute once the burst is used up.
         suppliers_register: Of "meters" and "pans", which a supplier may register itself while nobody has the id. None
             by default: the registration feed is loaded by an operator. A lost PAN is replaced by its supplier anyway.
         registrations_burst: Meters and PANs, 1 to 10000000, that one supplier may register at once at this node;
             operators, and so the registration feed, any number.
-        registrations_per_minute: Of them, 1 to 1000000, once the burst is used up.
+        registrations_per_minute: Meters and PANs, 1 to 1000000, that one supplier may register a minute once the
+            burst is used up.
         approval_wait_s: Seconds, 0 to 604800, between asking for what cannot be undone and doing it.
         ceiling_pence: Pence, 1 to 10000000000000, that a seller without a ceiling of its own may sell in an hour.
     """
@@ -81,16 +82,17 @@ class FlowConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryConfig:
-    """Limits of delivering.
+    """DeliveryConfig holds the limits within which one node delivers codes; a value out of range ends the start.
 
     Attributes:
         attempts_max: Sends, 1 to 1000, after which the consumer is left to enter the code by hand; of those that this
             node made, only such as had the time for an answer: no break of the head end's stream cut it short.
-        give_up_after_s: Seconds, 1 to 604800, since delivery was asked for, with the same end.
+        give_up_after_s: Seconds, 1 to 604800, since delivery was asked for, after which the consumer is left to enter
+            the code by hand.
         answer_wait_ms: Milliseconds, 50 to 86400000, that an answer may take before its outcome counts as unknown.
         explain_wait_ms: Milliseconds, 0 to 600000, that the alert explaining an electricity meter's refusal may take.
         back_off_first_ms: Milliseconds, 1 to 3600000, before the second send; doubled each time, with full jitter.
-        back_off_most_ms: Milliseconds, 1 to 86400000, the cap of the above; not below it.
+        back_off_most_ms: Milliseconds, 1 to 86400000, the longest wait before a send; not below back_off_first_ms.
         in_flight_max: Deliveries, 1 to 100000, under way at once at this node.
         send_within_ms: Milliseconds, 1000 to 60000, between the write that allows a send and the send's being accepted.
             So long after a Change of Supplier a code that was allowed before it may still reach the head end.
