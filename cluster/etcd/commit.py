@@ -79,6 +79,19 @@ async def commit_until_known(
         await asyncio.sleep(_RETRY_AFTER_S)
 
 
+async def commit_or_raise(client: EtcdClient, clock: Clock, txn: pb.TxnRequest, *, resolve_s: float) -> OutcomeKnown:
+    """Send `txn` until etcd has said what became of it, for at most `resolve_s` seconds; return what etcd said.
+
+    Raises:
+        LedgerUnavailable: nothing was written, and nothing of it is under way.
+        OutcomeUnknown: only a read can tell.
+    """
+    settled = await commit_until_known(client, clock, txn, until=clock.monotonic() + resolve_s)
+    if not isinstance(settled, OutcomeKnown):
+        raise not_done(settled) from settled.error
+    return settled
+
+
 async def commit_each(
     client: EtcdClient, clock: Clock, children: Sequence[pb.TxnRequest], *, until: float, resent: bool = False
 ) -> list[Settled]:

@@ -13,7 +13,7 @@ from cluster.codec.vend import GARBLED, SCHEMA, read
 from cluster.config import EtcdConfig
 from cluster.etcd import ops, preconditions
 from cluster.etcd.client import EtcdClient, EtcdUnreachable
-from cluster.etcd.commit import OutcomeKnown, commit_until_known, not_done, not_read
+from cluster.etcd.commit import commit_or_raise, not_read
 from cluster.etcd.keys import Keys
 from cluster.timekeeping.fence import TimeFence
 from core.domain.ceiling import deal
@@ -81,10 +81,7 @@ class EtcdCeilings:
             success=[ops.put(key, wanted_value)],
             failure=[ops.get(key)],
         )
-        until = self._clock.monotonic() + self._resolve_s
-        settled = await commit_until_known(self._client, self._clock, txn, until=until)
-        if not isinstance(settled, OutcomeKnown):
-            raise not_done(settled) from settled.error
+        settled = await commit_or_raise(self._client, self._clock, txn, resolve_s=self._resolve_s)
         if settled.reply.succeeded:
             return allotment
         (now,) = ops.got(settled.reply)

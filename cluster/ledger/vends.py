@@ -27,7 +27,7 @@ from cluster.codec.vend import (
 from cluster.config import EtcdConfig
 from cluster.etcd import ops, preconditions
 from cluster.etcd.client import EtcdClient, EtcdUnreachable
-from cluster.etcd.commit import OutcomeKnown, Settled, commit_each, commit_until_known, not_done, not_read
+from cluster.etcd.commit import OutcomeKnown, Settled, commit_each, commit_or_raise, not_done, not_read
 from cluster.etcd.keys import Keys
 from cluster.membership.placement import shard_of
 from core.domain.effective_dated import FAR_FUTURE, NEVER, Ms, ms_of
@@ -92,7 +92,8 @@ class EtcdLedger:
             return await self._while_full(entries)
         refused = {index: _taken_here() for index, entry in enumerate(entries) if _below_ours(entry)}
         children = [self._child(entry) for index, entry in enumerate(entries) if index not in refused]
-        settled = await commit_each(self._client, self._clock, [child.txn for child in children], until=self._until())
+        until = self._clock.monotonic() + self._resolve_s
+        settled = await commit_each(self._client, self._clock, [child.txn for child in children], until=until)
         outcomes = iter([_outcome(child, one) for child, one in zip(children, settled, strict=True)])
         return [refused[index] if index in refused else next(outcomes) for index in range(len(entries))]
 
@@ -123,9 +124,7 @@ class EtcdLedger:
             success=[ops.put(key, refusal_value(refusal))],
             failure=[ops.get(key)],
         )
-        settled = await commit_until_known(self._client, self._clock, txn, until=self._until())
-        if not isinstance(settled, OutcomeKnown):
-            raise not_done(settled) from settled.error
+        settled = await commit_or_raise(self._client, self._clock, txn, resolve_s=self._resolve_s)
         if settled.reply.succeeded:
             return refusal
         (there,) = ops.got(settled.reply)
@@ -152,16 +151,11 @@ class EtcdLedger:
             success=[ops.put(key, wanted), self._owe(queued, pointer_value(queued))],
             failure=[ops.get(key)],
         )
-        settled = await commit_until_known(self._client, self._clock, txn, until=self._until())
-        if not isinstance(settled, OutcomeKnown):
-            raise not_done(settled) from settled.error
+        settled = await commit_or_raise(self._client, self._clock, txn, resolve_s=self._resolve_s)
         if settled.reply.succeeded:
             return StoredVend(vend=queued, revision=settled.revision)
         (there,) = ops.got(settled.reply)
         return stored_of(there) if there is not None and there.value == wanted else None
-
-    def _until(self) -> float:
-        return self._clock.monotonic() + self._resolve_s
 
     def _child(self, entry: Entry) -> _Child:
         vend, keys = entry.vend, self._keys

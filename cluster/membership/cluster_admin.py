@@ -16,7 +16,7 @@ from cluster.codec.vend import SCHEMA
 from cluster.config import EtcdConfig
 from cluster.etcd import ops, preconditions
 from cluster.etcd.client import EtcdClient, EtcdUnreachable
-from cluster.etcd.commit import OutcomeKnown, commit_until_known, not_done
+from cluster.etcd.commit import commit_or_raise
 from cluster.etcd.keys import Keys
 from cluster.membership.failure_detector import FailureDetector
 from cluster.membership.shard_ownership import EtcdOwnership, Member, Owner
@@ -130,10 +130,8 @@ class EtcdCluster:
     async def _write(self, *then: pb.RequestOp, only_if: Sequence[pb.Compare] = ()) -> bool:
         # Safe to send again: carried out twice, each of these is the same as once.
         txn = pb.TxnRequest(compare=only_if, success=then)
-        until = self.clock.monotonic() + self.config.resolve_timeout_ms / 1000
-        settled = await commit_until_known(self.client, self.clock, txn, until=until)
-        if not isinstance(settled, OutcomeKnown):
-            raise not_done(settled) from settled.error
+        resolve_s = self.config.resolve_timeout_ms / 1000
+        settled = await commit_or_raise(self.client, self.clock, txn, resolve_s=resolve_s)
         return settled.reply.succeeded
 
     async def _lease(self, lease_id: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from cluster.codec.vend import GARBLED, SCHEMA, Unreadable, pointer_value, read,
 from cluster.config import EtcdConfig
 from cluster.etcd import ops, preconditions
 from cluster.etcd.client import EtcdClient, EtcdUnreachable, prefix_end
-from cluster.etcd.commit import OutcomeKnown, commit_until_known, not_done, not_read
+from cluster.etcd.commit import commit_or_raise, not_read
 from cluster.etcd.keys import Keys
 from cluster.ledger.vends import counter_of
 from cluster.membership.placement import shard_of
@@ -184,10 +184,7 @@ class EtcdRegistryStore:
         if self._full() and _only_adds(write):
             raise LedgerFull("the ledger is nearly full; nothing was written, and nothing new is registered for now")
         await self._fence.reach(max(write.not_before, write.consent.not_before))
-        until = self._clock.monotonic() + self._resolve_s
-        settled = await commit_until_known(self._client, self._clock, self._txn(write), until=until)
-        if not isinstance(settled, OutcomeKnown):
-            raise not_done(settled) from settled.error
+        settled = await commit_or_raise(self._client, self._clock, self._txn(write), resolve_s=self._resolve_s)
         if settled.reply.succeeded:
             return settled.revision
         if not write.put:

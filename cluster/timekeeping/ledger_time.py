@@ -18,7 +18,7 @@ from cluster.codec.approval import consented
 from cluster.config import EtcdConfig
 from cluster.etcd import ops, preconditions
 from cluster.etcd.client import Compacted, EtcdClient, EtcdRefused, EtcdUnknown, EtcdUnreachable
-from cluster.etcd.commit import OutcomeKnown, commit_until_known, not_done
+from cluster.etcd.commit import commit_or_raise
 from cluster.etcd.keys import Keys
 from core.domain.approval import NO_CONSENT_NEEDED, Consent
 from core.domain.cluster_time import Act, Doubt, Plan, Received, Sight, TimeKeeper, agreed, start, utc_ahead_ms
@@ -354,9 +354,7 @@ class LedgerTime:
             failure=[ops.get(one) for one in (key, *consent_key)],
         )
         # Once carried out, the compare fails: then it is looked at again, and there is nothing left to set.
-        settled = await commit_until_known(self._client, self._steady, txn, until=at + self._resolve_s)
-        if not isinstance(settled, OutcomeKnown):
-            raise not_done(settled) from settled.error
+        settled = await commit_or_raise(self._client, self._steady, txn, resolve_s=self._resolve_s)
         if settled.reply.succeeded:
             self.keeper.receive(Received(instant, settled.revision, at), moved=True, own=True)
             return True
