@@ -16,9 +16,10 @@ from core.domain.registration_change import RegistrationChange, kinds_between, t
 from core.ports.clock import Clock
 from core.ports.ledger import CounterState
 from core.ports.registry import RegistryStore, RegistryWrite
-from core.transaction import Reads
+from core.transaction import Reads, Written, transact
 
-_RACES_MAX = 10
+# Every node that needs the change carries it out, all at its instant.
+_ATTEMPTS_MAX = 10
 
 # Whose it is, None if nobody's; and where it is.
 Sequence = tuple[OriginatorId | None, CounterState]
@@ -46,28 +47,30 @@ class ApplyDueChange:
         Raises:
             LedgerUnavailable, OutcomeUnknown, RegistryMoved: repeat.
         """
-        for _ in range(_RACES_MAX):
-            reads = Reads(self.store)
+        carried_out: tuple[RegistrationChange, ...] = ()
+
+        async def attempt(reads: Reads) -> RegistryWrite | Written:
+            nonlocal carried_out
+            carried_out = ()
             known = await reads.read(Meter, meter_id)
             if known is None:
-                return None
-            now = ms_of(self.clock.now())
-            if known.record.due(now) is None:
-                return None
-            note = await self.note(known, known.record, now, await self.sequence(reads, known.record))
-            instants = {
-                instant for instant in known.record.instants() if known.record.effective_through < instant <= now
-            }
-            write = RegistryWrite(
-                expect=reads.preconditions,
+                return Written(revision=0, changed=False)
+            now, before = ms_of(self.clock.now()), known.record
+            if before.due(now) is None:
+                return Written(revision=known.revision, changed=False)
+            note = await self.note(known, before, now, await self.sequence(reads, before))
+            carried_out = note.notes
+            instants = {instant for instant in before.instants() if before.effective_through < instant <= now}
+            return RegistryWrite(
                 put=[note.meter, *note.notes],
                 unmoved=note.unmoved,
                 done=[(at, meter_id) for at in sorted(instants)],
                 not_before=note.meter.effective_through,
             )
-            if await self.store.write(write) is not None:
-                return note.notes[0] if note.notes else None
-        raise RegistryMoved("others keep changing this meter; repeat")
+
+        overtaken = RegistryMoved("others keep changing this meter; repeat")
+        await transact(self.store, attempt, overtaken=overtaken, attempts_max=_ATTEMPTS_MAX)
+        return carried_out[0] if carried_out else None
 
     async def forget(self, at: Ms, meter_id: MeterId) -> None:
         """Take a reminder away that has been served, or was left behind; looked at in vain, it would be for ever.
