@@ -24,7 +24,7 @@ from core.domain.goodwill_credit import (
 )
 from core.domain.invariant import check
 from core.domain.participant import Participant, ParticipantId, Principal
-from core.domain.record import Kind, Ref, Versioned
+from core.domain.record import Versioned
 from core.domain.transaction_id import TransactionId, check_window, make_transaction_id
 from core.domain.vend import Channel, Operation, Sale
 from core.issuing.authorize import Authorize
@@ -77,22 +77,25 @@ class GiveGoodwillCredit:
         require_role(principal, SUPPLIERS)
         supplier = await self._supplier(self.store, principal)
         check_asked(supplier.record.profile_at(ms_of(self.clock.now())).credit, asked.amount)
-        known = await self.store.read(CreditRequest, principal.participant_id, asked.transaction_id)
-        if known is None:
+        kept = asked
+
+        async def attempt(reads: Reads) -> RegistryWrite | Written:
+            nonlocal kept
+            there = await reads.read(CreditRequest, principal.participant_id, asked.transaction_id)
+            if there is not None:
+                kept = there.record
+                return Written(revision=there.revision, changed=False)
             _, objections = await self.authorize.objections(
                 principal, Operation.CREDIT, asked.pan, amount=asked.amount, channel=0
             )
             if objections:
                 raise objections[0]
-            ref = _ref(principal.participant_id, asked.transaction_id)
-            if await self.store.write(RegistryWrite(expect=[(ref, 0)], put=[asked])) is not None:
-                return asked
-            known = await self.store.read(CreditRequest, principal.participant_id, asked.transaction_id)
-        if known is None or (known.record.pan, known.record.amount, known.record.reason) != (
-            asked.pan, asked.amount, asked.reason,
-        ):  # fmt: skip
+            return RegistryWrite(put=[asked])
+
+        await transact(self.store, attempt, overtaken=RecordChanged("others keep asking; repeat", kind="credit"))
+        if (kept.pan, kept.amount, kept.reason) != (asked.pan, asked.amount, asked.reason):
             raise RecordExists("a request of this transaction_id has other content", kind="credit")
-        return known.record
+        return kept
 
     async def decide(
         self,
@@ -190,7 +193,3 @@ class GiveGoodwillCredit:
         if known is None:
             raise RecordNotFound("the supplier is not registered", kind="participant")
         return known
-
-
-def _ref(supplier_id: ParticipantId, transaction_id: TransactionId) -> Ref:
-    return Ref(Kind.CREDIT, f"{supplier_id}/{transaction_id}")

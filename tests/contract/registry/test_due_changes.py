@@ -412,6 +412,28 @@ async def test_credit_takes_two_people_and_is_counted_against_the_day(store: Sto
     assert (day.count, day.total_pence) == (1, 600)
 
 
+@pytest.mark.parametrize("other_pence", [1000, 600])
+async def test_of_two_requests_of_one_id_at_once_one_is_kept(store: Store, other_pence: int) -> None:
+    node = MarketNode(store, HandClock())
+    pan = await _credit_market(node)
+    first = _asked(node, pan, 1000)
+    second = replace(first, amount=Pence(other_pence), asked_by=GAINING.identities[1])
+
+    async def ask(number: int, one: CreditRequest) -> CreditRequest | RecordExists:
+        try:
+            return await node.credit.ask(as_(GAINING, number), one)
+        except RecordExists as error:
+            return error
+
+    async with node.running(), asyncio.TaskGroup() as tasks:
+        asking = [tasks.create_task(ask(number, one)) for number, one in enumerate((first, second))]
+    known = await node.records.read(CreditRequest, GAINING_ID, first.transaction_id)
+    assert known is not None
+    came = [task.result() for task in asking]
+    assert [isinstance(one, RecordExists) for one in came].count(True) == (0 if other_pence == first.amount else 1)
+    assert {one for one in came if isinstance(one, CreditRequest)} == {known.record}
+
+
 async def test_a_psp_can_never_give_credit(store: Store) -> None:
     node = MarketNode(store, HandClock())
     pan = await _credit_market(node)
